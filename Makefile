@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+install: .venv/installed ## make .venv with the package, editable, and the dev extra
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+demo: .venv/installed ## animate a picture with a motion, both made on the spot, into build/demo/out.mp4
+	$(BIN)/python examples/make_demo_inputs.py --output $(DEMO) --frames 16 --size 96x160
+	$(BIN)/python examples/animate.py --image $(DEMO)/picture.png --driving $(DEMO)/motion.safetensors \
+		--output $(DEMO)/out.mp4 --steps 10 --preview
+
+test: .venv/installed ## run the tests, one thread in each of two processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: .venv/installed ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,57 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""hia-diffusers: human image animation (HIA, arXiv 2409.19580) as diffusers-native classes."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._registration import BASE_CLASSES, register
+
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
+    "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
+    "HIAControlNetModel": "hia_diffusers.models.controlnet",
+    "HIAPipeline": "hia_diffusers.pipeline_hia",
+    "HIAPipelineOutput": "hia_diffusers.pipeline_hia",
+    "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
+    "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
+    "MotionBlurConditioner": "hia_diffusers.conditioning.motion_blur",
+    "ReferenceFeatures": "hia_diffusers.models.reference_attention",
+    "ShiftedSNRScheduler": "hia_diffusers.scheduling_shifted_snr",
+    "WholeBodyKeypoints": "hia_diffusers.conditioning.keypoints",
+    "snr_shift_factor_for_resolution": "hia_diffusers.scheduling_shifted_snr",
+}
+__all__ = sorted(_MODULES)
+
+# diffusers looks up the base class of a component in the library that the component comes from.
+_BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")
+
+if TYPE_CHECKING:
+    from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
+    from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition
+    from .conditioning.motion_blur import MotionBlurConditioner as MotionBlurConditioner
+    from .models.appearance_encoder import HIAAppearanceEncoder as HIAAppearanceEncoder
+    from .models.appearance_encoder import HIAAppearanceEncoderOutput as HIAAppearanceEncoderOutput
+    from .models.controlnet import HIAControlNetModel as HIAControlNetModel
+    from .models.reference_attention import ReferenceFeatures as ReferenceFeatures
+    from .models.unet_motion import HIAUNetMotionModel as HIAUNetMotionModel
+    from .pipeline_hia import HIAPipeline as HIAPipeline
+    from .pipeline_hia import HIAPipelineOutput as HIAPipelineOutput
+    from .scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler
+    from .scheduling_shifted_snr import snr_shift_factor_for_resolution as snr_shift_factor_for_resolution
+
+register()
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name) or _BASE_CLASSES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,532 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole-body keypoints of one person over the frames of a clip.
+
+Axes: F frames, K = 133 keypoints in COCO-WholeBody order, P people.
+
+Pixel convention, used by the whole package: coordinates are continuous, the picture covers `[0, width] x [0, height]`,
+and pixel `(i, j)` is the unit square whose centre is `(i + 0.5, j + 0.5)`. A point is drawn at `(int(x), int(y))`, a
+mirrored point is at `width - x`, and a resized one at `x * new_width / width`.
+"""
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+
+
+NUM_KEYPOINTS = 133
+
+BODY = slice(0, 17)
+FEET = slice(17, 23)
+FACE = slice(23, 91)
+LEFT_HAND = slice(91, 112)
+RIGHT_HAND = slice(112, 133)
+
+NOSE, LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR = range(5)
+LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW, LEFT_WRIST, RIGHT_WRIST = range(5, 11)
+LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = range(11, 17)
+
+# For each COCO body point, its index in OpenPose's 18-point and 25-point bodies. Neck and mid-hip have no counterpart.
+_BODY_IN_OPENPOSE = {
+    18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],
+    25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11],
+}
+_FEET_IN_OPENPOSE_25 = slice(19, 25)
+_OPENPOSE_NECK = 1
+
+_OPENPOSE_JSON_KEYS = {
+    "body": "pose_keypoints_2d",
+    "left_hand": "hand_left_keypoints_2d",
+    "right_hand": "hand_right_keypoints_2d",
+    "face": "face_keypoints_2d",
+}
+_OPENPOSE_SIZES = {"body": (18, 25), "left_hand": (21,), "right_hand": (21,), "face": (68, 70)}
+
+
+def _mirror_permutation() -> np.ndarray:
+    """For each keypoint, the index of the keypoint that takes its place when the picture is mirrored."""
+    face_68 = [
+        *reversed(range(0, 17)),  # jaw
+        *reversed(range(17, 27)),  # brows
+        *range(27, 31),  # nose bridge
+        *reversed(range(31, 36)),  # nostrils
+        *(45, 44, 43, 42, 47, 46),  # the eye on the right of the picture, corner to corner, then its lower lid
+        *(39, 38, 37, 36, 41, 40),
+        *reversed(range(48, 55)),  # outer lip, upper then lower
+        *reversed(range(55, 60)),
+        *reversed(range(60, 65)),  # inner lip, upper then lower
+        *reversed(range(65, 68)),
+    ]
+    order = np.arange(NUM_KEYPOINTS)
+    body = [NOSE, *(index + 1 if index % 2 else index - 1 for index in range(LEFT_EYE, RIGHT_ANKLE + 1))]
+    parts = [order[BODY][body], np.roll(order[FEET], 3), order[FACE][face_68], order[RIGHT_HAND], order[LEFT_HAND]]
+    return np.concatenate(parts)
+
+
+_MIRROR = _mirror_permutation()
+
+
+@dataclass(eq=False)
+class WholeBodyKeypoints:
+    r"""
+    The 133 COCO-WholeBody keypoints of one person in every frame of a clip: 17 body points, 6 foot points, 68 face
+    points, 21 points of the left hand and 21 of the right hand. Left and right are the person's.
+
+    A missing point has score 0 and coordinates NaN. Points given with a score that is zero, negative or not finite, or
+    with a coordinate that is not finite, are brought to that form; scores above 1, which RTMPose can give, are clipped
+    to 1.
+
+    Args:
+        xy (`np.ndarray`, `torch.Tensor` or nested lists of shape `(F, 133, 2)`):
+            Coordinates in pixels, stored as float32. Pixel `(i, j)` has its centre at `(i + 0.5, j + 0.5)`. They may
+            lie outside the picture.
+        score (`np.ndarray`, `torch.Tensor` or nested lists of shape `(F, 133)`):
+            Confidence in `[0, 1]`, stored as float32.
+        height (`int`):
+            Height of the picture in pixels.
+        width (`int`):
+            Width of the picture in pixels.
+        fps (`float`):
+            Frames per second.
+
+    Raises:
+        `TypeError`: `xy` or `score` is no array of numbers, or a size is no integer.
+        `ValueError`: a shape is wrong, there are no frames, or a size or `fps` is not positive and finite.
+    """
+
+    xy: np.ndarray
+    score: np.ndarray
+    height: int
+    width: int
+    fps: float
+
+    def __post_init__(self):
+        xy, score = _float_array("xy", self.xy), _float_array("score", self.score)
+        if xy.ndim != 3 or xy.shape[1:] != (NUM_KEYPOINTS, 2) or len(xy) == 0:
+            raise ValueError(f"`xy` must have shape (F, {NUM_KEYPOINTS}, 2) with F >= 1, got {xy.shape}.")
+        if score.shape != xy.shape[:2]:
+            raise ValueError(f"`score` must have shape {xy.shape[:2]} to match `xy`, got {score.shape}.")
+        missing = ~(np.isfinite(score) & (score > 0) & np.isfinite(xy).all(axis=-1))
+        xy[missing] = np.nan
+        score[missing] = 0
+        self.xy, self.score = xy, np.minimum(score, 1)
+        self.height = _positive_int("height", self.height)
+        self.width = _positive_int("width", self.width)
+        self.fps = _positive_float("fps", self.fps)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.xy)
+
+    def __getitem__(self, frames: slice) -> "WholeBodyKeypoints":
+        """A range of frames. A step thins the frames out, and `fps` with them."""
+        if not isinstance(frames, slice):
+            raise TypeError(f"`frames` must be a slice such as keypoints[4:20], got {frames!r}.")
+        xy = self.xy[frames]
+        if len(xy) == 0:
+            raise ValueError(f"`frames` selects nothing: {frames} of {len(self)} frames.")
+        return replace(self, xy=xy, score=self.score[frames], fps=self.fps / abs(frames.step or 1))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """
+        Write the keypoints to a file.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                Where to write; the suffix, `.safetensors` or `.npz`, chooses the format. Anything else is a
+                `ValueError`. An existing file is replaced in one step.
+        """
+        path = Path(path)
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        if _checked_suffix(path) == ".safetensors":
+            content = safetensors.numpy.save(arrays)
+        else:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            content = buffer.getvalue()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "WholeBodyKeypoints":
+        """
+        Read keypoints that [`~WholeBodyKeypoints.save`] wrote.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                A `.safetensors` or `.npz` file with the arrays `xy`, `score`, `height`, `width` and `fps`.
+
+        Raises:
+            `FileNotFoundError`: there is no such file.
+            `ValueError`: another suffix, a damaged file, or an array that is missing or invalid.
+        """
+        path = Path(path)
+        suffix = _checked_suffix(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"`path` is no file: {path}.")
+        try:
+            if suffix == ".safetensors":
+                arrays = safetensors.numpy.load(path.read_bytes())
+            else:
+                arrays = dict(np.load(path, allow_pickle=False))
+        except (SafetensorError, zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+            raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({error}).") from error
+        absent = [name for name in cls.__dataclass_fields__ if name not in arrays]
+        if absent:
+            raise ValueError(f"`path` holds no {', '.join(absent)}: {path}.")
+        try:
+            return cls(arrays["xy"], arrays["score"], *(arrays[name].item() for name in ("height", "width", "fps")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`path` holds invalid keypoints: {path}. {error}") from error
+
+    def flip_horizontal(self) -> "WholeBodyKeypoints":
+        """The person in the mirrored picture: `x` becomes `width - x`, and left and right points change places."""
+        xy = self.xy[:, _MIRROR].copy()
+        xy[..., 0] = self.width - xy[..., 0]
+        return replace(self, xy=xy, score=self.score[:, _MIRROR])
+
+    def resize(self, height: int, width: int) -> "WholeBodyKeypoints":
+        """
+        The person in the resized picture.
+
+        Args:
+            height (`int`):
+                New height in pixels.
+            width (`int`):
+                New width in pixels.
+        """
+        height, width = _positive_int("height", height), _positive_int("width", width)
+        scale = np.array([width / self.width, height / self.height], dtype=np.float32)
+        return replace(self, xy=self.xy * scale, height=height, width=width)
+
+    def crop(self, x0: int, y0: int, x1: int, y1: int) -> "WholeBodyKeypoints":
+        """
+        The person in a part of the picture. Points outside it are kept, with coordinates outside the new picture.
+
+        Args:
+            x0 (`int`):
+                First column of the part.
+            y0 (`int`):
+                First row of the part.
+            x1 (`int`):
+                Column after the last, `x0 < x1 <= width`.
+            y1 (`int`):
+                Row after the last, `y0 < y1 <= height`.
+        """
+        for name, start, stop, size in (("x", x0, x1, self.width), ("y", y0, y1, self.height)):
+            if not (_is_int(start) and _is_int(stop) and 0 <= start < stop <= size):
+                raise ValueError(
+                    f"`{name}0` and `{name}1` must be integers with 0 <= {name}0 < {name}1 <= {size}, "
+                    f"got {start!r} and {stop!r}."
+                )
+        return replace(
+            self, xy=self.xy - np.array([x0, y0], dtype=np.float32), height=int(y1 - y0), width=int(x1 - x0)
+        )
+
+    def openpose_body(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The 18 body points of OpenPose. The neck, which COCO does not have, is the middle of the shoulders with the
+        lower of their scores.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: float32 coordinates `(F, 18, 2)` and scores `(F, 18)`; a missing point is
+            NaN with score 0.
+        """
+        xy = np.empty((len(self), 18, 2), dtype=np.float32)
+        score = np.empty((len(self), 18), dtype=np.float32)
+        xy[:, _BODY_IN_OPENPOSE[18]] = self.xy[:, BODY]
+        score[:, _BODY_IN_OPENPOSE[18]] = self.score[:, BODY]
+        shoulders = [LEFT_SHOULDER, RIGHT_SHOULDER]
+        xy[:, _OPENPOSE_NECK] = self.xy[:, shoulders].mean(axis=1)
+        score[:, _OPENPOSE_NECK] = self.score[:, shoulders].min(axis=1)
+        return xy, score
+
+    @classmethod
+    def from_openpose_points(
+        cls,
+        body: Sequence,
+        left_hand: Sequence | None = None,
+        right_hand: Sequence | None = None,
+        face: Sequence | None = None,
+        *,
+        height: int,
+        width: int,
+        fps: float,
+    ) -> "WholeBodyKeypoints":
+        """
+        Keypoints from OpenPose points given frame by frame.
+
+        Each of `body`, `left_hand`, `right_hand` and `face` has one entry per frame: `None` where the part was not
+        found, else its points, each `None`, `(x, y)` (score 1) or `(x, y, score)` in pixels.
+
+        Args:
+            body (`Sequence`):
+                18 or 25 points per frame. The neck and the mid-hip are dropped; the feet come from the 25.
+            left_hand (`Sequence`, *optional*):
+                21 points per frame.
+            right_hand (`Sequence`, *optional*):
+                21 points per frame.
+            face (`Sequence`, *optional*):
+                68 points per frame, or 70 with the pupils, which are dropped.
+            height (`int`):
+                Height of the picture in pixels.
+            width (`int`):
+                Width of the picture in pixels.
+            fps (`float`):
+                Frames per second.
+        """
+        _checked_frames("body", body)
+        parts = {"body": body, "left_hand": left_hand, "right_hand": right_hand, "face": face}
+        given = {name: _checked_frames(name, frames) for name, frames in parts.items() if frames is not None}
+        for name, frames in given.items():
+            if len(frames) != len(body):
+                raise ValueError(f"`{name}` must have one entry per frame of `body` ({len(body)}), got {len(frames)}.")
+        points = [
+            _join_openpose_parts(
+                {name: _point_array(name, part[index]) for name, part in given.items() if part[index] is not None}
+            )
+            for index in range(len(body))
+        ]
+        return cls._from_points(np.stack(points), height, width, fps)
+
+    @classmethod
+    def from_openpose_json(
+        cls,
+        source: str | os.PathLike | Sequence[str | os.PathLike | dict[str, Any]],
+        height: int,
+        width: int,
+        fps: float,
+        person: int | None = None,
+    ) -> "WholeBodyKeypoints":
+        """
+        Keypoints from the JSON that OpenPose writes, one file per frame.
+
+        Args:
+            source (`str`, `os.PathLike` or `Sequence`):
+                A folder whose `*.json` files, sorted by name, are the frames; or a list with one file or one parsed
+                dictionary per frame. Bodies have 18 or 25 points, faces 68 or 70. A frame without people becomes a
+                frame of missing points. Where a frame states `canvas_width` and `canvas_height`, its coordinates are
+                scaled from that canvas to `width` and `height`.
+            height (`int`):
+                Height of the picture in pixels.
+            width (`int`):
+                Width of the picture in pixels.
+            fps (`float`):
+                Frames per second.
+            person (`int`, *optional*):
+                Which entry of `people` to take in every frame. By default it is, frame by frame, the person whose
+                points span the largest bounding box.
+
+        Raises:
+            `FileNotFoundError`: the folder or a file does not exist.
+            `ValueError`: a file is no OpenPose JSON, or no frame has that `person`.
+        """
+        height, width = _positive_int("height", height), _positive_int("width", width)
+        frames = [_people_in_openpose_frame(frame, height, width) for frame in _openpose_frames(source)]
+        return cls._from_points(_select_person(frames, person), height, width, fps)
+
+    @classmethod
+    def from_rtmlib(
+        cls,
+        keypoints: Sequence | np.ndarray,
+        scores: Sequence | np.ndarray,
+        height: int,
+        width: int,
+        fps: float,
+        person: int | None = 0,
+    ) -> "WholeBodyKeypoints":
+        """
+        Keypoints from what rtmlib's `Wholebody(to_openpose=False)` returns for each frame.
+
+        Args:
+            keypoints (`Sequence[np.ndarray]` or `np.ndarray`):
+                Per frame `(P, 133, 2)` with any number of people P, also none, or `(133, 2)`; pixels.
+            scores (`Sequence[np.ndarray]` or `np.ndarray`):
+                Per frame `(P, 133)` or `(133,)`. Scores above 1 are clipped to 1.
+            height (`int`):
+                Height of the picture in pixels.
+            width (`int`):
+                Width of the picture in pixels.
+            fps (`float`):
+                Frames per second.
+            person (`int`, *optional*, defaults to `0`):
+                Which person to take in every frame; `None` takes, frame by frame, the one whose points span the
+                largest bounding box. Frames without that person become frames of missing points.
+        """
+        if len(_checked_frames("keypoints", keypoints)) != len(_checked_frames("scores", scores)):
+            raise ValueError(f"`scores` must have one entry per frame ({len(keypoints)}), got {len(scores)}.")
+        frames = []
+        for index, (xy, score) in enumerate(zip(keypoints, scores, strict=True)):
+            xy, score = _float_array("keypoints", xy), _float_array("scores", score)
+            if xy.size == 0:
+                frames.append(np.empty((0, NUM_KEYPOINTS, 3), dtype=np.float32))
+                continue
+            if xy.shape[-2:] != (NUM_KEYPOINTS, 2) or xy.ndim not in (2, 3):
+                raise ValueError(f"`keypoints` must be (P, 133, 2) in every frame, got {xy.shape} in frame {index}.")
+            if score.shape != xy.shape[:-1]:
+                raise ValueError(f"`scores` must be {xy.shape[:-1]} in frame {index}, got {score.shape}.")
+            frames.append(np.concatenate([xy, score[..., None]], axis=-1).reshape(-1, NUM_KEYPOINTS, 3))
+        return cls._from_points(_select_person(frames, person), height, width, fps)
+
+    @classmethod
+    def _from_points(cls, points: np.ndarray, height: int, width: int, fps: float) -> "WholeBodyKeypoints":
+        return cls(points[..., :2], points[..., 2], height, width, fps)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if not _is_int(value):
+        raise TypeError(f"`{name}` must be a positive integer, got {value!r}.")
+    if value <= 0:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    return int(value)
+
+
+def _positive_float(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a positive number, got {value!r}.")
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be positive and finite, got {value!r}.")
+    return float(value)
+
+
+def _float_array(name: str, value: Any) -> np.ndarray:
+    """A float32 copy of an array, tensor or nested list."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().float().cpu().numpy()
+    try:
+        return np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}: {error}.") from error
+
+
+def _checked_suffix(path: Path) -> str:
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ValueError(f"`path` must end in .safetensors or .npz, got {path}.")
+    return path.suffix
+
+
+def _select_person(frames: Sequence[np.ndarray], person: int | None) -> np.ndarray:
+    """From x, y, score `(P, 133, 3)` of each frame, those of one person `(F, 133, 3)`, NaN where he is absent."""
+    most_people = max((len(people) for people in frames), default=0)
+    if person is not None and not (_is_int(person) and 0 <= person < max(most_people, 1)):
+        raise ValueError(f"`person` must be an index below {most_people}, the most people in a frame, got {person!r}.")
+    selected = np.full((len(frames), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
+    for target, people in zip(selected, frames, strict=True):
+        index = person if person is not None else _largest_person(people)
+        if index < len(people):
+            target[:] = people[index]
+    return selected
+
+
+def _largest_person(people: np.ndarray) -> int:
+    def box_area(points: np.ndarray) -> float:
+        found = points[(points[:, 2] > 0) & np.isfinite(points).all(axis=-1), :2]
+        return float(np.prod(np.ptp(found, axis=0))) if len(found) else -1.0
+
+    return max(range(len(people)), key=lambda index: box_area(people[index]), default=0)
+
+
+def _checked_frames(name: str, frames: Any) -> Any:
+    if not isinstance(frames, (Sequence, np.ndarray)) or isinstance(frames, str) or len(frames) == 0:
+        raise ValueError(f"`{name}` must be a sequence with one entry for each of at least one frame, got {frames!r}.")
+    return frames
+
+
+def _point_array(name: str, points: Any) -> np.ndarray:
+    """Points `None`, `(x, y)` or `(x, y, score)` as x, y, score `(n, 3)`, NaN where there is none."""
+    if not isinstance(points, (Sequence, np.ndarray)):
+        raise TypeError(f"`{name}` must hold a sequence of points per frame, got {points!r}.")
+    array = np.full((len(points), 3), np.nan, dtype=np.float32)
+    for row, point in zip(array, points, strict=True):
+        if point is not None:
+            point = _float_array(name, point)
+            if point.shape not in ((2,), (3,)):
+                raise ValueError(f"`{name}` must hold points None, (x, y) or (x, y, score), got {point.tolist()}.")
+            row[:] = (*point, 1.0)[:3]
+    return array
+
+
+def _join_openpose_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
+    """OpenPose's parts, each x, y, score `(n, 3)`, as x, y, score `(133, 3)` in COCO-WholeBody order."""
+    for name, points in parts.items():
+        if len(points) not in _OPENPOSE_SIZES[name]:
+            accepted = " or ".join(str(size) for size in _OPENPOSE_SIZES[name])
+            raise ValueError(f"`{name}` must have {accepted} points, got {len(points)}.")
+    joined = np.full((NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
+    if "body" in parts:
+        body = parts["body"]
+        joined[BODY] = body[_BODY_IN_OPENPOSE[len(body)]]
+        if len(body) == 25:
+            joined[FEET] = body[_FEET_IN_OPENPOSE_25]
+    if "face" in parts:
+        joined[FACE] = parts["face"][:68]
+    for name, hand in (("left_hand", LEFT_HAND), ("right_hand", RIGHT_HAND)):
+        if name in parts:
+            joined[hand] = parts[name]
+    return joined
+
+
+def _openpose_frames(source: Any) -> list[dict[str, Any]]:
+    """The parsed JSON of every frame."""
+    if isinstance(source, (str, os.PathLike)):
+        folder = Path(source)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"`source` is no folder: {folder}.")
+        source = sorted(folder.glob("*.json"))
+        if not source:
+            raise ValueError(f"`source` has no .json files: {folder}.")
+    frames = []
+    for index, frame in enumerate(_checked_frames("source", source)):
+        name = f"frame {index}"
+        if not isinstance(frame, dict):
+            name = str(frame)
+            if not Path(frame).is_file():
+                raise FileNotFoundError(f"`source` names a file that does not exist: {frame}.")
+            try:
+                frame = json.loads(Path(frame).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"`source` holds a file that is no JSON: {name} ({error}).") from error
+        if not isinstance(frame, dict) or not isinstance(frame.get("people"), list):
+            raise ValueError(f"`source` must hold OpenPose frames with a list `people`, {name} has none.")
+        frames.append(frame)
+    return frames
+
+
+def _people_in_openpose_frame(frame: dict[str, Any], height: int, width: int) -> np.ndarray:
+    """x, y, score `(P, 133, 3)` of the people in one parsed frame."""
+    people = np.full((len(frame["people"]), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
+    for target, person in zip(people, frame["people"], strict=True):
+        if not isinstance(person, dict):
+            raise ValueError(f"`source` must hold people that are dictionaries, got {person!r}.")
+        parts = {}
+        for name, key in _OPENPOSE_JSON_KEYS.items():
+            values = _float_array("source", person.get(key) or [])
+            if values.ndim != 1 or len(values) % 3:
+                raise ValueError(f"`source` must list x, y, score in {key}, got an array of shape {values.shape}.")
+            if len(values):
+                parts[name] = values.reshape(-1, 3)
+        target[:] = _join_openpose_parts(parts)
+    if "canvas_width" in frame and "canvas_height" in frame:
+        canvas_width = _positive_float("source: canvas_width", frame["canvas_width"])
+        canvas_height = _positive_float("source: canvas_height", frame["canvas_height"])
+        people[..., :2] *= np.array([width / canvas_width, height / canvas_height])
+    return people

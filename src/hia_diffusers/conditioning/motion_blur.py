@@ -1,0 +1,443 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The motion blur condition: an OpenPose map with the motion and the sharpness of each hand painted over its box.
+
+Axes: F frames, H, W; hands are ordered left, right (the person's). Pixels follow the convention of `keypoints.py`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils import PushToHubMixin
+
+from .keypoints import (
+    LEFT_ELBOW,
+    LEFT_HAND,
+    LEFT_WRIST,
+    RIGHT_ELBOW,
+    RIGHT_HAND,
+    RIGHT_WRIST,
+    WholeBodyKeypoints,
+)
+from .openpose import draw_openpose
+
+
+NOMINAL_FPS = 30
+
+# A box around fewer points, or smaller than a pixel, says nothing about where the hand is.
+MIN_HAND_POINTS = 3
+MIN_BOX_SIDE = 1.0
+
+# Where the hand points are missing: how far beyond the wrist the hand's centre lies and how large its box is, in
+# forearm lengths.
+HAND_CENTER_BEYOND_WRIST = 0.35
+HAND_SIDE_PER_FOREARM = 0.9
+
+# Sharpness is measured only where at least this part of the hand box's side lies in the picture.
+MIN_VISIBLE_SIDE = 0.25
+
+# Points, wrist and elbow of the left and of the right hand.
+HANDS = ((LEFT_HAND, LEFT_WRIST, LEFT_ELBOW), (RIGHT_HAND, RIGHT_WRIST, RIGHT_ELBOW))
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(eq=False)
+class MotionBlurCondition:
+    """
+    The condition of a clip, as [`MotionBlurConditioner`] makes it.
+
+    Args:
+        pose (`np.ndarray`):
+            uint8 RGB OpenPose maps `(F, H, W, 3)`.
+        hand_boxes (`np.ndarray`):
+            float32 `(F, 2, 4)`, `x0, y0, x1, y1` in pixels of the square box of the left and of the right hand. Boxes
+            may reach over the border of the picture; NaN where there is none.
+        hand_motion (`np.ndarray`):
+            float32 `(F, 2, 2)`, `v_x, v_y` in hand-box sides per frame at 30 frames per second; NaN where unknown.
+        hand_sharpness (`np.ndarray`):
+            float32 `(F, 2)`, squashed to `[0, 1]`; NaN where unknown.
+        max_motion (`float`, *optional*, defaults to `1.0`):
+            The motion stored as 1 (and its negative as 0) in the maps.
+    """
+
+    pose: np.ndarray
+    hand_boxes: np.ndarray
+    hand_motion: np.ndarray
+    hand_sharpness: np.ndarray
+    max_motion: float = 1.0
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.pose)
+
+    @property
+    def height(self) -> int:
+        return self.pose.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.pose.shape[2]
+
+    def to_tensor(self) -> torch.Tensor:
+        """
+        The maps that the ControlNet reads.
+
+        Returns:
+            `torch.Tensor`: float32 `(F, 6, H, W)` in `[0, 1]`. Channels 0-2 are the OpenPose map in RGB order.
+            Channels 3-5 are zero outside the hand boxes and where the sharpness is unknown; inside they are
+            `0.5 + 0.5 * clip(v / max_motion, -1, 1)` for `v_x` and `v_y` (0.5 where the motion is unknown) and the
+            sharpness. A pixel in two boxes belongs to the one whose centre is nearer.
+        """
+        maps = np.zeros((len(self), 6, self.height, self.width), dtype=np.float32)
+        np.divide(self.pose.transpose(0, 3, 1, 2), np.float32(255), out=maps[:, :3])
+        for frame, hand, values in self._known_hands():
+            rows, columns, owned = self._pixels_of_hand(frame, hand)
+            np.copyto(maps[frame, 3:, rows, columns], values[:, None, None], where=owned)
+        return torch.from_numpy(maps)
+
+    def preview(self) -> list[PIL.Image.Image]:
+        """
+        Pictures to look at: the OpenPose map, its hand boxes filled with `(v_x, v_y, sharpness)` as an RGB colour.
+
+        Returns:
+            `list[PIL.Image.Image]`: one RGB picture per frame.
+        """
+        pictures = self.pose.copy()
+        for frame, hand, values in self._known_hands():
+            rows, columns, owned = self._pixels_of_hand(frame, hand)
+            region = pictures[frame, rows, columns]
+            background = owned & ~region.any(axis=-1)
+            region[background] = (255 * values).round()
+        return [PIL.Image.fromarray(picture) for picture in pictures]
+
+    def _known_hands(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Frame, hand and the values `(v_x, v_y, s)` in [0, 1] of each hand whose box and sharpness are known."""
+        motion = np.nan_to_num(np.clip(self.hand_motion / self.max_motion, -1, 1), nan=0.0)
+        values = np.concatenate([0.5 + 0.5 * motion, self.hand_sharpness[..., None]], axis=-1).astype(np.float32)
+        known = np.isfinite(self.hand_sharpness) & np.isfinite(self.hand_boxes).all(axis=-1)
+        for frame, hand in np.argwhere(known):
+            yield frame, hand, values[frame, hand]
+
+    def _pixels_of_hand(self, frame: int, hand: int) -> tuple[slice, slice, np.ndarray]:
+        """Rows and columns whose pixel centres lie in a hand's box, and which of those pixels are not the other's."""
+        box, other = self.hand_boxes[frame, [hand, 1 - hand]].astype(np.float64)
+        x0, y0 = np.ceil(box[:2] - 0.5).clip(0).astype(int)
+        x1, y1 = np.floor(box[2:] + 0.5).clip(0, [self.width, self.height]).astype(int)
+        x, y = np.arange(x0, x1) + 0.5, np.arange(y0, y1)[:, None] + 0.5
+        in_other = (other[0] <= x) & (x <= other[2]) & (other[1] <= y) & (y <= other[3])
+        nearer_other = _squared_distance(x, y, other) < _squared_distance(x, y, box)
+        return slice(y0, y1), slice(x0, x1), ~(in_other & nearer_other)
+
+
+class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
+    r"""
+    Makes the six-channel condition of HIA (Sec. 3.2 of https://arxiv.org/abs/2409.19580): an OpenPose map, over
+    whose hand boxes the motion and the sharpness of each hand are laid.
+
+    A hand's box is a square around its visible points. Where fewer than 3 of the 21 are visible, it comes from wrist
+    and elbow; where those are missing too, or where the box lies outside the picture, there is none.
+
+    Motion is the mean displacement, since the frame before, of the hand's points that are visible in both frames (of
+    the wrist, if a box comes from wrist and elbow), divided by the side of the hand's box and brought to 30 frames
+    per second. It depends neither on resolution nor on frame rate.
+
+    Sharpness is the variance of the Laplacian (Eq. 3) of the hand's grey picture (0-255), whose box is brought to
+    `sharpness_side` pixels first, so that it does not depend on the size of the hand as long as the box has at least
+    that many pixels. It is squashed to `variance / (variance + sharpness_scale)`.
+
+    Args:
+        score_threshold (`float`, *optional*, defaults to `0.3`):
+            Keypoints are visible when their score is above this, in `[0, 1)`.
+        max_motion (`float`, *optional*, defaults to `1.0`):
+            Motion, in hand-box sides per frame at 30 frames per second, that is stored as 1; faster is clipped.
+        sharpness_scale (`float`, *optional*, defaults to `150.0`):
+            Variance of the Laplacian that is stored as 0.5.
+        sharpness_side (`int`, *optional*, defaults to `32`):
+            Side in pixels at which sharpness is measured, at least 12.
+        hand_box_margin (`float`, *optional*, defaults to `0.2`):
+            Margin around the hand's points on each side, in units of their extent.
+        line_scale (`float`, *optional*, defaults to `1.0`):
+            Factor on the line widths of the OpenPose map, for pictures much smaller than 512 pixels.
+    """
+
+    config: Any
+    config_name: Any = "conditioner_config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        score_threshold: float = 0.3,
+        max_motion: float = 1.0,
+        sharpness_scale: float = 150.0,
+        sharpness_side: int = 32,
+        hand_box_margin: float = 0.2,
+        line_scale: float = 1.0,
+    ):
+        _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
+        _check_number("max_motion", max_motion, lambda value: value > 0, "positive")
+        _check_number("sharpness_scale", sharpness_scale, lambda value: value > 0, "positive")
+        _check_number("sharpness_side", sharpness_side, lambda value: value >= 12 and value % 1 == 0, "whole, >= 12")
+        _check_number("hand_box_margin", hand_box_margin, lambda value: value >= 0, "zero or more")
+        _check_number("line_scale", line_scale, lambda value: value > 0, "positive")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
+    ) -> "MotionBlurConditioner":
+        """
+        Load a conditioner from a local folder or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A folder with a `conditioner_config.json`, or the id of a repository on the Hub.
+            subfolder (`str`, *optional*):
+                The folder inside the folder or repository.
+            kwargs (`dict[str, Any]`, *optional*):
+                Hub options (`cache_dir`, `force_download`, `proxies`, `local_files_only`, `token`, `revision`) and
+                arguments of the conditioner that replace the stored ones.
+        """
+        config, kwargs = cls.load_config(
+            pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
+        )
+        conditioner: Any = cls.from_config(config, **kwargs)
+        return conditioner
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """
+        Write `conditioner_config.json`, which [`~MotionBlurConditioner.from_pretrained`] reads.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                Folder to write to; it is created if it does not exist.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to upload the folder to the Hub afterwards.
+            kwargs (`dict[str, Any]`, *optional*):
+                Arguments of [`~utils.PushToHubMixin.push_to_hub`].
+        """
+        self.save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def __call__(
+        self,
+        keypoints: WholeBodyKeypoints,
+        frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor | None = None,
+        sharpness: str | float | Sequence[float] | np.ndarray = "auto",
+    ) -> MotionBlurCondition:
+        """
+        Make the condition of a clip.
+
+        Args:
+            keypoints (`WholeBodyKeypoints`):
+                The person in each of the F frames.
+            frames (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`, *optional*):
+                The pictures that the keypoints were found in, of the keypoints' height and width: PIL pictures, uint8
+                or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in `[0, 1]`.
+            sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
+                `"auto"` measures it on `frames`; without frames it is unknown, and the blur channels are zero. A
+                number in `[0, 1]` is used for both hands, two numbers for the left and the right hand, and an array
+                `(F, 2)` for each hand in each frame, NaN standing for unknown.
+
+        Returns:
+            `MotionBlurCondition`: the maps, boxes, motion and sharpness of the clip.
+
+        Raises:
+            `TypeError`: `keypoints` are no `WholeBodyKeypoints` or `frames` are no pictures.
+            `ValueError`: `frames` do not match the keypoints, or `sharpness` has another shape or range.
+        """
+        if not isinstance(keypoints, WholeBodyKeypoints):
+            raise TypeError(f"`keypoints` must be WholeBodyKeypoints, got {type(keypoints).__name__}.")
+        wanted_sharpness = _sharpness_array(sharpness, len(keypoints))
+        pictures = None if frames is None else _picture_array(frames)
+        clip_shape = (len(keypoints), keypoints.height, keypoints.width)
+        if pictures is not None and pictures.shape[:3] != clip_shape:
+            raise ValueError(
+                f"`frames` must match `keypoints`: (F, H, W) is {pictures.shape[:3]} for the frames and {clip_shape} "
+                "for the keypoints."
+            )
+        boxes, from_points = self._hand_boxes(keypoints)
+        if wanted_sharpness is not None:
+            hand_sharpness = wanted_sharpness
+        elif pictures is not None:
+            hand_sharpness = self.squash_sharpness(self._laplacian_variance(pictures, boxes))
+        else:
+            hand_sharpness = np.full(boxes.shape[:2], np.nan)
+        return MotionBlurCondition(
+            pose=draw_openpose(keypoints, self.config.score_threshold, self.config.line_scale),
+            hand_boxes=boxes.astype(np.float32),
+            hand_motion=self._hand_motion(keypoints, boxes, from_points).astype(np.float32),
+            hand_sharpness=np.where(np.isnan(boxes[..., 0]), np.nan, hand_sharpness).astype(np.float32),
+            max_motion=self.config.max_motion,
+        )
+
+    def from_pose_video(self, frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor) -> MotionBlurCondition:
+        """
+        Make a condition from an OpenPose-style video alone. Its hands are unknown: channels 3-5 are zero.
+
+        Args:
+            frames (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`):
+                PIL pictures, uint8 or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in
+                `[0, 1]`.
+        """
+        pose = _picture_array(frames)
+        unknown = np.full((len(pose), 2, 4), np.nan, dtype=np.float32)
+        return MotionBlurCondition(pose, unknown, unknown[..., :2], unknown[..., 0], self.config.max_motion)
+
+    def squash_sharpness(self, variance: float | np.ndarray) -> np.ndarray:
+        """
+        Map a variance of the Laplacian to `[0, 1)`: `variance / (variance + sharpness_scale)`.
+
+        Args:
+            variance (`float` or `np.ndarray`):
+                Variances, not negative, for intensities 0-255; NaN stays NaN.
+        """
+        variance = np.asarray(variance, dtype=np.float64)
+        if (variance < 0).any():
+            raise ValueError(f"`variance` must not be negative, got {variance.min()}.")
+        return variance / (variance + self.config.sharpness_scale)
+
+    def unsquash_sharpness(self, sharpness: float | np.ndarray) -> np.ndarray:
+        """
+        The variance of the Laplacian that [`~MotionBlurConditioner.squash_sharpness`] maps to a sharpness.
+
+        Args:
+            sharpness (`float` or `np.ndarray`):
+                Values in `[0, 1)`; NaN stays NaN.
+        """
+        sharpness = np.asarray(sharpness, dtype=np.float64)
+        if ((sharpness < 0) | (sharpness >= 1)).any():
+            raise ValueError(f"`sharpness` must be in [0, 1), got {sharpness}.")
+        return self.config.sharpness_scale * sharpness / (1 - sharpness)
+
+    def _hand_boxes(self, keypoints: WholeBodyKeypoints) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes `(F, 2, 4)`, NaN where there is none, and whether each comes from hand points `(F, 2)`."""
+        boxes = np.full((len(keypoints), 2, 4), np.nan)
+        from_points = np.zeros((len(keypoints), 2), dtype=bool)
+        picture = np.array([keypoints.width, keypoints.height])
+        xy = np.where(self._visible(keypoints)[..., None], keypoints.xy.astype(np.float64), np.nan)
+        for frame, hand in np.ndindex(from_points.shape):
+            points, wrist, elbow = HANDS[hand]
+            box = self._box_of_points(xy[frame, points])
+            from_points[frame, hand] = box is not None
+            if box is None:
+                box = _box_beyond_wrist(xy[frame, wrist], xy[frame, elbow])
+            if box is not None and (box[2:] > 0).all() and (box[:2] < picture).all():
+                boxes[frame, hand] = box
+        return boxes, from_points
+
+    def _box_of_points(self, points: np.ndarray) -> np.ndarray | None:
+        points = points[np.isfinite(points).all(axis=-1)]
+        if len(points) < MIN_HAND_POINTS:
+            return None
+        low, high = points.min(axis=0), points.max(axis=0)
+        return _square((low + high) / 2, (high - low).max() * (1 + 2 * self.config.hand_box_margin))
+
+    def _hand_motion(self, keypoints: WholeBodyKeypoints, boxes: np.ndarray, from_points: np.ndarray) -> np.ndarray:
+        """Motion `(F, 2, 2)` in box sides per frame at the nominal frame rate, NaN where unknown."""
+        motion = np.full((len(keypoints), 2, 2), np.nan)
+        visible = self._visible(keypoints)
+        for frame, hand in np.ndindex(motion.shape[:2]):
+            if frame == 0 or np.isnan(boxes[frame - 1 : frame + 1, hand]).any():
+                continue
+            points, wrist, _ = HANDS[hand]
+            if not from_points[frame - 1 : frame + 1, hand].all():
+                points = slice(wrist, wrist + 1)
+            in_both = visible[frame - 1, points] & visible[frame, points]
+            if in_both.any():
+                displacement = (keypoints.xy[frame, points] - keypoints.xy[frame - 1, points])[in_both].mean(axis=0)
+                side = boxes[frame, hand, 2] - boxes[frame, hand, 0]
+                motion[frame, hand] = displacement / side * (keypoints.fps / NOMINAL_FPS)
+        return motion
+
+    def _laplacian_variance(self, pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Variance of the Laplacian (Eq. 3) in each box `(F, 2)`, NaN where there is no box or too little of it."""
+        variance = np.full(boxes.shape[:2], np.nan)
+        for frame in range(len(pictures)):
+            grey = PIL.Image.fromarray(pictures[frame].astype(np.float32) @ LUMA)
+            for hand in range(2):
+                if np.isfinite(boxes[frame, hand]).all():
+                    variance[frame, hand] = _laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)
+        return variance
+
+    def _visible(self, keypoints: WholeBodyKeypoints) -> np.ndarray:
+        return keypoints.score > self.config.score_threshold
+
+
+def _box_beyond_wrist(wrist: np.ndarray, elbow: np.ndarray) -> np.ndarray | None:
+    forearm = wrist - elbow
+    if np.isnan(forearm).any():
+        return None
+    return _square(wrist + HAND_CENTER_BEYOND_WRIST * forearm, HAND_SIDE_PER_FOREARM * float(np.linalg.norm(forearm)))
+
+
+def _square(center: np.ndarray, side: float) -> np.ndarray | None:
+    return np.concatenate([center - side / 2, center + side / 2]) if side >= MIN_BOX_SIDE else None
+
+
+def _squared_distance(x: np.ndarray, y: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """From each point to the centre of a box."""
+    return (x - (box[0] + box[2]) / 2) ** 2 + (y - (box[1] + box[3]) / 2) ** 2
+
+
+def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> float:
+    low, high = box[:2].clip(0), box[2:].clip(max=grey.size)
+    visible = (high - low) / (box[2:] - box[:2])
+    if visible.min() < MIN_VISIBLE_SIDE:
+        return np.nan
+    size = tuple(np.rint(side * visible).astype(int).tolist())
+    # Of Pillow's antialiasing filters, bilinear makes the figure depend least on the size of the hand.
+    crop = np.asarray(grey.resize(size, PIL.Image.Resampling.BILINEAR, box=(*low.tolist(), *high.tolist())))
+    neighbours = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:]
+    return float(np.var(neighbours - 4 * crop[1:-1, 1:-1]))
+
+
+def _picture_array(frames: Any) -> np.ndarray:
+    """Pictures in any accepted form as uint8 `(F, H, W, 3)`."""
+    if isinstance(frames, (list, tuple)) and frames and all(isinstance(frame, PIL.Image.Image) for frame in frames):
+        sizes = sorted({frame.size for frame in frames})
+        if len(sizes) > 1:
+            raise ValueError(f"`frames` must all have one size, got (width, height) of {sizes}.")
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    if isinstance(frames, torch.Tensor):
+        if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
+            raise ValueError(
+                f"`frames` as a tensor must be floating point (F, 3, H, W), got {frames.dtype} {tuple(frames.shape)}."
+            )
+        frames = frames.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
+    if not isinstance(frames, np.ndarray):
+        raise TypeError(f"`frames` must be a list of PIL pictures, an array or a tensor, got {type(frames).__name__}.")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise ValueError(f"`frames` must have shape (F, H, W, 3) with F >= 1, got {frames.shape}.")
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind != "f" or not (frames.min() >= 0 and frames.max() <= 1):
+        raise ValueError(f"`frames` must be uint8 or floating point in [0, 1], got {frames.dtype} outside of it.")
+    return (frames * 255).round().astype(np.uint8)
+
+
+def _sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
+    """The wanted sharpness `(F, 2)`, or `None` for "auto"."""
+    accepted = f'"auto", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
+    if isinstance(sharpness, str) and sharpness == "auto":
+        return None
+    try:
+        array = np.asarray(sharpness, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`sharpness` must be {accepted}, got {sharpness!r}.") from error
+    if array.shape not in ((), (2,), (num_frames, 2)):
+        raise ValueError(f"`sharpness` must be {accepted}, got an array of shape {array.shape}.")
+    if (array.ndim < 2 and np.isnan(array).any()) or (array < 0).any() or (array > 1).any():
+        raise ValueError(f"`sharpness` must be {accepted}, got {sharpness!r}.")
+    return np.broadcast_to(array, (num_frames, 2))
+
+
+def _check_number(name: str, value: Any, is_accepted: Callable[[float], bool], accepted: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number ({accepted}), got {value!r}.")
+    if not (np.isfinite(value) and is_accepted(value)):
+        raise ValueError(f"`{name}` must be {accepted}, got {value!r}.")

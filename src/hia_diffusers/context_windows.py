@@ -1,0 +1,61 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sliding windows over time for clips longer than the UNet's context (paper Sec. 3.4, "prompt travelling")."""
+
+import torch
+
+
+def context_windows(
+    num_frames: int,
+    context_frames: int,
+    context_overlap: int,
+    shift: bool = False,
+    generator: torch.Generator | None = None,
+) -> list[range]:
+    """Windows of equal length that cover every frame.
+
+    With 10 frames, windows of 4 and an overlap of 1, unshifted and shifted by 2::
+
+        0 1 2 3 4 5 6 7 8 9        0 1 2 3 4 5 6 7 8 9
+        -------                    -------
+              -------                  -------          (the first window stays, the others move)
+                    -------                  -------
+                                                 -------  cut back to end at the last frame: 6 7 8 9
+
+    Windows do not wrap around: the first and last frames of a clip are no neighbours.
+
+    Args:
+        num_frames (`int`):
+            F.
+        context_frames (`int`):
+            Frames of a window. A clip no longer than that is one window.
+        context_overlap (`int`):
+            Frames that neighbouring windows share, less than `context_frames`.
+        shift (`bool`, *optional*, defaults to `False`):
+            Whether to shift the windows by a random offset. Drawn anew at each denoising step, the offsets move the
+            seams about, so that they average out.
+        generator (`torch.Generator`, *optional*):
+            Draws the offset.
+
+    Returns:
+        `list[range]`: frame indices of each window, in order.
+    """
+    if num_frames <= context_frames:
+        return [range(num_frames)]
+    stride = context_frames - context_overlap
+    last = num_frames - context_frames
+    first = int(torch.randint(1, stride + 1, (), generator=generator)) if shift else stride
+    starts = [0, *range(first, last, stride), last]
+    return [range(start, start + context_frames) for start in starts]
+
+
+def frame_weights(windows: list[range], num_frames: int) -> torch.Tensor:
+    """The weight of each window's prediction in each frame: one over the number of windows that cover the frame.
+
+    Returns:
+        `torch.Tensor` of shape `(F,)`: summed over the windows that cover it, every frame's weight is one.
+    """
+    counts = torch.zeros(num_frames)
+    for window in windows:
+        counts[window.start : window.stop] += 1
+    return 1 / counts

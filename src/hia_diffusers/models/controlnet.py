@@ -1,0 +1,72 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ControlNet of HIA: six channels of pose and hand blur (paper Sec. 3.2)."""
+
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
+
+from .modeling_hia import StrictLoadingMixin, extends_init
+
+
+class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
+    """A [`~diffusers.ControlNetModel`] that takes the six channels of [`MotionBlurCondition`] by default.
+
+    Args:
+        kwargs:
+            The arguments of [`~diffusers.ControlNetModel`]; `conditioning_channels` defaults to 6.
+    """
+
+    _repeated_blocks = ["BasicTransformerBlock"]
+    _skip_layerwise_casting_patterns = ["norm"]
+    _other_class_hint = "widen a plain ControlNet with HIAControlNetModel.from_controlnet(controlnet)."
+
+    @extends_init(ControlNetModel, conditioning_channels=6)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_unet(
+        cls, unet: UNet2DConditionModel, conditioning_channels: int = 6, **kwargs: Any
+    ) -> "HIAControlNetModel":
+        """Build a ControlNet from the encoder of a UNet, with a new conditioning embedding.
+
+        Args:
+            unet (`UNet2DConditionModel`):
+                The UNet whose configuration and encoder weights are copied.
+            conditioning_channels (`int`, *optional*, defaults to 6):
+                Channels of the conditioning frames.
+            kwargs:
+                Further options of [`~diffusers.ControlNetModel.from_unet`].
+        """
+        if not isinstance(unet, UNet2DConditionModel):
+            raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+        return super().from_unet(unet, conditioning_channels=conditioning_channels, **kwargs)
+
+    @classmethod
+    def from_controlnet(cls, controlnet: ControlNetModel, conditioning_channels: int = 6) -> "HIAControlNetModel":
+        """Widen a pretrained ControlNet by input channels of zero weight, which leave its outputs unchanged at first.
+
+        Args:
+            controlnet (`ControlNetModel`):
+                For instance `lllyasviel/control_v11p_sd15_openpose` with its 3 channels.
+            conditioning_channels (`int`, *optional*, defaults to 6):
+                Channels of the conditioning frames, at least those of `controlnet`; the old channels come first.
+        """
+        if not isinstance(controlnet, ControlNetModel):
+            raise TypeError(f"`controlnet` must be a ControlNetModel, got {type(controlnet).__name__}.")
+        new_channels = conditioning_channels - controlnet.config.conditioning_channels
+        if new_channels < 0:
+            raise ValueError(
+                f"`conditioning_channels` must be at least the {controlnet.config.conditioning_channels} channels of"
+                f" `controlnet`, got {conditioning_channels}."
+            )
+        model = cls.from_config({**controlnet.config, "conditioning_channels": conditioning_channels})
+        state_dict = controlnet.state_dict()
+        weight = state_dict["controlnet_cond_embedding.conv_in.weight"]
+        zeros = weight.new_zeros(weight.shape[0], new_channels, *weight.shape[2:])
+        state_dict["controlnet_cond_embedding.conv_in.weight"] = torch.cat([weight, zeros], dim=1)
+        model.load_state_dict(state_dict)
+        return model.to(device=controlnet.device, dtype=controlnet.dtype)

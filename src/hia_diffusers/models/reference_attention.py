@@ -1,0 +1,232 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reference attention (paper Sec. 3, Fig. 2): the UNet's spatial self-attention also attends to the reference picture.
+
+The appearance encoder hands out the normed input of each of its self-attentions, by block name. In the UNet, the block
+of that name projects it with its own `to_k` and `to_v` and attends to its own tokens and the reference's together.
+
+Attention processors are not involved: diffusers replaces processors when a user switches attention back ends, fuses
+projections or loads adapters, and a reference that lives in a processor would vanish without a word. The features
+travel as an argument, so that gradient checkpointing and `torch.compile` see them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
+
+
+# The key under which reference features travel in diffusers' `cross_attention_kwargs`.
+REFERENCE = "reference"
+
+
+class ReferenceFeatures:
+    """Features of reference pictures, with each layer's K and V projected once and kept.
+
+    Make one per clip and pass it to every call of the UNet. Do not train through it, nor keep it across a change of
+    the UNet's weights or adapters: pass the plain mapping then, which is projected anew at every call.
+
+    Args:
+        features (`Mapping[str, torch.Tensor]`):
+            Block name to `(B, tokens, C)`, as [`HIAAppearanceEncoderOutput`] has them.
+    """
+
+    def __init__(self, features: Mapping[str, torch.Tensor]):
+        self.features = dict(features)
+        self._key_values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def key_value(self, name: str, attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of the block `name`, each `(B, tokens, C)`, by that block's own projections."""
+        if name not in self._key_values:
+            features = self.features[name]
+            self._key_values[name] = (attention.to_k(features), attention.to_v(features))
+        return self._key_values[name]
+
+
+def attend_with_reference(
+    attention: Attention, hidden_states: torch.Tensor, reference_key: torch.Tensor, reference_value: torch.Tensor
+) -> torch.Tensor:
+    """Self-attention whose keys and values are followed by those of the reference.
+
+    Args:
+        attention (`Attention`):
+            The block's self-attention; its projections are used, its processor is not.
+        hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
+            Normed input, N = B * F, the frames of a clip together.
+        reference_key, reference_value (`torch.Tensor` of shape `(B, reference tokens, C)`):
+            Shared by the F frames of a clip.
+    """
+    if attention.fused_projections:
+        query, key, value = attention.to_qkv(hidden_states).chunk(3, dim=-1)
+    else:
+        query = attention.to_q(hidden_states)
+        key, value = attention.to_k(hidden_states), attention.to_v(hidden_states)
+
+    num_frames = hidden_states.shape[0] // reference_key.shape[0]
+    key, value = (
+        torch.cat([own, shared[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)], dim=1)
+        for own, shared in ((key, reference_key), (value, reference_value))
+    )
+    query, key, value = (states.unflatten(-1, (attention.heads, -1)) for states in (query, key, value))
+    # None stands for the back end that `set_attention_backend` or the environment has made active.
+    backend = AttentionBackendName.XFORMERS if isinstance(attention.processor, XFormersAttnProcessor) else None
+    hidden_states = dispatch_attention_fn(query, key, value, scale=attention.scale, backend=backend)
+
+    projection, dropout = attention.to_out
+    return dropout(projection(hidden_states.flatten(2)))
+
+
+class ReferenceReadBlock(BasicTransformerBlock):
+    """A transformer block whose self-attention reads the reference's K and V, where there are any."""
+
+    position: int  # of the block in its transformer
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        cross_attention_kwargs = dict(cross_attention_kwargs or {})
+        key_values = cross_attention_kwargs.pop(REFERENCE, None)
+        if key_values is None:
+            return super().forward(
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                timestep,
+                cross_attention_kwargs,
+                class_labels,
+                added_cond_kwargs,
+            )
+
+        hidden_states = hidden_states + attend_with_reference(
+            self.attn1, self.norm1(hidden_states), *key_values[self.position]
+        )
+        hidden_states = hidden_states + self.attn2(
+            self.norm2(hidden_states),
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=encoder_attention_mask,
+            **cross_attention_kwargs,
+        )
+        norm_hidden_states = self.norm3(hidden_states)
+        if self._chunk_size is not None:
+            return hidden_states + _chunked_feed_forward(
+                self.ff, norm_hidden_states, self._chunk_dim, self._chunk_size
+            )
+        return hidden_states + self.ff(norm_hidden_states)
+
+
+class ReferenceReadTransformer(Transformer2DModel):
+    """A spatial transformer that finds its blocks' part of the reference by name."""
+
+    reference_names: list[str]  # empty where this transformer reads no reference
+
+    def forward(self, *args: Any, cross_attention_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        # Looked up here and not in the block: a block that knew its own name would be compiled once per name.
+        cross_attention_kwargs = dict(cross_attention_kwargs or {})
+        reference = cross_attention_kwargs.pop(REFERENCE, None)
+        if reference is not None and self.reference_names:
+            cross_attention_kwargs[REFERENCE] = [
+                reference.key_value(name, block.attn1)
+                for name, block in zip(self.reference_names, self.transformer_blocks, strict=True)
+            ]
+        return super().forward(*args, cross_attention_kwargs=cross_attention_kwargs, **kwargs)
+
+
+class ReferenceRecorder:
+    """Takes the features that blocks hand out. An object, as the hooks of offloading copy lists and dicts."""
+
+    def __init__(self) -> None:
+        self.features: dict[Any, torch.Tensor] = {}
+
+
+class ReferenceWriteBlock(BasicTransformerBlock):
+    """A transformer block that hands out the normed input of its self-attention."""
+
+    position: int  # of the block in its transformer
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        cross_attention_kwargs = dict(cross_attention_kwargs or {})
+        cross_attention_kwargs.pop(REFERENCE).features[self.position] = self.norm1(hidden_states)
+        if self.attn1 is None:  # the last block: nothing that is handed out depends on what would follow
+            return hidden_states
+        return super().forward(
+            hidden_states,
+            attention_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            timestep,
+            cross_attention_kwargs,
+            class_labels,
+            added_cond_kwargs,
+        )
+
+
+class ReferenceWriteTransformer(Transformer2DModel):
+    """A spatial transformer that files its blocks' features under their names."""
+
+    reference_names: list[str]
+
+    def forward(self, *args: Any, cross_attention_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        recorder = ReferenceRecorder()
+        output = super().forward(
+            *args, cross_attention_kwargs={**cross_attention_kwargs, REFERENCE: recorder}, **kwargs
+        )
+        for position, name in enumerate(self.reference_names):
+            cross_attention_kwargs[REFERENCE].features[name] = recorder.features[position]
+        return output
+
+
+def install_reference_attention(
+    unet: nn.Module, transformer_class: type, block_class: type, parts: tuple[str, ...] = ("",)
+) -> list[str]:
+    """Turn the spatial transformers of a UNet into `transformer_class` and their blocks into `block_class`, in place.
+
+    Parameters and state-dict keys stay as they are, so that checkpoints of the plain UNet remain valid.
+
+    Args:
+        unet (`nn.Module`):
+            A `UNet2DConditionModel` or `UNetMotionModel`.
+        transformer_class, block_class (`type`):
+            The reading or the writing pair of this module.
+        parts (`tuple[str, ...]`, *optional*, defaults to `("",)`):
+            Prefixes of the modules that take part, such as `("mid_block", "up_blocks")`; all by default.
+
+    Returns:
+        `list[str]`: the names of the blocks that take part.
+    """
+    names: list[str] = []
+    for name, transformer in unet.named_modules():
+        if type(transformer) is not Transformer2DModel:
+            continue
+        transformer.__class__ = transformer_class
+        transformer.reference_names = []
+        for position, block in enumerate(transformer.transformer_blocks):
+            block.__class__ = block_class
+            block.position = position
+            if name.startswith(parts):
+                transformer.reference_names.append(f"{name}.transformer_blocks.{position}")
+        names += transformer.reference_names
+    return names

@@ -1,0 +1,237 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The denoising UNet of HIA: Stable Diffusion's UNet with temporal attention and reference attention."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
+from torch import nn
+
+from .modeling_hia import StrictLoadingMixin, extends_init
+from .reference_attention import (
+    REFERENCE,
+    ReferenceFeatures,
+    ReferenceReadBlock,
+    ReferenceReadTransformer,
+    install_reference_attention,
+)
+
+
+REFERENCE_PARTS = {"full": ("",), "midup": ("mid_block", "up_blocks")}
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group norm of `(B, C, F, H, W)` with the statistics of each frame alone."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        frames = hidden_states.transpose(1, 2)
+        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+class ClipGroupNorm(nn.GroupNorm):
+    """Group norm of `(B * F, C, H, W)` with the statistics of each clip of `num_frames` frames."""
+
+    num_frames = 1
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        clips = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
+        return super().forward(clips).transpose(1, 2).flatten(0, 1)
+
+
+class MotionTransformer(AnimateDiffTransformer3D):
+    """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
+
+    gradient_checkpointing = False
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        arguments = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(super().forward, *arguments)
+        return super().forward(*arguments)
+
+
+class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
+    """A [`~diffusers.UNetMotionModel`] whose spatial self-attention reads a reference picture.
+
+    Configuration and state-dict keys are the parent's. New motion modules start as the identity, as AnimateDiff's do.
+
+    Args:
+        reference_attention_blocks (`"full"` or `"midup"`, *optional*, defaults to `"full"`):
+            The blocks that read the reference: all, or those of the mid and up blocks.
+        motion_norm (`"frame"` or `"clip"`, *optional*, defaults to `"frame"`):
+            The frames that a group norm at the entry of a motion module pools over. With `"frame"`, a frame does not
+            depend on its window through the norm; `"clip"` is how diffusers runs AnimateDiff.
+        resnet_norm (`"frame"` or `"clip"`, *optional*, defaults to `"frame"`):
+            Likewise for the group norms of the residual blocks and the output; `"clip"` is MagicAnimate's.
+        kwargs:
+            The arguments of [`~diffusers.UNetMotionModel`].
+
+    Raises:
+        ValueError: If one of the three options is none of its two values.
+    """
+
+    _repeated_blocks = ["ReferenceReadBlock", "BasicTransformerBlock"]
+    _other_class_hint = (
+        "build it from a plain UNet with HIAUNetMotionModel.from_unet2d(unet, motion_adapter) or from a"
+        " UNetMotionModel with HIAUNetMotionModel.from_unet_motion(unet)."
+    )
+
+    @extends_init(UNetMotionModel, reference_attention_blocks="full", motion_norm="frame", resnet_norm="frame")
+    def __init__(
+        self,
+        reference_attention_blocks: Literal["full", "midup"],
+        motion_norm: Literal["frame", "clip"],
+        resnet_norm: Literal["frame", "clip"],
+        **kwargs: Any,
+    ) -> None:
+        for name, value, accepted in (
+            ("reference_attention_blocks", reference_attention_blocks, ("full", "midup")),
+            ("motion_norm", motion_norm, ("frame", "clip")),
+            ("resnet_norm", resnet_norm, ("frame", "clip")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"`{name}` must be one of {accepted}, got {value!r}.")
+        super().__init__(**kwargs)
+        self.register_to_config(
+            reference_attention_blocks=reference_attention_blocks, motion_norm=motion_norm, resnet_norm=resnet_norm
+        )
+
+        self.reference_names = install_reference_attention(
+            self, ReferenceReadTransformer, ReferenceReadBlock, REFERENCE_PARTS[reference_attention_blocks]
+        )
+        self._clip_norms: list[ClipGroupNorm] = []
+        for module in self.modules():
+            if isinstance(module, AnimateDiffTransformer3D):
+                module.__class__ = MotionTransformer
+                nn.init.zeros_(module.proj_out.weight)
+                nn.init.zeros_(module.proj_out.bias)
+                if motion_norm == "frame":
+                    module.norm.__class__ = FrameGroupNorm
+            elif isinstance(module, ResnetBlock2D) and resnet_norm == "clip":
+                self._clip_norms += [module.norm1, module.norm2]
+        if resnet_norm == "clip":
+            self._clip_norms.append(self.conv_norm_out)
+        for norm in self._clip_norms:
+            norm.__class__ = ClipGroupNorm
+
+    @classmethod
+    def from_unet2d(
+        cls, unet: UNet2DConditionModel, motion_adapter: MotionAdapter | None = None, load_weights: bool = True
+    ) -> "HIAUNetMotionModel":
+        """Build the motion UNet from a copy of a 2D UNet and of a motion adapter.
+
+        Args:
+            unet (`UNet2DConditionModel`):
+                For instance the UNet of Stable Diffusion 1.5.
+            motion_adapter (`MotionAdapter`, *optional*):
+                Temporal layers of AnimateDiff; without it, new ones that start as the identity.
+            load_weights (`bool`, *optional*, defaults to `True`):
+                Whether to copy weights, or the configuration alone.
+        """
+        if not isinstance(unet, UNet2DConditionModel):
+            raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+        return super().from_unet2d(unet, motion_adapter, load_weights).to(unet.device)
+
+    @classmethod
+    def from_unet_motion(cls, unet: UNetMotionModel) -> "HIAUNetMotionModel":
+        """Turn a `UNetMotionModel` into one that can read a reference; it shares the weights and computes the same.
+
+        Args:
+            unet (`UNetMotionModel`):
+                For instance the UNet of an AnimateDiff pipeline. `motion_norm` becomes `"clip"`, as diffusers has it.
+        """
+        if not isinstance(unet, UNetMotionModel):
+            raise TypeError(f"`unet` must be a UNetMotionModel, got {type(unet).__name__}.")
+        if unet.encoder_hid_proj is not None:
+            raise ValueError("`unet` carries an IP-Adapter: unload it, convert, and load it again.")
+        with torch.device("meta"):
+            model = cls.from_config({**unet.config, "motion_norm": "clip"})
+        model.load_state_dict(unet.state_dict(), assign=True)
+        return model.train(unet.training)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        down_block_additional_residuals: tuple[torch.Tensor, ...] | None = None,
+        mid_block_additional_residual: torch.Tensor | None = None,
+        return_dict: bool = True,
+        reference_features: Mapping[str, torch.Tensor] | ReferenceFeatures | None = None,
+    ) -> UNetMotionOutput | tuple[torch.Tensor]:
+        """Predict the noise of a clip.
+
+        Args:
+            sample (`torch.Tensor` of shape `(B, C, F, H, W)`):
+                Noisy latents.
+            timestep (`torch.Tensor` or `float` or `int`):
+                The timestep, one for all or one per clip.
+            encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)` or `(B * F, tokens, C)`):
+                Context for cross-attention, per clip or per frame.
+            timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs:
+                As in [`~diffusers.UNetMotionModel.forward`]; `attention_mask` cannot go with a reference.
+            down_block_additional_residuals (`tuple[torch.Tensor, ...]`, *optional*):
+                Residuals of the ControlNet, each `(B * F, C, H, W)`.
+            mid_block_additional_residual (`torch.Tensor`, *optional*):
+                Its residual of the middle block, `(B * F, C, H, W)`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`~diffusers.models.unets.unet_motion_model.UNetMotionOutput`] instead of a tuple.
+            reference_features (`Mapping[str, torch.Tensor]` or [`ReferenceFeatures`], *optional*):
+                Features of the appearance encoder by block name, `(B, tokens, C)`. A [`ReferenceFeatures`] keeps its K
+                and V over calls; a mapping is projected at every call. Without it no block sees a reference.
+
+        Raises:
+            ValueError: If the features are those of other blocks, or of another number of clips.
+        """
+        num_frames = sample.shape[2]
+        if encoder_hidden_states.shape[0] == sample.shape[0]:
+            encoder_hidden_states = encoder_hidden_states.repeat_interleave(num_frames, dim=0)
+        for norm in self._clip_norms:
+            norm.num_frames = num_frames
+        if reference_features is not None:
+            if attention_mask is not None:
+                raise ValueError("`attention_mask` cannot be given together with `reference_features`.")
+            if not isinstance(reference_features, ReferenceFeatures):
+                reference_features = ReferenceFeatures(reference_features)
+            self._check_reference(reference_features, batch_size=sample.shape[0])
+            cross_attention_kwargs = {**(cross_attention_kwargs or {}), REFERENCE: reference_features}
+        return super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            attention_mask=attention_mask,
+            cross_attention_kwargs=cross_attention_kwargs,
+            added_cond_kwargs=added_cond_kwargs,
+            down_block_additional_residuals=down_block_additional_residuals,
+            mid_block_additional_residual=mid_block_additional_residual,
+            return_dict=return_dict,
+        )
+
+    def _check_reference(self, reference: ReferenceFeatures, batch_size: int) -> None:
+        missing = [name for name in self.reference_names if name not in reference.features]
+        if missing:
+            raise ValueError(f"`reference_features` lacks the blocks {', '.join(missing)}.")
+        for name in self.reference_names:
+            if reference.features[name].shape[0] != batch_size:
+                raise ValueError(
+                    f"`reference_features` must have one entry per clip ({batch_size}), got"
+                    f" {reference.features[name].shape[0]} in {name}."
+                )

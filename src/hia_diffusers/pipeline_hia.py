@@ -1,0 +1,1098 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The HIA pipeline: a reference picture and conditioning frames in, a video out (paper Sec. 3.4)."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    SchedulerMixin,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
+from diffusers.models.embeddings import ImageProjection
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from diffusers.utils import BaseOutput, replace_example_docstring
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from .conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from .context_windows import context_windows, frame_weights
+from .models.appearance_encoder import HIAAppearanceEncoder
+from .models.controlnet import HIAControlNetModel
+from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
+from .models.reference_attention import ReferenceFeatures
+from .models.unet_motion import HIAUNetMotionModel
+
+
+# Axes: B clips, F frames, C channels, H, W. Clips are (B, F, C, H, W) outside the models and (B, C, F, H, W) inside;
+# conditioning frames keep the outer form up to the ControlNet, latents have the inner form throughout.
+
+Conditioning = MotionBlurCondition | list[PIL.Image.Image] | torch.Tensor
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+EXAMPLE_DOC_STRING = """
+        Examples:
+
+        ```py
+        >>> import torch
+        >>> from diffusers.utils import load_image
+        >>> from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
+        >>> from hia_diffusers.data.video import write_video
+
+        >>> pipe = HIAPipeline.from_pretrained("path/to/hia", dtype=torch.float16).to("cuda")
+        >>> keypoints = WholeBodyKeypoints.load("dance.safetensors").resize(height=896, width=512)
+        >>> condition = MotionBlurConditioner()(keypoints, sharpness=0.8)
+        >>> frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
+        >>> write_video("out.mp4", frames, fps=keypoints.fps)
+        ```
+"""
+
+MODEL_CARD = """---
+library_name: diffusers
+pipeline_tag: image-to-video
+license: other
+license_name: see-model-card
+tags:
+- hia-diffusers
+- human-image-animation
+---
+
+# {name}
+
+A human image animation pipeline in the format of hia-diffusers (`pip install hia-diffusers`), an independent
+implementation of HIA ([arXiv 2409.19580](https://arxiv.org/abs/2409.19580)).
+
+## Usage
+
+```python
+import torch
+from diffusers.utils import load_image
+from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
+
+pipe = HIAPipeline.from_pretrained("{name}")
+condition = MotionBlurConditioner()(WholeBodyKeypoints.load("motion.safetensors"))
+frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
+```
+
+## License
+
+The code of hia-diffusers is under Apache-2.0. The weights in this folder carry the license of what they were made
+from: weights that started from Stable Diffusion 1.5 stay under CreativeML OpenRAIL-M. Whoever publishes this folder
+states here what the weights were trained from and which license applies, and replaces `license: other` above.
+
+Animate only people who have agreed to it.
+"""
+
+
+@dataclass
+class HIAPipelineOutput(BaseOutput):
+    """Output of [`HIAPipeline`].
+
+    Args:
+        frames (`torch.Tensor`, `np.ndarray` or `list[list[PIL.Image.Image]]`):
+            A batch of clips: `(B, F, 3, H, W)` in [0, 1] for `"pt"`, `(B, F, H, W, 3)` in [0, 1] for `"np"`, lists of
+            pictures for `"pil"`, `(B, C, F, h, w)` latents for `"latent"`.
+    """
+
+    frames: torch.Tensor | np.ndarray | list[list[PIL.Image.Image]]
+
+
+class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, IPAdapterMixin):
+    """Animates reference pictures with the motion of conditioning frames.
+
+    Cross-attention takes its context from one of two sources: the projected token of `image_encoder` (zeros for the
+    unconditional branch), or the empty prompt of `text_encoder` (the same for both branches, as weights of
+    MagicAnimate need it). Without either, pass `image_embeds` or `prompt_embeds` to the call.
+
+    Args:
+        vae (`AutoencoderKL` or `AutoencoderTiny`):
+            Encodes the reference picture and decodes the frames.
+        image_encoder (`CLIPVisionModelWithProjection`, *optional*):
+            CLIP vision tower of the context token.
+        unet ([`HIAUNetMotionModel`]):
+            Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.
+        appearance_encoder ([`HIAAppearanceEncoder`]):
+            Reads the reference picture, once per clip.
+        controlnet ([`HIAControlNetModel`]):
+            Reads the conditioning frames.
+        scheduler (`SchedulerMixin`):
+            [`ShiftedSNRScheduler`], or any of diffusers made with `from_config` of its configuration.
+        feature_extractor (`CLIPImageProcessor`, *optional*):
+            Prepares pictures for `image_encoder`.
+        text_encoder (`CLIPTextModel`, *optional*):
+            Encodes the empty prompt.
+        tokenizer (`CLIPTokenizer`, *optional*):
+            Belongs to `text_encoder`.
+        reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
+            The timestep at which the appearance encoder runs: 0, once per clip, or the current one, once per step
+            (weights of MagicAnimate).
+
+    Raises:
+        TypeError: If a component is of a class that does not fit.
+        ValueError: If two components do not fit each other.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->appearance_encoder->unet->vae"
+    _optional_components = ["image_encoder", "feature_extractor", "text_encoder", "tokenizer"]
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        image_encoder: CLIPVisionModelWithProjection | None,
+        unet: HIAUNetMotionModel | UNetMotionModel | UNet2DConditionModel,
+        appearance_encoder: HIAAppearanceEncoder,
+        controlnet: HIAControlNetModel,
+        scheduler: SchedulerMixin,
+        feature_extractor: CLIPImageProcessor | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        reference_timestep: str = "zero",
+    ) -> None:
+        super().__init__()
+        if reference_timestep not in ("zero", "current"):
+            raise ValueError(f'`reference_timestep` must be "zero" or "current", got {reference_timestep!r}.')
+        if image_encoder is not None and text_encoder is not None:
+            raise ValueError("Give `image_encoder` or `text_encoder` as the source of the context, not both.")
+        if isinstance(unet, UNet2DConditionModel):
+            unet = HIAUNetMotionModel.from_unet2d(unet)
+        elif isinstance(unet, UNetMotionModel) and not isinstance(unet, HIAUNetMotionModel):
+            unet = HIAUNetMotionModel.from_unet_motion(unet)
+        self._check_components(vae, unet, appearance_encoder, controlnet)
+        for module in (vae, image_encoder, unet, appearance_encoder, controlnet, text_encoder):
+            if module is not None:
+                copy_out_of_mapped_file(module)
+
+        self.register_modules(
+            vae=vae,
+            image_encoder=image_encoder,
+            unet=unet,
+            appearance_encoder=appearance_encoder,
+            controlnet=controlnet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(reference_timestep=reference_timestep)
+        self.vae_scale_factor = _vae_scale_factor(vae) if vae is not None else 8
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @staticmethod
+    def _check_components(vae: Any, unet: Any, appearance_encoder: Any, controlnet: Any) -> None:
+        # Components may be None: diffusers loads part of a pipeline that way. Compiled modules wrap their original.
+        vae, unet, appearance_encoder, controlnet = (
+            getattr(module, "_orig_mod", module) for module in (vae, unet, appearance_encoder, controlnet)
+        )
+        for name, module, accepted in (
+            ("vae", vae, (AutoencoderKL, AutoencoderTiny)),
+            ("unet", unet, (HIAUNetMotionModel,)),
+            ("appearance_encoder", appearance_encoder, (HIAAppearanceEncoder,)),
+            ("controlnet", controlnet, (HIAControlNetModel,)),
+        ):
+            if module is not None and not isinstance(module, accepted):
+                names = " or ".join(c.__name__ for c in accepted)
+                raise TypeError(f"`{name}` must be of class {names}, got {type(module).__name__}.")
+        if vae is not None and unet is not None and vae.config.latent_channels != unet.config.in_channels:
+            raise ValueError(
+                f"`unet` takes {unet.config.in_channels} channels but `vae` has {vae.config.latent_channels} latent"
+                " channels."
+            )
+        if unet is not None and appearance_encoder is not None:
+            missing = set(unet.reference_names) - set(appearance_encoder.reference_names)
+            if missing:
+                raise ValueError(f"`appearance_encoder` lacks the blocks {', '.join(sorted(missing))} of `unet`.")
+        if vae is not None and controlnet is not None:
+            stride = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
+            if stride != _vae_scale_factor(vae):
+                raise ValueError(
+                    f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
+                    f" {_vae_scale_factor(vae)}; set the ControlNet's `conditioning_embedding_out_channels`."
+                )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "HIAPipeline":
+        """Load a pipeline as [`~diffusers.DiffusionPipeline.from_pretrained`] does, refusing weights that differ.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                Hub id or local folder.
+            kwargs:
+                Options of [`~diffusers.DiffusionPipeline.from_pretrained`]; `use_safetensors` is `True` by default.
+
+        Raises:
+            ValueError: If a component has missing or unexpected keys, or was saved by another class.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        if not kwargs.keys() & {"device_map", "quantization_config"}:
+            # HIA's own networks check themselves; diffusers and transformers only warn about theirs.
+            for name in ("vae", "image_encoder", "text_encoder"):
+                library, class_name = cls.load_config(folder).get(name) or ("", "")
+                if name not in kwargs and library in ("diffusers", "transformers"):
+                    component_class = getattr(importlib.import_module(library), class_name)
+                    options = _component_options(folder / name, kwargs)
+                    kwargs[name] = load_without_mismatch(component_class, folder / name, **options)
+        pipeline = super().from_pretrained(str(folder), **kwargs)
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, and a model card beside it.
+
+        A `README.md` that is there already is kept.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        card = Path(save_directory) / "README.md"
+        if not card.exists():
+            card.write_text(MODEL_CARD.format(name=card.parent.resolve().name))
+
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, **kwargs: Any) -> Any:
+        card = Path(working_dir) / "README.md"
+        if "hia-diffusers" not in card.read_text():  # diffusers has put an empty card there
+            card.write_text(MODEL_CARD.format(name=repo_id))
+        return super()._upload_folder(working_dir, repo_id, **kwargs)
+
+    def unload_ip_adapter(self) -> None:
+        """Remove IP-Adapters, and keep the image encoder if the context comes from it."""
+        kept = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
+        super().unload_ip_adapter()
+        if self.text_encoder is None:
+            self.register_modules(**kept)
+
+    # 1. Inputs
+
+    def check_inputs(
+        self,
+        image: Any,
+        conditioning_frames: Any,
+        height: int | None,
+        width: int | None,
+        num_inference_steps: int = 25,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 3.5,
+        controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        context_frames: int = 16,
+        context_overlap: int = 4,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        output_type: str = "pil",
+        decode_chunk_size: int = 16,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> None:
+        """Raise a `ValueError` or `TypeError` that names the argument if a call's arguments cannot be used.
+
+        The arguments are those of [`HIAPipeline.__call__`]. No model runs.
+        """
+        images = _as_pictures(image)
+        clips = self._as_clips(conditioning_frames)
+        if 1 not in (len(images), len(clips)) and len(images) != len(clips):
+            raise ValueError(
+                f"`image` holds {len(images)} pictures but `conditioning_frames` {len(clips)} clips; give as many, or"
+                " one of either."
+            )
+        num_frames = clips.shape[1]
+        for name, value, fallback in (("height", height, clips.shape[-2]), ("width", width, clips.shape[-1])):
+            size = fallback if value is None else value
+            if not isinstance(size, int) or size <= 0 or size % self.vae_scale_factor:
+                source = " (from `conditioning_frames`)" if value is None else ""
+                raise ValueError(
+                    f"`{name}` must be a positive multiple of {self.vae_scale_factor}, got {size!r}{source}."
+                )
+
+        for name, count in (
+            ("num_inference_steps", num_inference_steps),
+            ("context_frames", context_frames),
+            ("num_videos_per_prompt", num_videos_per_prompt),
+            ("decode_chunk_size", decode_chunk_size),
+        ):
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {count!r}.")
+        if not isinstance(context_overlap, int) or not 0 <= context_overlap < context_frames:
+            raise ValueError(
+                f"`context_overlap` must be an integer from 0 to `context_frames` - 1 = {context_frames - 1}, got"
+                f" {context_overlap!r}."
+            )
+        longest = self.unet.config.motion_max_seq_length
+        if min(context_frames, num_frames) > longest:
+            raise ValueError(
+                f"`context_frames` must be at most the {longest} frames that the UNet's motion modules can tell apart,"
+                f" got {context_frames}."
+            )
+        for name, number in (
+            ("guidance_scale", guidance_scale),
+            ("controlnet_conditioning_scale", controlnet_conditioning_scale),
+            ("control_guidance_start", control_guidance_start),
+            ("control_guidance_end", control_guidance_end),
+        ):
+            if not isinstance(number, (int, float)) or isinstance(number, bool) or not np.isfinite(number):
+                raise TypeError(f"`{name}` must be a finite number, got {number!r}.")
+        if timesteps is not None and sigmas is not None:
+            raise ValueError("Give `timesteps` or `sigmas`, not both.")
+        settable = inspect.signature(self.scheduler.set_timesteps).parameters
+        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if schedule is not None and name not in settable:
+                raise ValueError(f"`{name}` cannot be set on a {type(self.scheduler).__name__}.")
+        if not 0 <= control_guidance_start < control_guidance_end <= 1:
+            raise ValueError(
+                "`control_guidance_start` and `control_guidance_end` must satisfy 0 <= start < end <= 1, got"
+                f" {control_guidance_start} and {control_guidance_end}."
+            )
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` may hold {self._callback_tensor_inputs}, got {sorted(unknown)}."
+            )
+
+        batch_size = max(len(images), len(clips)) * num_videos_per_prompt
+        if isinstance(generator, list):
+            if not all(isinstance(g, torch.Generator) for g in generator):
+                raise TypeError("`generator` must be a torch.Generator or a list of them.")
+            if len(generator) != batch_size:
+                raise ValueError(f"`generator` must hold one per clip ({batch_size}), got {len(generator)}.")
+        elif generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"`generator` must be a torch.Generator or a list of them, got {type(generator).__name__}."
+            )
+        if latents is not None:
+            expected = (
+                batch_size,
+                self.unet.config.in_channels,
+                num_frames,
+                (height or clips.shape[-2]) // self.vae_scale_factor,
+                (width or clips.shape[-1]) // self.vae_scale_factor,
+            )
+            if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != expected:
+                got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+                raise ValueError(f"`latents` must be a tensor of shape {expected}, got {got}.")
+        self._check_context(len(images), image_embeds, prompt_embeds)
+        self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+
+    def _check_context(
+        self, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
+    ) -> None:
+        if image_embeds is not None and prompt_embeds is not None:
+            raise ValueError("Give `image_embeds` or `prompt_embeds`, not both.")
+        dim = self.unet.config.cross_attention_dim
+        for name, embeds in (("image_embeds", image_embeds), ("prompt_embeds", prompt_embeds)):
+            if embeds is None:
+                continue
+            shape = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
+            if not isinstance(embeds, torch.Tensor) or embeds.ndim != 3 or shape[0] not in (1, num_images):
+                raise ValueError(
+                    f"`{name}` must be a tensor of shape ({num_images}, tokens, {dim}), one entry per picture, got"
+                    f" {shape}."
+                )
+            if shape[-1] != dim:
+                raise ValueError(f"`{name}` must have {dim} channels, as the UNet's cross-attention, got {shape[-1]}.")
+        if image_embeds is None and prompt_embeds is None:
+            if self.image_encoder is None and self.text_encoder is None:
+                raise ValueError(
+                    "Give `image_embeds` or `prompt_embeds`: the pipeline has neither `image_encoder` nor"
+                    " `text_encoder`."
+                )
+            if self.text_encoder is not None and self.tokenizer is None:
+                raise ValueError("`text_encoder` needs a `tokenizer`, which the pipeline lacks.")
+            if self.text_encoder is None and self.feature_extractor is None:
+                raise ValueError("`image_encoder` needs a `feature_extractor`, which the pipeline lacks.")
+
+    def _check_ip_adapter(self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None) -> None:
+        projection = getattr(self.unet, "encoder_hid_proj", None)
+        given = [value for value in (ip_adapter_image, ip_adapter_image_embeds) if value is not None]
+        if projection is None:
+            if given:
+                raise ValueError("`ip_adapter_image` and `ip_adapter_image_embeds` need `load_ip_adapter` first.")
+            return
+        if len(given) != 1:
+            raise ValueError(
+                "An IP-Adapter is loaded: give `ip_adapter_image` or `ip_adapter_image_embeds`, and not both."
+            )
+        num_adapters = len(projection.image_projection_layers)
+        num_given = len(given[0]) if isinstance(given[0], list) else 1
+        if num_given != num_adapters:
+            name = "ip_adapter_image" if ip_adapter_image is not None else "ip_adapter_image_embeds"
+            raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
+
+    def _as_clips(self, conditioning_frames: Any) -> torch.Tensor:
+        """(B, F, C, H, W) in [0, 1], with the ControlNet's channels."""
+        channels = self.controlnet.config.conditioning_channels
+        if isinstance(conditioning_frames, torch.Tensor) and conditioning_frames.ndim == 5:
+            clips = [*conditioning_frames]
+        elif isinstance(conditioning_frames, list) and not all(
+            isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
+        ):
+            clips = [_as_clip(clip) for clip in conditioning_frames]
+        else:
+            clips = [_as_clip(conditioning_frames)]
+        if not clips:
+            raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
+        if len({clip.shape for clip in clips}) > 1:
+            shapes = ", ".join(str(tuple(clip.shape)) for clip in clips)
+            raise ValueError(f"`conditioning_frames` of a batch must have equal shapes (F, C, H, W), got {shapes}.")
+        batch = torch.stack(clips).float()
+        if batch.shape[2] == 3 and channels == 6:
+            # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
+            batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, 3))
+        if batch.shape[2] != channels:
+            raise ValueError(
+                f"`conditioning_frames` must have the {channels} channels of the ControlNet, got {batch.shape[2]}."
+            )
+        if not (batch.numel() and batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
+            raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
+        return batch
+
+    # 2. The stages of a call
+
+    def encode_image(
+        self,
+        image: Any,
+        image_embeds: Any = None,
+        prompt_embeds: Any = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context of cross-attention for both branches.
+
+        Args:
+            image:
+                Reference pictures.
+            image_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Instead of what `image_encoder` would give.
+            prompt_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Instead of what `text_encoder` would give.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: context of the conditional and of the unconditional branch, each
+            `(B, tokens, C)`. Image tokens are zeros in the latter, text is the same in both.
+        """
+        device, dtype = self._execution_device, self.unet.dtype
+        pictures = _as_pictures(image)
+        if prompt_embeds is None and image_embeds is None:
+            if self.text_encoder is not None:  # an `image_encoder` beside it came with an IP-Adapter
+                tokens = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
+                prompt_embeds = self.text_encoder(tokens)[0]
+            else:
+                image_embeds = self._clip_embeds(pictures).image_embeds[:, None]
+        if prompt_embeds is not None:
+            context = prompt_embeds.to(device, dtype).expand(len(pictures), -1, -1)
+            return context, context
+        context = image_embeds.to(device, dtype).expand(len(pictures), -1, -1)
+        return context, torch.zeros_like(context)
+
+    def _clip_embeds(self, pictures: list[torch.Tensor], **kwargs: Any) -> Any:
+        bytes_ = [(picture * 255).round().byte() for picture in pictures]
+        pixels = self.feature_extractor(images=bytes_, return_tensors="pt").pixel_values
+        return self.image_encoder(pixels.to(self._execution_device, self.image_encoder.dtype), **kwargs)
+
+    def prepare_ip_adapter_embeds(
+        self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None, batch_size: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Image embeddings for IP-Adapters: a list over adapters for the conditional branch, zeros for the other.
+
+        Args:
+            ip_adapter_image:
+                A picture per adapter.
+            ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
+                Embeddings per adapter, `(1 or B, images, ...)`.
+            batch_size (`int`):
+                B.
+        """
+        if ip_adapter_image_embeds is None:
+            images = ip_adapter_image if isinstance(ip_adapter_image, list) else [ip_adapter_image]
+            ip_adapter_image_embeds = []
+            for picture, layer in zip(images, self.unet.encoder_hid_proj.image_projection_layers, strict=True):
+                hidden = not isinstance(layer, ImageProjection)
+                output = self._clip_embeds(_as_pictures(picture), output_hidden_states=hidden)
+                embeds = output.hidden_states[-2] if hidden else output.image_embeds
+                ip_adapter_image_embeds.append(embeds[None])
+        conditional = [
+            embeds.to(self._execution_device, self.unet.dtype).expand(batch_size, *embeds.shape[1:])
+            for embeds in ip_adapter_image_embeds
+        ]
+        return conditional, [torch.zeros_like(embeds) for embeds in conditional]
+
+    def prepare_conditioning_frames(self, conditioning_frames: Any, height: int, width: int) -> torch.Tensor:
+        """Conditioning frames in one form.
+
+        Args:
+            conditioning_frames:
+                In any form that [`HIAPipeline.__call__`] takes.
+            height, width (`int`):
+                The size to bring them to.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, C, height, width)`: in [0, 1], in the ControlNet's dtype, on the host.
+        """
+        clips = self._as_clips(conditioning_frames)
+        if clips.shape[-2:] != (height, width):
+            frames = torch.nn.functional.interpolate(
+                clips.flatten(0, 1), size=(height, width), mode="bilinear", antialias=True
+            )
+            clips = frames.clamp(0, 1).unflatten(0, clips.shape[:2])
+        return clips.to(self.controlnet.dtype)
+
+    def encode_reference(
+        self, reference_latents: torch.Tensor, context: torch.Tensor, timestep: torch.Tensor | int = 0
+    ) -> ReferenceFeatures:
+        """Run the appearance encoder.
+
+        Args:
+            reference_latents (`torch.Tensor` of shape `(B, C, h, w)`):
+                From [`HIAPipeline.encode_reference_latents`].
+            context (`torch.Tensor` of shape `(B, tokens, C)`):
+                Of the conditional branch.
+            timestep (`torch.Tensor` or `int`, *optional*, defaults to 0):
+                See `reference_timestep` of the pipeline.
+
+        Returns:
+            [`ReferenceFeatures`]: to be used for all windows and steps of the clips.
+        """
+        output = self.appearance_encoder(
+            reference_latents.to(self.appearance_encoder.dtype), timestep, context.to(self.appearance_encoder.dtype)
+        )
+        return ReferenceFeatures(
+            {name: features.to(self.unet.dtype) for name, features in output.reference_features.items()}
+        )
+
+    def encode_reference_latents(self, image: Any, height: int, width: int) -> torch.Tensor:
+        """Latents of the reference pictures: the mean of the VAE's posterior, scaled as its configuration says.
+
+        Args:
+            image:
+                Reference pictures, resized to `height` x `width`.
+            height, width (`int`):
+                Size of the clip in pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, h, w)`.
+        """
+        pictures = [
+            self.image_processor.preprocess(picture[None], height=height, width=width)
+            for picture in _as_pictures(image)
+        ]
+        output = self.vae.encode(torch.cat(pictures).to(self._execution_device, self.vae.dtype))
+        latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
+        return (latents - (getattr(self.vae.config, "shift_factor", None) or 0)) * self.vae.config.scaling_factor
+
+    def prepare_latents(
+        self,
+        shape: tuple[int, ...],
+        reference_latents: torch.Tensor,
+        timestep: torch.Tensor,
+        reference_noise: bool = True,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The noisy latents that denoising starts from.
+
+        With `reference_noise`, the paper's initial reference noise (Sec. 3.4): the reference latents, diffused to the
+        first timestep (999 with trailing spacing) by noise of their own for every frame.
+
+        Args:
+            shape (`tuple[int, ...]`):
+                `(B, C, F, h, w)`.
+            reference_latents (`torch.Tensor` of shape `(B, C, h, w)`):
+                From [`HIAPipeline.encode_reference_latents`].
+            timestep (`torch.Tensor`):
+                The first timestep.
+            reference_noise (`bool`, *optional*, defaults to `True`):
+                Whether to start from the diffused reference, or from pure noise.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Draws the noise, one for all clips or one per clip.
+            latents (`torch.Tensor`, *optional*):
+                Standard normal noise to use instead of drawing it, of that `shape`.
+        """
+        device, dtype = self._execution_device, self.unet.dtype
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
+        noise = noise.to(device, dtype)
+        if not reference_noise:
+            return noise * self.scheduler.init_noise_sigma
+        clean = reference_latents.to(device, dtype)[:, :, None].expand(shape)
+        return self.scheduler.add_noise(clean.contiguous(), noise, timestep.reshape(1).expand(shape[0]))
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor],
+        conditioning_frames: torch.Tensor,
+        reference_features: Callable[[torch.Tensor], ReferenceFeatures],
+        guidance_scale: float = 3.5,
+        controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        context_frames: int = 16,
+        context_overlap: int = 4,
+        context_shift: bool = True,
+        added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        extra_step_kwargs: Mapping[str, Any] | None = None,
+        callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> torch.Tensor:
+        """The denoising loop, over windows of frames at every step.
+
+        Arguments that are not listed are those of [`HIAPipeline.__call__`].
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
+                From [`HIAPipeline.prepare_latents`].
+            timesteps (`torch.Tensor`):
+                Of the scheduler.
+            context (`tuple[torch.Tensor, torch.Tensor]`):
+                From [`HIAPipeline.encode_image`].
+            conditioning_frames (`torch.Tensor` of shape `(B, F, C, H, W)`):
+                From [`HIAPipeline.prepare_conditioning_frames`].
+            reference_features (`Callable`):
+                The reference features at a timestep.
+            added_cond_kwargs (`tuple`, *optional*):
+                The UNet's `added_cond_kwargs` for the conditional and the unconditional branch.
+            extra_step_kwargs (`Mapping`, *optional*):
+                For the scheduler's `step`.
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
+        """
+        num_frames, num_steps = latents.shape[2], len(timesteps)
+        # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
+        offsets = torch.Generator().manual_seed(0)
+        if num_frames <= context_frames:
+            conditioning_frames = conditioning_frames.to(latents.device)
+
+        def predict(
+            sample: torch.Tensor, t: torch.Tensor, window: slice, reference: Any, scale: float
+        ) -> torch.Tensor:
+            return self._predict_noise(
+                sample[:, :, window],
+                t,
+                context,
+                conditioning_frames[:, window].to(latents.device),
+                reference,
+                guidance_scale,
+                scale,
+                added_cond_kwargs,
+                cross_attention_kwargs,
+            )
+
+        self._num_timesteps = num_steps
+        num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
+        with self.progress_bar(total=num_steps) as progress_bar:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                controlled = i / num_steps >= control_guidance_start and (i + 1) / num_steps <= control_guidance_end
+                scale = controlnet_conditioning_scale if controlled else 0.0
+                reference = reference_features(t)
+                sample = self.scheduler.scale_model_input(latents, t)
+
+                windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
+                if len(windows) == 1:
+                    noise_pred = predict(sample, t, slice(None), reference, scale)
+                else:
+                    weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
+                    noise_pred = torch.zeros_like(latents)
+                    for frames in windows:
+                        window = slice(frames.start, frames.stop)
+                        noise_pred[:, :, window] += weights[window] * predict(sample, t, window, reference, scale)
+                latents = self.scheduler.step(noise_pred, t, latents, **(extra_step_kwargs or {})).prev_sample
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents}
+                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs or ()}
+                    latents = (callback_on_step_end(self, i, t, chosen) or {}).get("latents", latents)
+                if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
+                    progress_bar.update()
+        return latents
+
+    def _predict_noise(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor],
+        conditioning_frames: torch.Tensor,
+        reference: ReferenceFeatures,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float,
+        added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
+        cross_attention_kwargs: dict[str, Any] | None,
+    ) -> torch.Tensor:
+        """Animation-CFG (paper Eq. 4, with its sign set right) on one window of frames."""
+        num_frames = sample.shape[2]
+        residuals: dict[str, Any] = {}
+        if controlnet_conditioning_scale != 0:
+            down_residuals, mid_residual = self.controlnet(
+                sample.transpose(1, 2).flatten(0, 1).to(self.controlnet.dtype),
+                timestep,
+                encoder_hidden_states=context[0].repeat_interleave(num_frames, dim=0).to(self.controlnet.dtype),
+                controlnet_cond=conditioning_frames.flatten(0, 1),
+                conditioning_scale=controlnet_conditioning_scale,
+                return_dict=False,
+            )
+            residuals = {
+                "down_block_additional_residuals": tuple(residual.to(sample.dtype) for residual in down_residuals),
+                "mid_block_additional_residual": mid_residual.to(sample.dtype),
+            }
+
+        def unet(branch: int, **conditions: Any) -> torch.Tensor:
+            return self.unet(
+                sample,
+                timestep,
+                encoder_hidden_states=context[branch],
+                added_cond_kwargs=added_cond_kwargs[branch],
+                cross_attention_kwargs=cross_attention_kwargs,
+                return_dict=False,
+                **conditions,
+            )[0]
+
+        conditional = unet(0, reference_features=reference, **residuals)
+        if guidance_scale <= 1:
+            return conditional
+        # Both control modules are off: no reference, no ControlNet.
+        unconditional = unet(1)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:
+        """Decode clips, some frames at a time.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
+                Clean latents.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 3, F, H, W)`: in [-1, 1], float32, on the host.
+        """
+        latents = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
+        frames = latents.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
+        decoded = torch.cat([self.vae.decode(chunk).sample.float().cpu() for chunk in frames.split(decode_chunk_size)])
+        return decoded.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+
+    # 3. The call
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor | list[Any],
+        conditioning_frames: Conditioning | list[Conditioning],
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 25,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 3.5,
+        controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        reference_noise: bool = True,
+        context_frames: int = 16,
+        context_overlap: int = 4,
+        context_shift: bool = True,
+        num_videos_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        decode_chunk_size: int = 16,
+        callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
+    ) -> HIAPipelineOutput | tuple[Any]:
+        """Animate reference pictures.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
+                The reference picture, or a batch of them: arrays `(H, W, 3)` or `(B, H, W, 3)`, tensors `(3, H, W)` or
+                `(B, 3, H, W)`, in [0, 1]. Resized to `height` x `width`.
+            conditioning_frames ([`MotionBlurCondition`], `list[PIL.Image.Image]` or `torch.Tensor`):
+                The motion: a condition, pose maps as pictures, or a tensor `(F, C, H, W)` in [0, 1] with the
+                ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
+                taken by a ControlNet of 6: the blur is then unknown. One picture with several motions, and several
+                pictures with one motion, make a batch as well.
+            height (`int`, *optional*):
+                Of the video in pixels, a multiple of the VAE's factor; by default that of `conditioning_frames`.
+            width (`int`, *optional*):
+                Likewise.
+            num_inference_steps (`int`, *optional*, defaults to 25):
+                Denoising steps.
+            timesteps (`list[int]`, *optional*):
+                Descending timesteps to use instead of the scheduler's spacing.
+            sigmas (`list[float]`, *optional*):
+                Sigmas likewise, where the scheduler takes them.
+            guidance_scale (`float`, *optional*, defaults to 3.5):
+                The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
+                branch with neither reference nor ControlNet. At most 1 runs no unconditional branch.
+            controlnet_conditioning_scale (`float`, *optional*, defaults to 1.0):
+                Factor on the ControlNet's residuals.
+            control_guidance_start (`float`, *optional*, defaults to 0.0):
+                Share of the steps after which the ControlNet sets in.
+            control_guidance_end (`float`, *optional*, defaults to 1.0):
+                Share of the steps after which it stops.
+            reference_noise (`bool`, *optional*, defaults to `True`):
+                Initial reference noise (Sec. 3.4); `False` starts from pure noise.
+            context_frames (`int`, *optional*, defaults to 16):
+                Frames of a window. Longer clips are denoised window by window.
+            context_overlap (`int`, *optional*, defaults to 4):
+                Frames that neighbouring windows share and average.
+            context_shift (`bool`, *optional*, defaults to `True`):
+                Prompt travelling (Sec. 3.4): shift the windows by a random offset at each step. The offsets come from
+                a fixed seed of their own.
+            num_videos_per_prompt (`int`, *optional*, defaults to 1):
+                Videos per picture and motion.
+            eta (`float`, *optional*, defaults to 0.0):
+                Of DDIM; other schedulers ignore it.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Draws all noise. With one per clip, a clip does not depend on its batch.
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`, *optional*):
+                Standard normal noise to start from instead of drawing it.
+            image_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Context instead of that of `image_encoder`.
+            prompt_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Context instead of that of `text_encoder`, used in both branches.
+            ip_adapter_image (*optional*):
+                A picture, or a list with one per loaded IP-Adapter.
+            ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
+                Embeddings instead, per adapter `(1 or B, images, ...)`.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`HIAPipelineOutput`] instead of a tuple.
+            cross_attention_kwargs (`dict`, *optional*):
+                For the UNet's attention, such as `{"scale": 0.5}` for LoRA.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+            callback_on_step_end (`Callable`, *optional*):
+                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
+                Which tensors it is given.
+
+        Returns:
+            [`HIAPipelineOutput`] or `tuple`.
+
+        Raises:
+            ValueError, TypeError: If an argument cannot be used; before any model runs.
+
+        Examples:
+        """
+        # 1. Check inputs
+        self.check_inputs(
+            image,
+            conditioning_frames,
+            height,
+            width,
+            num_inference_steps,
+            timesteps,
+            sigmas,
+            guidance_scale,
+            controlnet_conditioning_scale,
+            control_guidance_start,
+            control_guidance_end,
+            context_frames,
+            context_overlap,
+            num_videos_per_prompt,
+            generator,
+            latents,
+            image_embeds,
+            prompt_embeds,
+            ip_adapter_image,
+            ip_adapter_image_embeds,
+            output_type,
+            decode_chunk_size,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        accepted = inspect.signature(self.scheduler.step).parameters
+        extra_step_kwargs = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in accepted}
+        step_times, _ = retrieve_timesteps(
+            self.scheduler, num_inference_steps, self._execution_device, timesteps, sigmas
+        )
+
+        # 2. Conditioning frames
+        clips = self._as_clips(conditioning_frames)
+        height, width = height or clips.shape[-2], width or clips.shape[-1]
+        clips = self.prepare_conditioning_frames(clips, height, width)
+        batch_size = max(len(_as_pictures(image)), len(clips)) * num_videos_per_prompt
+        clips = _repeat_to(clips, batch_size)
+
+        # 3. Context and reference
+        context = self.encode_image(image, image_embeds, prompt_embeds)
+        reference_latents = self.encode_reference_latents(image, height, width)
+
+        def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
+            features = self.encode_reference(reference_latents, context[0], timestep).features
+            return ReferenceFeatures({name: _repeat_to(value, batch_size) for name, value in features.items()})
+
+        if self.config.reference_timestep == "zero":
+            once = reference_at(0)
+        added_cond_kwargs: tuple[Any, Any] = (None, None)
+        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
+            embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
+            added_cond_kwargs = ({"image_embeds": embeds[0]}, {"image_embeds": embeds[1]})
+
+        # 4. Initial latents
+        initial = self.prepare_latents(
+            (batch_size, self.unet.config.in_channels, clips.shape[1], *reference_latents.shape[-2:]),
+            _repeat_to(reference_latents, batch_size),
+            step_times[0],
+            reference_noise,
+            generator,
+            latents,
+        )
+
+        # 5. Denoise
+        clean = self.denoise(
+            initial,
+            step_times,
+            (_repeat_to(context[0], batch_size), _repeat_to(context[1], batch_size)),
+            clips,
+            reference_at if self.config.reference_timestep == "current" else lambda timestep: once,
+            guidance_scale,
+            controlnet_conditioning_scale,
+            control_guidance_start,
+            control_guidance_end,
+            context_frames,
+            context_overlap,
+            context_shift,
+            added_cond_kwargs,
+            cross_attention_kwargs,
+            extra_step_kwargs,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+
+        # 6. Decode
+        frames: Any = clean
+        if output_type != "latent":
+            video = self.decode_latents(clean, decode_chunk_size)
+            frames = self.video_processor.postprocess_video(video, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return HIAPipelineOutput(frames=frames) if return_dict else (frames,)
+
+
+def _component_options(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of a pipeline's `from_pretrained`, those for the component in `folder`."""
+    dtype = options.get("dtype") or options.get("torch_dtype")
+    if isinstance(dtype, dict):
+        dtype = dtype.get(folder.name) or dtype.get("default")
+    variant = options.get("variant")
+    if variant is not None and not any(folder.glob(f"*.{variant}*")):
+        variant = None  # as diffusers has it: a variant need not hold every component
+    # Without a dtype, transformers takes the one in its config, which whoever saved a variant last has set.
+    return {"dtype": dtype or torch.float32, "use_safetensors": options["use_safetensors"], "variant": variant}
+
+
+def _vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Repeat each entry of a batch so that there are `batch_size`, repetitions of one entry side by side."""
+    return entries.repeat_interleave(batch_size // len(entries), dim=0)
+
+
+def _as_pictures(image: Any) -> list[torch.Tensor]:
+    """Reference pictures as tensors `(3, H, W)` in [0, 1]."""
+    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
+        image = [*image]
+    if not isinstance(image, list):
+        image = [image]
+    if not image:
+        raise ValueError("`image` must hold at least one picture, got none.")
+    return [_as_picture(picture) for picture in image]
+
+
+def _as_picture(picture: Any) -> torch.Tensor:
+    if isinstance(picture, PIL.Image.Image):
+        return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(picture.convert("RGB")))[0]
+    if not isinstance(picture, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            "`image` must be a PIL picture, a numpy array (H, W, 3), a tensor (3, H, W), or a list of those, got"
+            f" {type(picture).__name__}."
+        )
+    channels = picture.shape[-1] if isinstance(picture, np.ndarray) else picture.shape[0]
+    if picture.ndim != 3 or channels != 3 or 0 in picture.shape:
+        raise ValueError(
+            "`image` must have the shape (H, W, 3) as an array or (3, H, W) as a tensor, with a batch axis or without,"
+            f" got {tuple(picture.shape)}."
+        )
+    tensor = picture if isinstance(picture, torch.Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
+    tensor = tensor.float()
+    if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
+        raise ValueError(
+            f"`image` must be finite and in [0, 1], got {tensor.min().item():g} to {tensor.max().item():g}; 8-bit"
+            " arrays are divided by 255 first, or given as PIL pictures."
+        )
+    return tensor
+
+
+def _as_clip(conditioning_frames: Any) -> torch.Tensor:
+    """One clip of conditioning frames as `(F, C, H, W)`."""
+    if isinstance(conditioning_frames, MotionBlurCondition):
+        return conditioning_frames.to_tensor()
+    if isinstance(conditioning_frames, list) and conditioning_frames:
+        if all(isinstance(frame, PIL.Image.Image) for frame in conditioning_frames):
+            if len({frame.size for frame in conditioning_frames}) > 1:
+                raise ValueError("`conditioning_frames` must be pictures of one size.")
+            return MotionBlurConditioner().from_pose_video(conditioning_frames).to_tensor()
+    if isinstance(conditioning_frames, torch.Tensor):
+        if conditioning_frames.ndim == 4:
+            return conditioning_frames
+        raise ValueError(
+            "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"
+            f" {tuple(conditioning_frames.shape)}."
+        )
+    if isinstance(conditioning_frames, list) and not conditioning_frames:
+        raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
+    raise TypeError(
+        "`conditioning_frames` must be a MotionBlurCondition, a list of PIL pictures, a tensor (F, C, H, W), or a list"
+        f" of those for a batch, got {type(conditioning_frames).__name__}."
+    )

@@ -1,0 +1,464 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
+from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
+from hia_diffusers.conditioning.openpose import draw_openpose
+
+
+HEIGHT, WIDTH = 160, 120
+LEFT, RIGHT = 0, 1
+
+
+def hand_points(center, extent):
+    """A spread hand: 21 points that fill a square of side `extent` around `center`."""
+    fingers = np.linspace(0.15 * np.pi, 0.85 * np.pi, 5)
+    offsets = [(0.0, 0.0)] + [(r * np.cos(a), -r * np.sin(a)) for a in fingers for r in (0.4, 0.6, 0.8, 1.0)]
+    points = np.array(offsets)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - (low + high) / 2) / (high - low).max() * extent + center
+
+
+def make_keypoints(frames, height=HEIGHT, width=WIDTH, fps=30.0):
+    """From one dictionary per frame, of points by index or by a name in `keypoints.py`; all others are missing."""
+    xy = np.full((len(frames), 133, 2), np.nan)
+    for frame, points in enumerate(frames):
+        for index, value in points.items():
+            xy[frame, getattr(kp, index) if isinstance(index, str) else index] = value
+    return WholeBodyKeypoints(xy, np.ones(xy.shape[:2]), height, width, fps)
+
+
+def two_hands(num_frames=4, fps=30.0, step=(3.0, -2.0)):
+    """Both hands moving, the right one half as fast and the other way."""
+    step = np.array(step)
+    return make_keypoints(
+        [
+            {
+                "LEFT_HAND": hand_points((80.3, 60.2), 30) + frame * step,
+                "RIGHT_HAND": hand_points((40.7, 110.9), 20) - frame * step / 2,
+                "LEFT_SHOULDER": (75, 30),
+                "RIGHT_SHOULDER": (45, 30),
+            }
+            for frame in range(num_frames)
+        ],
+        fps=fps,
+    )
+
+
+def box_of(center, side):
+    center = np.array(center)
+    return np.concatenate([center - side / 2, center + side / 2])
+
+
+# Hand boxes
+
+
+def test_box_of_hand_points_is_square_with_a_margin():
+    keypoints = make_keypoints([{"LEFT_HAND": hand_points((50, 60), 20)}])
+    condition = MotionBlurConditioner(hand_box_margin=0.25)(keypoints)
+    np.testing.assert_allclose(condition.hand_boxes[0, LEFT], box_of((50, 60), 30), atol=1e-4)
+    assert np.isnan(condition.hand_boxes[0, RIGHT]).all()
+
+
+def test_box_from_wrist_and_elbow_where_fewer_than_three_points_are_visible():
+    arm = {"RIGHT_WRIST": (60, 80), "RIGHT_ELBOW": (60, 40)}
+    two_points = {112: (10, 10), 113: (20, 20)}
+    three_points = {**two_points, 114: (10, 30)}
+    condition = MotionBlurConditioner(hand_box_margin=0.0)(
+        make_keypoints([arm, {**arm, **two_points}, {**arm, **three_points}])
+    )
+    beyond_wrist = box_of((60, 80 + 0.35 * 40), 0.9 * 40)
+    np.testing.assert_allclose(condition.hand_boxes[0, RIGHT], beyond_wrist, atol=1e-4)
+    np.testing.assert_allclose(condition.hand_boxes[1, RIGHT], beyond_wrist, atol=1e-4)
+    np.testing.assert_allclose(condition.hand_boxes[2, RIGHT], box_of((15, 20), 20), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {"LEFT_WRIST": (50, 50)},
+        {"LEFT_HAND": (50.0, 50.0)},
+        {"LEFT_HAND": hand_points((-40, 60), 20)},
+        {"LEFT_HAND": hand_points((60, HEIGHT + 40), 20)},
+    ],
+    ids=["no elbow", "one spot", "left of the picture", "below the picture"],
+)
+def test_no_box(points):
+    condition = MotionBlurConditioner()(make_keypoints([points, points]), sharpness=0.5)
+    assert np.isnan(condition.hand_boxes).all()
+    assert np.isnan(condition.hand_motion).all() and np.isnan(condition.hand_sharpness).all()
+    assert not condition.to_tensor()[:, 3:].any()
+
+
+def test_points_below_the_threshold_make_no_box():
+    keypoints = make_keypoints([{"LEFT_HAND": hand_points((50, 60), 20)}])
+    keypoints.score[keypoints.score > 0] = 0.4
+    assert np.isfinite(MotionBlurConditioner(score_threshold=0.3)(keypoints).hand_boxes[0, LEFT]).all()
+    assert np.isnan(MotionBlurConditioner(score_threshold=0.5)(keypoints).hand_boxes).all()
+
+
+# Motion
+
+
+def test_motion_is_in_box_sides_per_frame():
+    condition = MotionBlurConditioner(hand_box_margin=0.5)(two_hands())
+    assert np.isnan(condition.hand_motion[0]).all()
+    for frame in range(1, 4):
+        np.testing.assert_allclose(condition.hand_motion[frame, LEFT], np.array([3, -2]) / 60, atol=1e-5)
+        np.testing.assert_allclose(condition.hand_motion[frame, RIGHT], np.array([-1.5, 1]) / 40, atol=1e-5)
+
+
+def test_motion_depends_neither_on_frame_rate_nor_on_resolution():
+    conditioner = MotionBlurConditioner()
+    fast = two_hands(num_frames=5, fps=60, step=(2.0, 1.0))
+    thinned = conditioner(fast[::2]).hand_motion
+    np.testing.assert_allclose(conditioner(fast).hand_motion[2::2], thinned[1:], atol=1e-5)
+    np.testing.assert_allclose(conditioner(fast.resize(3 * HEIGHT, 3 * WIDTH)).hand_motion[::2], thinned, atol=1e-5)
+
+
+def test_motion_averages_the_points_visible_in_both_frames():
+    first, second = hand_points((50, 60), 20), hand_points((50, 60), 20) + [4, 0]
+    second[5:10] += [0, 6]
+    first[6], second[12] = np.nan, np.nan
+    shared = [index for index in range(21) if index not in (6, 12)]
+    condition = MotionBlurConditioner()(make_keypoints([{"LEFT_HAND": first}, {"LEFT_HAND": second}]))
+    side = condition.hand_boxes[1, LEFT, 2] - condition.hand_boxes[1, LEFT, 0]
+    expected = (second - first)[shared].mean(axis=0) / side
+    np.testing.assert_allclose(condition.hand_motion[1, LEFT], expected, atol=1e-5)
+
+
+def test_motion_of_a_wrist_box_is_the_wrists():
+    arm = {"LEFT_WRIST": (60, 80), "LEFT_ELBOW": (60, 40)}
+    moved = {"LEFT_WRIST": (66, 80), "LEFT_ELBOW": (66, 40), "LEFT_HAND": hand_points((90, 95), 20)}
+    condition = MotionBlurConditioner(hand_box_margin=0.0)(make_keypoints([arm, moved, moved, arm]))
+    np.testing.assert_allclose(condition.hand_motion[1:, LEFT], [[6 / 20, 0], [0, 0], [-6 / 36, 0]], atol=1e-5)
+
+
+def test_motion_is_unknown_where_the_hand_is_missing_in_either_frame():
+    hand = {"LEFT_HAND": hand_points((50, 60), 20)}
+    outside = {"LEFT_HAND": hand_points((-80, 60), 20)}
+    condition = MotionBlurConditioner()(make_keypoints([hand, {}, hand, hand, outside, hand]))
+    np.testing.assert_array_equal(np.isfinite(condition.hand_motion[:, LEFT, 0]), [0, 0, 0, 1, 0, 0])
+
+
+# Maps
+
+
+def test_tensor_holds_the_pose_and_paints_the_boxes():
+    keypoints = two_hands()
+    condition = MotionBlurConditioner(max_motion=0.5)(keypoints, sharpness=(0.25, 0.75))
+    maps = condition.to_tensor()
+    assert maps.dtype == torch.float32 and maps.shape == (4, 6, HEIGHT, WIDTH)
+    assert (len(condition), condition.height, condition.width) == (4, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(maps[:, :3].numpy() * 255, draw_openpose(keypoints).transpose(0, 3, 1, 2))
+    for hand, sharpness in ((LEFT, 0.25), (RIGHT, 0.75)):
+        x, y = condition.hand_boxes[2, hand].reshape(2, 2).mean(axis=0).astype(int)
+        expected = [*(0.5 + 0.5 * condition.hand_motion[2, hand] / 0.5), sharpness]
+        np.testing.assert_allclose(maps[2, 3:, y, x], expected, atol=1e-6)
+
+
+def test_motion_beyond_the_maximum_is_clipped():
+    condition = MotionBlurConditioner(max_motion=0.01)(two_hands(), sharpness=0.5)
+    x, y = condition.hand_boxes[2, LEFT].reshape(2, 2).mean(axis=0).astype(int)
+    np.testing.assert_array_equal(condition.to_tensor()[2, 3:, y, x], [1, 0, 0.5])
+
+
+def test_unknown_motion_is_painted_as_rest():
+    condition = MotionBlurConditioner()(two_hands(), sharpness=0.8)
+    x, y = condition.hand_boxes[0, LEFT].reshape(2, 2).mean(axis=0).astype(int)
+    np.testing.assert_allclose(condition.to_tensor()[0, 3:, y, x], [0.5, 0.5, 0.8])
+
+
+def test_every_pixel_belongs_to_the_nearest_box_that_holds_its_centre():
+    frames = [
+        {"LEFT_HAND": hand_points((50.3, 60.1), 40), "RIGHT_HAND": hand_points((65.2, 71.7), 30)},
+        {"LEFT_HAND": hand_points((3.4, 5.1), 40), "RIGHT_HAND": hand_points((118.2, 158.7), 30)},
+        {"LEFT_HAND": hand_points((50, 60), 50), "RIGHT_HAND": hand_points((51.3, 61.2), 10)},
+    ]
+    condition = MotionBlurConditioner()(make_keypoints(frames), sharpness=(0.25, 0.75))
+    painted = condition.to_tensor()[:, 5].numpy()
+    for frame in range(3):
+        left, right = condition.hand_boxes[frame].astype(np.float64)
+        for y in range(HEIGHT):
+            for x in range(WIDTH):
+                owner, nearest = 0.0, np.inf
+                for sharpness, (x0, y0, x1, y1) in ((0.25, left), (0.75, right)):
+                    distance = (x + 0.5 - (x0 + x1) / 2) ** 2 + (y + 0.5 - (y0 + y1) / 2) ** 2
+                    if x0 <= x + 0.5 <= x1 and y0 <= y + 0.5 <= y1 and distance < nearest:
+                        owner, nearest = sharpness, distance
+                assert painted[frame, y, x] == owner, (frame, y, x)
+    assert (painted[0] == 0.25).sum() > 1000 and (painted[0] == 0.75).sum() > 1000
+
+
+def test_flipped_keypoints_give_the_mirrored_condition():
+    keypoints, conditioner = two_hands(), MotionBlurConditioner()
+    maps = conditioner(keypoints, sharpness=(0.25, 0.75)).to_tensor()
+    flipped = conditioner(keypoints.flip_horizontal(), sharpness=(0.75, 0.25)).to_tensor()
+    mirrored = maps.flip(-1)
+    inside = mirrored[:, 5] > 0
+    mirrored[:, 3] = torch.where(inside, 1 - mirrored[:, 3], mirrored[:, 3])
+    torch.testing.assert_close(flipped[:, 3:], mirrored[:, 3:], atol=1e-5, rtol=0)
+    assert (maps[2, 3][maps[2, 3] > 0] - 0.5).abs().min() > 0.01
+
+
+@pytest.mark.parametrize(
+    "points",
+    [{}, {"BODY": (30.0, 40.0)}, {"FACE": (np.nan, 3.0)}, {"LEFT_HAND": hand_points((50, 60), 20)}],
+    ids=["nobody", "no hands", "no face", "one hand"],
+)
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_empty_regions_bring_no_nan(points, num_frames):
+    keypoints = make_keypoints([points] * num_frames)
+    pictures = np.full((num_frames, HEIGHT, WIDTH, 3), 128, dtype=np.uint8)
+    for options in ({}, {"frames": pictures}, {"sharpness": 0.5}):
+        condition = MotionBlurConditioner()(keypoints, **options)
+        maps = condition.to_tensor()
+        assert maps.shape == (num_frames, 6, HEIGHT, WIDTH)
+        assert torch.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1
+        assert len(condition.preview()) == num_frames
+
+
+def test_preview_shows_the_pose_over_the_colour_of_the_hand():
+    keypoints = two_hands()
+    condition = MotionBlurConditioner()(keypoints, sharpness=0.6)
+    preview, pose = np.asarray(condition.preview()[0]), draw_openpose(keypoints)[0]
+    np.testing.assert_array_equal(preview[pose.any(axis=-1)], pose[pose.any(axis=-1)])
+    x0, y0 = np.ceil(condition.hand_boxes[0, LEFT, :2]).astype(int) + 1
+    np.testing.assert_array_equal(preview[y0, x0], [128, 128, 153])
+    np.testing.assert_array_equal(condition.pose, draw_openpose(keypoints))
+
+
+# Sharpness
+
+
+def test_without_frames_the_blur_is_unknown_and_boxes_and_motion_are_kept():
+    condition = MotionBlurConditioner()(two_hands())
+    assert not condition.to_tensor()[:, 3:].any() and condition.to_tensor()[:, :3].any()
+    assert np.isnan(condition.hand_sharpness).all()
+    assert np.isfinite(condition.hand_boxes).all() and np.isfinite(condition.hand_motion[1:]).all()
+
+
+def test_wanted_sharpness_in_every_form():
+    keypoints, conditioner = two_hands(), MotionBlurConditioner()
+    per_frame = np.array([[0.1, 0.2], [np.nan, 0.3], [0.4, np.nan], [np.nan, np.nan]])
+    pictures = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for wanted, expected in (
+        (0, [[0, 0]] * 4),
+        (0.7, [[0.7, 0.7]] * 4),
+        ([0.7, 1], [[0.7, 1]] * 4),
+        (torch.tensor([0.25, 0.5]), [[0.25, 0.5]] * 4),
+        (per_frame, per_frame),
+    ):
+        sharpness = conditioner(keypoints, pictures, sharpness=wanted).hand_sharpness
+        np.testing.assert_array_equal(sharpness, np.array(expected, dtype=np.float32))
+    maps = conditioner(keypoints, sharpness=per_frame).to_tensor()
+    assert (maps[1, 5].unique() == torch.tensor([0, 0.3])).all()
+    assert not maps[3, 3:].any()
+
+
+def test_variance_of_the_laplacian_without_resizing():
+    """A box of exactly `sharpness_side` pixels on the pixel grid needs no resizing: OpenCV gives the figure."""
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    conditioner = MotionBlurConditioner(hand_box_margin=0.0, sharpness_side=32)
+    condition = conditioner(make_keypoints([{"LEFT_HAND": hand_points((56, 76), 32)}]), picture[None])
+    np.testing.assert_allclose(condition.hand_boxes[0, LEFT], [40, 60, 72, 92], atol=1e-4)
+    grey = picture[60:92, 40:72] @ np.array([0.299, 0.587, 0.114])
+    expected = cv2.Laplacian(grey, cv2.CV_64F)[1:-1, 1:-1].var()
+    assert conditioner.unsquash_sharpness(condition.hand_sharpness[0, LEFT]) == pytest.approx(expected, rel=1e-2)
+    assert np.isnan(condition.hand_sharpness[0, RIGHT])
+
+
+def drawn_hand():
+    """A shaded hand with creases and nails before a background with detail at every scale."""
+    size = 512
+    random = np.random.default_rng(0)
+    picture = np.full((size, size, 3), 110.0)
+    for octave in range(1, 10):
+        noise = random.normal(0, 9, (2**octave, 2**octave, 3))
+        picture += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    points = hand_points((256, 256), 110)
+    for finger in range(5):
+        joints = [points[0], *points[1 + 4 * finger : 5 + 4 * finger]]
+        for first, second in zip(joints, joints[1:], strict=False):
+            ends = np.rint(first).astype(int).tolist(), np.rint(second).astype(int).tolist()
+            cv2.line(picture, *ends, (200, 160, 140), 16, cv2.LINE_AA)
+        for joint in joints[2:]:
+            cv2.circle(picture, np.rint(joint).astype(int).tolist(), 5, (150, 105, 90), 1, cv2.LINE_AA)
+    return picture.clip(0, 255).astype(np.uint8), points
+
+
+def photograph():
+    """A part of a photograph as rich in detail as a hand."""
+    data = pytest.importorskip("skimage.data")
+    return data.astronaut(), hand_points((225, 120), 90)
+
+
+def measured_sharpness(picture, points):
+    keypoints = make_keypoints([{"LEFT_HAND": points}], *picture.shape[:2])
+    return float(MotionBlurConditioner()(keypoints, picture[None]).hand_sharpness[0, LEFT])
+
+
+@pytest.mark.parametrize("make_picture", [drawn_hand, photograph])
+def test_sharpness_falls_as_the_hand_is_blurred(make_picture):
+    picture, points = make_picture()
+    blurred = [picture] + [cv2.GaussianBlur(picture, (0, 0), sigma) for sigma in (1, 2, 4)]
+    sharpness = [measured_sharpness(version, points) for version in blurred]
+    variance = MotionBlurConditioner().unsquash_sharpness(sharpness)
+    assert (variance[:-1] > 1.2 * variance[1:]).all(), variance
+    assert sharpness[0] > 0.5
+
+
+@pytest.mark.parametrize("make_picture", [drawn_hand, photograph])
+@pytest.mark.parametrize("sigma", [0, 2])
+@pytest.mark.parametrize("resampling", [PIL.Image.Resampling.BOX, PIL.Image.Resampling.LANCZOS])
+def test_sharpness_is_that_of_the_same_hand_at_half_size(make_picture, sigma, resampling):
+    picture, points = make_picture()
+    picture = cv2.GaussianBlur(picture, (0, 0), sigma) if sigma else picture
+    half = PIL.Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2), resampling)
+    full_size, half_size = measured_sharpness(picture, points), measured_sharpness(np.asarray(half), points / 2)
+    assert half_size == pytest.approx(full_size, rel=0.15)
+    variance = MotionBlurConditioner().unsquash_sharpness([full_size, half_size])
+    assert variance[1] == pytest.approx(variance[0], rel=0.15)
+
+
+def test_sharpness_at_the_border_is_that_of_the_visible_part():
+    picture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    conditioner = MotionBlurConditioner(hand_box_margin=0.0)
+    half_visible, hardly_visible = hand_points((0, 80), 32), hand_points((-10, 80), 32)
+    condition = conditioner(
+        make_keypoints([{"LEFT_HAND": half_visible}, {"LEFT_HAND": hardly_visible}]), np.stack([picture] * 2)
+    )
+    expected = cv2.Laplacian(picture[64:96, :16] @ np.array([0.299, 0.587, 0.114]), cv2.CV_64F)[1:-1, 1:-1].var()
+    assert conditioner.unsquash_sharpness(condition.hand_sharpness[0, LEFT]) == pytest.approx(expected, rel=1e-2)
+    assert np.isfinite(condition.hand_boxes[1, LEFT]).all() and np.isnan(condition.hand_sharpness[1, LEFT])
+
+
+def test_squash_is_monotone_and_invertible():
+    conditioner = MotionBlurConditioner(sharpness_scale=100.0)
+    variance = np.array([0, 1, 10, 100, 1e3, 1e5])
+    squashed = conditioner.squash_sharpness(variance)
+    assert (np.diff(squashed) > 0).all() and squashed[0] == 0 and squashed[3] == 0.5 and squashed[-1] < 1
+    np.testing.assert_allclose(conditioner.unsquash_sharpness(squashed), variance, rtol=1e-9)
+
+
+# Forms of pictures
+
+
+def picture_forms(array):
+    return {
+        "pil": [PIL.Image.fromarray(frame) for frame in array],
+        "uint8": array,
+        "float": (array / 255).astype(np.float32),
+        "tensor": torch.from_numpy(array / 255).permute(0, 3, 1, 2),
+    }
+
+
+@pytest.mark.parametrize("form", ["pil", "uint8", "float", "tensor"])
+def test_frames_in_every_form(form):
+    pictures = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    conditioner = MotionBlurConditioner()
+    expected = conditioner(two_hands(), pictures).hand_sharpness
+    assert np.isfinite(expected).all() and expected.std() > 0
+    np.testing.assert_array_equal(conditioner(two_hands(), picture_forms(pictures)[form]).hand_sharpness, expected)
+
+
+@pytest.mark.parametrize("form", ["pil", "uint8", "float", "tensor"])
+def test_pose_video_alone_leaves_the_blur_unknown(form):
+    pose = draw_openpose(two_hands())
+    condition = MotionBlurConditioner().from_pose_video(picture_forms(pose)[form])
+    np.testing.assert_array_equal(condition.pose, pose)
+    maps = condition.to_tensor()
+    np.testing.assert_array_equal(maps[:, :3].numpy() * 255, pose.transpose(0, 3, 1, 2))
+    assert not maps[:, 3:].any()
+    assert np.isnan(condition.hand_boxes).all() and condition.hand_motion.shape == (4, 2, 2)
+
+
+# Saving
+
+
+def test_save_and_load(tmp_path):
+    conditioner = MotionBlurConditioner(score_threshold=0.2, max_motion=0.5, sharpness_scale=80.0, line_scale=0.5)
+    conditioner.save_pretrained(tmp_path / "conditioner")
+    assert [path.name for path in (tmp_path / "conditioner").iterdir()] == ["conditioner_config.json"]
+    loaded = MotionBlurConditioner.from_pretrained(tmp_path, subfolder="conditioner", local_files_only=True)
+    expected, made = (each(two_hands(), sharpness=0.5).to_tensor() for each in (conditioner, loaded))
+    assert torch.equal(made, expected)
+    assert loaded.config.sharpness_side == 32 and loaded.config.sharpness_scale == 80.0
+    changed = MotionBlurConditioner.from_pretrained(tmp_path / "conditioner", max_motion=2.0)
+    assert changed.config.max_motion == 2.0 and changed.config.line_scale == 0.5
+
+
+# Bad input
+
+PICTURES = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "argument, options",
+    [
+        ("score_threshold", {"score_threshold": 1.0}),
+        ("score_threshold", {"score_threshold": "0.3"}),
+        ("max_motion", {"max_motion": 0}),
+        ("max_motion", {"max_motion": float("nan")}),
+        ("sharpness_scale", {"sharpness_scale": -1.0}),
+        ("sharpness_side", {"sharpness_side": 4}),
+        ("sharpness_side", {"sharpness_side": 32.5}),
+        ("hand_box_margin", {"hand_box_margin": -0.1}),
+        ("line_scale", {"line_scale": 0.0}),
+        ("line_scale", {"line_scale": None}),
+    ],
+)
+def test_bad_options_are_named(argument, options):
+    with pytest.raises((ValueError, TypeError), match=f"`{argument}`"):
+        MotionBlurConditioner(**options)
+
+
+@pytest.mark.parametrize(
+    "argument, arguments",
+    [
+        ("keypoints", {"keypoints": np.zeros((4, 133, 2))}),
+        ("keypoints", {"keypoints": None}),
+        ("frames", {"frames": PICTURES[:3]}),
+        ("frames", {"frames": PICTURES[:, :, :50]}),
+        ("frames", {"frames": PICTURES[..., 0]}),
+        ("frames", {"frames": PICTURES.astype(np.int64)}),
+        ("frames", {"frames": PICTURES + np.float32(1.5)}),
+        ("frames", {"frames": PICTURES + np.float32(np.nan)}),
+        ("frames", {"frames": torch.zeros(4, HEIGHT, WIDTH, 3)}),
+        ("frames", {"frames": torch.zeros(4, 3, HEIGHT, WIDTH, dtype=torch.uint8)}),
+        ("frames", {"frames": []}),
+        ("frames", {"frames": "video.mp4"}),
+        ("frames", {"frames": [PIL.Image.new("RGB", (WIDTH, HEIGHT + index)) for index in range(4)]}),
+        ("sharpness", {"sharpness": "sharp"}),
+        ("sharpness", {"sharpness": None}),
+        ("sharpness", {"sharpness": 1.01}),
+        ("sharpness", {"sharpness": -0.5}),
+        ("sharpness", {"sharpness": float("nan")}),
+        ("sharpness", {"sharpness": (0.5, float("nan"))}),
+        ("sharpness", {"sharpness": (0.5, 0.5, 0.5)}),
+        ("sharpness", {"sharpness": np.full((3, 2), 0.5)}),
+        ("sharpness", {"sharpness": np.full((4, 2), 2.0)}),
+        ("sharpness", {"sharpness": [[0.5], [0.5, 0.5]]}),
+    ],
+)
+def test_bad_input_is_named(argument, arguments):
+    with pytest.raises((ValueError, TypeError), match=f"`{argument}`"):
+        MotionBlurConditioner()(**{"keypoints": two_hands(), **arguments})
+
+
+def test_frames_that_do_not_match_name_both_sides():
+    with pytest.raises(ValueError, match=r"`frames` must match `keypoints`.*\(4, 160, 60\).*\(4, 160, 120\)"):
+        MotionBlurConditioner()(two_hands(), PICTURES[:, :, :60])
+
+
+@pytest.mark.parametrize("argument, method", [("variance", "squash_sharpness"), ("sharpness", "unsquash_sharpness")])
+def test_squashing_a_negative_value_is_an_error(argument, method):
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        getattr(MotionBlurConditioner(), method)(-1.0)

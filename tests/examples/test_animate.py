@@ -1,0 +1,295 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import diffusers
+import numpy as np
+import pytest
+from PIL import Image
+
+from hia_diffusers import WholeBodyKeypoints
+from hia_diffusers.data.video import read_video, write_video
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+animate = load_script("animate")
+
+
+def run(script, *arguments, cwd):
+    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+    source = str(EXAMPLES.parent / "src")
+    environment = {**os.environ, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A picture, its motion as keypoints and as a pose video, and files that are none of them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    made = run("make_demo_inputs.py", "--output", folder, "--size", "48x80", "--frames", 4, cwd=folder)
+    assert made.returncode == 0, made.stderr
+    poses = np.zeros((5, 62, 46, 3), dtype=np.uint8)
+    poses[:, 20:40, 20:26] = (255, 85, 0)
+    write_video(folder / "poses.mp4", poses, fps=29.97)
+    with av.open(str(folder / "empty.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    (folder / "text.mp4").write_text("not a video\n" * 100)
+    (folder / "text.png").write_text("not a picture\n" * 100)
+    (folder / "text.safetensors").write_text("no keypoints\n" * 100)
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(folder / "float.tiff")
+    picture = (folder / "picture.png").read_bytes()
+    (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
+    (folder / "folder.mp4").mkdir()
+    (folder / "out_preview.mp4").mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def from_inputs(inputs, monkeypatch):
+    """Calls run in the folder of the inputs. The script sets the log level of diffusers: it is put back."""
+    monkeypatch.chdir(inputs)
+    verbosity = diffusers.utils.logging.get_verbosity()
+    yield
+    diffusers.utils.logging.set_verbosity(verbosity)
+
+
+GOOD = {"--image": "picture.png", "--driving": "motion.safetensors", "--output": "out.mp4"}
+
+
+def call(**changes):
+    options = GOOD | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    words = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return [word for word in words if word is not True]
+
+
+def assert_one_error_line(stderr, *named):
+    assert stderr.startswith("animate.py: error: ") and stderr.count("\n") == 1, stderr
+    assert all(name in stderr for name in named), stderr
+
+
+def test_demo_inputs_fit_together(inputs):
+    keypoints = WholeBodyKeypoints.load(inputs / "motion.safetensors")
+    picture = Image.open(inputs / "picture.png")
+    assert picture.size == (keypoints.width, keypoints.height) == (48, 80)
+    assert len(keypoints) == 4 and keypoints.fps == 30 and (keypoints.score == 1).all()
+    xy = keypoints.xy[0]
+    shoulders, hands = xy[[5, 6]], (xy[91:112], xy[112:133])
+    assert shoulders[0, 0] > shoulders[1, 0]  # the person faces us: the left is at larger x
+    for wrist, hand in zip(xy[[9, 10]], hands, strict=True):
+        np.testing.assert_array_equal(hand[0], wrist)
+    # Both hands are where the keypoints say: the skin of the face is there too.
+    pixels = np.asarray(picture, dtype=int)
+    face, *palms = (
+        pixels[tuple(np.int64(point[::-1]))] for point in (xy[23 + 27], *(h[[0, 5, 17]].mean(0) for h in hands))
+    )
+    for palm in palms:
+        assert np.abs(palm - face).max() < 40
+
+
+def test_keypoints_to_video(inputs, tmp_path):
+    output = tmp_path / "out.mp4"
+    options = ["--image", "picture.png", "--driving", "motion.safetensors", "--output", output]
+    result = run("animate.py", *options, "--steps", 2, "--sharpness", 0.5, "--preview", "--device", "cpu", cwd=inputs)
+    assert result.returncode == 0, result.stderr
+    assert animate.RANDOM_WEIGHTS in result.stdout.splitlines()
+    video = read_video(output)
+    assert video.frames.shape == (4, 80, 48, 3) and video.fps == 30
+    preview = read_video(tmp_path / "out_preview.mp4")
+    assert preview.frames.shape == (4, 80, 3 * 48, 3) and preview.fps == 30
+    reference, result = preview.frames[:, :, :48].astype(int), preview.frames[:, :, 96:].astype(int)
+    assert np.abs(reference - np.asarray(Image.open("picture.png"), dtype=int)).mean() < 4
+    assert np.abs(result - video.frames).mean() < 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out_preview.mp4"]
+
+
+def test_pose_video_to_video(tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    output.write_bytes(b"an older result")
+    options = ["--image", "picture.png", "--driving", "poses.mp4", "--output", str(output), "--device", "cpu"]
+    animate.main([*options, "--steps", "2", "--max-frames", "3"])
+    video = read_video(output)
+    assert video.frames.shape == (3, 64, 48, 3) and video.fps == 30000 / 1001
+    printed = capsys.readouterr().out
+    assert "The driving's 46x62 is rounded to 48x64." in printed
+    assert "The picture's 48x80 is fitted into 48x64 with bars in its border colour." in printed
+
+
+def test_the_seed_decides_the_frames(tmp_path):
+    def frames(seed):
+        changes = {"output": str(tmp_path / "out.mp4"), "device": "cpu", "steps": "2", "max_frames": "2", "seed": seed}
+        animate.main(call(**changes))
+        return read_video(tmp_path / "out.mp4").frames
+
+    first = frames("0")
+    np.testing.assert_array_equal(first, frames("0"))
+    assert not np.array_equal(first, frames("1"))
+
+
+def test_sharpness_and_size_reach_the_condition():
+    keypoints, size = animate.load_driving(Path("motion.safetensors"), max_frames=3)
+    assert size == (48, 80)
+    condition = animate.make_condition(keypoints, (96, 160), sharpness=0.25).to_tensor()
+    assert condition.shape == (3, 6, 160, 96)
+    assert set(condition[:, 5].unique().tolist()) == {0, 0.25}
+    assert animate.make_condition(keypoints, (96, 160), sharpness="auto").to_tensor()[:, 3:].abs().max() == 0
+
+
+BAD_CALLS = [
+    ({"image": None}, "--image"),
+    ({"driving": None}, "--driving"),
+    ({"output": None}, "--output"),
+    ({"image": "missing.png"}, "--image", "missing.png"),
+    ({"image": "."}, "--image", "'.'"),
+    ({"image": "text.png"}, "--image", "text.png"),
+    ({"image": "cut.png"}, "--image", "cut.png"),
+    ({"image": "float.tiff"}, "--image", "float.tiff"),
+    ({"driving": "missing.mp4"}, "--driving", "missing.mp4"),
+    ({"driving": "folder.mp4"}, "--driving", "folder.mp4"),
+    ({"driving": "text.mp4"}, "text.mp4", "cannot be decoded"),
+    ({"driving": "empty.avi"}, "empty.avi", "no video frame"),
+    ({"driving": "text.safetensors"}, "text.safetensors"),
+    ({"driving": "poses.mp4", "sharpness": "0.5"}, "--sharpness", "pose video"),
+    ({"sharpness": "1.5"}, "--sharpness", "1.5"),
+    ({"sharpness": "nan"}, "--sharpness", "nan"),
+    ({"sharpness": "sharp"}, "--sharpness", "sharp"),
+    ({"size": "512"}, "--size", "512"),
+    ({"size": "0x64"}, "--size", "0x64"),
+    ({"size": "64x65"}, "--size", "64x65"),
+    ({"steps": "0"}, "--steps", "'0'"),
+    ({"steps": "2.5"}, "--steps", "2.5"),
+    ({"guidance": "-1"}, "--guidance", "-1"),
+    ({"guidance": "inf"}, "--guidance", "inf"),
+    ({"seed": "-1"}, "--seed", "-1"),
+    ({"max_frames": "0"}, "--max-frames", "'0'"),
+    ({"dtype": "int8"}, "--dtype", "int8"),
+    ({"device": "warp"}, "--device", "warp"),
+    ({"device": "meta"}, "--device", "meta"),
+    ({"output": "out.gif"}, "--output", "out.gif"),
+    ({"output": "missing/out.mp4"}, "--output", "missing"),
+    ({"output": "picture.png/out.mp4"}, "--output", "picture.png"),
+    ({"output": "folder.mp4"}, "--output", "folder.mp4"),
+    ({"output": "poses.mp4", "driving": "poses.mp4"}, "--output", "poses.mp4"),
+    ({"preview": True}, "--output", "out_preview.mp4"),
+    ({"speed": "2"}, "--speed"),
+    ({"sharp": "0.5"}, "--sharp"),
+    ({"model": "/missing/model"}, "--model", "/missing/model"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), [(call[0], call[1:]) for call in BAD_CALLS], ids=str)
+def test_bad_call_is_one_line_and_leaves_nothing(inputs, capsys, changes, named):
+    before = {path: path.is_file() and path.read_bytes() for path in inputs.iterdir()}
+    with pytest.raises(SystemExit) as exit_:
+        animate.main(call(**changes))
+    assert exit_.value.code == 2
+    assert_one_error_line(capsys.readouterr().err, *named)
+    assert {path: path.is_file() and path.read_bytes() for path in inputs.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"image": "missing.png"}, "missing.png"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"model": "missing/model", "device": "cpu"}, "missing/model"),
+    ],
+)
+def test_bad_call_of_the_real_program(inputs, changes, named):
+    result = run("animate.py", *call(**changes), cwd=inputs)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert_one_error_line(result.stderr, named)
+    assert not (inputs / "out.mp4").exists()
+
+
+@pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write everywhere")
+def test_an_output_folder_without_the_right_to_write(tmp_path, capsys):
+    tmp_path.chmod(0o555)
+    with pytest.raises(SystemExit):
+        animate.main(call(output=str(tmp_path / "out.mp4")))
+    assert_one_error_line(capsys.readouterr().err, "--output", str(tmp_path))
+
+
+def ramp(dtype=np.uint8, top=255):
+    """Dark on the left and bright on the right, 40 wide and 20 high."""
+    return np.tile(np.linspace(0, top, 40), (20, 1)).round().astype(dtype)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey16.png", "grey16.tiff", "grey32.tiff", "colour16.png"])
+def test_greys_and_16_bit_pictures(tmp_path, name):
+    path = tmp_path / name
+    if name == "colour16.png":
+        cv2.imwrite(str(path), np.stack([ramp(np.uint16, 65535)] * 3, axis=-1))
+    else:
+        grey = {"grey.png": ramp(), "grey32.tiff": ramp(np.int32, 65535)}.get(name, ramp(np.uint16, 65535))
+        Image.fromarray(grey).save(path)
+    picture = animate.load_picture(path)
+    assert picture.mode == "RGB" and picture.size == (40, 20)
+    np.testing.assert_allclose(np.asarray(picture), np.stack([ramp()] * 3, axis=-1), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "transparent RGB"])
+def test_transparency_is_white(tmp_path, mode):
+    path = tmp_path / "picture.png"
+    picture = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    picture.paste((30, 30, 30, 255), (20, 0, 40, 20))
+    if mode == "transparent RGB":
+        picture.convert("RGB").save(path, transparency=(0, 0, 0))
+    else:
+        picture.convert(mode).save(path)
+    assert Image.open(path).mode == mode.split()[-1]
+    pixels = np.asarray(animate.load_picture(path), dtype=int)
+    assert pixels.shape == (20, 40, 3)
+    assert (pixels[:, :20] == 255).all() and np.abs(pixels[:, 20:] - 30).max() <= 3
+
+
+def test_half_transparency_is_mixed_with_white(tmp_path):
+    Image.new("RGBA", (8, 8), (200, 0, 0, 128)).save(tmp_path / "picture.png")
+    pixels = np.asarray(animate.load_picture(tmp_path / "picture.png"), dtype=int)
+    np.testing.assert_allclose(pixels[0, 0], [227, 127, 127], atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_exif_orientation_is_applied(tmp_path, dtype):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    top = np.iinfo(dtype).max
+    Image.fromarray(ramp(dtype, top)).save(tmp_path / "picture.png", exif=exif)
+    picture = animate.load_picture(tmp_path / "picture.png")
+    assert picture.size == (20, 40)
+    np.testing.assert_allclose(np.asarray(picture)[..., 0], np.rot90(ramp(), -1), atol=1)
+
+
+def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
+    picture = Image.new("RGB", (50, 100), (10, 120, 200))
+    picture.paste((250, 0, 0), (12, 25, 37, 75))
+    picture.paste((0, 0, 0), (0, 1, 1, 99))  # the sides, which no bar joins, do not colour the bars
+    picture.paste((0, 0, 0), (49, 1, 50, 99))
+    fitted = np.asarray(animate.fit_picture(picture, (32, 128)))
+    assert fitted.shape == (128, 32, 3)
+    assert (fitted[:32] == (10, 120, 200)).all() and (fitted[-32:] == (10, 120, 200)).all()
+    red = np.argwhere(fitted[..., 0] > 128)
+    assert np.abs(np.ptp(red, axis=0) + 1 - (32, 16)).max() <= 1
+    assert capsys.readouterr().out == "The picture's 50x100 is fitted into 32x128 with bars in its border colour.\n"
+
+
+def test_a_picture_of_the_same_aspect_is_only_resized(capsys):
+    assert animate.fit_picture(Image.new("RGB", (128, 64)), (64, 32)).size == (64, 32)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,583 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline against its formulas, in one process."""
+
+import copy
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    MotionAdapter,
+    UNet2DConditionModel,
+    UNetMotionModel,
+    UniPCMultistepScheduler,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
+from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
+from hia_diffusers.context_windows import context_windows
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def text_parts(tmp_path):
+    """A tiny text encoder and a real tokenizer with a vocabulary of single letters."""
+    letters = ["<|startoftext|>", "<|endoftext|>", "a", "a</w>"]
+    (tmp_path / "vocab.json").write_text(str({token: i for i, token in enumerate(letters)}).replace("'", '"'))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), model_max_length=5)
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=4,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=5,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return {"text_encoder": CLIPTextModel(config).eval(), "tokenizer": tokenizer}
+
+
+# Outputs
+
+
+def test_output_types_agree(pipe, animate):
+    pt = animate(pipe)
+    assert pt.shape == (1, 3, 3, 64, 48) and 0 <= pt.min() < pt.max() <= 1
+    array = animate(pipe, output_type="np")
+    assert np.allclose(array, pt.permute(0, 1, 3, 4, 2).numpy(), atol=1e-6)
+    pictures = animate(pipe, output_type="pil")
+    assert [len(clip) for clip in pictures] == [3]
+    assert np.abs(np.asarray(pictures[0][1]) / 255 - array[0, 1]).max() < 0.5 / 255 + 1e-6
+    latents = animate(pipe, output_type="latent")
+    assert latents.shape == (1, 4, 3, 8, 6)
+    decoded = pipe.video_processor.postprocess_video(pipe.decode_latents(latents, 2), output_type="pt")
+    assert torch.allclose(decoded, pt, atol=1e-5)
+
+
+def test_return_dict(pipe, picture, condition):
+    arguments = (picture, condition, None, None, 1)
+    output = pipe(*arguments, generator=seeded(), output_type="pt")
+    assert isinstance(output, HIAPipelineOutput)
+    assert torch.equal(pipe(*arguments, generator=seeded(), output_type="pt", return_dict=False)[0], output.frames)
+
+
+def test_same_seed_same_frames(pipe, animate):
+    assert torch.equal(animate(pipe, seed=3), animate(pipe, seed=3))
+    assert not torch.allclose(animate(pipe, seed=3), animate(pipe, seed=4), atol=1e-3)
+
+
+def test_any_multiple_of_the_vae_factor_is_a_size(pipe, animate):
+    assert animate(pipe, height=72, width=40, num_inference_steps=1).shape[-2:] == (72, 40)
+
+
+def test_every_condition_changes_the_output(pipe, animate, picture, condition):
+    base = animate(pipe)
+    other_picture = PIL.Image.fromarray(255 - np.asarray(picture))
+    for change in (
+        {"image": other_picture},
+        {"conditioning_frames": condition.flip(0)},
+        {"conditioning_frames": torch.cat([condition[:, :3], 1 - condition[:, 3:]], 1)},
+        {"guidance_scale": 6.0},
+        {"controlnet_conditioning_scale": 0.5},
+        {"control_guidance_end": 0.5},
+        {"reference_noise": False},
+        {"image_embeds": torch.ones(1, 1, 32)},
+    ):
+        assert (animate(pipe, **change) - base).abs().max() > 1e-4, change
+
+
+# Forms of the inputs
+
+
+def test_forms_of_the_picture_are_equal(pipe, animate, picture):
+    base = animate(pipe)
+    array = np.asarray(picture).astype(np.float32) / 255
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for form in (array, array[None], tensor, tensor[None], [picture], [array], [tensor]):
+        assert torch.equal(animate(pipe, image=form), base)
+
+
+def test_forms_of_the_conditioning_frames_are_equal(pipe, animate):
+    maps = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
+    pictures = [PIL.Image.fromarray(frame) for frame in maps]
+    base = animate(pipe, conditioning_frames=pictures)
+    tensor = torch.from_numpy(maps).permute(0, 3, 1, 2) / 255
+    blur_unknown = torch.cat([tensor, torch.zeros_like(tensor)], 1)
+    condition = MotionBlurConditioner().from_pose_video(pictures)
+    for form in (condition, tensor, blur_unknown, tensor[None], [pictures], [condition], [blur_unknown]):
+        assert torch.allclose(animate(pipe, conditioning_frames=form), base, atol=1e-6)
+
+
+def test_size_defaults_to_that_of_the_conditioning_frames(pipe, animate, condition):
+    assert animate(pipe, image=PIL.Image.new("RGB", (100, 30))).shape[-2:] == condition.shape[-2:]
+
+
+# Guidance, reference noise, windows: each against its formula
+
+
+@torch.no_grad()
+def test_animation_cfg(pipe, condition, picture):
+    """Eq. 4 with its sign set right; the unconditional branch sees no reference, no ControlNet and no context."""
+    sample = torch.randn(1, 4, 3, 8, 6, generator=seeded())
+    context = pipe.encode_image(picture)
+    reference = pipe.encode_reference(pipe.encode_reference_latents(picture, 64, 48), context[0])
+    down, mid = pipe.controlnet(
+        sample.transpose(1, 2).flatten(0, 1), 500, context[0].repeat_interleave(3, 0), condition, return_dict=False
+    )
+    conditional = pipe.unet(
+        sample,
+        500,
+        context[0],
+        reference_features=reference.features,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    ).sample
+    unconditional = pipe.unet(sample, 500, torch.zeros_like(context[0])).sample
+    assert (conditional - unconditional).abs().max() > 1e-2
+    for scale in (1.0, 3.5):
+        predicted = pipe._predict_noise(
+            sample, torch.tensor(500), context, condition[None], reference, scale, 1.0, (None, None), None
+        )
+        expected = unconditional + scale * (conditional - unconditional)
+        assert torch.allclose(predicted, expected, atol=1e-5)
+
+
+def test_no_unconditional_branch_at_guidance_of_one(pipe, animate):
+    calls = []
+    pipe.unet.register_forward_pre_hook(
+        lambda m, args, kwargs: calls.append(kwargs.get("reference_features") is None), with_kwargs=True
+    )
+    animate(pipe, guidance_scale=1.0)
+    assert calls == [False, False]
+    calls.clear()
+    animate(pipe, guidance_scale=2.0)
+    assert calls == [False, True, False, True]
+
+
+@torch.no_grad()
+def test_initial_reference_noise(pipe, picture):
+    shape = (1, 4, 3, 8, 6)
+    reference = pipe.encode_reference_latents(picture, 64, 48)
+    pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+    assert torch.allclose(reference, expected, atol=1e-6)
+
+    noise = torch.randn(shape, generator=seeded())
+    alpha = pipe.scheduler.alphas_cumprod[999]
+    latents = pipe.prepare_latents(shape, reference, torch.tensor(999), generator=seeded())
+    assert torch.allclose(latents, alpha.sqrt() * reference[:, :, None] + (1 - alpha).sqrt() * noise, atol=1e-6)
+    assert torch.equal(pipe.prepare_latents(shape, reference, torch.tensor(999), False, seeded()), noise)
+    assert torch.equal(pipe.prepare_latents(shape, reference, torch.tensor(999), latents=noise), latents)
+
+
+def test_denoising_starts_at_999_from_the_reference(pipe, animate, picture):
+    seen = []
+
+    def look(pipeline, step, timestep, tensors):
+        seen.append(int(timestep))
+        return {}
+
+    animate(pipe, num_inference_steps=3, callback_on_step_end=look)
+    assert seen[0] == 999
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_long_clips_average_the_windows(pipe, shift, picture):
+    """Against a loop that predicts each window alone; with context_shift the windows move at each step."""
+    num_frames, size, overlap, steps = 7, 4, 1, 2
+    condition = torch.rand(num_frames, 6, 64, 48, generator=seeded(2))
+    got = pipe(
+        picture,
+        condition,
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        context_frames=size,
+        context_overlap=overlap,
+        context_shift=shift,
+        generator=seeded(),
+        output_type="latent",
+    ).frames
+    with torch.no_grad():
+        context = pipe.encode_image(picture)
+        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference = pipe.encode_reference(reference_latents, context[0])
+        pipe.scheduler.set_timesteps(steps)
+        latents = pipe.prepare_latents(
+            (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
+        )
+        offsets, plans = seeded(0), []
+        for t in pipe.scheduler.timesteps:
+            plans.append(context_windows(num_frames, size, overlap, shift, offsets))
+            predictions = [[] for _ in range(num_frames)]
+            for window in plans[-1]:
+                frames = list(window)
+                noise = pipe._predict_noise(
+                    latents[:, :, frames], t, context, condition[None, frames], reference, 1.0, 1.0, (None, None), None
+                )
+                for i, frame in enumerate(frames):
+                    predictions[frame].append(noise[:, :, i])
+            mean = torch.stack([torch.stack(p).mean(0) for p in predictions], dim=2)
+            latents = pipe.scheduler.step(mean, t, latents).prev_sample
+    assert torch.allclose(got, latents, atol=1e-5)
+    assert (plans[0] != plans[1]) == shift
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3])
+def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
+    condition = torch.rand(num_frames, 6, 64, 48, generator=seeded(2))
+    arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
+    results = [
+        pipe(picture, condition, generator=seeded(), context_frames=size, context_shift=shift, **arguments).frames
+        for size, shift in ((16, False), (16, True), (5, True))
+    ]
+    with torch.no_grad():
+        context = pipe.encode_image(picture)
+        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference = pipe.encode_reference(reference_latents, context[0])
+        pipe.scheduler.set_timesteps(2)
+        latents = pipe.prepare_latents(
+            (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
+        )
+        for t in pipe.scheduler.timesteps:
+            noise = pipe._predict_noise(latents, t, context, condition[None], reference, 1.0, 1.0, (None, None), None)
+            latents = pipe.scheduler.step(noise, t, latents).prev_sample
+    for result in results:
+        assert torch.equal(result, latents)
+
+
+def test_reference_is_encoded_and_projected_once_per_clip(pipe, picture):
+    """Over 2 steps and 3 windows: one pass of the appearance encoder, one extra call of each to_k and to_v."""
+    encoded, projected = [], {}
+    pipe.appearance_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    for name in pipe.unet.reference_names:
+        attention = pipe.unet.get_submodule(name).attn1
+        for layer in ("to_k", "to_v"):
+            getattr(attention, layer).register_forward_hook(
+                lambda *_, key=(name, layer): projected.update({key: projected.get(key, 0) + 1})
+            )
+    condition = torch.rand(10, 6, 64, 48, generator=seeded(2))
+    pipe(picture, condition, num_inference_steps=2, context_frames=4, context_overlap=1, context_shift=False)
+    own = 2 * 3 * 2  # steps, windows, branches
+    assert encoded == [1]
+    assert set(projected) == {(name, layer) for name in pipe.unet.reference_names for layer in ("to_k", "to_v")}
+    assert set(projected.values()) == {own + 1}
+
+
+def test_reference_timestep_current_encodes_at_each_step(pipe, animate):
+    times = []
+    pipe.register_to_config(reference_timestep="current")
+    pipe.appearance_encoder.register_forward_pre_hook(lambda m, args: times.append(int(args[1])))
+    animate(pipe, num_inference_steps=2)
+    assert times == [int(t) for t in pipe.scheduler.timesteps]
+
+
+def test_control_guidance_window(pipe, animate):
+    calls = []
+    pipe.controlnet.register_forward_hook(lambda *_: calls.append(1))
+    animate(pipe, num_inference_steps=4, control_guidance_start=0.25, control_guidance_end=0.75)
+    assert len(calls) == 2
+
+
+# Batches
+
+
+def test_a_batch_of_two_clips_equals_the_clips_alone(pipe, picture, condition):
+    pictures = [picture, PIL.Image.fromarray(255 - np.asarray(picture))]
+    conditions = [condition, condition.flip(0)]
+    arguments = {"num_inference_steps": 2, "output_type": "pt", "context_frames": 2, "context_overlap": 1}
+    batch = pipe(pictures, conditions, generator=[seeded(1), seeded(2)], **arguments).frames
+    for i in range(2):
+        alone = pipe(pictures[i], conditions[i], generator=[seeded(i + 1)], **arguments).frames
+        assert torch.allclose(batch[i], alone[0], atol=1e-5)
+    assert not torch.allclose(batch[0], batch[1], atol=1e-2)
+
+
+def test_one_picture_with_two_motions_and_two_videos_of_each(pipe, picture, condition):
+    conditions = torch.stack([condition, condition.flip(0)])
+    arguments = {"num_inference_steps": 1, "output_type": "pt"}
+    generators = [seeded(i) for i in range(4)]
+    batch = pipe(picture, conditions, num_videos_per_prompt=2, generator=generators, **arguments).frames
+    for i in range(4):
+        alone = pipe(picture, conditions[i // 2], generator=seeded(i), **arguments).frames
+        assert torch.allclose(batch[i], alone[0], atol=1e-5)
+
+
+# Schedulers, callbacks
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler, LCMScheduler],
+)
+def test_other_schedulers_run(pipe, animate, scheduler):
+    base = animate(pipe, num_inference_steps=4)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    frames = animate(pipe, num_inference_steps=4)
+    assert frames.isfinite().all()
+    if scheduler is DDIMScheduler:
+        assert torch.equal(frames, base)
+
+
+def test_custom_timesteps(pipe, animate):
+    seen = []
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    animate(pipe, timesteps=[999, 500, 20], callback_on_step_end=lambda p, i, t, kw: seen.append(int(t)) or {})
+    assert seen == [999, 500, 20]
+
+
+def test_eta_draws_from_the_generator(pipe, animate):
+    assert torch.equal(animate(pipe, eta=0.7), animate(pipe, eta=0.7))
+    assert not torch.allclose(animate(pipe, eta=0.7), animate(pipe), atol=1e-3)
+
+
+def test_callback_may_replace_latents_and_interrupt(pipe, animate):
+    zeroed = animate(
+        pipe, output_type="latent", callback_on_step_end=lambda p, i, t, kw: {"latents": kw["latents"] * 0}
+    )
+    assert not zeroed.any()
+
+    steps = []
+
+    def stop(pipeline, i, t, tensors):
+        steps.append(i)
+        pipeline._interrupt = True
+        return {}
+
+    animate(pipe, num_inference_steps=4, callback_on_step_end=stop)
+    assert steps == [0]
+
+
+# Components
+
+
+def test_text_context_is_the_same_in_both_branches(pipe, animate, text_parts, picture):
+    parts = {**pipe.components, **text_parts, "image_encoder": None, "feature_extractor": None}
+    text_pipe = HIAPipeline(**parts)
+    text_pipe.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        conditional, unconditional = text_pipe.encode_image([picture, picture])
+    assert conditional.shape == (2, 5, 32) and torch.equal(conditional, unconditional)
+    frames = animate(text_pipe)
+    assert torch.allclose(frames, animate(text_pipe, prompt_embeds=conditional[:1]), atol=1e-6)
+
+
+@torch.no_grad()
+def test_image_context_is_zero_in_the_unconditional_branch(pipe, picture):
+    conditional, unconditional = pipe.encode_image(picture)
+    pixels = pipe.feature_extractor(images=picture, return_tensors="pt").pixel_values
+    assert torch.allclose(conditional[0, 0], pipe.image_encoder(pixels).image_embeds[0], atol=1e-4)
+    assert conditional.shape == (1, 1, 32) and not unconditional.any()
+
+
+def test_tiny_autoencoder(pipe, animate):
+    torch.manual_seed(0)
+    blocks = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    tiny = AutoencoderTiny(**blocks, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4).eval()
+    small = HIAPipeline(**{**pipe.components, "vae": tiny})
+    small.set_progress_bar_config(disable=True)
+    assert animate(small).shape == (1, 3, 3, 64, 48)
+
+
+def test_vae_slicing_and_chunks_change_nothing(pipe, animate):
+    base = animate(pipe)
+    assert torch.allclose(animate(pipe, decode_chunk_size=1), base, atol=1e-5)
+    pipe.vae.enable_slicing()
+    assert torch.allclose(animate(pipe), base, atol=1e-5)
+
+
+def test_components_build_the_same_pipeline(pipe, animate):
+    again = HIAPipeline(**pipe.components)
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(animate(again), animate(pipe))
+
+
+def test_plain_unets_are_converted(pipe):
+    plain = UNet2DConditionModel(
+        block_out_channels=(16, 32, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+    )
+    for unet in (plain, UNetMotionModel.from_unet2d(plain)):
+        converted = HIAPipeline(**{**pipe.components, "unet": unet}).unet
+        assert type(converted) is HIAUNetMotionModel
+        assert torch.equal(converted.conv_in.weight, plain.conv_in.weight)
+
+
+def test_from_pipe_to_animatediff_and_back(pipe, animate, text_parts):
+    base = animate(pipe)
+    adapter = MotionAdapter(block_out_channels=(16, 32, 32, 32), motion_layers_per_block=1, motion_norm_num_groups=8)
+    # diffusers hands over components of exactly the annotated class, so the UNet, a subclass, is named.
+    animatediff = AnimateDiffPipeline.from_pipe(
+        pipe,
+        unet=pipe.unet,
+        motion_adapter=adapter,
+        scheduler=DDIMScheduler.from_config(pipe.scheduler.config),
+        **text_parts,
+    )
+    assert animatediff.unet is pipe.unet and animatediff.vae is pipe.vae
+    animatediff.set_progress_bar_config(disable=True)
+    clip = animatediff("a", num_frames=2, height=64, width=48, num_inference_steps=1, output_type="pt").frames
+    assert clip.shape == (1, 2, 3, 64, 48) and clip.isfinite().all()
+
+    back = HIAPipeline.from_pipe(
+        animatediff,
+        appearance_encoder=pipe.appearance_encoder,
+        controlnet=pipe.controlnet,
+        image_encoder=pipe.image_encoder,
+        feature_extractor=pipe.feature_extractor,
+        text_encoder=None,
+        tokenizer=None,
+        scheduler=ShiftedSNRScheduler(),
+    )
+    back.set_progress_bar_config(disable=True)
+    assert back.unet is pipe.unet
+    assert torch.equal(animate(back), base)
+
+
+# Nothing drops a condition
+
+
+def add_lora(pipe, scale=1.0):
+    """A LoRA on the UNet's self- and cross-attention, saved and loaded as users do."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    donor = copy.deepcopy(pipe.unet)
+    donor.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for name, parameter in donor.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=seeded(5))
+    return get_peft_model_state_dict(donor)
+
+
+def test_lora_loads_scales_and_unloads(pipe, animate, tmp_path):
+    base = animate(pipe)
+    HIAPipeline.save_lora_weights(tmp_path, unet_lora_layers=add_lora(pipe))
+    pipe.load_lora_weights(tmp_path, adapter_name="style")
+    with_lora = animate(pipe)
+    assert (with_lora - base).abs().max() > 1e-2
+    half = animate(pipe, cross_attention_kwargs={"scale": 0.5})
+    assert (half - base).abs().max() > 1e-3 and (half - with_lora).abs().max() > 1e-3
+    assert torch.allclose(animate(pipe, cross_attention_kwargs={"scale": 0.0}), base, atol=1e-5)
+    pipe.set_adapters(["style"], [0.5])
+    assert torch.allclose(animate(pipe), half, atol=1e-5)
+    pipe.unload_lora_weights()
+    assert torch.allclose(animate(pipe), base, atol=1e-6)
+
+
+def add_ip_adapter(pipe):
+    """An IP-Adapter in its published key layout with random weights, for the UNet's cross-attentions."""
+    torch.manual_seed(0)
+    state = {
+        "image_proj": {
+            "proj.weight": torch.randn(4 * 32, 32) * 0.3,
+            "proj.bias": torch.zeros(4 * 32),
+            "norm.weight": torch.ones(32),
+            "norm.bias": torch.zeros(32),
+        },
+        "ip_adapter": {},
+    }
+    key_id = 1
+    for name in pipe.unet.attn_processors:
+        if name.endswith("attn2.processor") and "motion_modules" not in name:
+            attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
+            for layer in ("k", "v"):
+                state["ip_adapter"][f"{key_id}.to_{layer}_ip.weight"] = torch.randn(attention.inner_dim, 32) * 0.3
+            key_id += 2
+    pipe.load_ip_adapter(state, subfolder="", weight_name="ip")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipe: pipe.enable_attention_slicing(),
+        lambda pipe: pipe.enable_attention_slicing("max"),
+        lambda pipe: pipe.unet.fuse_qkv_projections(),
+        lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.1, 1.2),
+        lambda pipe: pipe.load_lora_weights(add_lora(pipe), prefix=None),
+        lambda pipe: add_ip_adapter(pipe),
+        lambda pipe: pipe.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+        ),
+        lambda pipe: pipe.to(torch.bfloat16),
+    ],
+    ids=["slicing", "slicing-max", "fused-qkv", "freeu", "lora", "ip-adapter", "group-offload", "bfloat16"],
+)
+def test_picture_and_motion_keep_their_effect(pipe, animate, picture, condition, change):
+    change(pipe)
+    extra = {}
+    if pipe.unet.encoder_hid_proj is not None:
+        extra = {"ip_adapter_image": PIL.Image.new("RGB", (48, 64), "red"), "image_embeds": torch.ones(1, 1, 32)}
+    base = animate(pipe, **extra)
+    # The reference attention alone: the encoder's features change, initial noise and context stay.
+    hook = pipe.appearance_encoder.register_forward_hook(
+        lambda module, args, output: type(output)({k: 2 * v for k, v in output.reference_features.items()})
+    )
+    assert (animate(pipe, **extra) - base).abs().max() > 1e-4
+    hook.remove()
+    assert (animate(pipe, conditioning_frames=condition.flip(0), **extra) - base).abs().max() > 1e-4
+
+
+def test_ip_adapter_picture_counts_and_zero_scale_is_off(pipe, animate):
+    base = animate(pipe)
+    add_ip_adapter(pipe)
+    red, blue = (PIL.Image.new("RGB", (48, 64), colour) for colour in ("red", "blue"))
+    with_red = animate(pipe, ip_adapter_image=red)
+    assert (with_red - animate(pipe, ip_adapter_image=blue)).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="ip_adapter_image"):
+        animate(pipe)
+    pipe.set_ip_adapter_scale(0.0)
+    assert torch.allclose(animate(pipe, ip_adapter_image=red), base, atol=1e-5)
+    pipe.unload_ip_adapter()
+    assert torch.allclose(animate(pipe), base, atol=1e-6)
+
+
+def test_xformers_is_an_error_where_it_cannot_run(pipe):
+    if torch.cuda.is_available():
+        pytest.skip("xformers may run here")
+    with pytest.raises((ModuleNotFoundError, ValueError), match="xformers"):
+        pipe.enable_xformers_memory_efficient_attention()
+
+
+# Empty regions and memory
+
+
+def test_no_nan_without_hands_face_or_person(pipe, picture, animate):
+    from hia_diffusers import WholeBodyKeypoints
+
+    nothing = WholeBodyKeypoints(
+        xy=np.full((1, 133, 2), np.nan), score=np.zeros((1, 133)), height=64, width=48, fps=30.0
+    )
+    condition = MotionBlurConditioner()(nothing, sharpness=0.5)
+    assert condition.to_tensor().isfinite().all()
+    assert animate(pipe, conditioning_frames=condition).isfinite().all()
+
+
+def test_the_unet_never_sees_more_than_a_window(pipe, picture):
+    """What the networks are given does not grow with the clip."""
+    lengths = {"unet": set(), "controlnet": set(), "vae": set()}
+    pipe.unet.register_forward_pre_hook(lambda m, args, kw: lengths["unet"].add(args[0].shape[2]), with_kwargs=True)
+    pipe.controlnet.register_forward_pre_hook(
+        lambda m, args, kw: lengths["controlnet"].add(len(args[0])), with_kwargs=True
+    )
+    pipe.vae.decoder.register_forward_pre_hook(lambda m, args: lengths["vae"].add(len(args[0])))
+    condition = torch.rand(11, 6, 64, 48, generator=seeded(2))
+    pipe(picture, condition, num_inference_steps=1, context_frames=4, context_overlap=1, decode_chunk_size=2)
+    assert lengths == {"unet": {4}, "controlnet": {4}, "vae": {1, 2}}
