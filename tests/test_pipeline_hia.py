@@ -3,7 +3,10 @@
 """The pipeline against its formulas, in one process."""
 
 import copy
+import sys
+from types import ModuleType
 
+import accelerate
 import numpy as np
 import PIL.Image
 import pytest
@@ -20,6 +23,7 @@ from diffusers import (
     UNetMotionModel,
     UniPCMultistepScheduler,
 )
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
@@ -174,7 +178,7 @@ def test_no_unconditional_branch_at_guidance_of_one(pipe, animate):
 def test_initial_reference_noise(pipe, picture):
     shape = (1, 4, 3, 8, 6)
     reference = pipe.encode_reference_latents(picture, 64, 48)
-    pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
     assert torch.allclose(reference, expected, atol=1e-6)
 
@@ -504,6 +508,13 @@ def add_ip_adapter(pipe):
     pipe.load_ip_adapter(state, subfolder="", weight_name="ip")
 
 
+def offload_sequentially(pipe):
+    """What `enable_sequential_cpu_offload` does to each network; itself it needs an accelerator."""
+    for network in pipe.components.values():
+        if isinstance(network, torch.nn.Module):
+            accelerate.cpu_offload(network, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -516,15 +527,28 @@ def add_ip_adapter(pipe):
         lambda pipe: pipe.enable_group_offload(
             onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
         ),
+        lambda pipe: pipe.enable_model_cpu_offload(device="cpu"),
+        offload_sequentially,
         lambda pipe: pipe.to(torch.bfloat16),
     ],
-    ids=["slicing", "slicing-max", "fused-qkv", "freeu", "lora", "ip-adapter", "group-offload", "bfloat16"],
+    ids=[
+        "slicing",
+        "slicing-max",
+        "fused-qkv",
+        "freeu",
+        "lora",
+        "ip-adapter",
+        "group-offload",
+        "model-offload",
+        "sequential-offload",
+        "bfloat16",
+    ],
 )
 def test_picture_and_motion_keep_their_effect(pipe, animate, picture, condition, change):
     change(pipe)
-    extra = {}
+    extra = {"image_embeds": torch.ones(1, 1, 32)}
     if pipe.unet.encoder_hid_proj is not None:
-        extra = {"ip_adapter_image": PIL.Image.new("RGB", (48, 64), "red"), "image_embeds": torch.ones(1, 1, 32)}
+        extra["ip_adapter_image"] = PIL.Image.new("RGB", (48, 64), "red")
     base = animate(pipe, **extra)
     # The reference attention alone: the encoder's features change, initial noise and context stay.
     hook = pipe.appearance_encoder.register_forward_hook(
@@ -549,11 +573,34 @@ def test_ip_adapter_picture_counts_and_zero_scale_is_off(pipe, animate):
     assert torch.allclose(animate(pipe), base, atol=1e-6)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may run here")
 def test_xformers_is_an_error_where_it_cannot_run(pipe):
-    if torch.cuda.is_available():
-        pytest.skip("xformers may run here")
-    with pytest.raises((ModuleNotFoundError, ValueError), match="xformers"):
+    with pytest.raises((ModuleNotFoundError, ValueError, RuntimeError), match="xformers"):
         pipe.enable_xformers_memory_efficient_attention()
+
+
+def test_xformers_without_kernels_is_an_error_that_says_so(pipe, animate, monkeypatch):
+    base = animate(pipe)
+    package, library = ModuleType("xformers"), ModuleType("xformers._cpp_lib")
+    package._cpp_lib = library
+    library._cpp_library_load_exception = OSError("xFormers was built for PyTorch 2.10")
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers._cpp_lib", library)
+    with pytest.raises(RuntimeError, match="stays on torch's SDPA.*built for PyTorch 2.10"):
+        pipe.enable_xformers_memory_efficient_attention()
+    assert torch.equal(animate(pipe), base)
+
+
+def test_motion_modules_stay_on_sdpa_under_xformers(pipe, monkeypatch):
+    """Where xformers can run; its processors are real, the check that it is installed is not."""
+    monkeypatch.setattr(
+        Attention,
+        "set_use_memory_efficient_attention_xformers",
+        lambda self, valid, attention_op=None: self.set_processor(XFormersAttnProcessor()),
+    )
+    pipe.enable_xformers_memory_efficient_attention()
+    for name, processor in pipe.unet.attn_processors.items():
+        assert type(processor) is (AttnProcessor2_0 if "motion_modules" in name else XFormersAttnProcessor)
 
 
 # Empty regions and memory

@@ -22,6 +22,7 @@ from diffusers import (
 )
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
@@ -277,6 +278,24 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         super().unload_ip_adapter()
         if self.text_encoder is None:
             self.register_modules(**kept)
+
+    def set_use_memory_efficient_attention_xformers(
+        self, valid: bool, attention_op: Callable[..., Any] | None = None
+    ) -> None:
+        """Put spatial attention on xformers, or back on SDPA.
+
+        Motion modules stay on SDPA: they attend along time for every pixel of every clip, a batch that xformers'
+        kernels do not take.
+
+        Raises:
+            RuntimeError: If xformers is installed without kernels for this torch.
+        """
+        if valid:
+            _check_xformers()
+        super().set_use_memory_efficient_attention_xformers(valid, attention_op)
+        for name, attention in self.unet.named_modules():
+            if isinstance(attention, Attention) and "motion_modules" in name:
+                attention.set_processor(AttnProcessor2_0())
 
     # 1. Inputs
 
@@ -956,15 +975,17 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             self.scheduler, num_inference_steps, self._execution_device, timesteps, sigmas
         )
 
-        # 2. Conditioning frames
+        # 2. Context
+        context = self.encode_image(image, image_embeds, prompt_embeds)
+
+        # 3. Conditioning frames
         clips = self._as_clips(conditioning_frames)
         height, width = height or clips.shape[-2], width or clips.shape[-1]
         clips = self.prepare_conditioning_frames(clips, height, width)
-        batch_size = max(len(_as_pictures(image)), len(clips)) * num_videos_per_prompt
+        batch_size = max(len(context[0]), len(clips)) * num_videos_per_prompt
         clips = _repeat_to(clips, batch_size)
 
-        # 3. Context and reference
-        context = self.encode_image(image, image_embeds, prompt_embeds)
+        # 4. Reference
         reference_latents = self.encode_reference_latents(image, height, width)
 
         def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
@@ -978,7 +999,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
             added_cond_kwargs = ({"image_embeds": embeds[0]}, {"image_embeds": embeds[1]})
 
-        # 4. Initial latents
+        # 5. Initial latents
         initial = self.prepare_latents(
             (batch_size, self.unet.config.in_channels, clips.shape[1], *reference_latents.shape[-2:]),
             _repeat_to(reference_latents, batch_size),
@@ -988,7 +1009,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             latents,
         )
 
-        # 5. Denoise
+        # 6. Denoise
         clean = self.denoise(
             initial,
             step_times,
@@ -1009,13 +1030,23 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             callback_on_step_end_tensor_inputs,
         )
 
-        # 6. Decode
+        # 7. Decode
         frames: Any = clean
         if output_type != "latent":
             video = self.decode_latents(clean, decode_chunk_size)
             frames = self.video_processor.postprocess_video(video, output_type=output_type)
         self.maybe_free_model_hooks()
         return HIAPipelineOutput(frames=frames) if return_dict else (frames,)
+
+
+def _check_xformers() -> None:
+    try:
+        from xformers import _cpp_lib
+    except ImportError:
+        return  # diffusers says how to install it
+    error = _cpp_lib._cpp_library_load_exception
+    if error is not None:
+        raise RuntimeError(f"xformers cannot be used and attention stays on torch's SDPA: {error}") from error
 
 
 def _component_options(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_variants_and_dtypes(pipe, run, name, dtype, tmp_path):
     half = copy.deepcopy(network).to(dtype)
     half.save_pretrained(tmp_path, variant="half")
     assert [p.name for p in tmp_path.glob("*.safetensors")] == ["diffusion_pytorch_model.half.safetensors"]
-    reloaded = type(network).from_pretrained(tmp_path, variant="half", torch_dtype=dtype)
+    reloaded = type(network).from_pretrained(tmp_path, variant="half", dtype=dtype)
     assert reloaded.dtype is dtype
     output = run(reloaded, name)
     assert output.dtype is dtype and torch.equal(output, run(half, name))

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from typing_extensions import Self
 
 
 Init = TypeVar("Init", bound=Callable[..., None])
+Model = TypeVar("Model", bound="StrictLoadingMixin")
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -77,7 +77,7 @@ class StrictLoadingMixin(ModelMixin):
     """A model whose `from_pretrained` raises where diffusers would warn: weights that do not match are an error."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: Any, **kwargs: Any) -> Model:
         """Load a checkpoint of exactly this class.
 
         Args:
