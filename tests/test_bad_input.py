@@ -71,6 +71,7 @@ BAD_CALLS = [
     ("generator", {"generator": 42}),
     ("generator", {"generator": [torch.Generator(), torch.Generator()]}),
     ("generator", {"generator": [42]}),
+    ("generator", {"generator": []}),
     ("latents", {"latents": torch.zeros(1, 4, 2, 4, 4)}),
     ("latents", {"latents": "noise"}),
     ("image_embeds", {"image_embeds": torch.zeros(1, 1, 32), "prompt_embeds": torch.zeros(1, 1, 32)}),

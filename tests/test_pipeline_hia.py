@@ -132,6 +132,21 @@ def test_size_defaults_to_that_of_the_conditioning_frames(pipe, animate, conditi
     assert animate(pipe, image=PIL.Image.new("RGB", (100, 30))).shape[-2:] == condition.shape[-2:]
 
 
+@torch.no_grad()
+def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condition):
+    context = pipe.encode_image(picture)
+    frames = pipe.prepare_conditioning_frames(condition, height=64, width=48)
+    assert frames.shape == (1, 3, 6, 64, 48)
+    reference_latents = pipe.encode_reference_latents(picture, height=64, width=48)
+    reference = pipe.encode_reference(reference_latents, context[0])
+    pipe.scheduler.set_timesteps(2)
+    times = pipe.scheduler.timesteps
+    latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, times[0], generator=seeded())
+    clean = pipe.denoise(latents, times, context, frames, lambda timestep: reference)
+    video = pipe.video_processor.postprocess_video(pipe.decode_latents(clean), output_type="pt")
+    assert torch.equal(video, animate(pipe))
+
+
 # Guidance, reference noise, windows: each against its formula
 
 
@@ -188,6 +203,12 @@ def test_initial_reference_noise(pipe, picture):
     assert torch.allclose(latents, alpha.sqrt() * reference[:, :, None] + (1 - alpha).sqrt() * noise, atol=1e-6)
     assert torch.equal(pipe.prepare_latents(shape, reference, torch.tensor(999), False, seeded()), noise)
     assert torch.equal(pipe.prepare_latents(shape, reference, torch.tensor(999), latents=noise), latents)
+
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler.set_timesteps(4)
+    sigma = ((1 - alpha) / alpha).sqrt()
+    latents = pipe.prepare_latents(shape, reference, pipe.scheduler.timesteps[0], generator=seeded())
+    assert torch.allclose(latents, reference[:, :, None] + sigma * noise, atol=1e-4)
 
 
 def test_denoising_starts_at_999_from_the_reference(pipe, animate, picture):

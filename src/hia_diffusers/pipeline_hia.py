@@ -191,6 +191,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             tokenizer=tokenizer,
         )
         self.register_to_config(reference_timestep=reference_timestep)
+        self._interrupt = False
         self.vae_scale_factor = _vae_scale_factor(vae) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -244,10 +245,11 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        index = cls.load_config(folder)
         if not kwargs.keys() & {"device_map", "quantization_config"}:
             # HIA's own networks check themselves; diffusers and transformers only warn about theirs.
             for name in ("vae", "image_encoder", "text_encoder"):
-                library, class_name = cls.load_config(folder).get(name) or ("", "")
+                library, class_name = index.get(name) or ("", "")
                 if name not in kwargs and library in ("diffusers", "transformers"):
                     component_class = getattr(importlib.import_module(library), class_name)
                     options = _component_options(folder / name, kwargs)
@@ -336,48 +338,39 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 f"`image` holds {len(images)} pictures but `conditioning_frames` {len(clips)} clips; give as many, or"
                 " one of either."
             )
-        num_frames = clips.shape[1]
-        for name, value, fallback in (("height", height, clips.shape[-2]), ("width", width, clips.shape[-1])):
-            size = fallback if value is None else value
+        latent_size = []
+        for name, value, default in (("height", height, clips.shape[-2]), ("width", width, clips.shape[-1])):
+            size = default if value is None else value
             if not isinstance(size, int) or size <= 0 or size % self.vae_scale_factor:
                 source = " (from `conditioning_frames`)" if value is None else ""
                 raise ValueError(
                     f"`{name}` must be a positive multiple of {self.vae_scale_factor}, got {size!r}{source}."
                 )
+            latent_size.append(size // self.vae_scale_factor)
 
-        for name, count in (
-            ("num_inference_steps", num_inference_steps),
-            ("context_frames", context_frames),
-            ("num_videos_per_prompt", num_videos_per_prompt),
-            ("decode_chunk_size", decode_chunk_size),
-        ):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {count!r}.")
+        _check_counts(
+            num_inference_steps=num_inference_steps,
+            context_frames=context_frames,
+            num_videos_per_prompt=num_videos_per_prompt,
+            decode_chunk_size=decode_chunk_size,
+        )
         if not isinstance(context_overlap, int) or not 0 <= context_overlap < context_frames:
             raise ValueError(
                 f"`context_overlap` must be an integer from 0 to `context_frames` - 1 = {context_frames - 1}, got"
                 f" {context_overlap!r}."
             )
         longest = self.unet.config.motion_max_seq_length
-        if min(context_frames, num_frames) > longest:
+        if min(context_frames, clips.shape[1]) > longest:
             raise ValueError(
                 f"`context_frames` must be at most the {longest} frames that the UNet's motion modules can tell apart,"
                 f" got {context_frames}."
             )
-        for name, number in (
-            ("guidance_scale", guidance_scale),
-            ("controlnet_conditioning_scale", controlnet_conditioning_scale),
-            ("control_guidance_start", control_guidance_start),
-            ("control_guidance_end", control_guidance_end),
-        ):
-            if not isinstance(number, (int, float)) or isinstance(number, bool) or not np.isfinite(number):
-                raise TypeError(f"`{name}` must be a finite number, got {number!r}.")
-        if timesteps is not None and sigmas is not None:
-            raise ValueError("Give `timesteps` or `sigmas`, not both.")
-        settable = inspect.signature(self.scheduler.set_timesteps).parameters
-        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if schedule is not None and name not in settable:
-                raise ValueError(f"`{name}` cannot be set on a {type(self.scheduler).__name__}.")
+        _check_finite(
+            guidance_scale=guidance_scale,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+        )
         if not 0 <= control_guidance_start < control_guidance_end <= 1:
             raise ValueError(
                 "`control_guidance_start` and `control_guidance_end` must satisfy 0 <= start < end <= 1, got"
@@ -390,30 +383,20 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` may hold {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
-
+        self._check_schedule(timesteps, sigmas)
         batch_size = max(len(images), len(clips)) * num_videos_per_prompt
-        if isinstance(generator, list):
-            if not all(isinstance(g, torch.Generator) for g in generator):
-                raise TypeError("`generator` must be a torch.Generator or a list of them.")
-            if len(generator) != batch_size:
-                raise ValueError(f"`generator` must hold one per clip ({batch_size}), got {len(generator)}.")
-        elif generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"`generator` must be a torch.Generator or a list of them, got {type(generator).__name__}."
-            )
-        if latents is not None:
-            expected = (
-                batch_size,
-                self.unet.config.in_channels,
-                num_frames,
-                (height or clips.shape[-2]) // self.vae_scale_factor,
-                (width or clips.shape[-1]) // self.vae_scale_factor,
-            )
-            if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != expected:
-                got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
-                raise ValueError(f"`latents` must be a tensor of shape {expected}, got {got}.")
+        latents_shape = (batch_size, self.unet.config.in_channels, clips.shape[1], *latent_size)
+        _check_noise(latents_shape, generator, latents)
         self._check_context(len(images), image_embeds, prompt_embeds)
         self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+
+    def _check_schedule(self, timesteps: list[int] | None, sigmas: list[float] | None) -> None:
+        if timesteps is not None and sigmas is not None:
+            raise ValueError("Give `timesteps` or `sigmas`, not both.")
+        settable = inspect.signature(self.scheduler.set_timesteps).parameters
+        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if schedule is not None and name not in settable:
+                raise ValueError(f"`{name}` cannot be set on a {type(self.scheduler).__name__}.")
 
     def _check_context(
         self, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
@@ -459,24 +442,25 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         if num_given != num_adapters:
             name = "ip_adapter_image" if ip_adapter_image is not None else "ip_adapter_image_embeds"
             raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
+        if ip_adapter_image is not None:
+            _as_pictures(ip_adapter_image, "ip_adapter_image")
 
     def _as_clips(self, conditioning_frames: Any) -> torch.Tensor:
         """(B, F, C, H, W) in [0, 1], with the ControlNet's channels."""
         channels = self.controlnet.config.conditioning_channels
         if isinstance(conditioning_frames, torch.Tensor) and conditioning_frames.ndim == 5:
-            clips = [*conditioning_frames]
-        elif isinstance(conditioning_frames, list) and not all(
-            isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
-        ):
-            clips = [_as_clip(clip) for clip in conditioning_frames]
+            batch = conditioning_frames
         else:
-            clips = [_as_clip(conditioning_frames)]
-        if not clips:
-            raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
-        if len({clip.shape for clip in clips}) > 1:
-            shapes = ", ".join(str(tuple(clip.shape)) for clip in clips)
-            raise ValueError(f"`conditioning_frames` of a batch must have equal shapes (F, C, H, W), got {shapes}.")
-        batch = torch.stack(clips).float()
+            is_batch = isinstance(conditioning_frames, list) and not all(
+                isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
+            )
+            clips = [_as_clip(clip) for clip in (conditioning_frames if is_batch else [conditioning_frames])]
+            if len({clip.shape for clip in clips}) > 1:
+                shapes = ", ".join(str(tuple(clip.shape)) for clip in clips)
+                raise ValueError(
+                    f"`conditioning_frames` of a batch must have equal shapes (F, C, H, W), got {shapes}."
+                )
+            batch = torch.stack(clips) if len(clips) > 1 else clips[0][None]
         if batch.shape[2] == 3 and channels == 6:
             # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
             batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, 3))
@@ -486,7 +470,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
         if not (batch.numel() and batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
             raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
-        return batch
+        return batch.float()
 
     # 2. The stages of a call
 
@@ -551,7 +535,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 embeds = output.hidden_states[-2] if hidden else output.image_embeds
                 ip_adapter_image_embeds.append(embeds[None])
         conditional = [
-            embeds.to(self._execution_device, self.unet.dtype).expand(batch_size, *embeds.shape[1:])
+            _repeat_to(embeds.to(self._execution_device, self.unet.dtype), batch_size)
             for embeds in ip_adapter_image_embeds
         ]
         return conditional, [torch.zeros_like(embeds) for embeds in conditional]
@@ -942,9 +926,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Examples:
         """
         # 1. Check inputs
+        clips = self._as_clips(conditioning_frames)
         self.check_inputs(
             image,
-            conditioning_frames,
+            clips,
             height,
             width,
             num_inference_steps,
@@ -979,7 +964,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context = self.encode_image(image, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
-        clips = self._as_clips(conditioning_frames)
         height, width = height or clips.shape[-2], width or clips.shape[-1]
         clips = self.prepare_conditioning_frames(clips, height, width)
         batch_size = max(len(context[0]), len(clips)) * num_videos_per_prompt
@@ -1070,36 +1054,59 @@ def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
     return entries.repeat_interleave(batch_size // len(entries), dim=0)
 
 
-def _as_pictures(image: Any) -> list[torch.Tensor]:
-    """Reference pictures as tensors `(3, H, W)` in [0, 1]."""
+def _check_counts(**counts: Any) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {count!r}.")
+
+
+def _check_finite(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not np.isfinite(number):
+            raise TypeError(f"`{name}` must be a finite number, got {number!r}.")
+
+
+def _check_noise(shape: tuple[int, ...], generator: Any, latents: Any) -> None:
+    generators = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise ValueError(f"`generator` must hold one per clip ({shape[0]}), got {len(generator)}.")
+    if latents is not None and not (isinstance(latents, torch.Tensor) and tuple(latents.shape) == shape):
+        got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise ValueError(f"`latents` must be a tensor of shape {shape}, got {got}.")
+
+
+def _as_pictures(image: Any, name: str = "image") -> list[torch.Tensor]:
+    """Pictures as tensors `(3, H, W)` in [0, 1]; `name` is the argument's, for errors."""
     if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
         image = [*image]
     if not isinstance(image, list):
         image = [image]
     if not image:
-        raise ValueError("`image` must hold at least one picture, got none.")
-    return [_as_picture(picture) for picture in image]
+        raise ValueError(f"`{name}` must hold at least one picture, got none.")
+    return [_as_picture(picture, name) for picture in image]
 
 
-def _as_picture(picture: Any) -> torch.Tensor:
+def _as_picture(picture: Any, name: str) -> torch.Tensor:
     if isinstance(picture, PIL.Image.Image):
         return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(picture.convert("RGB")))[0]
     if not isinstance(picture, (np.ndarray, torch.Tensor)):
         raise TypeError(
-            "`image` must be a PIL picture, a numpy array (H, W, 3), a tensor (3, H, W), or a list of those, got"
+            f"`{name}` must be a PIL picture, a numpy array (H, W, 3), a tensor (3, H, W), or a list of those, got"
             f" {type(picture).__name__}."
         )
     channels = picture.shape[-1] if isinstance(picture, np.ndarray) else picture.shape[0]
     if picture.ndim != 3 or channels != 3 or 0 in picture.shape:
         raise ValueError(
-            "`image` must have the shape (H, W, 3) as an array or (3, H, W) as a tensor, with a batch axis or without,"
-            f" got {tuple(picture.shape)}."
+            f"`{name}` must have the shape (H, W, 3) as an array or (3, H, W) as a tensor, with a batch axis or"
+            f" without, got {tuple(picture.shape)}."
         )
     tensor = picture if isinstance(picture, torch.Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
     tensor = tensor.float()
     if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
         raise ValueError(
-            f"`image` must be finite and in [0, 1], got {tensor.min().item():g} to {tensor.max().item():g}; 8-bit"
+            f"`{name}` must be finite and in [0, 1], got {tensor.min().item():g} to {tensor.max().item():g}; 8-bit"
             " arrays are divided by 255 first, or given as PIL pictures."
         )
     return tensor

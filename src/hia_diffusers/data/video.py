@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.logging
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
@@ -52,7 +53,8 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no video file {str(path)!r}.")
     try:
-        frames, rate = _decode(path, max_frames)
+        with av.logging.Capture():  # some releases of PyAV let FFmpeg print beside the error
+            frames, rate = _decode(path, max_frames)
     except av.FFmpegError as error:
         raise ValueError(f"{str(path)!r} cannot be decoded as a video: {error.strerror}.") from error
     if not frames:
