@@ -18,7 +18,7 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 demo: .venv/installed ## animate a picture with a motion, both made on the spot, into build/demo/out.mp4
 	$(BIN)/python examples/make_demo_inputs.py --output $(DEMO) --frames 16 --size 96x160
 	$(BIN)/python examples/animate.py --image $(DEMO)/picture.png --driving $(DEMO)/motion.safetensors \
-		--output $(DEMO)/out.mp4 --steps 10 --preview
+		--output $(DEMO)/out.mp4 --steps 10 --sharpness 0.5 --preview
 
 test: .venv/installed ## run the tests, one thread in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
