@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from hub_server import HubServer
 
-from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
+from hia_diffusers import HIAPipeline, MotionBlurConditioner, ShiftedSNRScheduler
 from hia_diffusers.assets.random_tiny import random_tiny_pipeline
 
 
@@ -52,6 +52,7 @@ def hub(tmp_path_factory, half_pipe):
     (root / "user" / "hia" / "pipeline.py").write_text("from hia_diffusers import HIAPipeline\n")
     pipe.save_pretrained(root / "user" / "sharded", max_shard_size="300KB")
     pipe.unet.save_pretrained(root / "user" / "unet")
+    MotionBlurConditioner(max_motion=2.0).save_pretrained(root / "user" / "unet" / "conditioner")
     pipe.save_pretrained(root / "user" / "broken")
     weights = root / "user" / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.torch.load_file(weights)
@@ -133,6 +134,7 @@ parts = {
 report["parts"] = digest(HIAPipeline.from_pretrained("user/hia", **parts))
 alone = HIAUNetMotionModel.from_pretrained("user/unet").state_dict()
 report["alone"] = all(torch.equal(value, alone[name]) for name, value in parts["unet"].state_dict().items())
+report["conditioner"] = MotionBlurConditioner.from_pretrained("user/unet", subfolder="conditioner").config.max_motion
 half_unet = HIAUNetMotionModel.from_pretrained("user/hia", subfolder="unet", variant="fp16", dtype=torch.float16)
 report["half unet"] = str(half_unet.dtype)
 for name, load in (
@@ -151,6 +153,7 @@ print(json.dumps(report))
     assert report["sharded"] == report["parts"] == expected
     assert report["custom"] == [expected, "HIAPipeline"]
     assert "trust_remote_code" in report["untrusted"]
+    assert report["conditioner"] == 2.0
     assert report["alone"] and report["half unet"] == "torch.float16"
     assert "HIAUNetMotionModel" in report["broken"] and "1 missing keys: conv_in.bias" in report["broken"]
     assert "holds a HIAAppearanceEncoder, not a HIAUNetMotionModel" in report["class"]

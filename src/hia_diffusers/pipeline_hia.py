@@ -932,25 +932,25 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             clips,
             height,
             width,
-            num_inference_steps,
-            timesteps,
-            sigmas,
-            guidance_scale,
-            controlnet_conditioning_scale,
-            control_guidance_start,
-            control_guidance_end,
-            context_frames,
-            context_overlap,
-            num_videos_per_prompt,
-            generator,
-            latents,
-            image_embeds,
-            prompt_embeds,
-            ip_adapter_image,
-            ip_adapter_image_embeds,
-            output_type,
-            decode_chunk_size,
-            callback_on_step_end_tensor_inputs,
+            num_inference_steps=num_inference_steps,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            guidance_scale=guidance_scale,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            num_videos_per_prompt=num_videos_per_prompt,
+            generator=generator,
+            latents=latents,
+            image_embeds=image_embeds,
+            prompt_embeds=prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            output_type=output_type,
+            decode_chunk_size=decode_chunk_size,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         self._guidance_scale = guidance_scale
         self._interrupt = False
@@ -988,9 +988,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             (batch_size, self.unet.config.in_channels, clips.shape[1], *reference_latents.shape[-2:]),
             _repeat_to(reference_latents, batch_size),
             step_times[0],
-            reference_noise,
-            generator,
-            latents,
+            reference_noise=reference_noise,
+            generator=generator,
+            latents=latents,
         )
 
         # 6. Denoise
@@ -1000,18 +1000,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             (_repeat_to(context[0], batch_size), _repeat_to(context[1], batch_size)),
             clips,
             reference_at if self.config.reference_timestep == "current" else lambda timestep: once,
-            guidance_scale,
-            controlnet_conditioning_scale,
-            control_guidance_start,
-            control_guidance_end,
-            context_frames,
-            context_overlap,
-            context_shift,
-            added_cond_kwargs,
-            cross_attention_kwargs,
-            extra_step_kwargs,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            guidance_scale=guidance_scale,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            context_shift=context_shift,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=cross_attention_kwargs,
+            extra_step_kwargs=extra_step_kwargs,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
 
         # 7. Decode
@@ -1051,6 +1051,8 @@ def _vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
 
 def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
     """Repeat each entry of a batch so that there are `batch_size`, repetitions of one entry side by side."""
+    if len(entries) == batch_size:
+        return entries
     return entries.repeat_interleave(batch_size // len(entries), dim=0)
 
 

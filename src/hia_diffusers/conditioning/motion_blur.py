@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import PIL.Image
 import torch
@@ -41,6 +42,10 @@ HAND_SIDE_PER_FOREARM = 0.9
 
 # Sharpness is measured only where at least this part of the hand box's side lies in the picture.
 MIN_VISIBLE_SIDE = 0.25
+
+# Standard deviation, in pixels at `sharpness_side`, of the Gaussian that the Laplacian is taken of. The finest detail
+# of a resized picture tells how it was resized more than how sharp it was.
+SHARPNESS_SMOOTHING = 0.7
 
 # Points, wrist and elbow of the left and of the right hand.
 HANDS = ((LEFT_HAND, LEFT_WRIST, LEFT_ELBOW), (RIGHT_HAND, RIGHT_WRIST, RIGHT_ELBOW))
@@ -149,15 +154,15 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     per second. It depends neither on resolution nor on frame rate.
 
     Sharpness is the variance of the Laplacian (Eq. 3) of the hand's grey picture (0-255), whose box is brought to
-    `sharpness_side` pixels first, so that it does not depend on the size of the hand as long as the box has at least
-    that many pixels. It is squashed to `variance / (variance + sharpness_scale)`.
+    `sharpness_side` pixels and slightly smoothed first, so that it does not depend on the size of the hand as long as
+    the box has at least that many pixels. It is squashed to `variance / (variance + sharpness_scale)`.
 
     Args:
         score_threshold (`float`, *optional*, defaults to `0.3`):
             Keypoints are visible when their score is above this, in `[0, 1)`.
         max_motion (`float`, *optional*, defaults to `1.0`):
             Motion, in hand-box sides per frame at 30 frames per second, that is stored as 1; faster is clipped.
-        sharpness_scale (`float`, *optional*, defaults to `150.0`):
+        sharpness_scale (`float`, *optional*, defaults to `40.0`):
             Variance of the Laplacian that is stored as 0.5.
         sharpness_side (`int`, *optional*, defaults to `32`):
             Side in pixels at which sharpness is measured, at least 12.
@@ -175,7 +180,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         self,
         score_threshold: float = 0.3,
         max_motion: float = 1.0,
-        sharpness_scale: float = 150.0,
+        sharpness_scale: float = 40.0,
         sharpness_side: int = 32,
         hand_box_margin: float = 0.2,
         line_scale: float = 1.0,
@@ -392,6 +397,7 @@ def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> fl
     size = tuple(np.rint(side * visible).astype(int).tolist())
     # Of Pillow's antialiasing filters, bilinear makes the figure depend least on the size of the hand.
     crop = np.asarray(grey.resize(size, PIL.Image.Resampling.BILINEAR, box=(*low.tolist(), *high.tolist())))
+    crop = cv2.GaussianBlur(crop, (0, 0), SHARPNESS_SMOOTHING)
     neighbours = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:]
     return float(np.var(neighbours - 4 * crop[1:-1, 1:-1]))
 
