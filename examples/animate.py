@@ -187,7 +187,7 @@ def load_pipeline(model, seed, device, dtype):
     from hia_diffusers import HIAPipeline
 
     try:
-        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     return pipe.to(device)
