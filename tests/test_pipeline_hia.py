@@ -619,9 +619,11 @@ def test_motion_modules_stay_on_sdpa_under_xformers(pipe, monkeypatch):
         "set_use_memory_efficient_attention_xformers",
         lambda self, valid, attention_op=None: self.set_processor(XFormersAttnProcessor()),
     )
-    pipe.enable_xformers_memory_efficient_attention()
-    for name, processor in pipe.unet.attn_processors.items():
-        assert type(processor) is (AttnProcessor2_0 if "motion_modules" in name else XFormersAttnProcessor)
+    for enabled in (pipe, pipe.unet):
+        pipe.unet.set_attn_processor(AttnProcessor2_0())
+        enabled.enable_xformers_memory_efficient_attention()
+        for name, processor in pipe.unet.attn_processors.items():
+            assert type(processor) is (AttnProcessor2_0 if "motion_modules" in name else XFormersAttnProcessor)
 
 
 # Empty regions and memory

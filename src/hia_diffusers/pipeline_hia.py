@@ -22,7 +22,6 @@ from diffusers import (
 )
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
@@ -284,10 +283,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     def set_use_memory_efficient_attention_xformers(
         self, valid: bool, attention_op: Callable[..., Any] | None = None
     ) -> None:
-        """Put spatial attention on xformers, or back on SDPA.
-
-        Motion modules stay on SDPA: they attend along time for every pixel of every clip, a batch that xformers'
-        kernels do not take.
+        """Put spatial attention on xformers, or back on SDPA; motion modules stay on SDPA ([`HIAUNetMotionModel`]).
 
         Raises:
             RuntimeError: If xformers is installed without kernels for this torch.
@@ -295,9 +291,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         if valid:
             _check_xformers()
         super().set_use_memory_efficient_attention_xformers(valid, attention_op)
-        for name, attention in self.unet.named_modules():
-            if isinstance(attention, Attention) and "motion_modules" in name:
-                attention.set_processor(AttnProcessor2_0())
 
     # 1. Inputs
 
@@ -468,7 +461,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             raise ValueError(
                 f"`conditioning_frames` must have the {channels} channels of the ControlNet, got {batch.shape[2]}."
             )
-        if not (batch.numel() and batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
+        if not (batch.numel() and _in_unit_range(batch)):
             raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
         return batch.float()
 
@@ -926,9 +919,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Examples:
         """
         # 1. Check inputs
-        clips = self._as_clips(conditioning_frames)
+        pictures, clips = _as_pictures(image), self._as_clips(conditioning_frames)
         self.check_inputs(
-            image,
+            pictures,
             clips,
             height,
             width,
@@ -961,7 +954,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         )
 
         # 2. Context
-        context = self.encode_image(image, image_embeds, prompt_embeds)
+        context = self.encode_image(pictures, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
         height, width = height or clips.shape[-2], width or clips.shape[-1]
@@ -970,7 +963,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         clips = _repeat_to(clips, batch_size)
 
         # 4. Reference
-        reference_latents = self.encode_reference_latents(image, height, width)
+        reference_latents = self.encode_reference_latents(pictures, height, width)
 
         def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
             features = self.encode_reference(reference_latents, context[0], timestep).features
@@ -1056,6 +1049,12 @@ def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
     return entries.repeat_interleave(batch_size // len(entries), dim=0)
 
 
+def _in_unit_range(values: torch.Tensor) -> bool:
+    """Whether all values are in [0, 1]. NaN is its own minimum and maximum, and fails both comparisons."""
+    low, high = values.aminmax()
+    return bool(low >= 0 and high <= 1)
+
+
 def _check_counts(**counts: Any) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -1106,7 +1105,7 @@ def _as_picture(picture: Any, name: str) -> torch.Tensor:
         )
     tensor = picture if isinstance(picture, torch.Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
     tensor = tensor.float()
-    if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
+    if not _in_unit_range(tensor):
         raise ValueError(
             f"`{name}` must be finite and in [0, 1], got {tensor.min().item():g} to {tensor.max().item():g}; 8-bit"
             " arrays are divided by 255 first, or given as PIL pictures."

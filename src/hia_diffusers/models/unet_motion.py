@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
@@ -43,6 +44,13 @@ class ClipGroupNorm(nn.GroupNorm):
         return super().forward(clips).transpose(1, 2).flatten(0, 1)
 
 
+class MotionAttention(Attention):
+    """Attention along time. It stays on SDPA: xformers' kernels do not take a sequence for each pixel of each clip."""
+
+    def set_use_memory_efficient_attention_xformers(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 class MotionTransformer(AnimateDiffTransformer3D):
     """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
 
@@ -67,6 +75,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
     """A [`~diffusers.UNetMotionModel`] whose spatial self-attention reads a reference picture.
 
     Configuration and state-dict keys are the parent's. New motion modules start as the identity, as AnimateDiff's do.
+    They stay on torch's SDPA where xformers is asked for.
 
     Args:
         reference_attention_blocks (`"full"` or `"midup"`, *optional*, defaults to `"full"`):
@@ -118,6 +127,8 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                 module.__class__ = MotionTransformer
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
+                for block in module.transformer_blocks:
+                    block.attn1.__class__ = block.attn2.__class__ = MotionAttention
                 if motion_norm == "frame":
                     module.norm.__class__ = FrameGroupNorm
             elif isinstance(module, ResnetBlock2D) and resnet_norm == "clip":
