@@ -1,0 +1,397 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes detected keypoints fit to drive a picture: fills short gaps, smooths jitter, and brings the driver's limbs to
+the lengths of the person in the picture.
+
+Axes: F frames, K = 133 keypoints, P = 135 points: the keypoints, then the neck and the pelvis.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .keypoints import (
+    FACE,
+    FEET,
+    LEFT_ANKLE,
+    LEFT_EAR,
+    LEFT_ELBOW,
+    LEFT_EYE,
+    LEFT_HAND,
+    LEFT_HIP,
+    LEFT_KNEE,
+    LEFT_SHOULDER,
+    LEFT_WRIST,
+    NOSE,
+    NUM_KEYPOINTS,
+    RIGHT_ANKLE,
+    RIGHT_EAR,
+    RIGHT_ELBOW,
+    RIGHT_EYE,
+    RIGHT_HAND,
+    RIGHT_HIP,
+    RIGHT_KNEE,
+    RIGHT_SHOULDER,
+    RIGHT_WRIST,
+    WholeBodyKeypoints,
+)
+
+
+# The wrists go with the hands: a smoothed wrist under an unsmoothed hand would tear the hand off the arm.
+SMOOTHABLE_PARTS = {
+    "body": (*range(LEFT_WRIST), *range(LEFT_HIP, RIGHT_ANKLE + 1)),
+    "feet": tuple(range(FEET.start, FEET.stop)),
+    "face": tuple(range(FACE.start, FACE.stop)),
+    "hands": (LEFT_WRIST, RIGHT_WRIST, *range(LEFT_HAND.start, RIGHT_HAND.stop)),
+}
+POLYNOMIAL_ORDER = 2
+
+# COCO-WholeBody has no joint between the shoulders and none between the hips.
+NECK, PELVIS = NUM_KEYPOINTS, NUM_KEYPOINTS + 1
+
+# How much a difference of place and size in the picture counts against a difference of pose, when the driving frame
+# most like the reference is looked for.
+PLACE_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class _Limb:
+    """
+    Points that hang on a joint and are moved away from it by one factor, on each side of the body where it has two.
+
+    The limb's size is the root mean square distance of its `measured` points from the joint. A size relative to the
+    whole body that differs more than `max_proportion` between two people comes from foreshortening.
+    """
+
+    joints: tuple[int, ...]
+    points: tuple[list[int], ...]
+    measured: tuple[list[int], ...]
+    max_proportion: float = 1.5
+
+
+def _bone(joints: tuple[int, ...], ends: tuple[int, ...]) -> _Limb:
+    points = tuple([end] for end in ends)
+    return _Limb(joints, points, points)
+
+
+# From the pelvis outwards.
+_BONES = (
+    _bone((PELVIS,), (NECK,)),
+    _bone((NECK,), (NOSE,)),
+    _bone((NECK, NECK), (LEFT_SHOULDER, RIGHT_SHOULDER)),
+    _bone((LEFT_SHOULDER, RIGHT_SHOULDER), (LEFT_ELBOW, RIGHT_ELBOW)),
+    _bone((LEFT_ELBOW, RIGHT_ELBOW), (LEFT_WRIST, RIGHT_WRIST)),
+    _bone((PELVIS, PELVIS), (LEFT_HIP, RIGHT_HIP)),
+    _bone((LEFT_HIP, RIGHT_HIP), (LEFT_KNEE, RIGHT_KNEE)),
+    _bone((LEFT_KNEE, RIGHT_KNEE), (LEFT_ANKLE, RIGHT_ANKLE)),
+)
+
+# What ends a chain: the head around the nose, the feet around the ankles, the hands around the wrists. The palm tells
+# a hand's size whatever the fingers do, and a child's head is far larger for its body than an adult's.
+_HEAD_POINTS = [LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR, *range(FACE.start, FACE.stop)]
+_FOOT_POINTS = ([*range(FEET.start, FEET.start + 3)], [*range(FEET.start + 3, FEET.stop)])
+_HAND_POINTS = ([*range(LEFT_HAND.start, LEFT_HAND.stop)], [*range(RIGHT_HAND.start, RIGHT_HAND.stop)])
+_PALM_POINTS = tuple([hand[knuckle] for knuckle in (5, 9, 13, 17)] for hand in _HAND_POINTS)
+_ENDS = (
+    _Limb((NOSE,), (_HEAD_POINTS,), (_HEAD_POINTS,), max_proportion=2.5),
+    _Limb((LEFT_ANKLE, RIGHT_ANKLE), _FOOT_POINTS, _FOOT_POINTS),
+    _Limb((LEFT_WRIST, RIGHT_WRIST), _HAND_POINTS, _PALM_POINTS),
+)
+
+# The joint that each point hangs on; the pelvis hangs on nothing.
+_JOINT_OF = np.full(NUM_KEYPOINTS + 2, PELVIS)
+for _limb in (*_BONES, *_ENDS):
+    for _joint, _points in zip(_limb.joints, _limb.points, strict=True):
+        _JOINT_OF[_points] = _joint
+
+# One of these pairs is the least that gives a size and a place. Where the ankles are seen, they tell the place better.
+_CORE_PAIRS = {"hips": [LEFT_HIP, RIGHT_HIP], "shoulders": [LEFT_SHOULDER, RIGHT_SHOULDER]}
+_ANKLES = [LEFT_ANKLE, RIGHT_ANKLE]
+
+# The joints whose places make a pose.
+_POSE_JOINTS = [NOSE, *range(LEFT_SHOULDER, RIGHT_ANKLE + 1)]
+
+
+def fill_gaps(keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_threshold: float = 0.3) -> WholeBodyKeypoints:
+    """
+    Interpolate points over short gaps.
+
+    A point's gap is a run of frames in which its score is not above the threshold. It is crossed on the cubic through
+    the two frames before and the two after it in which the point is found, or, near the ends of the clip, on the
+    parabola or line through as many as there are. Its score there is the lower one of the two frames beside the gap,
+    times `1 - distance / (n + 1)`: distance is that to the nearer of the two, and n the longest gap, in frames. A
+    longer gap, or one at the beginning or end of the clip, stays as it is.
+
+    Args:
+        keypoints (`WholeBodyKeypoints`):
+            The person in every frame.
+        max_gap (`float`, *optional*, defaults to `0.1`):
+            The longest gap to fill, in seconds, rounded to whole frames; 0 fills none.
+        score_threshold (`float`, *optional*, defaults to `0.3`):
+            Points are taken as found when their score is above this, in `[0, 1)`.
+
+    Returns:
+        `WholeBodyKeypoints`: the clip with its short gaps filled.
+
+    Raises:
+        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, or another argument is no number.
+        `ValueError`: `max_gap` is negative or infinite, or `score_threshold` is outside `[0, 1)`.
+    """
+    _check_keypoints("keypoints", keypoints)
+    _check_number("max_gap", max_gap, lambda value: value >= 0, "zero or more seconds")
+    _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
+    longest = round(max_gap * keypoints.fps)
+    xy, score = keypoints.xy.copy(), keypoints.score.copy()
+    for point in range(NUM_KEYPOINTS):
+        found = np.flatnonzero(keypoints.score[:, point] > score_threshold)
+        for index in np.flatnonzero(np.diff(found) > 1):
+            before, after = found[index : index + 2]
+            gap = np.arange(before + 1, after)
+            if len(gap) > longest:
+                continue
+            knots = found[max(index - 1, 0) : index + 3]
+            curve = np.linalg.solve(np.vander(knots - before), keypoints.xy[knots, point])
+            xy[gap, point] = np.vander(gap - before, len(knots)) @ curve
+            distance = np.minimum(gap - before, after - gap)
+            score[gap, point] = score[[before, after], point].min() * (1 - distance / (longest + 1))
+    return replace(keypoints, xy=xy, score=score)
+
+
+def smooth_keypoints(
+    keypoints: WholeBodyKeypoints,
+    window: float = 0.25,
+    parts: Sequence[str] = ("body",),
+    max_gap: float = 0.1,
+    score_threshold: float = 0.3,
+) -> WholeBodyKeypoints:
+    """
+    Fill short gaps, then take the jitter out of the body.
+
+    Each run of frames in which a point is found is smoothed with a Savitzky-Golay filter: quadratics fitted over a
+    moving window, which neither lags behind the motion nor flattens it as an average would. Hands are much faster than
+    the rest, and their motion is what [`MotionBlurConditioner`] reads: by default they are left alone, and with them
+    the wrists, so that hands stay on their arms.
+
+    Args:
+        keypoints (`WholeBodyKeypoints`):
+            The person in every frame.
+        window (`float`, *optional*, defaults to `0.25`):
+            Length of the moving window in seconds, brought to the nearest odd number of frames. Where that is 3 or
+            fewer, as it is below 16 frames per second by default, jitter cannot be told from motion: nothing is
+            smoothed.
+        parts (`Sequence[str]`, *optional*, defaults to `("body",)`):
+            What to smooth: `"body"` (without the wrists), `"feet"`, `"face"`, `"hands"` (with the wrists).
+        max_gap (`float`, *optional*, defaults to `0.1`):
+            The longest gap to fill, in seconds, as in [`fill_gaps`]; gaps are filled in every part.
+        score_threshold (`float`, *optional*, defaults to `0.3`):
+            Points are taken as found when their score is above this, in `[0, 1)`. Others neither change nor count.
+
+    Returns:
+        `WholeBodyKeypoints`: the smoothed clip, with the scores that [`fill_gaps`] gives.
+
+    Raises:
+        `ImportError`: scipy is not installed.
+        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, or a number is none.
+        `ValueError`: a number is out of range, or `parts` is no list of these names.
+    """
+    _check_keypoints("keypoints", keypoints)
+    _check_number("window", window, lambda value: value > 0, "a positive number of seconds")
+    if not isinstance(parts, (list, tuple)) or not set(parts) <= set(SMOOTHABLE_PARTS):
+        raise ValueError(f"`parts` must be a list of {', '.join(map(repr, SMOOTHABLE_PARTS))}, got {parts!r}.")
+    try:
+        from scipy.signal import savgol_filter
+    except ImportError as error:
+        raise ImportError("Smoothing needs the `pose` extra: pip install 'hia-diffusers[pose]'.") from error
+    filled = fill_gaps(keypoints, max_gap, score_threshold)
+    xy = filled.xy.copy()
+    window_frames = 2 * round((window * keypoints.fps - 1) / 2) + 1
+    for point in sorted(index for part in set(parts) for index in SMOOTHABLE_PARTS[part]):
+        found = np.flatnonzero(filled.score[:, point] > score_threshold)
+        for run in np.split(found, np.flatnonzero(np.diff(found) > 1) + 1):
+            length = min(window_frames, len(run) - 1 + len(run) % 2)
+            if length > POLYNOMIAL_ORDER + 1:
+                xy[run, point] = savgol_filter(xy[run, point], length, POLYNOMIAL_ORDER, axis=0)
+    return replace(filled, xy=xy)
+
+
+def retarget_keypoints(
+    driving: WholeBodyKeypoints, reference: WholeBodyKeypoints, score_threshold: float = 0.3
+) -> WholeBodyKeypoints:
+    """
+    Let the person in the reference picture make the driver's motion: every limb keeps the driver's direction and takes
+    the length that it has in the picture.
+
+    In the driving frame whose pose is most like the reference's, the result has the size of the reference and stands
+    on the same spot: its ankles, or else its hips or shoulders, are where they are in the picture. The driver's way
+    from there and back is kept, in the scale of the reference's legs, and so is the camera: a driver who comes closer
+    and grows makes the result grow by the same factor.
+
+    Each limb has one factor for the whole clip: its length in the reference over its length in the driving frame most
+    like the reference in which it is found. Equal poses are foreshortened equally, which leaves the ratio as it is. Of
+    limbs that come in pairs, the longer one is measured, since foreshortening only shortens; this also serves the limb
+    that the reference does not show. Head, hands and feet have their own factors and hang on nose, wrists and ankles.
+    A limb that is nowhere found in both, or whose length relative to the body differs by more than a factor of 1.5
+    (2.5 for the head), takes the factor of the whole body: the median over its bones.
+
+    A reference that is an own frame of the driving clip leaves the clip as it is.
+
+    Args:
+        driving (`WholeBodyKeypoints`):
+            The driver in every frame.
+        reference (`WholeBodyKeypoints`):
+            One frame: the person in the reference picture.
+        score_threshold (`float`, *optional*, defaults to `0.3`):
+            Points are measured when their score is above this, in `[0, 1)`. Others of the driver move along.
+
+    Returns:
+        `WholeBodyKeypoints`: the driving motion in the reference's picture, with the driver's scores and frame rate.
+        Points that the driver misses stay missing.
+
+    Raises:
+        `TypeError`: `driving` or `reference` are no `WholeBodyKeypoints`, or `score_threshold` is no number.
+        `ValueError`: `reference` has several frames, `reference` shows neither both shoulders nor both hips,
+            `driving` never shows the same two of them, or `score_threshold` is outside `[0, 1)`.
+    """
+    _check_keypoints("driving", driving)
+    _check_keypoints("reference", reference)
+    _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
+    if len(reference) != 1:
+        raise ValueError(f"`reference` must have one frame, such as keypoints[:1], got {len(reference)}.")
+    target, source = _found_points(reference, score_threshold)[0], _found_points(driving, score_threshold)
+    pairs = {name: pair for name, pair in _CORE_PAIRS.items() if np.isfinite(target[pair]).all()}
+    if not pairs:
+        raise ValueError(f"`reference` must show both shoulders or both hips with scores above {score_threshold}.")
+    shown = np.stack([np.isfinite(source[:, pair]).all(axis=(1, 2)) for pair in pairs.values()]).any(axis=0)
+    bone_ratios = np.stack([_size_ratios(bone, target, source) for bone in _BONES])
+    usable = shown & np.isfinite(bone_ratios).any(axis=0)
+    if not usable.any():
+        needed = " or ".join(f"both {name}" for name in pairs)
+        raise ValueError(f"`driving` must show {needed} in some frame with scores above {score_threshold}.")
+
+    body_ratio = np.full(len(driving), np.nan)
+    body_ratio[usable] = np.nanmedian(bone_ratios[:, usable], axis=0)
+    distance = _pose_distance(target, source, (reference.width, reference.height), (driving.width, driving.height))
+    distance[~usable] = np.inf
+    ranking = np.argsort(distance, kind="stable")[: usable.sum()]
+    anchor = ranking[0]
+
+    scale = np.empty(NUM_KEYPOINTS + 2)
+    for limb in (*_BONES, *_ENDS):
+        proportion = _proportion(limb, _size_ratios(limb, target, source)[ranking] / body_ratio[ranking])
+        for points in limb.points:
+            scale[points] = body_ratio[anchor] * proportion
+    scale[PELVIS] = scale[[LEFT_KNEE, LEFT_ANKLE]].mean()
+
+    joints = _joints_in_every_frame(source)
+    placed = np.empty_like(joints)
+    placed[:, PELVIS] = scale[PELVIS] * joints[:, PELVIS]
+    for joint, end in _bone_ends():
+        placed[:, end] = placed[:, joint] + scale[end] * (joints[:, end] - joints[:, joint])
+    held = next(pair for pair in (_ANKLES, *pairs.values()) if np.isfinite([target[pair], source[anchor, pair]]).all())
+    placed += (target[held] - placed[anchor, held]).mean(axis=0)
+
+    joint_of, point_scale = _JOINT_OF[:NUM_KEYPOINTS], scale[:NUM_KEYPOINTS, None]
+    xy = placed[:, joint_of] + point_scale * (driving.xy - joints[:, joint_of])
+    return replace(driving, xy=xy, height=reference.height, width=reference.width)
+
+
+def _found_points(keypoints: WholeBodyKeypoints, score_threshold: float) -> np.ndarray:
+    """float64 `(F, P, 2)`: the points with scores above the threshold, NaN for the others."""
+    found = np.where(keypoints.score[..., None] > score_threshold, keypoints.xy, np.nan).astype(np.float64)
+    neck = found[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(axis=1, keepdims=True)
+    pelvis = found[:, [LEFT_HIP, RIGHT_HIP]].mean(axis=1, keepdims=True)
+    return np.concatenate([found, neck, pelvis], axis=1)
+
+
+def _size_ratios(limb: _Limb, target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """`(F,)`: the limb's size in the target `(P, 2)` over that in each frame of the source `(F, P, 2)`, or NaN."""
+    squared_sizes = np.zeros((2, len(source)))
+    for joint, points in zip(limb.joints, limb.measured, strict=True):
+        offsets = np.stack(np.broadcast_arrays(target[points] - target[joint], source[:, points] - source[:, [joint]]))
+        common = np.isfinite(offsets).all(axis=(0, -1))
+        squares = np.where(common, np.square(offsets).sum(axis=-1), 0)
+        squared_sizes = np.maximum(squared_sizes, squares.sum(axis=-1) / np.maximum(common.sum(axis=-1), 1))
+    squared_sizes[:, (squared_sizes == 0).any(axis=0)] = np.nan
+    return np.sqrt(squared_sizes[0] / squared_sizes[1])
+
+
+def _proportion(limb: _Limb, proportions: np.ndarray) -> float:
+    """The first known of a limb's proportions, or 1 where there is none or it cannot be a person's."""
+    known = proportions[np.isfinite(proportions)]
+    plausible = len(known) and 1 / limb.max_proportion <= known[0] <= limb.max_proportion
+    return known[0] if plausible else 1.0
+
+
+def _pose_distance(
+    target: np.ndarray, source: np.ndarray, target_size: tuple[int, int], source_size: tuple[int, int]
+) -> np.ndarray:
+    """
+    `(F,)`: how different the poses are, whatever their size and place, plus a little for how different their sizes and
+    places in their pictures are. Joints of the target that the source misses count as different.
+    """
+    target, source = target[_POSE_JOINTS], source[:, _POSE_JOINTS]
+    common = np.isfinite(target).all(axis=-1) & np.isfinite(source).all(axis=-1)
+    count = np.maximum(common.sum(axis=-1), 1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(common[..., None], values, 0).sum(axis=1) / count[:, None]
+
+    centered_target = target - mean(np.broadcast_to(target, source.shape))[:, None]
+    centered_source = source - mean(source)[:, None]
+    product = mean(centered_target * centered_source).sum(axis=-1)
+    norms = np.sqrt(mean(centered_target**2).sum(axis=-1) * mean(centered_source**2).sum(axis=-1))
+    cosine = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
+    coverage = common.sum(axis=-1) / np.isfinite(target).all(axis=-1).sum()
+    place = mean(np.abs(target / target_size - source / source_size)).sum(axis=-1)
+    return 1 - coverage * cosine + PLACE_WEIGHT * place
+
+
+def _joints_in_every_frame(found: np.ndarray) -> np.ndarray:
+    """
+    The points `(F, P, 2)` with every joint in every frame. A joint that a frame misses keeps its place relative to the
+    joint it hangs on, interpolated over time; one that no frame shows lies on it.
+    """
+    joints = found.copy()
+    for middle, left, right in ((NECK, LEFT_SHOULDER, RIGHT_SHOULDER), (PELVIS, LEFT_HIP, RIGHT_HIP)):
+        half = _over_time((found[:, right] - found[:, left]) / 2)
+        _fill(joints[:, middle], found[:, left] + half)
+        _fill(joints[:, middle], found[:, right] - half)
+    _fill(joints[:, PELVIS], joints[:, NECK] - _over_time(joints[:, NECK] - joints[:, PELVIS]))
+    _fill(joints[:, PELVIS], _over_time(joints[:, PELVIS]))
+    for joint, end in _bone_ends():
+        _fill(joints[:, end], joints[:, joint] + _over_time(joints[:, end] - joints[:, joint]))
+    return joints
+
+
+def _fill(points: np.ndarray, values: np.ndarray) -> None:
+    """Put values where points `(F, 2)` are NaN."""
+    np.copyto(points, values, where=np.isnan(points))
+
+
+def _over_time(vectors: np.ndarray) -> np.ndarray:
+    """Vectors `(F, 2)` with NaN interpolated, constant before the first and after the last, zero where all are NaN."""
+    known = np.flatnonzero(np.isfinite(vectors).all(axis=-1))
+    if len(known) == 0:
+        return np.zeros_like(vectors)
+    return np.stack([np.interp(np.arange(len(vectors)), known, column[known]) for column in vectors.T], axis=-1)
+
+
+def _bone_ends() -> Iterator[tuple[int, int]]:
+    """Every bone as the joint it hangs on and the joint at its other end, from the pelvis outwards."""
+    for bone in _BONES:
+        for joint, (end,) in zip(bone.joints, bone.points, strict=True):
+            yield joint, end
+
+
+def _check_keypoints(name: str, value: Any) -> None:
+    if not isinstance(value, WholeBodyKeypoints):
+        raise TypeError(f"`{name}` must be WholeBodyKeypoints, got {type(value).__name__}.")
+
+
+def _check_number(name: str, value: Any, is_accepted: Callable[[float], bool], accepted: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number ({accepted}), got {value!r}.")
+    if not (np.isfinite(value) and is_accepted(value)):
+        raise ValueError(f"`{name}` must be {accepted}, got {value!r}.")
