@@ -1,13 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates the person in a picture with the motion of a pose video or of a keypoint file.
+"""Animates the person in a picture with the motion of a person in a video, of a keypoint file or of a pose video.
 
-python examples/animate.py --image picture.png --driving motion.safetensors --output out.mp4 --model ID_OR_PATH
+python examples/animate.py --image picture.png --driving dance.mp4 --output out.mp4 --model ID_OR_PATH
 """
 
 import argparse
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,20 @@ from PIL import Image, ImageOps
 
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 DRIVING_HELP = (
-    "the motion: keypoints (.safetensors or .npz, saved by WholeBodyKeypoints) or an OpenPose-style pose video; "
-    "the result has its frame rate"
+    "the motion: a video of a person, keypoints (.safetensors or .npz, saved by WholeBodyKeypoints) or an "
+    "OpenPose-style pose video; the result has its frame rate"
 )
+DRIVING_TYPE_HELP = "what --driving is (default: auto, by its suffix and the colours of the video; prints its choice)"
+PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
+RETARGET_HELP = (
+    "give the motion the proportions and the place of the person in the picture "
+    "(default: yes for a video of a person and where --image-keypoints is given)"
+)
+IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
+FEET_MODEL_HELP = "as --pose-model, for the feet; none keeps the feet of --pose-model (default: dwpose-l-384x288)"
 SHARPNESS_HELP = (
-    "how sharp the hands shall be, from 0 (all motion blur) to 1; needs keypoints (default: auto, the model chooses)"
+    "how sharp the hands shall be, from 0 (all motion blur) to 1; driving: as in a --driving that is a video of a "
+    "person; not for pose videos (default: auto, the model chooses)"
 )
 SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
@@ -54,7 +64,17 @@ def number(kind, low, high):
 
 
 def sharpness(text):
-    return text if text == "auto" else number(float, 0, 1)(text)
+    return text if text in ("auto", "driving") else number(float, 0, 1)(text)
+
+
+def box(text):
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        x0 = x1 = y0 = y1 = 0.0
+    if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
+        raise argparse.ArgumentTypeError(f"must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1, got {text!r}")
+    return x0, y0, x1, y1
 
 
 def size(text):
@@ -70,6 +90,7 @@ def make_parser():
     add = parser.add_argument
     add("--image", type=Path, required=True, help="picture of the person")
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
+    add("--driving-type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
     add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
     add("--model", help="id on the Hub or local folder of a HIAPipeline (default: random weights)")
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
@@ -81,6 +102,14 @@ def make_parser():
     add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
     add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
+    add = parser.add_argument_group("keypoints").add_argument
+    add("--retarget", action=argparse.BooleanOptionalAction, help=RETARGET_HELP)
+    add("--image-keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
+    add("--person", type=box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
+    add("--detector-model", default="yolox-m", help="name or ONNX file of the person detector (default: yolox-m)")
+    add("--pose-model", default="rtmw-l-384x288", help="name or ONNX file of the pose model (default: rtmw-l-384x288)")
+    add("--feet-model", default="dwpose-l-384x288", help=FEET_MODEL_HELP)
+    add("--detector-device", default="cpu", help="cpu, cuda or cuda:N, for the three models above (default: cpu)")
     return parser
 
 
@@ -89,11 +118,13 @@ def preview_path(output):
 
 
 def check_arguments(args):
-    for option, path in (("--image", args.image), ("--driving", args.driving)):
+    inputs = {"--image": args.image, "--driving": args.driving, "--image-keypoints": args.image_keypoints}
+    inputs = {option: path for option, path in inputs.items() if path is not None}
+    for option, path in inputs.items():
         if not path.is_file():
             raise ValueError(f"{option}: there is no file {str(path)!r}")
-    if args.sharpness != "auto" and args.driving.suffix not in KEYPOINT_SUFFIXES:
-        raise ValueError("--sharpness: a pose video does not say where the hands are; give keypoints or leave it out")
+    if args.image_keypoints and args.retarget is False:
+        raise ValueError("--image-keypoints: with --no-retarget there is no use for them")
     if args.output.suffix != ".mp4":
         raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
     folder = args.output.parent
@@ -102,7 +133,7 @@ def check_arguments(args):
     for path in [args.output, preview_path(args.output)] if args.preview else [args.output]:
         if path.is_dir():
             raise ValueError(f"--output: {str(path)!r} is a folder")
-        if path.resolve() in (args.image.resolve(), args.driving.resolve()):
+        if path.resolve() in [given.resolve() for given in inputs.values()]:
             raise ValueError(f"--output: {str(path)!r} is one of the inputs")
 
 
@@ -124,40 +155,133 @@ def load_picture(path):
 
 
 def fit_picture(picture, size):
-    """The whole picture in `size`; where its aspect differs, bars in the median colour of the edges they join."""
+    """
+    The whole picture in `size`, and its place (x, y, width, height) there; where its aspect differs, bars in the
+    median colour of the edges they join.
+    """
     fitted = ImageOps.contain(picture, size, Image.Resampling.LANCZOS)
+    place = ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2, *fitted.size)
     if fitted.size == size:
-        return fitted
+        return fitted, place
     print("The picture's {}x{} is fitted into {}x{} with bars in its border colour.".format(*picture.size, *size))
     pixels = np.asarray(picture)
     edges = pixels[[0, -1]] if fitted.width == size[0] else pixels[:, [0, -1]]
-    colour = tuple(np.median(edges, axis=(0, 1)).astype(int).tolist())
-    return ImageOps.pad(fitted, size, color=colour)
+    padded = Image.new("RGB", size, tuple(np.median(edges, axis=(0, 1)).astype(int).tolist()))
+    padded.paste(fitted, place[:2])
+    return padded, place
 
 
-def load_driving(path, max_frames):
-    """Keypoints or a pose video, and its (width, height)."""
-    if path.suffix in KEYPOINT_SUFFIXES:
+def fit_keypoints(keypoints, place, size):
+    """The picture's keypoints after `fit_picture`."""
+    x, y, width, height = place
+    fitted = keypoints.resize(height, width)
+    return replace(fitted, xy=fitted.xy + np.float32([x, y]), width=size[0], height=size[1])
+
+
+def load_driving(path, kind, max_frames):
+    """The motion, as keypoints or as a video, and which of "keypoints", "pose" and "video" it is."""
+    if kind == "keypoints" or kind == "auto" and path.suffix in KEYPOINT_SUFFIXES:
         from hia_diffusers import WholeBodyKeypoints
 
-        keypoints = WholeBodyKeypoints.load(path)[:max_frames]
-        return keypoints, (keypoints.width, keypoints.height)
+        return WholeBodyKeypoints.load(path)[:max_frames], "keypoints"
 
     from hia_diffusers.data.video import read_video
 
     video = read_video(path, max_frames)
-    return video, (video.frames.shape[2], video.frames.shape[1])
+    return video, recognise_video(video.frames) if kind == "auto" else kind
 
 
-def make_condition(driving, size, sharpness):
-    from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
+def recognise_video(frames):
+    """Tells "pose", which has vivid or white lines on black, from "video", and prints why."""
+    sample = frames[:: -(-len(frames) // 16), ::2, ::2]
+    brightest, darkest = sample.max(axis=-1), sample.min(axis=-1)
+    black = (brightest < 16).mean()
+    drawn = brightest >= 48
+    vivid = ((brightest - darkest > 0.6 * brightest) | (darkest >= 160))[drawn].mean() if drawn.any() else 0.0
+    kind, meaning = "video", "a video of a person"
+    if black >= 0.5 and vivid >= 0.7:
+        kind, meaning = "pose", "an OpenPose-style pose video"
+    print(
+        f"The driving is taken as {meaning}: {black:.0%} of its pixels are black, and {vivid:.0%} of the bright ones "
+        "vivid or white. Where that is wrong, say so with --driving-type."
+    )
+    return kind
+
+
+def check_use(args, kind):
+    """Options that the kind of motion has no use for."""
+    if kind == "pose" and args.sharpness != "auto":
+        raise ValueError("--sharpness: a pose video does not say where the hands are; give keypoints or leave it out")
+    if kind != "video" and args.sharpness == "driving":
+        raise ValueError("--sharpness: it can be measured on a --driving that is a video of a person only")
+    if kind == "pose" and (args.retarget or args.image_keypoints):
+        raise ValueError("--retarget: a pose video has no keypoints that could be aligned to the picture")
+    if kind != "video" and args.person:
+        raise ValueError("--person: only a video of a person can show several")
+
+
+def make_detector(args):
+    from hia_diffusers.conditioning.detection import KeypointDetector
+
+    feet_model = None if args.feet_model == "none" else args.feet_model
+    detector = KeypointDetector(args.detector_model, args.pose_model, feet_model, args.detector_device)
+    print(f"Keypoints are detected with onnxruntime's {detector.providers['pose']}.")
+    return detector
+
+
+def detect_motion(detector, video, person):
+    from hia_diffusers.conditioning.retargeting import smooth_keypoints
+
+    keypoints = detector(video.frames, video.fps, person)
+    found = keypoints.score.any(axis=1).sum()
+    if not found:
+        raise ValueError("--driving: nobody is found in it")
+    print(f"The person is found in {found} of {len(keypoints)} frames of the driving.")
+    return smooth_keypoints(keypoints)
+
+
+def reference_keypoints(args, detector, picture):
+    """The keypoints of the person in the picture, given or detected."""
+    from hia_diffusers import WholeBodyKeypoints
+
+    if args.image_keypoints is None:
+        keypoints = (detector or make_detector(args))(np.asarray(picture)[None], fps=1)
+        if not keypoints.score.any():
+            raise ValueError("--image: nobody is found in it; give --image-keypoints or --no-retarget")
+        return keypoints
+    keypoints = WholeBodyKeypoints.load(args.image_keypoints)
+    if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:
+        raise ValueError(
+            f"--image-keypoints: must be one frame of the picture's {picture.width}x{picture.height}, "
+            f"got {len(keypoints)} of {keypoints.width}x{keypoints.height}"
+        )
+    return keypoints
+
+
+def make_condition(args, driving, kind, picture, place, size):
+    from hia_diffusers import MotionBlurConditioner
+    from hia_diffusers.conditioning.retargeting import retarget_keypoints
 
     conditioner = MotionBlurConditioner(line_scale=min(1.0, min(size) / 512))
-    if isinstance(driving, WholeBodyKeypoints):
-        width, height = size
-        return conditioner(driving.resize(height, width), sharpness=sharpness)
-    frames = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in driving.frames]
-    return conditioner.from_pose_video(frames)
+    if kind == "pose":
+        frames = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in driving.frames]
+        return conditioner.from_pose_video(frames)
+
+    detector = make_detector(args) if kind == "video" else None
+    keypoints = detect_motion(detector, driving, args.person) if kind == "video" else driving
+    sharpness = args.sharpness
+    if sharpness == "driving":
+        sharpness = conditioner(keypoints, driving.frames).hand_sharpness
+    retarget = kind == "video" or args.image_keypoints if args.retarget is None else args.retarget
+    if retarget:
+        reference = fit_keypoints(reference_keypoints(args, detector, picture), place, size)
+        try:
+            keypoints = retarget_keypoints(keypoints, reference)
+        except ValueError as error:
+            raise ValueError(f"--retarget: {error}") from error
+        print("The motion is aligned to the person in the picture.")
+    width, height = size
+    return conditioner(keypoints.resize(height, width), sharpness=sharpness)
 
 
 def choose_device(name):
@@ -197,12 +321,14 @@ def animate(args):
     check_arguments(args)
     device = choose_device(args.device)
     picture = load_picture(args.image)
-    driving, driving_size = load_driving(args.driving, args.max_frames)
+    driving, kind = load_driving(args.driving, args.driving_type, args.max_frames)
+    check_use(args, kind)
+    driving_size = (driving.width, driving.height) if kind == "keypoints" else driving.frames.shape[2:0:-1]
     width, height = args.size or (max(8, round(side / 8) * 8) for side in driving_size)
     if args.size is None and (width, height) != driving_size:
         print("The driving's {}x{} is rounded to {}x{}.".format(*driving_size, width, height))
-    picture = fit_picture(picture, (width, height))
-    condition = make_condition(driving, (width, height), args.sharpness)
+    fitted, place = fit_picture(picture, (width, height))
+    condition = make_condition(args, driving, kind, picture, place, (width, height))
 
     import torch
 
@@ -210,7 +336,7 @@ def animate(args):
 
     pipe = load_pipeline(args.model, args.seed, device, args.dtype)
     frames = pipe(
-        image=picture,
+        image=fitted,
         conditioning_frames=condition,
         height=height,
         width=width,
@@ -224,7 +350,7 @@ def animate(args):
     print(f"Wrote {args.output}: {len(frames)} frames of {width}x{height} at {driving.fps:g} frames per second.")
     if args.preview:
         result = (frames * 255).round().astype(np.uint8)
-        columns = zip([np.asarray(picture)] * len(result), condition.preview(), result, strict=True)
+        columns = zip([np.asarray(fitted)] * len(result), condition.preview(), result, strict=True)
         write_video(preview_path(args.output), [np.hstack(column) for column in columns], driving.fps)
         print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
 
@@ -234,7 +360,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         animate(args)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
 
 

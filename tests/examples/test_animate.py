@@ -12,9 +12,12 @@ import cv2
 import diffusers
 import numpy as np
 import pytest
+from onnx_models import draw_people, points_in, write_models
 from PIL import Image
 
-from hia_diffusers import WholeBodyKeypoints
+from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
+from hia_diffusers.conditioning.detection import KeypointDetector
+from hia_diffusers.conditioning.retargeting import smooth_keypoints
 from hia_diffusers.data.video import read_video, write_video
 
 
@@ -59,7 +62,35 @@ def inputs(tmp_path_factory):
     (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
     (folder / "folder.mp4").mkdir()
     (folder / "out_preview.mp4").mkdir()
+    write_models(folder)
+    write_video(folder / "walk.mp4", walk()[0], fps=24)
+    write_video(folder / "nobody.mp4", draw_people([[]] * 3), fps=24)
+    Image.fromarray(draw_people([PICTURED], *PICTURE_SIZE[::-1])[0]).save(folder / "person.png")
+    Image.fromarray(draw_people([[]], *PICTURE_SIZE[::-1])[0]).save(folder / "nobody.png")
+    pictured_keypoints().save(folder / "person.safetensors")
+    keypoints = pictured_keypoints()
+    keypoints.score[:, 5:] = 0
+    keypoints.save(folder / "head.safetensors")
+    xy = np.stack([points_in(box) for box in walk()[1]])
+    WholeBodyKeypoints(xy, np.ones(xy.shape[:2]), 128, 160, 24.0).save(folder / "walk.safetensors")
     return folder
+
+
+PICTURED, PICTURE_SIZE = [(60, 8, 76, 60)], (96, 64)
+MODELS = {"detector_model": "detector.onnx", "pose_model": "pose.onnx", "feet_model": "feet.onnx"}
+
+
+def walk():
+    """Frames with a person who walks beside a smaller one, and the boxes of the first."""
+    boxes = [(20 + 4 * frame, 20, 60 + 4 * frame, 120) for frame in range(5)]
+    frames = draw_people([[box, (130, 60, 150, 100)] for box in boxes])
+    texture = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    frames[..., 1] = np.where(frames[..., 0] > 128, texture, frames[..., 1])
+    return frames, boxes
+
+
+def pictured_keypoints():
+    return WholeBodyKeypoints(points_in(PICTURED[0])[None], np.ones((1, 133)), *PICTURE_SIZE[::-1], fps=1)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +120,7 @@ def test_demo_inputs_fit_together(inputs):
     keypoints = WholeBodyKeypoints.load(inputs / "motion.safetensors")
     picture = Image.open(inputs / "picture.png")
     assert picture.size == (keypoints.width, keypoints.height) == (48, 80)
-    assert len(keypoints) == 4 and keypoints.fps == 30 and (keypoints.score == 1).all()
+    assert len(keypoints) == 4 and keypoints.fps == 30 and (keypoints.score > 0).all()
     xy = keypoints.xy[0]
     shoulders, hands = xy[[5, 6]], (xy[91:112], xy[112:133])
     assert shoulders[0, 0] > shoulders[1, 0]  # the person faces us: the left is at larger x
@@ -143,13 +174,141 @@ def test_the_seed_decides_the_frames(tmp_path):
     assert not np.array_equal(first, frames("1"))
 
 
+def condition_of(size=None, **changes):
+    """The condition that a call makes, and its size."""
+    args = animate.make_parser().parse_args(call(**changes))
+    driving, kind = animate.load_driving(args.driving, args.driving_type, args.max_frames)
+    animate.check_use(args, kind)
+    picture = animate.load_picture(args.image)
+    _, place = animate.fit_picture(picture, size)
+    return animate.make_condition(args, driving, kind, picture, place, size)
+
+
+def drawn_box(pose):
+    """x0, y0, x1, y1 of what is drawn in a frame of the pose map."""
+    y, x = np.nonzero(pose.any(axis=-1))
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+
+
 def test_sharpness_and_size_reach_the_condition():
-    keypoints, size = animate.load_driving(Path("motion.safetensors"), max_frames=3)
-    assert size == (48, 80)
-    condition = animate.make_condition(keypoints, (96, 160), sharpness=0.25).to_tensor()
+    condition = condition_of((96, 160), sharpness="0.25", max_frames="3").to_tensor()
     assert condition.shape == (3, 6, 160, 96)
     assert set(condition[:, 5].unique().tolist()) == {0, 0.25}
-    assert animate.make_condition(keypoints, (96, 160), sharpness="auto").to_tensor()[:, 3:].abs().max() == 0
+    assert condition_of((96, 160)).to_tensor()[:, 3:].abs().max() == 0
+
+
+def test_video_of_a_person_to_video(tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    options = {"image": "person.png", "driving": "walk.mp4", "output": str(output), "device": "cpu", "steps": "2"}
+    animate.main(call(**options, **MODELS, size="96x64"))
+    video = read_video(output)
+    assert video.frames.shape == (5, 64, 96, 3) and video.fps == 24
+    printed = capsys.readouterr().out
+    assert "The driving is taken as a video of a person: 0% of its pixels are black" in printed
+    assert "Keypoints are detected with onnxruntime's CPUExecutionProvider." in printed
+    assert "The person is found in 5 of 5 frames of the driving." in printed
+    assert "The motion is aligned to the person in the picture." in printed
+
+
+def test_the_motion_of_a_video_is_drawn_where_the_person_is():
+    """At the size of the video and as it is there. The largest person is followed, or the one in a box."""
+    options = {"image": "person.png", "driving": "walk.mp4", "no_retarget": True, **MODELS}
+    condition = condition_of((160, 128), **options)
+    for pose, (x0, y0, x1, y1) in zip(condition.pose, walk()[1], strict=True):
+        assert abs(drawn_box(pose) - [x0, y0, x1, y1]).max() < 12
+    small = condition_of((160, 128), **options, person="125,55,155,105")
+    for pose in small.pose:
+        assert abs(drawn_box(pose) - [130, 60, 150, 100]).max() < 8
+
+
+def test_the_motion_of_a_video_is_smoothed():
+    video = read_video("walk.mp4")
+    keypoints = KeypointDetector(**MODELS)(video.frames, video.fps)
+    smooth = smooth_keypoints(keypoints)
+    assert np.abs(smooth.xy - keypoints.xy).max() > 0.1
+    condition = condition_of((160, 128), image="person.png", driving="walk.mp4", no_retarget=True, **MODELS)
+    np.testing.assert_array_equal(condition.pose, animate_conditioner((160, 128))(smooth).pose)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"driving": "walk.mp4", **MODELS},
+        {"driving": "walk.mp4", **MODELS, "image_keypoints": "person.safetensors"},
+        {"driving": "walk.safetensors", "image_keypoints": "person.safetensors"},
+        {"driving": "walk.safetensors", "retarget": True, **MODELS},
+    ],
+)
+def test_the_motion_is_aligned_to_the_person_in_the_picture(changes, capsys):
+    """Twice as large, the picture has bars above and below."""
+    condition = condition_of((192, 192), image="person.png", **changes)
+    x0, y0, x1, y1 = drawn_box(condition.pose[0])
+    assert abs(y1 - y0 - 2 * 52 * 0.94) < 12 and abs(x1 - x0 - 2 * 16) < 20
+    assert abs((y0 + y1) / 2 - (32 + 2 * 34)) < 8
+    assert "The motion is aligned to the person in the picture." in capsys.readouterr().out
+
+
+def test_keypoints_are_not_aligned_unless_asked(capsys):
+    condition = condition_of((48, 80))
+    expected = WholeBodyKeypoints.load("motion.safetensors")
+    np.testing.assert_array_equal(condition.pose, animate_conditioner((48, 80))(expected).pose)
+    assert "aligned" not in capsys.readouterr().out
+
+
+def animate_conditioner(size):
+    return MotionBlurConditioner(line_scale=min(1.0, min(size) / 512))
+
+
+def test_the_sharpness_of_the_driving_is_measured_before_the_motion_is_aligned():
+    options = {"image": "person.png", "driving": "walk.mp4", "sharpness": "driving", **MODELS}
+    aligned, as_it_is = condition_of((96, 64), **options), condition_of((160, 128), **options, no_retarget=True)
+    assert (as_it_is.hand_sharpness > 0.2).all()
+    np.testing.assert_array_equal(aligned.hand_sharpness, as_it_is.hand_sharpness)
+
+
+def test_keypoints_of_the_picture_stay_on_it_when_it_is_fitted():
+    picture = Image.new("RGB", (60, 90))
+    points = np.array([(10.5, 20.5), (50.5, 80.5)])
+    for x, y in points:
+        picture.paste((255, 255, 255), (int(x) - 1, int(y) - 1, int(x) + 2, int(y) + 2))
+    xy = np.full((1, 133, 2), np.nan)
+    xy[0, :2] = points
+    keypoints = WholeBodyKeypoints(xy, np.ones((1, 133)), 90, 60, 1.0)
+    for size in ((120, 200), (128, 64), (60, 90)):
+        fitted, place = animate.fit_picture(picture, size)
+        moved = animate.fit_keypoints(keypoints, place, size)
+        assert (moved.width, moved.height) == size
+        bright = np.argwhere(np.asarray(fitted.convert("L")) > 100)[:, ::-1] + 0.5
+        halves = bright[:, 1] > bright[:, 1].mean()
+        centers = [bright[~halves].mean(axis=0), bright[halves].mean(axis=0)]
+        np.testing.assert_allclose(moved.xy[0, :2], centers, atol=0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("poses.mp4", "pose", "an OpenPose-style pose video: 9"),
+        ("drawn.mp4", "pose", "an OpenPose-style pose video: 8"),
+        ("walk.mp4", "video", "a video of a person: 0% of its pixels are black, and"),
+        ("stage.mp4", "video", "a video of a person: 8"),
+        ("dark.mp4", "video", "a video of a person: 100% of its pixels are black, and 0%"),
+    ],
+)
+def test_videos_are_told_apart_aloud(tmp_path, capsys, name, kind, said):
+    """Also a person in the spotlight of a black stage, and one in the dark."""
+    keypoints = WholeBodyKeypoints(points_in((10, 5, 86, 155))[None].repeat(3, axis=0), np.ones((3, 133)), 160, 96, 30)
+    write_video(tmp_path / "drawn.mp4", animate_conditioner((96, 160))(keypoints).pose, fps=30)
+    stage = np.zeros((3, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "dark.mp4", stage, fps=30)
+    stage[:, 10:60, 24:40] = (200, 150, 125)
+    write_video(tmp_path / "stage.mp4", stage, fps=30)
+    path = tmp_path / name if (tmp_path / name).exists() else Path(name)
+    assert animate.load_driving(path, "auto", None)[1] == kind
+    printed = capsys.readouterr().out
+    assert said in printed and "--driving-type" in printed
+    other = {"pose": "video", "video": "pose"}[kind]
+    assert animate.load_driving(path, other, None)[1] == other
+    assert capsys.readouterr().out == ""
 
 
 BAD_CALLS = [
@@ -167,6 +326,26 @@ BAD_CALLS = [
     ({"driving": "empty.avi"}, "empty.avi", "no video frame"),
     ({"driving": "text.safetensors"}, "text.safetensors"),
     ({"driving": "poses.mp4", "sharpness": "0.5"}, "--sharpness", "pose video"),
+    ({"driving": "poses.mp4", "retarget": True}, "--retarget", "pose video"),
+    ({"driving": "poses.mp4", "image_keypoints": "person.safetensors"}, "--retarget", "pose video"),
+    ({"driving": "poses.mp4", "person": "1,2,3,4"}, "--person"),
+    ({"driving": "walk.mp4", "driving_type": "depth"}, "--driving-type", "depth"),
+    ({"driving": "walk.mp4", "driving_type": "keypoints"}, "walk.mp4", ".safetensors"),
+    ({"driving": "motion.safetensors", "driving_type": "video"}, "motion.safetensors", "cannot be decoded"),
+    ({"driving": "walk.mp4", **MODELS, "pose_model": "missing.onnx"}, "`pose_model`", "missing.onnx"),
+    ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "`device`", "warp"),
+    ({"driving": "walk.mp4", **MODELS, "person": "0,0,9,9"}, "`person`", "nobody"),
+    ({"driving": "nobody.mp4", **MODELS}, "--driving", "nobody"),
+    ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "nobody", "--no-retarget"),
+    ({"retarget": True, **MODELS, "image": "nobody.png"}, "--image", "nobody"),
+    ({"person": "1,2,3"}, "--person", "1,2,3"),
+    ({"person": "9,2,3,4"}, "--person", "9,2,3,4"),
+    ({"sharpness": "driving"}, "--sharpness", "video of a person"),
+    ({"image_keypoints": "missing.npz"}, "--image-keypoints", "missing.npz"),
+    ({"image_keypoints": "person.safetensors"}, "--image-keypoints", "48x80", "96x64"),
+    ({"image_keypoints": "walk.safetensors", "image": "person.png"}, "--image-keypoints", "got 5 of"),
+    ({"image_keypoints": "head.safetensors", "image": "person.png"}, "--retarget", "shoulders"),
+    ({"image_keypoints": "person.safetensors", "no_retarget": True}, "--image-keypoints", "--no-retarget"),
     ({"sharpness": "1.5"}, "--sharpness", "1.5"),
     ({"sharpness": "nan"}, "--sharpness", "nan"),
     ({"sharpness": "sharp"}, "--sharpness", "sharp"),
@@ -282,7 +461,9 @@ def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
     picture.paste((250, 0, 0), (12, 25, 37, 75))
     picture.paste((0, 0, 0), (0, 1, 1, 99))  # the sides, which no bar joins, do not colour the bars
     picture.paste((0, 0, 0), (49, 1, 50, 99))
-    fitted = np.asarray(animate.fit_picture(picture, (32, 128)))
+    fitted, place = animate.fit_picture(picture, (32, 128))
+    assert place == (0, 32, 32, 64)
+    fitted = np.asarray(fitted)
     assert fitted.shape == (128, 32, 3)
     assert (fitted[:32] == (10, 120, 200)).all() and (fitted[-32:] == (10, 120, 200)).all()
     red = np.argwhere(fitted[..., 0] > 128)
@@ -291,5 +472,6 @@ def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
 
 
 def test_a_picture_of_the_same_aspect_is_only_resized(capsys):
-    assert animate.fit_picture(Image.new("RGB", (128, 64)), (64, 32)).size == (64, 32)
+    picture, place = animate.fit_picture(Image.new("RGB", (128, 64)), (64, 32))
+    assert picture.size == (64, 32) and place == (0, 0, 64, 32)
     assert capsys.readouterr().out == ""
