@@ -262,7 +262,8 @@ def make_condition(args, driving, kind, picture, place, size):
     from hia_diffusers import MotionBlurConditioner
     from hia_diffusers.conditioning.retargeting import retarget_keypoints
 
-    conditioner = MotionBlurConditioner(line_scale=min(1.0, min(size) / 512))
+    width, height = size
+    conditioner = MotionBlurConditioner.for_size(height, width)
     if kind == "pose":
         frames = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in driving.frames]
         return conditioner.from_pose_video(frames)
@@ -280,7 +281,6 @@ def make_condition(args, driving, kind, picture, place, size):
         except ValueError as error:
             raise ValueError(f"--retarget: {error}") from error
         print("The motion is aligned to the person in the picture.")
-    width, height = size
     return conditioner(keypoints.resize(height, width), sharpness=sharpness)
 
 

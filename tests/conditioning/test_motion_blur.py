@@ -475,3 +475,9 @@ def test_frames_that_do_not_match_name_both_sides():
 def test_squashing_a_negative_value_is_an_error(argument, method):
     with pytest.raises(ValueError, match=f"`{argument}`"):
         getattr(MotionBlurConditioner(), method)(-1.0)
+
+
+@pytest.mark.parametrize(("size", "line_scale"), [((160, 96), 96 / 512), ((896, 512), 1.0), ((1024, 2048), 1.0)])
+def test_lines_suit_the_size_of_the_pictures(size, line_scale):
+    conditioner = MotionBlurConditioner.for_size(*size, sharpness_scale=7.0)
+    assert conditioner.config.line_scale == line_scale and conditioner.config.sharpness_scale == 7.0

