@@ -13,6 +13,7 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -e '.[dev]'
+	$(BIN)/pip install --force-reinstall --no-deps opencv-python-headless # rtmlib brings others over it
 	touch $@
 
 demo: .venv/installed ## animate a picture with a motion, both made on the spot, into build/demo/out.mp4

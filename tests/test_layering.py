@@ -23,11 +23,24 @@ ALLOWED_IMPORTS = {
     "conditioning.openpose": {"conditioning.keypoints"},
     "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose"},
     "conditioning.detection": {"conditioning.keypoints"},
+    "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},
     "pipeline_hia": {"models", "scheduling_shifted_snr", "context_windows", "conditioning"},
-    "data.preparation": {"conditioning", "data.video"},
-    "data.dataset": {"conditioning", "data.preparation"},
-    "data.synthetic": {"conditioning"},
+    "data.clip_preparation": {"conditioning", "data.clip_rules", "data.scene_cuts", "data.video"},
+    "data.preparation": {"data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"},
+    "data.clips": {"conditioning", "data.preparation", "data.synthetic", "data.video"},
+    "data.dataset": {"conditioning", "data.clips"},
+    "data.aspect_buckets": {"data.clips", "data.dataset"},
+    "data.synthetic": {
+        *("conditioning", "data.synthetic_figure", "data.synthetic_motion", "data.synthetic_person"),
+        *("data.synthetic_setting", "data.synthetic_shapes"),
+    },
+    "data.synthetic_figure": {
+        *("data.synthetic_motion", "data.synthetic_person", "data.synthetic_setting", "data.synthetic_shapes"),
+    },
+    "data.synthetic_person": {"data.synthetic_motion", "data.synthetic_shapes"},
+    "data.synthetic_setting": {"data.synthetic_shapes"},
+    "metrics": {"metrics"},
     "training": {"models", "scheduling_shifted_snr"},
     "conversion": {"models", "pipeline_hia"},
     "assets.random_tiny": {"models", "scheduling_shifted_snr", "pipeline_hia"},
@@ -35,8 +48,8 @@ ALLOWED_IMPORTS = {
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {
-    *("controlnet_aux", "datasets", "gradio", "insightface", "lpips", "onnxruntime", "peft", "ray", "rtmlib"),
-    *("tensorboard", "torchmetrics"),
+    *("controlnet_aux", "datasets", "gradio", "insightface", "lpips", "matplotlib", "onnxruntime", "pandas", "peft"),
+    *("pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity", "torchmetrics"),
 }
 
 

@@ -1,0 +1,392 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""One video to the training clips in it: cut, find the person, keep what obeys the rules, crop, measure, encode.
+
+A video is decoded twice, once to find the clips and once to write them, so that memory does not grow with its length.
+
+Axes: F frames of a clip, K = 133 keypoints, H, W; hands are ordered left, right (the person's).
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors.numpy
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from ..conditioning.detection import DetectedPeople, KeypointDetector
+from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.regions import face_boxes
+from ..conditioning.retargeting import smooth_keypoints
+from .clip_rules import ClipMeasures, ClipRules
+from .scene_cuts import SceneCounter
+from .video import read_frame_rate, stream_frames, write_video
+
+
+# Frames that are in memory at a time.
+BATCH_FRAMES = 16
+
+# Someone counts as a person beside the tallest where his box is at least this high, in heights of the tallest's.
+MIN_RELATIVE_HEIGHT = 0.5
+
+VISIBLE_SCORE = 0.3
+
+# What a video of a moving person can be; some files state a nonsensical rate.
+MIN_FPS, MAX_FPS = 5, 240
+
+# Width and height of the smallest picture that is encoded.
+MIN_SIDE = 16
+
+# Where clips are before they are complete.
+PARTIAL_FOLDER = ".partial"
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """
+    What decides about the content of a prepared dataset.
+
+    Args:
+        size (`tuple[int, int]`, *optional*):
+            Width and height of the clips, even numbers. The largest window of that aspect that stands around the
+            person, one for the whole clip, is cropped and resized. The default keeps the video's size, made even.
+        max_seconds (`float`, *optional*, defaults to `10.0`):
+            Longer scenes are cut into clips of this length.
+        cut_threshold (`float`, *optional*, defaults to `27.0`):
+            See [`SceneCounter`].
+        smooth (`bool`, *optional*, defaults to `True`):
+            Whether the keypoints of the body are smoothed and short gaps filled, see `smooth_keypoints`.
+        keyframe_interval (`int`, *optional*, defaults to `12`):
+            See [`write_video`]; short ones make random access fast, long ones files small.
+        keypoints (`str`, *optional*):
+            A folder with the keypoints of each video `a/b.mp4` as `a/b.safetensors` or `a/b.npz`, written by
+            [`WholeBodyKeypoints.save`]. The default detects them.
+        detector (`dict[str, Any]`):
+            Arguments of [`KeypointDetector`] that name its models.
+        rules ([`ClipRules`]):
+            Which clips are kept.
+    """
+
+    size: tuple[int, int] | None = None
+    max_seconds: float = 10.0
+    cut_threshold: float = 27.0
+    smooth: bool = True
+    keyframe_interval: int = 12
+    keypoints: str | None = None
+    detector: dict[str, Any] = field(default_factory=dict)
+    rules: ClipRules = ClipRules()
+
+    def __post_init__(self):
+        if self.size is not None and not all(side >= MIN_SIDE and side % 2 == 0 for side in self.size):
+            raise ValueError(f"`size` must be an even width and height of at least {MIN_SIDE}, got {self.size}.")
+        if not self.max_seconds >= self.rules.min_seconds:
+            raise ValueError(f"`max_seconds` must be at least the rules' `min_seconds`, got {self.max_seconds}.")
+        if self.keyframe_interval < 1:
+            raise ValueError(f"`keyframe_interval` must be at least 1, got {self.keyframe_interval}.")
+        SceneCounter(self.cut_threshold)
+
+
+class UnusableVideo(Exception):
+    """A video that gives no clips. `stage` says in which step, `"decode"` or `"keypoints"`."""
+
+    def __init__(self, stage: str, reason: str):
+        super().__init__(reason)
+        self.stage = stage
+
+
+class ClipPreparer:
+    """
+    Prepares one video after another. It writes the clips of a video into `clips/`, and then `records/<video>.json`,
+    which tells what became of it: a video with a record is finished.
+
+    Args:
+        videos (`str`):
+            Folder of the videos, or an fsspec URL of it.
+        output (`str`):
+            Root of the prepared dataset, or an fsspec URL of it.
+        options ([`PreparationOptions`]):
+            What to make of the videos.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            Where the keypoints are detected.
+    """
+
+    def __init__(self, videos: str, output: str, options: PreparationOptions, device: str = "cpu"):
+        self.options = options
+        self._videos, self._videos_path = url_to_fs(videos)
+        self._output, self._output_path = url_to_fs(output)
+        self._conditioner = MotionBlurConditioner()
+        self._detector: Any = None if options.keypoints else KeypointDetector(**options.detector, device=device)
+
+    def __call__(self, video: str) -> str:
+        """
+        Prepare a video.
+
+        Args:
+            video (`str`):
+                Its path, relative to the folder of the videos.
+
+        Returns:
+            `str`: `video`.
+        """
+        record: dict[str, Any] = {"video": video, "bytes": self._videos.size(f"{self._videos_path}/{video}")}
+        with self._work_folder(video) as folder:
+            path = self._local_path(video, folder)
+            try:
+                record |= {"failure": None, **self._prepare(video, path, folder)}
+            except UnusableVideo as error:
+                failure = {"stage": error.stage, "reason": str(error).replace(str(path), video)}
+                record |= {"failure": failure, "clips": [], "dropped": {}}
+            for row in record["clips"]:
+                for name in (row["file_name"], row["annotations"]):
+                    self._publish(folder / PurePosixPath(name).name, name)
+            (folder / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            self._publish(folder / "record.json", record_name(video))
+        return video
+
+    def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
+        """Writes the clips of a video into a folder; returns what the record says about them."""
+        saved = _saved_keypoints(self.options.keypoints, video) if self.options.keypoints else None
+        with _unusable("decode"):
+            fps = read_frame_rate(path)
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
+        counter = SceneCounter(self.options.cut_threshold, max(1, round(self.options.max_seconds * fps)))
+        to_write, written = _decoded(path), 0
+        dropped: Counter[str] = Counter()
+        clips = []
+        stop = 0
+        for _, scene in itertools.groupby(_decoded(path), counter):
+            start = stop
+            keypoints, several_share = self._find_person(scene, start, fps, saved)
+            stop = start + len(keypoints)
+            if min(keypoints.height, keypoints.width) < MIN_SIDE:
+                raise UnusableVideo("decode", f"it has frames of {keypoints.width}x{keypoints.height} pixels")
+            window = _choose_window(keypoints, self.options.size)
+            width, height = self.options.size or (window[2] - window[0], window[3] - window[1])
+            enlargement = height / (window[3] - window[1])
+            keypoints = keypoints.crop(*window).resize(height, width)
+            measures = _measure(keypoints, several_share, enlargement)
+            broken = self.options.rules.first_broken(measures)
+            if broken:
+                dropped[broken] += 1
+                continue
+            frames = itertools.islice(to_write, start - written, stop - written)
+            written = stop
+            name = f"{_file_stem(video)}-{start:06d}"
+            hands = self._write(folder / name, _cropped(frames, window, (width, height)), keypoints)
+            clips.append(
+                {
+                    "clip": name,
+                    "video": video,
+                    "file_name": f"clips/{name}.mp4",
+                    "annotations": f"clips/{name}.safetensors",
+                    "start_frame": start,
+                    "num_frames": len(keypoints),
+                    "fps": fps,
+                    "height": height,
+                    "width": width,
+                    "mean_score": round(measures.mean_score, 6),
+                    "person_height": round(measures.person_height, 6),
+                    "body_motion": round(measures.body_motion, 6),
+                    "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
+                    "hand_sharpness": _mean(hands["hand_sharpness"]),
+                }
+            )
+        if saved is not None and len(saved) != stop:
+            raise UnusableVideo("keypoints", f"the keypoints have {len(saved)} frames, the video has {stop}")
+        return {"num_frames": stop, "fps": fps, "clips": clips, "dropped": dict(dropped)}
+
+    def _find_person(
+        self, frames: Iterator[np.ndarray], start: int, fps: float, saved: WholeBodyKeypoints | None
+    ) -> tuple[WholeBodyKeypoints, float]:
+        """The person in a scene that begins at frame `start`, and the share of its frames with several people."""
+        if saved is None:
+            batches = [self._detector.detect(np.stack(batch), fps) for batch in _batches(frames)]
+            people = DetectedPeople(
+                xy=[xy for batch in batches for xy in batch.xy],
+                score=[score for batch in batches for score in batch.score],
+                boxes=[boxes for batch in batches for boxes in batch.boxes],
+                height=batches[0].height,
+                width=batches[0].width,
+                fps=fps,
+            )
+            keypoints, several_share = people.follow(), float(np.mean([_is_crowd(boxes) for boxes in people.boxes]))
+        else:
+            shapes = [frame.shape[:2] for frame in frames]
+            if shapes[0] != (saved.height, saved.width) or start + len(shapes) > len(saved):
+                raise UnusableVideo(
+                    "keypoints",
+                    f"the keypoints are of {len(saved)} frames of {saved.width}x{saved.height}, the video has more or "
+                    f"others: its frames {start} to {start + len(shapes) - 1} are {shapes[0][1]}x{shapes[0][0]}",
+                )
+            keypoints, several_share = saved[start : start + len(shapes)], 0.0
+        return smooth_keypoints(keypoints) if self.options.smooth else keypoints, several_share
+
+    def _write(self, base: Path, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints) -> dict[str, np.ndarray]:
+        """Writes the video and the annotations of a clip; returns what is measured of the hands."""
+        hands: dict[str, list[np.ndarray]] = {"hand_boxes": [], "hand_motion": [], "hand_sharpness": []}
+        frames = self._measuring_hands(frames, keypoints, hands)
+        write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
+        of_hands = {name: np.concatenate(parts) for name, parts in hands.items()}
+        of_person = {name: np.asarray(getattr(keypoints, name)) for name in ("xy", "score", "height", "width", "fps")}
+        annotations = {**of_person, **of_hands, "face_boxes": face_boxes(keypoints)}
+        base.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(annotations))
+        return of_hands
+
+    def _measuring_hands(
+        self, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints, hands: dict[str, list[np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """Passes frames on and appends the arrays of `MotionBlurCondition` that `hands` names."""
+        start = 0
+        before: list[np.ndarray] = []  # the last frame: motion is known from the second frame on
+        for batch in _batches(frames):
+            stop = start + len(batch)
+            part = keypoints[start - len(before) : stop]
+            condition = self._conditioner(part, np.stack([*before, *batch]))
+            for name, arrays in hands.items():
+                arrays.append(getattr(condition, name)[len(before) :])
+            yield from batch
+            start, before = stop, batch[-1:]
+
+    def _local_path(self, video: str, folder: Path) -> Path:
+        source = f"{self._videos_path}/{video}"
+        if isinstance(self._videos, LocalFileSystem):
+            return Path(source)
+        path = folder / f"video{PurePosixPath(video).suffix}"
+        self._videos.get_file(source, str(path))
+        return path
+
+    @contextmanager
+    def _work_folder(self, video: str) -> Iterator[Path]:
+        """An empty folder, next to the output where that is local: from there a file can be moved in one step."""
+        if isinstance(self._output, LocalFileSystem):
+            folder = Path(self._output_path, PARTIAL_FOLDER, _file_stem(video))
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            folder.mkdir(parents=True)
+        else:
+            folder = Path(tempfile.mkdtemp())
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, path: Path, name: str) -> None:
+        target = f"{self._output_path}/{name}"
+        if isinstance(self._output, LocalFileSystem):
+            os.replace(path, target)
+        else:
+            self._output.put_file(str(path), target)
+
+
+def record_name(video: str) -> str:
+    """The path of a video's record in the root of a prepared dataset."""
+    return f"records/{_file_stem(video)}.json"
+
+
+def _file_stem(video: str) -> str:
+    """A file name without suffix that is the video's alone."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(video).stem)[:60]
+    return f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def _unusable(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise UnusableVideo(stage, str(error)) from error
+
+
+def _saved_keypoints(folder: str, video: str) -> WholeBodyKeypoints:
+    path = Path(folder, video).with_suffix(".safetensors")
+    with _unusable("keypoints"):
+        return WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    frames = stream_frames(path)
+    while True:
+        with _unusable("decode"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    frames = iter(frames)
+    return iter(lambda: list(itertools.islice(frames, BATCH_FRAMES)), [])
+
+
+def _is_crowd(boxes: np.ndarray) -> bool:
+    heights = boxes[:, 3] - boxes[:, 1]
+    return len(boxes) > 1 and bool((heights >= MIN_RELATIVE_HEIGHT * heights.max()).sum() > 1)
+
+
+def _choose_window(keypoints: WholeBodyKeypoints, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the largest window of the aspect of `size`, as far as possible around the person's middle."""
+    if size is None:
+        return 0, 0, keypoints.width // 2 * 2, keypoints.height // 2 * 2
+    scale = min(keypoints.width / size[0], keypoints.height / size[1])
+    width, height = (max(1, round(side * scale)) for side in size)
+    points = keypoints.xy[:, BODY][keypoints.score[:, BODY] > VISIBLE_SCORE]
+    x, y = np.median(points, axis=0) if len(points) else (keypoints.width / 2, keypoints.height / 2)
+    x0 = int(np.clip(round(x - width / 2), 0, keypoints.width - width))
+    y0 = int(np.clip(round(y - height / 2), 0, keypoints.height - height))
+    return x0, y0, x0 + width, y0 + height
+
+
+def _cropped(
+    frames: Iterator[np.ndarray], window: tuple[int, int, int, int], size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    x0, y0, x1, y1 = window
+    interpolation = cv2.INTER_AREA if size[1] < y1 - y0 else cv2.INTER_CUBIC
+    for frame in frames:
+        yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), size, interpolation=interpolation)
+
+
+def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: float) -> ClipMeasures:
+    score, xy = keypoints.score[:, BODY], keypoints.xy[:, BODY]
+    visible = score > VISIBLE_SCORE
+    is_found = (score > 0).any(axis=1)
+    points, height = xy[visible], _person_height(keypoints)
+    is_outside = ((points < 0) | (points > (keypoints.width, keypoints.height))).any(axis=1)
+    steps = np.linalg.norm(np.diff(xy, axis=0), axis=-1)[visible[1:] & visible[:-1]]
+    return ClipMeasures(
+        seconds=len(keypoints) / keypoints.fps,
+        person_share=float(is_found.mean()),
+        several_share=several_share,
+        person_height=height / keypoints.height,
+        mean_score=float(score[is_found].mean()) if is_found.any() else 0.0,
+        outside_share=float(is_outside.mean()) if len(points) else 0.0,
+        body_motion=float(steps.mean()) * keypoints.fps / height if len(steps) and height else 0.0,
+        enlargement=enlargement,
+    )
+
+
+def _person_height(keypoints: WholeBodyKeypoints) -> float:
+    """Median extent in pixels from the highest to the lowest point of body, feet and face."""
+    visible = keypoints.score[:, : FACE.stop] > VISIBLE_SCORE
+    y = keypoints.xy[:, : FACE.stop, 1]
+    extent = np.where(visible, y, -np.inf).max(axis=1) - np.where(visible, y, np.inf).min(axis=1)
+    extent = extent[np.isfinite(extent)]
+    return float(np.median(extent)) if len(extent) else 0.0
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return round(float(known.mean()), 6) if len(known) else None

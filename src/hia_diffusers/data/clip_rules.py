@@ -1,0 +1,95 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which clips are worth training on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClipMeasures:
+    """
+    What the rules look at, measured on the prepared clip.
+
+    Args:
+        seconds (`float`):
+            Length of the clip.
+        person_share (`float`):
+            Share of the frames in which the person is found.
+        several_share (`float`):
+            Share of the frames with two or more people, not counting who is less than half as tall as the tallest; 0
+            where the keypoints are given.
+        person_height (`float`):
+            Median height of the person as a fraction of the picture's.
+        mean_score (`float`):
+            Mean score of the 17 body points where the person is found.
+        outside_share (`float`):
+            Share of the found body points that lie outside the prepared picture.
+        body_motion (`float`):
+            Mean speed of the body points, in heights of the person per second.
+        enlargement (`float`):
+            Factor from the size in the video to the prepared size.
+    """
+
+    seconds: float
+    person_share: float
+    several_share: float
+    person_height: float
+    mean_score: float
+    outside_share: float
+    body_motion: float
+    enlargement: float
+
+
+@dataclass(frozen=True)
+class ClipRules:
+    """
+    Limits; a clip that breaks one is left out, and the first one that it breaks counts. The rules are named in the
+    order in which they are asked.
+
+    Args:
+        min_seconds (`float`, *optional*, defaults to `1.0`):
+            `too_short`: the clip lasts less.
+        max_enlargement (`float`, *optional*, defaults to `2.0`):
+            `too_coarse`: the video would have to be enlarged more than that to the prepared size.
+        min_person_share (`float`, *optional*, defaults to `0.9`):
+            `no_person`: the person is found in a smaller share of the frames.
+        max_several_share (`float`, *optional*, defaults to `0.1`):
+            `several_people`: a larger share of the frames shows two or more people of similar height.
+        min_person_height (`float`, *optional*, defaults to `0.4`):
+            `small_person`: the person's median height is a smaller fraction of the picture's.
+        min_score (`float`, *optional*, defaults to `0.5`):
+            `low_scores`: the mean score of the body points is lower.
+        max_outside_share (`float`, *optional*, defaults to `0.2`):
+            `outside_picture`: a larger share of the body points lies outside the prepared picture.
+        min_motion (`float`, *optional*, defaults to `0.1`):
+            `little_motion`: the body points move less, in heights of the person per second.
+    """
+
+    min_seconds: float = 1.0
+    max_enlargement: float = 2.0
+    min_person_share: float = 0.9
+    max_several_share: float = 0.1
+    min_person_height: float = 0.4
+    min_score: float = 0.5
+    max_outside_share: float = 0.2
+    min_motion: float = 0.1
+
+    def first_broken(self, measures: ClipMeasures) -> str | None:
+        """Name of the first rule that a clip breaks, or `None`."""
+        is_broken = {
+            "too_short": measures.seconds < self.min_seconds,
+            "too_coarse": measures.enlargement > self.max_enlargement,
+            "no_person": measures.person_share < self.min_person_share or measures.person_share == 0,
+            "several_people": measures.several_share > self.max_several_share,
+            "small_person": measures.person_height < self.min_person_height,
+            "low_scores": measures.mean_score < self.min_score,
+            "outside_picture": measures.outside_share > self.max_outside_share,
+            "little_motion": measures.body_motion < self.min_motion,
+        }
+        return next((name for name in RULE_NAMES if is_broken[name]), None)
+
+
+RULE_NAMES = (
+    *("too_short", "too_coarse", "no_person", "several_people", "small_person", "low_scores", "outside_picture"),
+    "little_motion",
+)

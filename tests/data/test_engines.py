@@ -1,0 +1,81 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import functools
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hia_diffusers.data.engines import run_local
+
+
+WAITING = """
+import functools, os, sys, time
+from hia_diffusers.data.engines import run_local
+
+def wait(folder, name):
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    time.sleep(600)
+
+def make():
+    return functools.partial(wait, sys.argv[1])
+
+if __name__ == "__main__":
+    list(run_local(make, ["a", "b"], workers=2))
+"""
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_one_worker_is_this_process():
+    made = []
+    assert list(run_local(lambda: made.append(1) or str.upper, ["a", "b"])) == ["A", "B"]
+    assert made == [1]
+
+
+def test_an_exception_in_a_worker_is_raised_here():
+    make = functools.partial(operator.methodcaller, "index", "b")  # calls name.index("b")
+    with pytest.raises(ValueError, match="substring not found"):
+        list(run_local(make, ["ab", "aa"], workers=2))
+
+
+def test_a_worker_that_cannot_start_says_why():
+    with pytest.raises(FileNotFoundError, match="none.onnx"):
+        list(run_local(functools.partial(open, "none.onnx"), ["a", "b"], workers=2))
+
+
+def test_a_killed_worker_ends_the_run():
+    make = functools.partial(functools.partial, signal.raise_signal)
+    with pytest.raises(RuntimeError, match="A worker process was killed"):
+        list(run_local(make, [signal.SIGKILL, signal.SIGKILL], workers=2))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes from /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "wait.py").write_text(WAITING)
+    parent = subprocess.Popen([sys.executable, tmp_path / "wait.py", tmp_path / "pids"])
+    try:
+        assert wait_for(lambda: len(os.listdir(tmp_path / "pids")) == 2, 120)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert wait_for(lambda: not any(is_alive(pid) for pid in os.listdir(tmp_path / "pids")), 10)

@@ -1,0 +1,180 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import re
+import runpy
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
+from onnx_models import write_models
+
+from hia_diffusers.data.clip_preparation import PARTIAL_FOLDER
+from hia_diffusers.data.clip_rules import ClipRules
+from hia_diffusers.data.preparation import read_index
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_dataset.py"
+NUM_VIDEOS, NUM_KILLS = 6, 20
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("example_prepare_dataset", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+prepare = load_script()
+
+
+def run(*arguments, timeout=600):
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def files_of(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Videos, one of them broken, and the detector that finds the people in them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for index in range(NUM_VIDEOS):
+        scenes = [
+            (dancer_boxes(18 + index, x=30 + 5 * index), BLUE),
+            (dancer_boxes(20), GREEN),
+            (dancer_boxes(5), GREY),
+        ]
+        write_dance(folder / "videos" / f"{index}.mp4", scenes, folder / "keypoints")
+    (folder / "videos" / "broken.mp4").write_text("no video")
+    (folder / "models").mkdir()
+    write_models(folder / "models")
+    return folder
+
+
+def detecting(inputs, output):
+    models = ("detector", "pose", "feet")
+    options = [word for name in models for word in (f"--{name}-model", inputs / "models" / f"{name}.onnx")]
+    return ["--videos", inputs / "videos", "--output", output, "--min-seconds", "0.5", "--size", "96x128", *options]
+
+
+def with_keypoints(inputs, output):
+    keypoints = ["--keypoints", inputs / "keypoints"]
+    return ["--videos", inputs / "videos", "--output", output, "--min-seconds", "0.5", *keypoints]
+
+
+@pytest.fixture(scope="module")
+def detected(inputs, tmp_path_factory):
+    """A dataset that the script made, and what it printed."""
+    root = tmp_path_factory.mktemp("detected")
+    done = run(*detecting(inputs, root))
+    assert done.returncode == 0, done.stderr
+    return root, done.stdout
+
+
+def test_the_script_makes_a_dataset_and_reports(detected):
+    root, printed = detected
+    rows = read_index(root)
+    assert len(rows) == 2 * NUM_VIDEOS and {row["width"] for row in rows} == {96}
+    assert re.match(rf"{len(rows)} clips, [0-9.]+ seconds, from {NUM_VIDEOS + 1} videos\.\n", printed)
+    assert f"{NUM_VIDEOS:6} clips left out: too_short" in printed
+    assert "1 videos could not be used; see failures.jsonl." in printed
+    failure = json.loads((root / "failures.jsonl").read_text())
+    assert failure["video"] == "broken.mp4" and failure["stage"] == "decode"
+
+
+def test_two_workers_make_the_same_bytes(inputs, detected, tmp_path):
+    done = run(*detecting(inputs, tmp_path / "out"), "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "out") == files_of(detected[0])
+
+
+def test_two_ray_actors_make_the_same_bytes(inputs, detected, tmp_path):
+    pytest.importorskip("ray")
+    done = run(*detecting(inputs, tmp_path / "out"), "--engine", "ray", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "out") == files_of(detected[0])
+
+
+def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, tmp_path, monkeypatch):
+    """The script itself, in processes that are forked from one that has done its imports."""
+    processes = multiprocessing.get_context("forkserver")
+    imports = ["hia_diffusers.data.preparation", "matplotlib.backends.backend_agg", "pyarrow.parquet", "scipy.signal"]
+    processes.set_forkserver_preload(imports)
+
+    def start(output):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, with_keypoints(inputs, output))])
+        process = processes.Process(target=runpy.run_path, args=(str(SCRIPT),), kwargs={"run_name": "__main__"})
+        process.start()
+        return process
+
+    def wait_for_work(output, process):
+        """Until the process writes: from there on, a moment is as good as any other to kill it."""
+        folder = output / PARTIAL_FOLDER
+        before = folder.stat().st_mtime_ns if folder.exists() else None
+        while process.is_alive() and not (folder.exists() and folder.stat().st_mtime_ns != before):
+            time.sleep(0.002)
+
+    whole = start(tmp_path / "whole")
+    wait_for_work(tmp_path / "whole", whole)
+    begin = time.monotonic()
+    whole.join()
+    duration = time.monotonic() - begin
+    assert whole.exitcode == 0
+
+    rng = random.Random(0)
+    kills, finished_videos = 0, []
+    output = tmp_path / "output-0"
+    while kills < NUM_KILLS:
+        process = start(output)
+        wait_for_work(output, process)
+        time.sleep(rng.uniform(0, duration / 6))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert files_of(output) == files_of(tmp_path / "whole")
+            output = tmp_path / f"output-{kills}"
+        else:
+            kills += 1
+            finished_videos.append(len(list(output.glob("records/*"))))
+    last = start(output)
+    last.join()
+    assert last.exitcode == 0
+    assert files_of(output) == files_of(tmp_path / "whole")
+    assert len(set(finished_videos)) >= 3, f"kills must come at different moments, came after {finished_videos}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--videos", "none"], "`videos` is neither a folder nor a list of videos: none."),
+        (["--size", "96"], "argument --size: must be WIDTHxHEIGHT, such as 512x896, got '96'"),
+        (["--size", "97x128"], "`size` must be an even width and height of at least 16, got (97, 128)."),
+        (["--pose-model", "x.onnx"], "--keypoints: models that detect keypoints are of no use beside it"),
+        (["--workers", "0"], "`workers` must be at least 1, got 0."),
+    ],
+)
+def test_mistakes_are_one_line(inputs, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main([*map(str, with_keypoints(inputs, tmp_path / "out")), *arguments])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"prepare_dataset.py: error: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_rule_is_an_option():
+    helps = " ".join(prepare.make_parser().format_help().split())
+    for rule in fields(ClipRules):
+        assert f"--{rule.name.replace('_', '-')}" in helps and f"(default: {rule.default:g})" in helps
