@@ -1,0 +1,315 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training samples from prepared clips or from procedural people.
+
+Axes: F frames of a sample, n frames of a clip as loaded, C, H, W; hands are ordered left, right (the person's).
+Pixels follow the convention of `keypoints.py`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..conditioning.keypoints import FACE, WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurConditioner
+from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError, checked_int
+
+
+# A sample stands in for at most this many unreadable clips in a row: more are no accident.
+MAX_SKIPPED = 8
+
+
+class HIADataset(torch.utils.data.Dataset):
+    r"""
+    Training samples of HIA (Sec. 3.3, A.5 of https://arxiv.org/abs/2409.19580): a reference picture of a person, and
+    one or more other frames of the same clip with their condition.
+
+    What sample `index` holds depends on `seed`, the epoch, `index` and the options only: not on the worker, the rank
+    or what was asked for before. A sample is a dictionary:
+
+    | key | type | content |
+    | --- | --- | --- |
+    | `reference_pixel_values` | float32 `(3, H, W)` | the reference picture in `[-1, 1]` |
+    | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` |
+    | `conditioning` | float32 `(F, 6, H, W)` | their condition in `[0, 1]`, see [`MotionBlurCondition.to_tensor`] |
+    | `face_mask` | float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere |
+    | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and in the right hand, 0 elsewhere |
+    | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points; zeros where missing |
+    | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference picture |
+    | `drop_conditions` | bool `()` | train this sample without reference and without ControlNet |
+    | `clip` | `str` | name of the clip |
+    | `frames` | int64 `(F,)` | the target frames' numbers in the clip |
+    | `reference_frame` | int64 `()` | the reference picture's number in the clip |
+    | `skipped` | `str` | one line for each unreadable clip that this sample stands in for, mostly empty |
+
+    The motion of a hand is its motion since the frame before in the sample's own frame rate, `fps / stride`; also that
+    of the first frame, unless the clip begins there.
+
+    Args:
+        source ([`PreparedClips`] or [`ProceduralClips`]):
+            Where the clips come from.
+        sizes (`Sequence[tuple[int, int]]`):
+            One or more `(height, width)` of the samples. A clip has the size that its source chooses, which
+            [`AspectBucketBatchSampler`] batches by.
+        num_frames (`int`, *optional*, defaults to `1`):
+            Target frames F of a sample; 1 is the single-frame mode of the spatial and regional stages. Clips too short
+            for it are left out, with a warning.
+        frame_stride (`int` or `tuple[int, int]`, *optional*, defaults to `1`):
+            Distance of the target frames in the clip, or the least and the greatest distance to draw it from. What
+            does not fit into a clip is not drawn for it.
+        resolution_scale (`float`, *optional*, defaults to `1.0`):
+            Factor on `sizes`, such as 0.5 for the half-resolution temporal stage. The results must be whole.
+        samples_per_clip (`int`, *optional*, defaults to `1`):
+            Samples that an epoch draws from each clip.
+        static_clip_probability (`float`, *optional*, defaults to `0.0`):
+            How often a sample is one frame F times, without motion: the full-resolution temporal stage mixes still
+            pictures in.
+        horizontal_flip_probability (`float`, *optional*, defaults to `0.0`):
+            How often everything is mirrored: pictures, motion, masks and landmarks; left and right change places.
+        condition_dropout (`float`, *optional*, defaults to `0.0`):
+            How often `drop_conditions` is true. The training loop does what it says, so that the unconditional branch
+            of animation-CFG (Eq. 4) is trained: neither reference features nor ControlNet residuals.
+        blur_condition_dropout (`float`, *optional*, defaults to `0.0`):
+            How often channels 3-5 of the condition are zero, the value for unknown.
+        allow_same_frame (`bool`, *optional*, defaults to `False`):
+            Whether the reference picture may be one of the target frames.
+        conditioner (`MotionBlurConditioner`, *optional*):
+            Makes the condition. The default has default values, but thinner lines where the shorter side is less than
+            512 pixels.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What an unreadable clip leads to: `"raise"` an [`UnreadableClipError`], or `"skip"` it: another clip of the
+            same size, drawn by `seed`, epoch and `index`, takes its place, and `skipped` says so.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of all draws.
+
+    Raises:
+        `TypeError`: an option has the wrong type.
+        `ValueError`: an option is out of range, or all clips are too short.
+    """
+
+    def __init__(
+        self,
+        source: PreparedClips | ProceduralClips,
+        sizes: Sequence[tuple[int, int]],
+        num_frames: int = 1,
+        frame_stride: int | tuple[int, int] = 1,
+        resolution_scale: float = 1.0,
+        samples_per_clip: int = 1,
+        static_clip_probability: float = 0.0,
+        horizontal_flip_probability: float = 0.0,
+        condition_dropout: float = 0.0,
+        blur_condition_dropout: float = 0.0,
+        allow_same_frame: bool = False,
+        conditioner: MotionBlurConditioner | None = None,
+        on_error: str = "raise",
+        seed: int = 0,
+    ):
+        if not isinstance(source, (PreparedClips, ProceduralClips)):
+            raise TypeError(f"`source` must be PreparedClips or ProceduralClips, got {source!r}.")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'`on_error` must be "raise" or "skip", got {on_error!r}.')
+        self.source = source
+        self.num_frames = checked_int("num_frames", num_frames, 1)
+        self.frame_strides = _checked_strides(frame_stride)
+        self.samples_per_clip = checked_int("samples_per_clip", samples_per_clip, 1)
+        self.static_clip_probability = _checked_probability("static_clip_probability", static_clip_probability)
+        self.horizontal_flip_probability = _checked_probability(
+            "horizontal_flip_probability", horizontal_flip_probability
+        )
+        self.condition_dropout = _checked_probability("condition_dropout", condition_dropout)
+        self.blur_condition_dropout = _checked_probability("blur_condition_dropout", blur_condition_dropout)
+        self.allow_same_frame = allow_same_frame
+        self.on_error = on_error
+        self.seed = checked_int("seed", seed, 0)
+        self.sizes = [_scaled_size(size, resolution_scale) for size in sizes]
+        if not self.sizes:
+            raise ValueError("`sizes` must hold at least one (height, width), got none.")
+        self._conditioners = {size: conditioner or MotionBlurConditioner.for_size(*size) for size in self.sizes}
+        # Shared memory: workers that live longer than an epoch see the next one begin.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+        self._clips = [clip for clip in range(len(source)) if self._fitting_strides(source.num_frames(clip))]
+        if not self._clips:
+            raise ValueError(
+                f"`num_frames` must fit into a clip, but all {len(source)} are too short for {num_frames} "
+                f"with a stride of {self.frame_strides[0]}."
+            )
+        if len(self._clips) < len(source):
+            left_out = len(source) - len(self._clips)
+            warnings.warn(
+                f"{left_out} of {len(source)} clips are too short for {num_frames} frames and left out.", stacklevel=2
+            )
+
+    def __len__(self) -> int:
+        """Number of samples in an epoch."""
+        return len(self._clips) * self.samples_per_clip
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose samples are drawn, 0 at first."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """
+        Draw the samples of another epoch, in running workers too.
+
+        Args:
+            epoch (`int`):
+                Number of the epoch, from 0.
+        """
+        self._epoch.fill_(checked_int("epoch", epoch, 0))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """
+        Height and width of a sample; it is the same in every epoch.
+
+        Args:
+            index (`int`):
+                Which sample.
+        """
+        return self.source.choose_size(self._clip(index), self.sizes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """
+        A sample, as described above.
+
+        Raises:
+            `IndexError`: there is no such sample.
+            `UnreadableClipError`: the clip cannot be read; with `on_error="skip"`, no clip in its place can either.
+        """
+        clip, size = self._clip(index), self.size(index)
+        unreadable: dict[int, UnreadableClipError] = {}
+        while True:
+            rng = np.random.default_rng([self.seed, self.epoch, index, len(unreadable)])
+            if unreadable:
+                clip = self._replacement(size, unreadable, rng)
+            try:
+                sample = self._draw_sample(clip, size, rng)
+            except UnreadableClipError as error:
+                if self.on_error == "raise":
+                    raise
+                unreadable[clip] = error
+            else:
+                return {**sample, "skipped": "\n".join(map(str, unreadable.values()))}
+
+    def _clip(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must lie in [0, {len(self)}), got {index}.")
+        return self._clips[index % len(self._clips)]
+
+    def _replacement(
+        self, size: tuple[int, int], unreadable: dict[int, UnreadableClipError], rng: np.random.Generator
+    ) -> int:
+        others = [
+            clip
+            for clip in self._clips
+            if clip not in unreadable and self.source.choose_size(clip, self.sizes) == size
+        ]
+        if not others or len(unreadable) == MAX_SKIPPED:
+            *_, last = unreadable.values()
+            raise UnreadableClipError(f"{len(unreadable)} clips in a row cannot be read. {last}")
+        return int(rng.choice(others))
+
+    def _draw_sample(self, clip: int, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
+        # All of these are drawn for every sample, so that none depends on the probability of another.
+        is_static, is_flipped, drop_conditions, drop_blur = rng.random(4) < [
+            self.static_clip_probability,
+            self.horizontal_flip_probability,
+            self.condition_dropout,
+            self.blur_condition_dropout,
+        ]
+        clip_length = self.source.num_frames(clip)
+        stride = int(rng.choice(self._fitting_strides(clip_length)))
+        first = int(rng.integers(clip_length - stride * (self.num_frames - 1)))
+        step = 0 if is_static else stride
+        frames = [first + step * position for position in range(self.num_frames)]
+        before = [first - step] if first >= step else []
+        other_frames = np.setdiff1d(np.arange(clip_length), [] if self.allow_same_frame else frames)
+        reference = int(rng.choice(other_frames))
+
+        moments, order = np.unique([reference, *before, *frames], return_inverse=True)
+        loaded = self.source.load(clip, moments.tolist(), size, rng)
+        if is_flipped:
+            loaded = loaded.flip_horizontal()
+        return {
+            **_reference_tensors(loaded.take(order[:1])),
+            **_target_tensors(loaded.take(order[1 + len(before) :])),
+            "conditioning": self._conditioning(loaded.take(order[1:], stride), size, len(before), bool(drop_blur)),
+            "drop_conditions": torch.tensor(bool(drop_conditions)),
+            "clip": self.source.name(clip),
+            "frames": torch.tensor(frames),
+            "reference_frame": torch.tensor(reference),
+        }
+
+    def _fitting_strides(self, clip_length: int) -> list[int]:
+        if clip_length <= self.num_frames and not (self.allow_same_frame and clip_length == self.num_frames):
+            return []
+        least, greatest = self.frame_strides
+        return [stride for stride in range(least, greatest + 1) if stride * (self.num_frames - 1) < clip_length]
+
+    def _conditioning(self, clip: ClipFrames, size: tuple[int, int], num_before: int, drop_blur: bool) -> torch.Tensor:
+        """The condition of all frames after the first `num_before`, which only say how the hands move."""
+        conditioner = self._conditioners[size]
+        if clip.hand_sharpness is None:
+            condition = conditioner(clip.keypoints, clip.pictures)
+        else:
+            condition = conditioner(clip.keypoints, sharpness=clip.hand_sharpness)
+        maps = condition.to_tensor()[num_before:]
+        if drop_blur:
+            maps[:, 3:] = 0
+        return maps
+
+
+def _reference_tensors(clip: ClipFrames) -> dict[str, torch.Tensor]:
+    return {
+        "reference_pixel_values": _pixel_values(clip.pictures)[0],
+        "reference_face_landmarks": _face_landmarks(clip.keypoints)[0],
+    }
+
+
+def _target_tensors(clip: ClipFrames) -> dict[str, torch.Tensor]:
+    return {
+        "pixel_values": _pixel_values(clip.pictures),
+        "face_mask": torch.from_numpy(clip.face_mask[:, None].astype(np.float32)),
+        "hand_masks": torch.from_numpy(clip.hand_masks.astype(np.float32)),
+        "face_landmarks": _face_landmarks(clip.keypoints),
+    }
+
+
+def _pixel_values(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.divide(pictures.transpose(0, 3, 1, 2), np.float32(127.5), order="C")).sub_(1)
+
+
+def _face_landmarks(keypoints: WholeBodyKeypoints) -> torch.Tensor:
+    xy, score = np.nan_to_num(keypoints.xy[:, FACE]), keypoints.score[:, FACE, None]
+    return torch.from_numpy(np.concatenate([xy, score], axis=-1))
+
+
+def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"`sizes` must hold pairs (height, width), got {size!r}.")
+    height, width = (checked_int("sizes", side, 1) * scale for side in size)
+    if height < 1 or width < 1 or height % 1 or width % 1:
+        raise ValueError(f"`sizes` times `resolution_scale` must be whole and positive, got {size!r} times {scale}.")
+    return int(height), int(width)
+
+
+def _checked_strides(frame_stride: int | tuple[int, int]) -> tuple[int, int]:
+    strides = frame_stride if isinstance(frame_stride, Sequence) else (frame_stride, frame_stride)
+    if len(strides) != 2:
+        raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
+    least, greatest = (checked_int("frame_stride", stride, 1) for stride in strides)
+    if least > greatest:
+        raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
+    return least, greatest
+
+
+def _checked_probability(name: str, value: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a probability in [0, 1], got {value}.")
+    return value
