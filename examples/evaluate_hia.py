@@ -1,0 +1,564 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores predicted videos against the true ones, by the paper's protocol and by what it does not look at.
+
+python examples/evaluate_hia.py --predictions DIR --targets DIR --output scores.json
+python examples/evaluate_hia.py --dataset procdance-v1 --model ID_OR_PATH --output scores.json
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+KEYPOINT_SUFFIXES = (".safetensors", ".npz")
+
+MINIMUM_SIDE = 7  # of a window of SSIM
+
+# What these options are where they are not given.
+DATASET_DEFAULTS = {"size": (96, 160), "seed": 0}
+MODEL_DEFAULTS = {"steps": 25, "guidance": 3.5, "dtype": "float32"}
+
+AGGREGATION = (
+    "mean over all frames of all clips that have a value; measures over time in windows of 16 frames, each with the "
+    "first frame of the next"
+)
+VERSIONS = (
+    *("hia-diffusers", "torch", "torchvision", "numpy", "opencv-python-headless", "av", "pillow", "diffusers"),
+    *("transformers", "lpips", "torch-fidelity", "scipy", "onnxruntime"),
+)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def number(kind, low, high):
+    """An argument type: an int or a float in `[low, high]`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"must be a {whole}number from {low} to {high}, got {text!r}")
+        return value
+
+    return parse
+
+
+def size(text):
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    width, height = map(int, match.groups()) if match else (0, 0)
+    if not (width and height) or width % 8 or height % 8:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in multiples of 8, such as 96x160, got {text!r}")
+    return width, height
+
+
+def make_parser():
+    parser = OneLineParser(prog="evaluate_hia.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help=".json file to write; an existing one is replaced")
+    parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
+
+    add = parser.add_argument_group("score videos in folders").add_argument
+    add("--predictions", type=Path, metavar="DIR", help="videos, or folders of frames, one per clip")
+    add("--targets", type=Path, metavar="DIR", help="the true ones, of the same names, sizes and lengths")
+    add("--keypoints", type=Path, metavar="DIR", help="keypoints of the targets (NAME.safetensors or .npz)")
+    add("--masks", type=Path, metavar="DIR", help="NAME.safetensors with face_mask (F,H,W), hand_masks (F,2,H,W)")
+
+    add = parser.add_argument_group("score a model on procedural people").add_argument
+    add("--dataset", choices=["procdance-v1"], help="50 clips of 32 frames, made on the spot")
+    add("--model", help="id on the Hub or local folder of a HIAPipeline")
+    add(
+        "--baseline",
+        choices=["copy", "truth", "noise"],
+        help="in place of a model: reference, true frames, random pixels",
+    )
+    add("--cross-identity", action="store_true", help="drive with the same motion of another person, retargeted")
+    add("--size", type=size, help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
+    add("--steps", type=number(int, 1, 1000), help="denoising steps (default: 25)")
+    add("--guidance", type=number(float, 0, 100), help="guidance scale (default: 3.5)")
+    add("--seed", type=number(int, 0, 2**62), help="clip i is drawn with SEED + i (default: 0)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="of weights and computation (default: float32)")
+    add("--max-clips", type=number(int, 1, 10**6), help="only the first clips")
+
+    add = parser.add_argument_group("networks, each a file or hf://owner/name/file").add_argument
+    add(
+        "--lpips",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="LPIPS's backbone (without FILE: torchvision's, downloaded)",
+    )
+    add("--lpips-network", choices=["vgg", "alex", "squeeze"], help="that it is of (default: vgg, as DisCo)")
+    add("--inception", metavar="FILE", help="Inception-v3, for FID")
+    add("--resnet3d", metavar="FILE", help="3D ResNet-50, for FID-VID")
+    add("--i3d", metavar="FILE", help="I3D, for FVD")
+    add("--arcface", metavar="FILE", help="ArcFace (.onnx), for the identity of faces; needs keypoints")
+    add("--clip-stride", type=number(int, 1, 10**6), default=16, help="frames between starts of clips (default: 16)")
+    return parser
+
+
+def check_arguments(args):
+    """Fills in the defaults of a dataset, too: in folders they mean nothing."""
+    folders = ("predictions", "targets", "keypoints", "masks")
+    of_dataset = ("model", "baseline", "cross_identity", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
+    if args.dataset is None:
+        if args.predictions is None or args.targets is None:
+            raise ValueError("give --predictions and --targets, or --dataset")
+        refuse(args, of_dataset, "needs --dataset")
+        for name in folders:
+            folder = getattr(args, name)
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"--{name}: there is no folder {str(folder)!r}")
+        if args.arcface is not None and args.keypoints is None:
+            raise ValueError("--arcface: needs --keypoints to find the faces")
+    else:
+        refuse(args, folders, "does not go with --dataset")
+        if (args.model is None) == (args.baseline is None):
+            raise ValueError("--dataset: needs either --model or --baseline")
+        if args.model is None:
+            refuse(args, MODEL_DEFAULTS, "needs --model")
+        for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+    if args.lpips is None:
+        refuse(args, ["lpips_network"], "needs --lpips")
+    if args.output.suffix != ".json":
+        raise ValueError(f"--output: must end in .json, got {str(args.output)!r}")
+    folder = args.output.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or args.output.is_dir():
+        raise ValueError(f"--output: {str(args.output)!r} cannot be written")
+
+
+def refuse(args, names, reason):
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value is not False:
+            raise ValueError(f"--{name.replace('_', '-')}: {reason}")
+
+
+@dataclass
+class Clip:
+    """`load()` gives the keyword arguments of `VideoEvaluation.add`."""
+
+    num_frames: int
+    load: Callable
+
+
+# Clips from folders
+
+
+def folder_clips(args):
+    """The clips by name, once all files are known to be there, whole, and of the same sizes and lengths."""
+    predictions, targets = find_clips("--predictions", args.predictions), find_clips("--targets", args.targets)
+    check_same_names("--predictions", predictions, "--targets", targets)
+    keypoints = find_annotations("--keypoints", args.keypoints, KEYPOINT_SUFFIXES, targets)
+    masks = find_annotations("--masks", args.masks, (".safetensors",), targets)
+    clips = {}
+    for name, path in targets.items():
+        shape = shape_of_clip(path)
+        predicted = shape_of_clip(predictions[name])
+        if predicted != shape:
+            raise ValueError(
+                "--predictions: {!r} has {} frames of {}x{}, but {!r} in --targets has {} of {}x{}".format(
+                    str(predictions[name]), *predicted, str(path), *shape
+                )
+            )
+        if min(shape[1:]) < MINIMUM_SIDE:
+            raise ValueError(f"--targets: {str(path)!r} is smaller than {MINIMUM_SIDE}x{MINIMUM_SIDE} pixels")
+        if path.is_dir() and predictions[name].is_dir():
+            stems = ({frame.stem: frame for frame in frame_files(folder)} for folder in (predictions[name], path))
+            check_same_names(f"--predictions {name}", next(stems), f"--targets {name}", next(stems))
+        annotations = {}
+        if keypoints:
+            annotations["keypoints"] = load_keypoints(keypoints[name], *shape)
+        if masks:
+            load_masks(masks[name], *shape)
+            annotations["masks"] = masks[name]
+        clips[name] = Clip(shape[0], functools.partial(load_pair, predictions[name], path, shape, **annotations))
+    return clips
+
+
+def find_clips(option, folder):
+    """Videos and folders in a folder by their name without suffix."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise ValueError(f"{option}: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder")
+        name = path.name if path.is_dir() else path.stem
+        if name in found:
+            raise ValueError(f"{option}: {str(path)!r} and {str(found[name])!r} have the same name")
+        found[name] = path
+    if not found:
+        raise ValueError(f"{option}: {str(folder)!r} holds no clips")
+    return found
+
+
+def find_annotations(option, folder, suffixes, targets):
+    if folder is None:
+        return None
+    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in suffixes}
+    check_same_names(option, found, "--targets", targets)
+    return found
+
+
+def check_same_names(option, found, other_option, expected):
+    for names, message in (
+        (expected.keys() - found.keys(), "there is no {!r}, which is in {}"),
+        (found.keys() - expected.keys(), "{!r} is not in {}"),
+    ):
+        if names:
+            more = f" (nor are {len(names) - 1} others as they should be)" if len(names) > 1 else ""
+            raise ValueError(f"{option}: {message.format(min(names), other_option)}{more}")
+
+
+def frame_files(folder):
+    """The frames of a folder, 2 before 10."""
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for path in files:
+        if path.suffix.lower() not in FRAME_SUFFIXES:
+            raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
+    if not files:
+        raise ValueError(f"{str(folder)!r} holds no frames")
+    return sorted(files, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.stem)])
+
+
+def shape_of_clip(path):
+    """Number of frames, width and height. A video is decoded, so that damage is found before the work begins."""
+    from hia_diffusers.data.video import stream_frames
+
+    sizes = []
+    if path.is_dir():
+        for file in frame_files(path):
+            try:
+                with Image.open(file) as picture:
+                    sizes.append(picture.size)
+            except (OSError, UnidentifiedImageError) as error:
+                raise ValueError(f"{str(file)!r} cannot be read as a picture ({error})") from error
+    else:
+        sizes = [frame.shape[1::-1] for frame in stream_frames(path)]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"{str(path)!r} changes its frame size")
+    return len(sizes), *sizes[0]
+
+
+def load_frames(path):
+    """uint8 `(F, H, W, 3)`."""
+    from hia_diffusers.data.video import read_video
+
+    if not path.is_dir():
+        return read_video(path).frames
+    try:
+        return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in frame_files(path)])
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} holds a frame that cannot be read ({error})") from error
+
+
+def load_keypoints(path, num_frames, width, height):
+    from hia_diffusers import WholeBodyKeypoints
+
+    keypoints = WholeBodyKeypoints.load(path)
+    found = (len(keypoints), keypoints.width, keypoints.height)
+    if found != (num_frames, width, height):
+        raise ValueError(
+            "--keypoints: {!r} is of {} frames of {}x{}, but the clip has {} of {}x{}".format(
+                str(path), *found, num_frames, width, height
+            )
+        )
+    return keypoints
+
+
+def load_masks(path, num_frames, width, height):
+    """`face_masks` and `hand_masks` as `VideoEvaluation.add` takes them."""
+    import safetensors.numpy
+
+    shapes = {"face_mask": (num_frames, height, width), "hand_masks": (num_frames, 2, height, width)}
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"--masks: {str(path)!r} cannot be read ({error})") from error
+    for name, shape in shapes.items():
+        if name not in arrays or arrays[name].shape != shape:
+            found = arrays[name].shape if name in arrays else "none"
+            raise ValueError(f"--masks: {str(path)!r} must hold {name} of shape {shape}, got {found}")
+    return {"face_masks": arrays["face_mask"].astype(bool), "hand_masks": arrays["hand_masks"].astype(bool)}
+
+
+def load_pair(prediction, target, shape, keypoints=None, masks=None):
+    clip = {"predictions": load_frames(prediction), "targets": load_frames(target)}
+    if keypoints is not None:
+        clip |= from_keypoints(keypoints, clip["predictions"], clip["targets"])
+    if masks is not None:
+        clip |= load_masks(masks, *shape)
+    return clip
+
+
+def from_keypoints(keypoints, predictions, targets):
+    """Boxes of face and hands as masks, sharpness of the hands in predictions and targets, points of the face."""
+    from hia_diffusers import MotionBlurConditioner
+    from hia_diffusers.conditioning.keypoints import FACE
+    from hia_diffusers.conditioning.regions import box_masks, face_boxes
+
+    conditioner = MotionBlurConditioner()
+    wanted = conditioner(keypoints, targets)
+    boxes = np.concatenate([face_boxes(keypoints)[:, None], wanted.hand_boxes], axis=1)
+    masks = box_masks(boxes, *targets.shape[1:3])
+    return {
+        "face_masks": masks[:, 0],
+        "hand_masks": masks[:, 1:],
+        "wanted_sharpness": wanted.hand_sharpness,
+        "measured_sharpness": conditioner(keypoints, predictions).hand_sharpness,
+        "face_landmarks": keypoints.xy[:, FACE],
+    }
+
+
+# Clips of procedural people
+
+
+def procdance_clips(args, device):
+    """The clips by name, and what the report says about where they are from."""
+    from hia_diffusers.data.synthetic import proc_dance_v1
+
+    source = {"dataset": args.dataset, "cross_identity": args.cross_identity, "width_height": args.size}
+    if args.model is None:
+        pipe = None
+        source |= {"baseline": args.baseline, "seed": args.seed}
+    else:
+        pipe = load_pipeline(args.model, device, args.dtype)
+        source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
+        source |= {name: getattr(args, name) for name in ("seed", *MODEL_DEFAULTS)}
+    clips = {}
+    for index, clip in enumerate(proc_dance_v1()[: args.max_clips]):
+        load = functools.partial(load_procedural, clip, args, pipe, args.seed + index)
+        clips[clip.name] = Clip(len(clip.frames), load)
+    return clips, source
+
+
+def load_pipeline(model, device, dtype):
+    import diffusers
+    import torch
+
+    from hia_diffusers import HIAPipeline
+
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def sha256_of_weights(pipe):
+    """Of the names and the values of all parameters and buffers, as they are used."""
+    import torch
+
+    digest = hashlib.sha256()
+    for component, module in sorted(pipe.components.items()):
+        if isinstance(module, torch.nn.Module):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(f"{component}.{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_procedural(clip, args, pipe, seed):
+    from hia_diffusers import MotionBlurConditioner
+    from hia_diffusers.conditioning.keypoints import FACE
+    from hia_diffusers.conditioning.retargeting import retarget_keypoints
+
+    width, height = args.size
+    truth = clip.target.render(clip.frames, height, width, clip.fps)
+    reference = clip.target.render([clip.reference_frame], height, width, clip.fps)
+    conditioner = MotionBlurConditioner.for_size(height, width)
+    if args.cross_identity:
+        driving = clip.driving.render(clip.frames, height, width, clip.fps)
+        keypoints = retarget_keypoints(driving.keypoints, reference.keypoints)
+        sharpness = conditioner(driving.keypoints, driving.frames).hand_sharpness
+        condition = conditioner(keypoints, sharpness=sharpness)
+    else:
+        keypoints = truth.keypoints
+        condition = conditioner(keypoints, truth.frames)
+
+    if args.baseline == "truth":
+        predictions = truth.frames
+    elif args.baseline == "copy":
+        predictions = reference.frames.repeat(len(truth.frames), axis=0)
+    elif args.baseline == "noise":
+        predictions = np.random.default_rng(seed).integers(0, 256, truth.frames.shape, dtype=np.uint8)
+    else:
+        predictions = generate(pipe, reference.frames[0], condition, args, seed)
+    return {
+        "predictions": predictions,
+        "targets": truth.frames,
+        "face_masks": truth.face_mask,
+        "hand_masks": truth.hand_masks,
+        "wanted_sharpness": condition.hand_sharpness,
+        "measured_sharpness": conditioner(keypoints, predictions).hand_sharpness,
+        "face_landmarks": truth.keypoints.xy[:, FACE],
+    }
+
+
+def generate(pipe, reference, condition, args, seed):
+    import torch
+
+    frames = pipe(
+        image=Image.fromarray(reference),
+        conditioning_frames=condition,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type="np",
+    ).frames[0]
+    return (frames * 255).round().astype(np.uint8)
+
+
+# Networks and results
+
+
+def choose_device(name):
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as error:  # each backend has its own way to say that it is not there
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"--device: {name!r} cannot be used here ({reason})") from error
+    return name
+
+
+def make_evaluation(args, clips, device):
+    """Loads the networks that are asked for, once the clips are known to suffice for them."""
+    from hia_diffusers.metrics import extractors
+    from hia_diffusers.metrics.evaluation import VideoEvaluation
+    from hia_diffusers.metrics.frame import LPIPS
+    from hia_diffusers.metrics.identity import ArcFace
+
+    files = [
+        ("--inception", extractors.InceptionFeatures, args.inception),
+        ("--resnet3d", extractors.ResNet3DFeatures, args.resnet3d),
+        ("--i3d", extractors.I3DFeatures, args.i3d),
+    ]
+    wanted = [(option, kind, [file]) for option, kind, file in files if file is not None]
+    if args.dataset is not None:
+        wanted += [
+            ("--dataset", extractors.ProceduralFrameFeatures, []),
+            ("--dataset", extractors.ProceduralClipFeatures, []),
+        ]
+    for option, kind, _ in wanted:
+        check_lengths(option, kind, clips, args.clip_stride)
+    return VideoEvaluation(
+        lpips=None if args.lpips is None else LPIPS(args.lpips_network or "vgg", args.lpips or None, device),
+        face_embedder=None if args.arcface is None else ArcFace(args.arcface),
+        extractors=[kind(*file, device=device) for _, kind, file in wanted],
+        clip_stride=args.clip_stride,
+    )
+
+
+def check_lengths(option, kind, clips, stride):
+    length = kind.clip_length or 1
+    samples = 0
+    for name, clip in clips.items():
+        if clip.num_frames < length:
+            raise ValueError(f"{option}: {kind.name} needs clips of {length} frames; {name!r} has {clip.num_frames}")
+        samples += 1 + (clip.num_frames - length) // (stride if kind.clip_length else 1)
+    if samples < 2:
+        raise ValueError(f"{option}: {kind.name} compares distributions; it needs more than one sample, got {samples}")
+
+
+def installed_versions():
+    versions = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # of an extra that is not needed here
+            continue
+    return versions
+
+
+def sha256_of_folder(folder):
+    """Of the names and the contents of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_json(path, content):
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def print_table(measures):
+    print(f"{'measure':28}{'value':>12}  {'better':8}{'of':24}network (SHA-256)")
+    for name, result in measures.items():
+        value = "-" if result["value"] is None else f"{result['value']:.5g}"
+        count = f"{result['count']} {result['of']}"
+        note = result.get("sha256", "")
+        if result.get("rank_deficient"):
+            note += "  (few samples: strongly biased)"
+        print(f"{name:28}{value:>12}  {result['better']:8}{count:24}{note}".rstrip())
+
+
+def evaluate(args):
+    check_arguments(args)
+    device = choose_device(args.device)
+    if args.dataset is None:
+        clips = folder_clips(args)
+        source = {
+            option: {"path": str(folder), "sha256": sha256_of_folder(folder)}
+            for option in ("predictions", "targets", "keypoints", "masks")
+            if (folder := getattr(args, option)) is not None
+        }
+    else:
+        clips, source = procdance_clips(args, device)
+    evaluation = make_evaluation(args, clips, device)
+    for index, (name, clip) in enumerate(clips.items()):
+        print(f"{index + 1}/{len(clips)} {name}", flush=True)
+        evaluation.add(name, **clip.load())
+
+    measures = evaluation.measures()
+    protocol = {"aggregation": AGGREGATION, "clip_stride": args.clip_stride, "device": device}
+    report = {"measures": measures, "clips": evaluation.clips(), "source": source, "protocol": protocol}
+    write_json(args.output, report | {"versions": installed_versions()})
+    print_table(measures)
+    print(f"Wrote {args.output}.")
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        evaluate(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

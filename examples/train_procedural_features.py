@@ -1,0 +1,378 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the two small networks whose features FID-p and FVD-p compare, on procedural people.
+
+    python examples/train_procedural_features.py --output features.safetensors --work-dir runs/features
+
+They learn to tell from a frame, or from a clip, what the renderer knows about it: where joints and fingertips are, who
+wears what in which colours, how blurred hands and feet are, how everything moves. Half of the frames and clips are
+degraded on purpose, and how, and how much, is to be told as well: distances shall grow with it. Clips are rendered
+once and kept in the work folder, beside the state of the training: a run that was interrupted goes on there.
+"""
+
+import argparse
+import functools
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.data.synthetic_person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
+from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+
+
+MINIMUM_CLIPS = 16
+HELD_OUT = 1 / 16  # of the clips
+
+SAVE_EVERY = 200  # steps
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.05
+
+# At full strength, in pixels of the networks' input and in the range [0, 1] of its values.
+FULL_BLUR = 2.5
+FULL_NOISE = 0.15
+FULL_WARP = 2.5
+FULL_JITTER = 3.0
+
+WRISTS_AND_ANKLES = [9, 10, 15, 16]
+FINGERTIPS = [4, 8, 12, 16, 20]
+COLOURS = ("skin", "hair", "top_color", "pattern_color", "bottom_color", "shoes")
+LOOKS = {
+    "top": TOPS,
+    "pattern": PATTERNS,
+    "bottom": BOTTOMS,
+    "hair_style": HAIR_STYLES,
+    "glasses": (True,),
+    "beard": (True,),
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def whole_number(low):
+    def parse(text):
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def make_parser():
+    description = __doc__.split("\n")[0]
+    parser = OneLineParser(prog="train_procedural_features.py", description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help=".safetensors file to write; an existing one is replaced")
+    add("--work-dir", type=Path, required=True, help="folder for rendered clips and the state of the training")
+    add("--clips", type=whole_number(MINIMUM_CLIPS), default=1400, help="clips of 16 frames (default: 1400)")
+    add("--frame-steps", type=whole_number(1), default=1500, help="steps for the 2D network (default: 1500)")
+    add("--clip-steps", type=whole_number(1), default=1000, help="steps for the 3D network (default: 1000)")
+    add("--workers", type=whole_number(1), default=2, help="processes that render (default: 2)")
+    add("--seed", type=whole_number(0), default=0, help="of everything that is drawn (default: 0)")
+    return parser
+
+
+def write_whole(path, content):
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+# Data
+
+
+def render_clips(folder, num_clips, seed, num_workers):
+    """Render the clips that are not there yet."""
+    missing = [index for index in range(num_clips) if not (folder / f"{index:05d}.safetensors").exists()]
+    if not missing:
+        return
+    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+        rendered = pool.imap_unordered(functools.partial(render_clip, folder, seed), missing, chunksize=4)
+        for number, _ in enumerate(rendered, start=num_clips - len(missing) + 1):
+            if number % 100 == 0:
+                print(f"rendered {number} of {num_clips} clips", flush=True)
+
+
+def render_clip(folder, seed, index):
+    """Render one clip and write its frames and labels."""
+    scene = ProceduralScene(split="train", identity=index, motion=index, setting=index)
+    first = int(np.random.default_rng((seed, index)).integers(600))
+    clip = scene.render(frames=range(first, first + 16), height=160, width=96)
+    tensors = {"frames": clip.frames, **frame_labels(clip, scene.person)}
+    write_whole(folder / f"{index:05d}.safetensors", safetensors.numpy.save(tensors))
+
+
+def frame_labels(clip, person):
+    """What is known about each frame, `(F, ...)` float32 by name; NaN where a point is not in the picture."""
+    num_frames, height, width = clip.frames.shape[:3]
+    seen = clip.keypoints.score > 0
+    xy = np.where(seen[..., None], clip.keypoints.xy, np.nan)
+    joints, hands = xy[:, :17], xy[:, 91:].reshape(num_frames, 2, 21, 2)
+    speed = np.linalg.norm(np.gradient(joints[:, WRISTS_AND_ANKLES], axis=0), axis=-1)
+    colours = [getattr(person, name) for name in COLOURS]
+    looks = [getattr(person, name) == choice for name, choices in LOOKS.items() for choice in choices]
+    labels = {
+        "joints": joints / (width, height),
+        "fingertips": (hands[:, :, FINGERTIPS] - hands[:, :, :1]) / width,
+        "thumbnail": np.stack([cv2.resize(frame, (4, 5), interpolation=cv2.INTER_AREA) for frame in clip.frames]),
+        "blur": np.log1p(speed * clip.shutter[:, None]),
+        "areas": np.stack([clip.face_mask.mean((1, 2)), *clip.hand_masks.mean((2, 3)).T], axis=1) ** 0.5,
+        "colours": np.broadcast_to(colours, (num_frames, len(COLOURS), 3)),
+        "looks": np.broadcast_to(looks, (num_frames, len(looks))),
+    }
+    return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in labels.items()}
+
+
+def load_clips(folder, num_clips):
+    """Frames `(N, 16, 3, H, W)` uint8 and labels `(N, 16, ...)` by name."""
+    clips = [safetensors.torch.load_file(folder / f"{index:05d}.safetensors") for index in range(num_clips)]
+    labels = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0] if name != "frames"}
+    return torch.stack([clip["frames"].permute(0, 3, 1, 2) for clip in clips]), labels
+
+
+def clip_labels(labels):
+    """What is known about each clip, from what is known about its frames: means, and how the joints move."""
+    joints = labels["joints"]
+    velocity = joints.diff(dim=1)
+    return {
+        "joints": joints.nanmean(1),
+        "thumbnail": labels["thumbnail"].mean(1),
+        "blur": labels["blur"].nanmean(1),
+        "colours": labels["colours"][:, 0],
+        "displacement": torch.cat([joints[:, 7] - joints[:, 0], joints[:, 15] - joints[:, 8]], dim=1),
+        "speed": (velocity.square().nanmean(1).sqrt() * 100).log1p(),
+        "acceleration": (velocity.diff(dim=1).square().nanmean(1).sqrt() * 100).log1p(),
+    }
+
+
+# Degradation. Each way takes inputs in [0, 1], a strength in [0, 1] for each of them, and a generator.
+
+
+def blur_frames(frames, strength, generator=None):
+    """`(N, 3, H, W)`"""
+    offsets = torch.arange(-6, 7.0)
+    blurred = []
+    for frame, sigma in zip(frames, FULL_BLUR * strength + 0.2, strict=True):
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+        padded = functional.pad(frame[None], (6, 6, 6, 6), mode="replicate")
+        rows = functional.conv2d(padded, kernel, groups=3)
+        blurred.append(functional.conv2d(rows, kernel.transpose(2, 3), groups=3)[0])
+    return torch.stack(blurred)
+
+
+def blur_clips(clips, strength, generator=None):
+    """`(N, F, 3, H, W)`"""
+    return blur_frames(clips.flatten(0, 1), strength.repeat_interleave(clips.shape[1])).view_as(clips)
+
+
+def add_noise(inputs, strength, generator):
+    scale = FULL_NOISE * strength.view(-1, *[1] * (inputs.ndim - 1))
+    return (inputs + scale * torch.randn(inputs.shape, generator=generator)).clamp(0, 1)
+
+
+def warp_frames(frames, strength, generator):
+    """Shift neighbourhoods of `(N, 3, H, W)` against each other."""
+    coarse = torch.randn(len(frames), 2, 10, 6, generator=generator) * strength.view(-1, 1, 1, 1)
+    return shift(frames, FULL_WARP * functional.interpolate(coarse, frames.shape[-2:], mode="bicubic"))
+
+
+def jitter_clips(clips, strength, generator):
+    """Move each frame of `(N, F, 3, H, W)`."""
+    pixels = torch.randn(*clips.shape[:2], 2, 1, 1, generator=generator) * strength.view(-1, 1, 1, 1, 1)
+    return shift(clips.flatten(0, 1), FULL_JITTER * pixels.flatten(0, 1)).view_as(clips)
+
+
+def shift(frames, pixels):
+    """Move what is in `(N, 3, H, W)` by `(N, 2, H, W)` or `(N, 2, 1, 1)` pixels in x and y."""
+    height, width = frames.shape[-2:]
+    places = functional.affine_grid(torch.eye(2, 3).expand(len(frames), 2, 3), frames.shape, align_corners=False)
+    offsets = pixels.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
+    return functional.grid_sample(frames, places - offsets, padding_mode="border", align_corners=False)
+
+
+def shuffle_clips(clips, strength, generator):
+    """Bring a part of the frames of `(N, F, 3, H, W)` out of order."""
+    shuffled = clips.clone()
+    for clip, result, part in zip(clips, shuffled, strength.tolist(), strict=True):
+        places = torch.randperm(len(clip), generator=generator)[: 2 + round(part * (len(clip) - 2))]
+        result[places] = clip[places.roll(1)]
+    return shuffled
+
+
+FRAME_WAYS = (blur_frames, add_noise, warp_frames)
+CLIP_WAYS = (blur_clips, add_noise, jitter_clips, shuffle_clips)
+
+
+def degrade(inputs, ways, generator):
+    """Degrades half of the N inputs, each in one of the ways; `(N, ways)` says how much in each."""
+    chosen = torch.randint(2 * len(ways), (len(inputs),), generator=generator)
+    strength = torch.rand(len(inputs), generator=generator)
+    amounts = torch.zeros(len(inputs), len(ways))
+    inputs = inputs.clone()
+    for index, way in enumerate(ways):
+        affected = (chosen == index).nonzero().flatten()
+        if len(affected):
+            inputs[affected] = way(inputs[affected], strength[affected], generator)
+            amounts[affected, index] = strength[affected]
+    return inputs, amounts
+
+
+# Training
+
+
+def standardise(labels, training):
+    """All labels side by side, `(N, L)` with mean 0 and variance 1 over the training samples, and their slices."""
+    columns, slices, start = [], {}, 0
+    for name, values in labels.items():
+        values = values.flatten(1)
+        known = values[training]
+        mean = known.nanmean(0)
+        deviation = (known - mean).square().nanmean(0).sqrt().clamp(min=1e-3)
+        columns.append((values - mean) / deviation)
+        slices[name] = slice(start, start := start + values.shape[1])
+    return torch.cat(columns, dim=1), slices
+
+
+def error_by_group(predicted, labels, slices):
+    """Mean square errors over the labels that are known."""
+    known = ~labels.isnan()
+    errors = (predicted - labels.nan_to_num()).square() * known
+    return {name: errors[:, part].sum() / known[:, part].sum().clamp(min=1) for name, part in slices.items()}
+
+
+def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, state_path, seed):
+    """
+    Train one network on `samples`, a function from indices to inputs in [0, 1], and say how well it does on the last
+    samples, which it has not seen: the part of the variance of each group of labels that it explains.
+    """
+    num_samples = len(next(iter(labels.values())))
+    num_training = num_samples - int(num_samples * HELD_OUT)
+    targets, slices = standardise(labels, slice(num_training))
+    slices["degradation"] = slice(targets.shape[1], targets.shape[1] + len(ways))
+
+    torch.manual_seed(seed)
+    network = network().to(memory_format=memory_format)
+    head = nn.Linear(network.NUM_FEATURES, slices["degradation"].stop)
+    parameters = [*network.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    trained = {"network": network, "head": head, "optimizer": optimizer}
+    step = 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        step = state.pop("step")
+        for name, values in state.items():
+            trained[name].load_state_dict(values)
+        print(f"{state_path.stem}: goes on from step {step}", flush=True)
+
+    def predict(indices, generator):
+        inputs, amounts = degrade(samples(indices), ways, generator)
+        features = network(2 * inputs - 1 if inputs.ndim == 4 else 2 * inputs.transpose(1, 2) - 1)
+        return head(features), torch.cat([targets[indices], 4 * amounts], dim=1)
+
+    while step < num_steps:
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / num_steps)) / 2
+        generator = torch.Generator().manual_seed(seed * 2**32 + step)
+        predicted, wanted = predict(torch.randint(num_training, (batch_size,), generator=generator), generator)
+        errors = error_by_group(predicted, wanted, slices)
+        loss = torch.stack(list(errors.values())).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % SAVE_EVERY == 0 or step == num_steps:
+            state = io.BytesIO()
+            torch.save({"step": step, **{name: value.state_dict() for name, value in trained.items()}}, state)
+            write_whole(state_path, state.getvalue())
+            print(f"{state_path.stem}: step {step}, loss {loss.item():.3f}", flush=True)
+
+    network.eval()
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(seed)
+        held_out = torch.arange(num_training, num_samples).split(batch_size)
+        pairs = [predict(indices, generator) for indices in held_out]
+    predicted, wanted = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    for name, error in error_by_group(predicted, wanted, slices).items():
+        columns = wanted[:, slices[name]]
+        variance = (columns - columns.nanmean(0)).square().nanmean()
+        print(f"{state_path.stem}: explains {1 - error / variance:.0%} of {name} on held-out clips", flush=True)
+    return network.state_dict()
+
+
+def train(args):
+    if args.output.suffix != ".safetensors" or not args.output.parent.is_dir():
+        raise ValueError(f"--output: must end in .safetensors in a folder that exists, got {str(args.output)!r}")
+    folder = args.work_dir / "clips"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(args, name) for name in ("clips", "frame_steps", "clip_steps", "seed")}
+    settings_path = args.work_dir / "settings.json"
+    if not settings_path.exists():
+        write_whole(settings_path, json.dumps(settings).encode())
+    elif json.loads(settings_path.read_text()) != settings:
+        raise ValueError(f"--work-dir: {str(args.work_dir)!r} is of a training with other settings; see settings.json")
+
+    render_clips(folder, args.clips, args.seed, args.workers)
+    clips, labels = load_clips(folder, args.clips)
+
+    frames = clips.flatten(0, 1)
+    frame_weights = fit(
+        ProceduralFrameNetwork,
+        torch.channels_last,
+        samples=lambda indices: frames[indices] / 255,
+        labels={name: values.flatten(0, 1) for name, values in labels.items()},
+        ways=FRAME_WAYS,
+        num_steps=args.frame_steps,
+        batch_size=32,
+        state_path=args.work_dir / "frame.pt",
+        seed=args.seed,
+    )
+    small = torch.cat(
+        [functional.interpolate(part / 255, (80, 48), mode="bilinear", antialias=True) for part in clips]
+    )
+    small = small.view(-1, 16, 3, 80, 48)
+    clip_weights = fit(
+        ProceduralClipNetwork,
+        torch.channels_last_3d,
+        samples=lambda indices: small[indices],
+        labels=clip_labels(labels),
+        ways=CLIP_WAYS,
+        num_steps=args.clip_steps,
+        batch_size=16,
+        state_path=args.work_dir / "clip.pt",
+        seed=args.seed + 1,
+    )
+    weights = {f"frame.{name}": value.contiguous() for name, value in frame_weights.items()}
+    weights |= {f"clip.{name}": value.contiguous() for name, value in clip_weights.items()}
+    # One entry: safetensors writes several in any order, and the hash would differ from run to run.
+    content = safetensors.torch.save(weights, {"training": json.dumps(settings)})
+    write_whole(args.output, content)
+    print(f"Wrote {args.output}, SHA-256 {hashlib.sha256(content).hexdigest()}")
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        train(args)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""All measures of a set of videos, gathered clip by clip.
+
+Axes: F frames, H, W; hands are ordered left, right (the person's).
+"""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .extractors import FeatureExtractor, split_into_clips
+from .frame import LPIPS, disco_l1, l1, psnr, ssim
+from .frechet import FrechetStatistics, frechet_distance
+from .identity import ArcFace
+from .regions import (
+    flicker,
+    identity_similarity,
+    mean_of_known,
+    rank_correlation,
+    region_l1,
+    region_psnr,
+    sharpness_error,
+    static_change,
+)
+
+
+# Frames that are in memory as floating point at a time.
+WINDOW = 16
+
+# Name -> which way is better, what is averaged, and what is measured.
+MEASURES = {
+    "l1": ("lower", "frames", "mean absolute error, pictures in [0, 1]"),
+    "disco_l1": ("lower", "frames", "mean absolute difference of 0-255 pictures, divided by H * W (DisCo's L1)"),
+    "psnr": ("higher", "frames", "PSNR in dB, in floating point; identical frames count 100"),
+    "ssim": ("higher", "frames", "SSIM of grey pictures, uniform 7 x 7 windows, sample covariances (DisCo's SSIM)"),
+    "lpips": ("lower", "frames", "LPIPS 0.1, pictures scaled to [-1, 1]"),
+    "disco_lpips": ("lower", "frames", "LPIPS 0.1, pictures left in [0, 1] (DisCo's LPIPS)"),
+    "face_l1": ("lower", "frames", "mean absolute error in the face"),
+    "face_psnr": ("higher", "frames", "PSNR in dB of the face"),
+    "hands_l1": ("lower", "frames", "mean absolute error in both hands"),
+    "hands_psnr": ("higher", "frames", "PSNR in dB of both hands"),
+    "hand_sharpness_error": ("lower", "hands", "|measured - wanted| sharpness of the hands, in [0, 1]"),
+    "hand_sharpness_correlation": ("higher", "hands", "Spearman, wanted against measured sharpness of the hands"),
+    "identity": ("higher", "frames", "cosine between the ArcFace embeddings of the predicted and of the true face"),
+    "flicker": ("lower", "frames", "mean |change from frame to frame - true change|, pictures in [0, 1]"),
+    "static_change": ("lower", "frames", "mean |change from frame to frame| where the truth stands still"),
+    "static_change_ratio": ("lower", "frames", "static_change divided by that of the truth"),
+}
+
+
+class VideoEvaluation:
+    """
+    Gathers clips and gives the measures of all of them, in memory that does not grow with their number.
+
+    A mean is over all frames of all clips that have a value, as in the paper's protocol. Measures over time are taken
+    in windows of 16 frames, each with the first frame of the next.
+
+    Args:
+        lpips (`LPIPS`, *optional*):
+            Adds `lpips` and `disco_lpips`.
+        face_embedder (`ArcFace`, *optional*):
+            Adds `identity` for clips with face landmarks.
+        extractors (`Sequence[FeatureExtractor]`, *optional*):
+            Each adds the Fréchet distance that it is named after.
+        clip_stride (`int`, *optional*, defaults to 16):
+            Frames from the start of one clip to that of the next, for the extractors that take clips.
+    """
+
+    def __init__(
+        self,
+        lpips: LPIPS | None = None,
+        face_embedder: ArcFace | None = None,
+        extractors: Sequence[FeatureExtractor] = (),
+        clip_stride: int = WINDOW,
+    ):
+        self._lpips, self._face_embedder, self._clip_stride = lpips, face_embedder, clip_stride
+        self._frechet = [(extractor, FrechetStatistics(), FrechetStatistics()) for extractor in extractors]
+        self._clips: dict[str, dict[str, Tensor]] = {}
+
+    def add(
+        self,
+        name: str,
+        predictions: np.ndarray,
+        targets: np.ndarray,
+        face_masks: np.ndarray | None = None,
+        hand_masks: np.ndarray | None = None,
+        wanted_sharpness: np.ndarray | None = None,
+        measured_sharpness: np.ndarray | None = None,
+        face_landmarks: np.ndarray | None = None,
+    ) -> None:
+        """
+        Measure a clip.
+
+        Args:
+            name (`str`):
+                Of the clip.
+            predictions (`np.ndarray` of shape `(F, H, W, 3)`):
+                uint8 RGB.
+            targets (`np.ndarray` of shape `(F, H, W, 3)`):
+                The true frames, uint8 RGB.
+            face_masks (`np.ndarray` of shape `(F, H, W)`, *optional*):
+                bool, the pixels of the face in the true frames. Adds `face_l1` and `face_psnr`.
+            hand_masks (`np.ndarray` of shape `(F, 2, H, W)`, *optional*):
+                bool, the pixels of the hands in the true frames. Adds `hands_l1` and `hands_psnr`.
+            wanted_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
+                Sharpness of the hands in [0, 1] that the condition asked for, NaN where unknown; together with
+                `measured_sharpness` it adds `hand_sharpness_error` and `hand_sharpness_correlation`.
+            measured_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
+                The same measured on the predictions.
+            face_landmarks (`np.ndarray` of shape `(F, 68, 2)`, *optional*):
+                The points of the face in the true frames in pixels, NaN where missing. With a face embedder they add
+                `identity`.
+
+        Raises:
+            `ValueError`: a clip of that name was added before, shapes do not match, or the clip is shorter than an
+                extractor needs.
+            `TypeError`: frames that are not uint8.
+        """
+        if name in self._clips:
+            raise ValueError(f"`name` must be new, but a clip {name!r} was added before.")
+        for argument, frames in (("predictions", predictions), ("targets", targets)):
+            if frames.dtype != np.uint8:
+                raise TypeError(f"`{argument}` must be uint8, got {frames.dtype}.")
+            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != targets.shape:
+                raise ValueError(
+                    f"`{argument}` must be of shape (F, H, W, 3), the same for both, got {predictions.shape} and "
+                    f"{targets.shape}."
+                )
+        windows = []
+        for start in range(0, len(targets), WINDOW):
+            window = slice(start, start + WINDOW + 1)
+            predicted, true = (_as_frames(torch.from_numpy(pictures[window])) for pictures in (predictions, targets))
+            masks = {}
+            if face_masks is not None:
+                masks["face"] = torch.from_numpy(face_masks[window])
+            if hand_masks is not None:
+                masks["hands"] = torch.from_numpy(hand_masks[window]).any(dim=1)
+            landmarks = None if face_landmarks is None else face_landmarks[window]
+            windows.append(self._measure_window(predicted, true, masks, landmarks))
+        values = {measure: torch.cat([window[measure] for window in windows]) for measure in windows[0]}
+        if wanted_sharpness is not None and measured_sharpness is not None:
+            values["wanted_sharpness"] = torch.from_numpy(wanted_sharpness)
+            values["measured_sharpness"] = torch.from_numpy(measured_sharpness)
+        self._gather_features(predictions, targets)
+        self._clips[name] = values
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """
+        The measures of all clips so far.
+
+        Returns:
+            `dict[str, dict[str, Any]]`: by name `value` (`float`, or `None` where no frame has one), `better` ("lower"
+            or "higher"), `count` and `of` (how many frames, hands or samples the value is of) and `measure` (what it
+            is). Where a network measures, there is the `sha256` of its weights; Fréchet distances also have `features`
+            (D) and `rank_deficient` (no more samples than features: strongly biased).
+
+        Raises:
+            `ValueError`: there are no clips, or fewer than two samples for a Fréchet distance.
+        """
+        if not self._clips:
+            raise ValueError("There is nothing to measure: no clip was added.")
+        gathered = defaultdict(list)
+        for values in self._clips.values():
+            for measure, value in values.items():
+                gathered[measure].append(value)
+        results = _summary({measure: torch.cat(values) for measure, values in gathered.items()})
+        networks = {"lpips": self._lpips, "disco_lpips": self._lpips, "identity": self._face_embedder}
+        for measure, network in networks.items():
+            if network is not None and measure in results:
+                results[measure] |= {"network": network.name, "sha256": network.sha256}
+        return results | {
+            extractor.name: _frechet_result(extractor, *gathered) for extractor, *gathered in self._frechet
+        }
+
+    def clips(self) -> dict[str, dict[str, float | None]]:
+        """Clip by clip the values of the measures, without the Fréchet distances, which no single clip has."""
+        return {
+            name: {measure: result["value"] for measure, result in _summary(values).items()}
+            for name, values in self._clips.items()
+        }
+
+    @torch.inference_mode()
+    def _measure_window(
+        self, predictions: Tensor, targets: Tensor, masks: dict[str, Tensor], landmarks: np.ndarray | None
+    ) -> dict[str, Tensor]:
+        """Per frame; the frame after the window serves the measures over time only."""
+        values = {"flicker": flicker(predictions, targets)}
+        values["static_change"], values["static_change_of_targets"] = static_change(predictions, targets)
+        pair = predictions[:WINDOW], targets[:WINDOW]
+        values |= {"l1": l1(*pair), "disco_l1": disco_l1(*pair), "psnr": psnr(*pair), "ssim": ssim(*pair)}
+        if self._lpips is not None:
+            values |= {"lpips": self._lpips(*pair), "disco_lpips": self._lpips(*pair, unscaled=True)}
+        for region, mask in masks.items():
+            values[f"{region}_l1"] = region_l1(*pair, mask[:WINDOW])
+            values[f"{region}_psnr"] = region_psnr(*pair, mask[:WINDOW])
+        if self._face_embedder is not None and landmarks is not None:
+            embeddings = [self._face_embedder(frames, landmarks[:WINDOW]) for frames in pair]
+            values["identity"] = identity_similarity(*embeddings)
+        return values
+
+    def _gather_features(self, predictions: np.ndarray, targets: np.ndarray) -> None:
+        for extractor, *statistics in self._frechet:
+            for pictures, gathered in zip((predictions, targets), statistics, strict=True):
+                if extractor.clip_length is None:
+                    batches = torch.from_numpy(pictures).split(WINDOW)
+                else:
+                    clips = split_into_clips(torch.from_numpy(pictures), extractor.clip_length, self._clip_stride)
+                    batches = clips.split(1)
+                for batch in batches:
+                    gathered.update(extractor(_as_frames(batch)))
+
+
+def _as_frames(pictures: Tensor) -> Tensor:
+    """uint8 `(..., H, W, 3)` as float32 `(..., 3, H, W)` in [0, 1]."""
+    return pictures.movedim(-1, -3).float() / 255
+
+
+def _summary(values: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """What `VideoEvaluation.measures` says of the values of some frames, without the Fréchet distances."""
+    known = {measure: mean_of_known(value) for measure, value in values.items()}
+    change, count = known["static_change"]
+    true_change = known["static_change_of_targets"][0]
+    known["static_change_ratio"] = (change / true_change if true_change else math.nan, count)
+    if "wanted_sharpness" in values:
+        sharpness = values["wanted_sharpness"], values["measured_sharpness"]
+        known["hand_sharpness_error"] = mean_of_known(sharpness_error(*sharpness))
+        known["hand_sharpness_correlation"] = rank_correlation(*sharpness), known["hand_sharpness_error"][1]
+    return {
+        measure: {
+            "value": known[measure][0] if math.isfinite(known[measure][0]) else None,
+            "better": better,
+            "count": known[measure][1],
+            "of": of,
+            "measure": description,
+        }
+        for measure, (better, of, description) in MEASURES.items()
+        if measure in known
+    }
+
+
+def _frechet_result(
+    extractor: FeatureExtractor, predictions: FrechetStatistics, targets: FrechetStatistics
+) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the result says it
+        distance = frechet_distance(predictions, targets)
+    return {
+        "value": distance,
+        "better": "lower",
+        "count": predictions.count,
+        "of": "frames" if extractor.clip_length is None else f"{extractor.clip_length}-frame clips",
+        "measure": f"Fréchet distance between features of predictions and of targets: {extractor.preprocessing}",
+        "features": extractor.num_features,
+        "rank_deficient": predictions.is_rank_deficient or targets.is_rank_deficient,
+        "sha256": extractor.sha256,
+    }

@@ -1,0 +1,131 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fréchet distance between two sets of features: FID, FID-VID and FVD, depending on the network that they are of.
+
+Axes: N samples, D features.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+
+class FrechetStatistics:
+    """
+    Mean and covariance of a set of features, gathered batch by batch in float64 (Chan et al., 1979): numerically
+    stable, in memory that does not grow with the number of samples, and mergeable over processes.
+
+    Attributes:
+        count (`int`): number of samples so far.
+        mean (`torch.Tensor` of shape `(D,)`): float64 on the CPU.
+        scatter (`torch.Tensor` of shape `(D, D)`): sum of the outer products of the deviations from the mean.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(0, dtype=torch.float64)
+        self.scatter = torch.zeros(0, 0, dtype=torch.float64)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance `(D, D)`, float64. Fewer than two samples are a `ValueError`."""
+        if self.count < 2:
+            raise ValueError(f"A covariance needs at least 2 samples, got {self.count}.")
+        return self.scatter / (self.count - 1)
+
+    @property
+    def is_rank_deficient(self) -> bool:
+        """Whether there are too few samples, at most D, for a covariance of full rank."""
+        return self.count <= len(self.mean)
+
+    def update(self, features: Tensor) -> None:
+        """
+        Add samples.
+
+        Args:
+            features (`torch.Tensor` of shape `(N, D)`):
+                Finite features on any device.
+
+        Raises:
+            `ValueError`: another shape, another D than before, or a value that is not finite.
+        """
+        if features.ndim != 2 or features.numel() == 0:
+            raise ValueError(f"`features` must be of shape (N, D) with N >= 1, got {tuple(features.shape)}.")
+        if not features.isfinite().all():
+            raise ValueError("`features` must be finite; they are not.")
+        batch = FrechetStatistics()
+        features = features.detach().cpu().double()
+        batch.count, batch.mean = len(features), features.mean(dim=0)
+        deviations = features - batch.mean
+        batch.scatter = deviations.T @ deviations
+        self.merge(batch)
+
+    def merge(self, other: "FrechetStatistics") -> None:
+        """
+        Add the samples of other statistics, such as those of another process.
+
+        Args:
+            other (`FrechetStatistics`):
+                Of the same D; it is left as it is.
+
+        Raises:
+            `ValueError`: another D.
+        """
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.count, self.mean, self.scatter = other.count, other.mean.clone(), other.scatter.clone()
+            return
+        if len(other.mean) != len(self.mean):
+            raise ValueError(f"Features must keep their number, {len(self.mean)}, got {len(other.mean)}.")
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        self.scatter += other.scatter + torch.outer(shift, shift) * (self.count * other.count / count)
+        self.mean += shift * (other.count / count)
+        self.count = count
+
+
+def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> float:
+    """
+    Squared Fréchet distance between the normal distributions with these means and covariances,
+    `|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))` (Heusel et al., 2017).
+
+    The last trace is the sum of the singular values of `A1^T A2` for any factors `C = A A^T`; they come from the
+    eigenvectors. Unlike a matrix square root of `C1 C2` this stays real and accurate for singular covariances, which
+    few samples give: the product's eigenvalues are the singular values squared, and rounding errors of 1e-16 become
+    errors of 1e-8 when their square roots are taken.
+
+    Args:
+        first (`FrechetStatistics`):
+            One set of at least 2 samples.
+        second (`FrechetStatistics`):
+            The other, with as many features.
+
+    Returns:
+        `float`: 0 for equal statistics, up to rounding; symmetric. Where a set has no more samples than features, a
+        warning says that the distance is strongly biased.
+
+    Raises:
+        `ValueError`: a set is too small, or the numbers of features differ.
+    """
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(f"Both sets must have as many features, got {len(first.mean)} and {len(second.mean)}.")
+    covariances = [first.covariance, second.covariance]
+    if first.is_rank_deficient or second.is_rank_deficient:
+        samples = min(first.count, second.count)
+        warnings.warn(
+            f"{samples} samples of {len(first.mean)} features do not determine a covariance: the Fréchet distance is "
+            "strongly biased. Compare it only with distances between sets of the same sizes.",
+            stacklevel=2,
+        )
+    root = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
+    traces = sum(covariance.trace() for covariance in covariances)
+    return float((first.mean - second.mean).square().sum() + traces - 2 * root)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """`A` with `A A^T` equal to the covariance, without the directions that have no variance but rounding errors."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    kept = eigenvalues > eigenvalues[-1].clamp(min=0) * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
+    return eigenvectors[:, kept] * eigenvalues[kept].sqrt()

@@ -1,0 +1,215 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of what a whole frame does not show: face and hands, the sharpness of hands, identity, and flicker.
+
+Axes: N frames, F consecutive frames, C = 3 channels (RGB), H, W, E the size of an embedding. Where a measure has no
+value, as in a frame without hands, it is NaN, and `mean_of_known` says how many values a mean is of.
+"""
+
+import torch
+from torch import Tensor
+
+from .frame import MAX_PSNR, checked_frames
+
+
+def region_l1(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
+    """
+    Mean absolute error of the pixels in a region.
+
+    Args:
+        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
+            Predicted frames, floating point in [0, 1].
+        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
+            True frames, floating point in [0, 1].
+        masks (`torch.Tensor` of shape `(N, H, W)`):
+            bool, the pixels of the region.
+
+    Returns:
+        `torch.Tensor`: float64 `(N,)` in [0, 1], NaN where the mask is empty.
+
+    Raises:
+        `TypeError`: frames that are not floating point, or masks that are not bool.
+        `ValueError`: shapes that do not match, or a value outside [0, 1].
+    """
+    predictions, targets = checked_frames(predictions, targets)
+    return _mean_in_region((predictions - targets).abs(), masks)
+
+
+def region_psnr(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
+    """
+    Peak signal-to-noise ratio of the pixels in a region, in floating point, at most 100 dB.
+
+    Args:
+        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
+            Predicted frames, floating point in [0, 1].
+        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
+            True frames, floating point in [0, 1].
+        masks (`torch.Tensor` of shape `(N, H, W)`):
+            bool, the pixels of the region.
+
+    Returns:
+        `torch.Tensor`: float64 `(N,)` in dB, NaN where the mask is empty.
+
+    Raises:
+        `TypeError`, `ValueError`: as [`region_l1`].
+    """
+    predictions, targets = checked_frames(predictions, targets)
+    return (-10 * _mean_in_region((predictions - targets).square(), masks).log10()).clamp(max=MAX_PSNR)
+
+
+def sharpness_error(wanted: Tensor, measured: Tensor) -> Tensor:
+    """
+    How far the sharpness of each hand is from what the condition asked for.
+
+    Args:
+        wanted (`torch.Tensor` of any shape):
+            Sharpness in [0, 1], NaN where there is no hand; such as `(N, 2)`, left and right.
+        measured (`torch.Tensor` of the same shape):
+            Sharpness measured on the predicted frames in the same boxes.
+
+    Returns:
+        `torch.Tensor`: absolute differences, float64 of that shape, NaN where either is.
+
+    Raises:
+        `ValueError`: the shapes differ.
+    """
+    _check_same_shape(wanted, measured)
+    return (measured.double() - wanted.double()).abs()
+
+
+def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
+    """
+    Spearman's rank correlation, ties sharing their mean rank.
+
+    Args:
+        wanted (`torch.Tensor` of any shape):
+            What was asked for, such as the sharpness of each hand; NaN where there is none.
+        measured (`torch.Tensor` of the same shape):
+            What came out; NaN where there is none.
+
+    Returns:
+        `float`: in [-1, 1]; NaN where fewer than two pairs are known or one side is constant.
+
+    Raises:
+        `ImportError`: scipy is not installed.
+        `ValueError`: the shapes differ.
+    """
+    try:
+        from scipy.stats import rankdata
+    except ImportError as error:
+        raise ImportError("A rank correlation needs the `eval` extra: pip install 'hia-diffusers[eval]'") from error
+
+    _check_same_shape(wanted, measured)
+    known = wanted.isfinite() & measured.isfinite()
+    ranks = [torch.from_numpy(rankdata(values[known].cpu().double().numpy())) for values in (wanted, measured)]
+    if any((rank == rank[:1]).all() for rank in ranks):
+        return float("nan")
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
+    """
+    Cosine between face embeddings, such as ArcFace's (Eq. 2 is one minus this).
+
+    Args:
+        predictions (`torch.Tensor` of shape `(N, E)`):
+            Embeddings of the faces in the predicted frames; NaN where no face was found.
+        targets (`torch.Tensor` of shape `(N, E)`):
+            Embeddings of the faces that they should be, such as that of the reference picture, `N` times.
+
+    Returns:
+        `torch.Tensor`: float64 `(N,)` in [-1, 1], NaN where an embedding is NaN or zero.
+
+    Raises:
+        `ValueError`: the shapes differ or are not as above.
+    """
+    if predictions.ndim != 2 or predictions.shape != targets.shape:
+        raise ValueError(
+            "`predictions` and `targets` must both be of shape (N, E), "
+            f"got {tuple(predictions.shape)} and {tuple(targets.shape)}."
+        )
+    predictions, targets = (
+        embeddings.double() / torch.linalg.vector_norm(embeddings.double(), dim=1, keepdim=True)
+        for embeddings in (predictions, targets)
+    )
+    return (predictions * targets).sum(dim=1)
+
+
+def flicker(predictions: Tensor, targets: Tensor) -> Tensor:
+    """
+    How far the change from frame to frame is from the true one, `mean |(p_t - p_(t-1)) - (t_t - t_(t-1))|`.
+
+    Args:
+        predictions (`torch.Tensor` of shape `(F, 3, H, W)`):
+            Consecutive predicted frames, floating point in [0, 1].
+        targets (`torch.Tensor` of shape `(F, 3, H, W)`):
+            True frames, floating point in [0, 1].
+
+    Returns:
+        `torch.Tensor`: float64 `(F - 1,)`, 0 where an error does not change over time.
+
+    Raises:
+        `TypeError`, `ValueError`: as [`l1`](hia_diffusers.metrics.frame.l1).
+    """
+    predictions, targets = checked_frames(predictions, targets)
+    return (predictions.diff(dim=0) - targets.diff(dim=0)).abs().mean(dim=(1, 2, 3))
+
+
+def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 255) -> tuple[Tensor, Tensor]:
+    """
+    How much frames change from one to the next where the truth stands still, which is in most videos the background.
+    The quotient of the means of the two is 1 for a video that flickers no more than the truth.
+
+    Args:
+        predictions (`torch.Tensor` of shape `(F, 3, H, W)`):
+            Consecutive predicted frames, floating point in [0, 1].
+        targets (`torch.Tensor` of shape `(F, 3, H, W)`):
+            True frames, floating point in [0, 1].
+        threshold (`float`, *optional*, defaults to `4 / 255`):
+            A pixel stands still if no channel of the truth changes by more than this between any two consecutive
+            frames. The default lets the noise of a video codec pass.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: mean absolute changes of those pixels in the predictions and in the
+        targets, float64 `(F - 1,)` each, NaN where no pixel stands still.
+
+    Raises:
+        `TypeError`, `ValueError`: as [`l1`](hia_diffusers.metrics.frame.l1).
+    """
+    predictions, targets = checked_frames(predictions, targets)
+    changes = [frames.diff(dim=0).abs() for frames in (predictions, targets)]
+    still = (changes[1] <= threshold).all(dim=1).all(dim=0)
+    predicted, true = (change[:, :, still].mean(dim=(1, 2)) for change in changes)
+    return predicted, true
+
+
+def mean_of_known(values: Tensor) -> tuple[float, int]:
+    """
+    The mean of the values that are known.
+
+    Args:
+        values (`torch.Tensor` of any shape):
+            Floating point; NaN stands for "no value here".
+
+    Returns:
+        `tuple[float, int]`: the mean, NaN where nothing is known, and the number of values that it is of.
+    """
+    known = values[~values.isnan()].double()
+    return float(known.mean()), len(known)
+
+
+def _check_same_shape(wanted: Tensor, measured: Tensor) -> None:
+    if wanted.shape != measured.shape:
+        raise ValueError(
+            f"`measured` must have the shape of `wanted`, {tuple(wanted.shape)}, got {tuple(measured.shape)}."
+        )
+
+
+def _mean_in_region(values: Tensor, masks: Tensor) -> Tensor:
+    expected = (len(values), *values.shape[-2:])
+    if masks.dtype != torch.bool:
+        raise TypeError(f"`masks` must be bool, got {masks.dtype}.")
+    if masks.shape != expected:
+        raise ValueError(f"`masks` must be of shape {expected} to match the frames, got {tuple(masks.shape)}.")
+    inside = torch.where(masks[:, None], values, 0).sum(dim=(1, 2, 3))
+    return inside / (masks.sum(dim=(1, 2)) * values.shape[1])  # 0 / 0, that is NaN, for an empty mask

@@ -1,0 +1,474 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import diffusers
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+import torch
+import torchvision
+from onnx import helper
+from PIL import Image
+
+from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
+from hia_diffusers.assets.random_tiny import random_tiny_pipeline
+from hia_diffusers.data.synthetic import proc_dance_v1
+from hia_diffusers.conditioning.regions import box_masks, face_boxes
+from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.metrics.evaluation import VideoEvaluation
+from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_hia.py"
+HEIGHT, WIDTH = 64, 48
+LENGTHS = {"dance": 18, "walk": 3}
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("example_evaluate_hia", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+evaluate_hia = load_script()
+
+
+def pictures(num_frames, seed):
+    """A smooth picture `(F, H, W, 3)` that moves to the right."""
+    noise = np.random.default_rng(seed).normal(size=(HEIGHT, WIDTH, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 4)
+    picture = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    return np.stack([np.roll(picture, 2 * frame, axis=1) for frame in range(num_frames)])
+
+
+def write_frames(folder, frames):
+    """Numbered without leading zeros: by name, 10 comes before 2."""
+    folder.mkdir(parents=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame_{index}.png")
+
+
+def person(num_frames, seed):
+    """Keypoints with a face and the left hand."""
+    random = np.random.default_rng(seed)
+    xy = np.full((num_frames, 133, 2), np.nan)
+    xy[:, 23:91] = random.uniform((10, 5), (30, 20), (num_frames, 68, 2))
+    xy[:, 91:112] = random.uniform((5, 30), (25, 50), (num_frames, 21, 2))
+    return WholeBodyKeypoints(xy, np.ones(xy.shape[:2]), HEIGHT, WIDTH, 30)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Predictions as folders of frames, targets as videos and as folders of frames, with keypoints and masks."""
+    root = tmp_path_factory.mktemp("inputs")
+    for folder in ("videos", "keypoints", "masks"):
+        (root / folder).mkdir()
+    for seed, (name, num_frames) in enumerate(LENGTHS.items()):
+        frames = pictures(num_frames, seed)
+        write_video(root / "videos" / f"{name}.mp4", frames, 30)
+        write_frames(root / "frames" / name, frames)
+        write_frames(root / "predictions" / name, (frames * 0.9).astype(np.uint8))
+        person(num_frames, seed).save(root / "keypoints" / f"{name}.safetensors")
+        masks = {
+            "face_mask": np.zeros((num_frames, HEIGHT, WIDTH), dtype=bool),
+            "hand_masks": np.zeros((num_frames, 2, HEIGHT, WIDTH), dtype=np.uint8),
+        }
+        masks["face_mask"][0, 10:20, 10:20] = True
+        safetensors.numpy.save_file(masks, root / "masks" / f"{name}.safetensors")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def from_inputs(inputs, monkeypatch):
+    """Calls run in the folder of the inputs. The script sets the log level of diffusers: it is put back."""
+    monkeypatch.chdir(inputs)
+    verbosity = diffusers.utils.logging.get_verbosity()
+    yield
+    diffusers.utils.logging.set_verbosity(verbosity)
+
+
+def evaluate(output, *options, **changes):
+    arguments = {"predictions": "predictions", "targets": "frames"} | changes
+    words = [word for name, value in arguments.items() if value is not None for word in (f"--{name}", str(value))]
+    evaluate_hia.main([*words, "--output", str(output), *map(str, options)])
+    return json.loads(output.read_text())
+
+
+def assert_one_error_line(capsys, *named):
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("evaluate_hia.py: error: ") and stderr.count("\n") == 1, stderr
+    assert all(name in stderr for name in named), stderr
+
+
+# Folders
+
+
+def test_scores_are_those_of_the_library(tmp_path):
+    report = evaluate(tmp_path / "scores.json")
+    expected = VideoEvaluation()
+    for seed, (name, num_frames) in enumerate(LENGTHS.items()):
+        frames = pictures(num_frames, seed)
+        expected.add(name, (frames * 0.9).astype(np.uint8), frames)
+    assert report["measures"] == expected.measures()
+    assert report["clips"] == expected.clips()
+    assert 0.02 < report["measures"]["l1"]["value"] < 0.1
+
+
+def test_the_table_and_the_file_agree(tmp_path, capsys):
+    report = evaluate(tmp_path / "scores.json")
+    lines = {words[0]: words for line in capsys.readouterr().out.splitlines() if len(words := line.split()) > 3}
+    for name, result in report["measures"].items():
+        value = "-" if result["value"] is None else f"{result['value']:.5g}"
+        assert lines[name][1:5] == [value, result["better"], str(result["count"]), result["of"]]
+
+
+def test_a_video_and_a_folder_of_frames_can_be_compared(tmp_path):
+    measures = evaluate(tmp_path / "scores.json", predictions="videos")["measures"]
+    lossy = np.concatenate([read_video(f"videos/{name}.mp4").frames for name in LENGTHS])
+    true = np.concatenate([pictures(length, seed) for seed, length in enumerate(LENGTHS.values())])
+    assert measures["l1"]["value"] == pytest.approx(np.abs(lossy / 255 - true / 255).mean(), rel=1e-5)
+    assert measures["psnr"]["value"] > 30
+
+
+def test_the_truth_against_itself(tmp_path):
+    measures = evaluate(tmp_path / "scores.json", predictions="videos", targets="videos", keypoints="keypoints")
+    values = {name: result["value"] for name, result in measures["measures"].items()}
+    assert values["l1"] == values["flicker"] == values["hand_sharpness_error"] == values["hands_l1"] == 0
+    assert values["psnr"] == values["face_psnr"] == 100
+    assert values["hand_sharpness_correlation"] == pytest.approx(1)
+
+
+def test_regions_are_boxes_around_face_and_hands(tmp_path):
+    targets = np.full((4, HEIGHT, WIDTH, 3), 100, dtype=np.uint8)
+    predictions = targets.copy()
+    keypoints = person(4, seed=0)
+    keypoints.xy[3, 23:91], keypoints.score[3, 23:91] = np.nan, 0
+    for frame, mask in enumerate(box_masks(face_boxes(keypoints[:3]), HEIGHT, WIDTH)):
+        predictions[frame, mask] += 51
+    for name, frames in (("predictions", predictions), ("targets", targets)):
+        write_frames(tmp_path / name / "a", frames)
+    (tmp_path / "keypoints").mkdir()
+    keypoints.save(tmp_path / "keypoints" / "a.npz")
+    folders = {name: tmp_path / name for name in ("predictions", "targets", "keypoints")}
+    measures = evaluate(tmp_path / "scores.json", **folders)["measures"]
+    assert measures["face_l1"]["value"] == pytest.approx(0.2) and measures["face_l1"]["count"] == 3
+    assert measures["hands_l1"]["value"] < 0.01 and measures["hands_l1"]["count"] == 4
+    assert measures["hand_sharpness_error"]["count"] == 4
+
+
+def test_masks_take_the_place_of_boxes(tmp_path):
+    measures = evaluate(tmp_path / "scores.json", keypoints="keypoints", masks="masks")["measures"]
+    assert measures["face_l1"]["count"] == 2 and measures["hands_l1"]["count"] == 0
+    assert measures["hands_l1"]["value"] is None
+    expected = [
+        np.abs(frames[0] / 255 - (frames[0] * 0.9).astype(np.uint8) / 255)[10:20, 10:20].mean()
+        for frames in (pictures(length, seed) for seed, length in enumerate(LENGTHS.values()))
+    ]
+    assert measures["face_l1"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_report_tells_what_was_measured_with_what(tmp_path):
+    report = evaluate(tmp_path / "scores.json", "--clip-stride", 4)
+    assert report["protocol"]["clip_stride"] == 4
+    assert {"python", "hia-diffusers", "torch", "numpy"} <= report["versions"].keys()
+    source = report["source"]
+    assert source["predictions"]["path"] == "predictions" and len(source["predictions"]["sha256"]) == 64
+    assert source["predictions"]["sha256"] != source["targets"]["sha256"]
+    again = evaluate(tmp_path / "scores.json", predictions="frames")["source"]
+    assert again["predictions"]["sha256"] == again["targets"]["sha256"] == source["targets"]["sha256"]
+
+
+def test_it_runs_as_a_program(tmp_path):
+    command = [sys.executable, SCRIPT, "--predictions", "predictions", "--targets", "videos", "--output"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*command, tmp_path / "scores.json"], **options)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Wrote {tmp_path / 'scores.json'}."
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    failed = subprocess.run([*command, tmp_path / "scores.txt"], **options)
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "--output" in failed.stderr
+
+
+# Procedural people
+
+
+def score_dance(output, *options):
+    evaluate_hia.main(["--dataset", "procdance-v1", *map(str, options), "--output", str(output)])
+    return json.loads(output.read_text())
+
+
+SMALL = ["--size", "32x48", "--max-clips", 1]
+
+
+@pytest.fixture(scope="module")
+def dance():
+    """The first clip, its reference picture and the truth."""
+    clip = proc_dance_v1()[0]
+    reference = clip.target.render([clip.reference_frame], 48, 32, clip.fps)
+    return reference.frames, clip.target.render(clip.frames, 48, 32, clip.fps)
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory):
+    """The measures of each."""
+    output = tmp_path_factory.mktemp("baselines") / "scores.json"
+    return {
+        baseline: score_dance(output, *SMALL, "--baseline", baseline)["measures"]
+        for baseline in ("truth", "copy", "noise")
+    }
+
+
+def test_the_truth_is_perfect(baselines):
+    values = {name: result["value"] for name, result in baselines["truth"].items()}
+    assert values["psnr"] == values["face_psnr"] == values["hands_psnr"] == 100
+    assert values["l1"] == values["flicker"] == values["hand_sharpness_error"] == 0
+    assert abs(values["FID-p"]) < 1e-6 and abs(values["FVD-p"]) < 1e-6
+
+
+def test_copying_the_reference_is_better_than_noise(baselines):
+    values = {baseline: {name: result["value"] for name, result in of.items()} for baseline, of in baselines.items()}
+    for name in ("psnr", "ssim"):
+        assert values["truth"][name] > values["copy"][name] > values["noise"][name]
+    for name in ("l1", "flicker", "FID-p", "FVD-p"):
+        assert values["truth"][name] < values["copy"][name] < values["noise"][name]
+
+
+def test_the_reference_is_copied(baselines, dance):
+    reference, true = dance
+    error = np.abs(reference / 255 - true.frames / 255)
+    measures = baselines["copy"]
+    assert measures["l1"]["value"] == pytest.approx(error.mean(), rel=1e-5)
+    hands = true.hand_masks.any(axis=1)
+    per_frame = [frame[mask].mean() for frame, mask in zip(error, hands, strict=True) if mask.any()]
+    assert measures["hands_l1"]["value"] == pytest.approx(np.mean(per_frame), rel=1e-5)
+    assert measures["hands_l1"]["count"] == len(per_frame)
+    assert measures["static_change"]["value"] == 0
+
+
+def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
+    reference, true = dance
+    pipe = random_tiny_pipeline(seed=0)
+    pipe.save_pretrained(tmp_path / "model")
+    options = [*SMALL, "--model", tmp_path / "model", "--steps", 1, "--guidance", 1, "--seed", 3]
+    report = score_dance(tmp_path / "scores.json", *options)
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(
+        image=Image.fromarray(reference[0]),
+        conditioning_frames=MotionBlurConditioner(line_scale=32 / 512)(true.keypoints, true.frames),
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).frames[0]
+    error = np.abs((frames * 255).round() / 255 - true.frames / 255)
+    assert report["measures"]["l1"]["value"] == pytest.approx(error.mean(), rel=1e-4)
+    assert report["measures"]["FID-p"]["sha256"] == PROCEDURAL_SHA256
+    source = report["source"]
+    assert (source["seed"], source["steps"], source["guidance"], source["dtype"]) == (3, 1, 1, "float32")
+    assert source["width_height"] == [32, 48] and len(source["weights_sha256"]) == 64
+
+
+def test_another_person_drives(tmp_path, baselines):
+    """The truth keeps its own sharpness, which is not the other's."""
+    own = baselines["truth"]
+    cross = score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "truth", "--cross-identity")["measures"]
+    assert own["psnr"]["value"] == cross["psnr"]["value"] == 100
+    assert 0.01 < cross["hand_sharpness_error"]["value"] < 0.5
+    assert cross["hand_sharpness_correlation"]["value"] < 0.999 < own["hand_sharpness_correlation"]["value"]
+
+
+# Networks
+
+
+def test_networks_are_read_from_files_and_told_beside_their_figures(tmp_path, capsys):
+    squeezenet, arcface = tmp_path / "squeezenet.pth", tmp_path / "arcface.onnx"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), squeezenet)
+    graph = helper.make_graph(
+        [
+            helper.make_node("AveragePool", ["face"], ["cells"], kernel_shape=[28, 28], strides=[28, 28]),
+            helper.make_node("Flatten", ["cells"], ["embedding"]),
+        ],
+        "embed",
+        [helper.make_tensor_value_info("face", onnx.TensorProto.FLOAT, ["N", 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["N", 48])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), arcface)
+    networks = ["--lpips", squeezenet, "--lpips-network", "squeeze", "--arcface", arcface]
+    measures = evaluate(tmp_path / "scores.json", *networks, keypoints="keypoints")["measures"]
+    table = capsys.readouterr().out
+    for name, file in (("lpips", squeezenet), ("disco_lpips", squeezenet), ("identity", arcface)):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert measures[name]["sha256"] == digest
+        assert any(line.startswith(f"{name} ") and digest in line for line in table.splitlines())
+    assert 0 < measures["disco_lpips"]["value"] != measures["lpips"]["value"]
+    assert 0.5 < measures["identity"]["value"] < 1 and measures["identity"]["count"] == sum(LENGTHS.values())
+
+
+# Bad folders
+
+
+def break_nothing(folder):
+    pass
+
+
+def remove_clip(folder):
+    for frame in (folder / "walk").iterdir():
+        frame.unlink()
+    (folder / "walk").rmdir()
+
+
+def rename_clip(folder):
+    (folder / "walk").rename(folder / "Walk")
+
+
+def add_clip(folder):
+    write_frames(folder / "jump", pictures(3, 0))
+
+
+def add_file(folder):
+    (folder / "notes.txt").write_text("no clip")
+
+
+def add_twin(folder):
+    write_video(folder / "walk.mp4", pictures(3, 1), 30)
+
+
+def shorten(folder):
+    (folder / "walk" / "frame_2.png").unlink()
+
+
+def rename_frame(folder):
+    (folder / "walk" / "frame_2.png").rename(folder / "walk" / "frame_3.png")
+
+
+def resize_all(folder):
+    for frame in (folder / "walk").iterdir():
+        Image.new("RGB", (WIDTH, HEIGHT + 2)).save(frame)
+
+
+def resize_one(folder):
+    Image.new("RGB", (WIDTH, HEIGHT + 2)).save(folder / "walk" / "frame_1.png")
+
+
+def damage(folder):
+    (folder / "walk" / "frame_1.png").write_text("no picture")
+
+
+def add_sound(folder):
+    (folder / "walk" / "frame_1.wav").write_text("no picture")
+
+
+def empty(folder):
+    for path in list(folder.iterdir()):
+        for frame in path.iterdir():
+            frame.unlink()
+        path.rmdir()
+
+
+def empty_clip(folder):
+    for frame in (folder / "walk").iterdir():
+        frame.unlink()
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (remove_clip, ["--predictions", "there is no 'walk', which is in --targets"]),
+        (rename_clip, ["--predictions", "there is no 'walk'"]),
+        (add_clip, ["--predictions", "'jump' is not in --targets"]),
+        (add_file, ["notes.txt", "neither a video"]),
+        (add_twin, ["walk.mp4", "the same name"]),
+        (shorten, ["predictions/walk", "2 frames of 48x64", "frames/walk", "3 of 48x64"]),
+        (rename_frame, ["--predictions walk", "there is no 'frame_2'"]),
+        (resize_all, ["predictions/walk", "3 frames of 48x66", "3 of 48x64"]),
+        (resize_one, ["predictions/walk", "changes its frame size"]),
+        (damage, ["frame_1.png", "cannot be read as a picture"]),
+        (add_sound, ["frame_1.wav", "is no frame"]),
+        (empty, ["--predictions", "holds no clips"]),
+        (empty_clip, ["predictions/walk", "holds no frames"]),
+    ],
+)
+def test_a_wrong_file_is_named_before_anything_is_measured(tmp_path, capsys, change, named):
+    for seed, (name, num_frames) in enumerate(LENGTHS.items()):
+        write_frames(tmp_path / "predictions" / name, pictures(num_frames, seed))
+    change(tmp_path / "predictions")
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
+    assert_one_error_line(capsys, *named)
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_a_damaged_video_is_named(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    for name in LENGTHS:
+        content = Path("videos", f"{name}.mp4").read_bytes()
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(content if name == "dance" else content[: len(content) // 2])
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path / "scores.json", predictions=tmp_path / "videos")
+    assert_one_error_line(capsys, "walk.mp4", "cannot be decoded")
+
+
+def test_wrong_annotations_are_named(tmp_path, capsys):
+    for folder, suffix in (("keypoints", "safetensors"), ("masks", "safetensors")):
+        (tmp_path / folder).mkdir()
+        content = Path(folder, f"dance.{suffix}").read_bytes()
+        (tmp_path / folder / f"dance.{suffix}").write_bytes(content)
+        with pytest.raises(SystemExit):
+            evaluate(tmp_path / "scores.json", **{folder: tmp_path / folder})
+        assert_one_error_line(capsys, f"--{folder}", "there is no 'walk'")
+        (tmp_path / folder / f"walk.{suffix}").write_bytes(content)
+        with pytest.raises(SystemExit):
+            evaluate(tmp_path / "scores.json", **{folder: tmp_path / folder})
+        assert_one_error_line(capsys, f"--{folder}", "walk.safetensors", "18")
+
+
+# Bad options
+
+PAIR = ["--predictions", "predictions", "--targets", "frames"]
+COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ([], ["--predictions and --targets, or --dataset"]),
+        (PAIR[:2], ["--predictions and --targets, or --dataset"]),
+        ([*PAIR, "--model", "here"], ["--model", "needs --dataset"]),
+        ([*PAIR, "--cross-identity"], ["--cross-identity", "needs --dataset"]),
+        ([*PAIR, "--seed", "0"], ["--seed", "needs --dataset"]),
+        ([*PAIR[:2], "--targets", "nowhere"], ["--targets", "there is no folder 'nowhere'"]),
+        ([*PAIR, "--keypoints", "nowhere"], ["--keypoints", "there is no folder 'nowhere'"]),
+        ([*PAIR, "--arcface", "face.onnx"], ["--arcface", "needs --keypoints"]),
+        ([*PAIR, "--inception", "nowhere.pth"], ["nowhere.pth"]),
+        ([*PAIR, "--lpips", "nowhere.pth"], ["nowhere.pth"]),
+        ([*PAIR, "--lpips-network", "alex"], ["--lpips-network", "needs --lpips"]),
+        ([*PAIR, "--i3d", "nowhere.pth"], ["--i3d", "FVD needs clips of 16 frames", "'walk' has 3"]),
+        ([*PAIR, "--device", "tpu7"], ["--device", "tpu7"]),
+        ([*PAIR, "--clip-stride", "0"], ["--clip-stride", "whole number from 1"]),
+        (["--dataset", "procdance-v1"], ["--dataset", "either --model or --baseline"]),
+        ([*COPY, "--model", "here"], ["--dataset", "either --model or --baseline"]),
+        ([*COPY, *PAIR], ["--predictions", "does not go with --dataset"]),
+        ([*COPY, "--steps", "10"], ["--steps", "needs --model"]),
+        ([*COPY, "--size", "97x160"], ["--size", "97x160"]),
+        (["--dataset", "procdance-v2", "--baseline", "copy"], ["--dataset", "procdance-v2"]),
+        (["--dataset", "procdance-v1", "--model", "nowhere"], ["--model", "nowhere"]),
+    ],
+)
+def test_bad_options_are_named(tmp_path, capsys, monkeypatch, options, named):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit):
+        evaluate_hia.main([*options, "--output", str(tmp_path / "scores.json")])
+    assert_one_error_line(capsys, *named)
+    assert not list(tmp_path.iterdir())
