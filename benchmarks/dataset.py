@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
+from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips
 from hia_diffusers.data.dataset import HIADataset
 from hia_diffusers.data.preparation import prepare_dataset

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # module that has no line at all imports nothing of ours.
 ALLOWED_IMPORTS = {
     # The root only maps public names to the modules that define them.
-    "__init__": {"_registration", "models", "scheduling_shifted_snr", "conditioning", "pipeline_hia"},
+    "__init__": {"_registration", "models", "scheduling_shifted_snr", "conditioning", "data.dataset", "pipeline_hia"},
     "models.appearance_encoder": {"models.modeling_hia", "models.reference_attention"},
     "models.controlnet": {"models.modeling_hia"},
     "models.unet_motion": {"models.modeling_hia", "models.reference_attention"},

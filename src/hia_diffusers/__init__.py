@@ -14,14 +14,18 @@ _MODULES = {
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
     "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
     "HIAControlNetModel": "hia_diffusers.models.controlnet",
+    "HIADataset": "hia_diffusers.data.dataset",
     "HIAPipeline": "hia_diffusers.pipeline_hia",
     "HIAPipelineOutput": "hia_diffusers.pipeline_hia",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
+    "KeypointDetector": "hia_diffusers.conditioning.detection",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
     "MotionBlurConditioner": "hia_diffusers.conditioning.motion_blur",
     "ReferenceFeatures": "hia_diffusers.models.reference_attention",
     "ShiftedSNRScheduler": "hia_diffusers.scheduling_shifted_snr",
     "WholeBodyKeypoints": "hia_diffusers.conditioning.keypoints",
+    "retarget_keypoints": "hia_diffusers.conditioning.retargeting",
+    "smooth_keypoints": "hia_diffusers.conditioning.retargeting",
     "snr_shift_factor_for_resolution": "hia_diffusers.scheduling_shifted_snr",
 }
 __all__ = sorted(_MODULES)
@@ -30,9 +34,13 @@ __all__ = sorted(_MODULES)
 _BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")
 
 if TYPE_CHECKING:
+    from .conditioning.detection import KeypointDetector as KeypointDetector
     from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
     from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition
     from .conditioning.motion_blur import MotionBlurConditioner as MotionBlurConditioner
+    from .conditioning.retargeting import retarget_keypoints as retarget_keypoints
+    from .conditioning.retargeting import smooth_keypoints as smooth_keypoints
+    from .data.dataset import HIADataset as HIADataset
     from .models.appearance_encoder import HIAAppearanceEncoder as HIAAppearanceEncoder
     from .models.appearance_encoder import HIAAppearanceEncoderOutput as HIAAppearanceEncoderOutput
     from .models.controlnet import HIAControlNetModel as HIAControlNetModel

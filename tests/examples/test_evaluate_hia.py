@@ -21,8 +21,8 @@ from PIL import Image
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.assets.random_tiny import random_tiny_pipeline
-from hia_diffusers.data.synthetic import proc_dance_v1
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
+from hia_diffusers.data.synthetic import proc_dance_v1
 from hia_diffusers.data.video import read_video, write_video
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
