@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 import av
 import av.logging
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 
-# FFmpeg's default conversion between RGB and YUV rounds down: a video would come back a level darker than it was.
-CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+# Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
+# rounding. Its default rounds down: a video would come back a level darker than it was.
+CONVERSION = 0x4 | 0x2000 | 0x40000
 
 
 @dataclass
