@@ -1,0 +1,65 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""How many frames per second `KeypointDetector` reads, with given models or with the small ones of the tests.
+
+python benchmarks/detection.py [--people 1] [--frames 240] [--detector-model FILE] [--pose-model FILE] ...
+
+The small models cost next to nothing, so with them this is the price of everything around the networks.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hia_diffusers import KeypointDetector
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from onnx_models import draw_people, write_models  # noqa: E402
+
+
+HEIGHT, WIDTH, FPS = 480, 640, 30
+REPETITIONS = 3
+
+
+def video_of(num_people, num_frames):
+    """People side by side, each of whom goes to and fro."""
+    room = WIDTH // num_people
+    boxes = []
+    for frame in range(num_frames):
+        step = 2 * abs(frame % 20 - 10)
+        boxes.append([(person * room + step, 100, person * room + step + 72, 400) for person in range(num_people)])
+    return draw_people(boxes, HEIGHT, WIDTH)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--people", type=int, default=1, help="people in each frame, 1 to 6 (default: 1)")
+    parser.add_argument("--frames", type=int, default=240, help="frames to read (default: 240)")
+    parser.add_argument("--batch-size", type=int, default=8, help="frames per batch (default: 8)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    for role in ("detector", "pose", "feet"):
+        parser.add_argument(f"--{role}-model", help="name or ONNX file (default: the small one of the tests)")
+    args = parser.parse_args()
+    if not 1 <= args.people <= 6:
+        parser.error(f"--people must be 1 to 6, got {args.people}.")
+    frames = video_of(args.people, args.frames)
+    with tempfile.TemporaryDirectory() as folder:
+        models = write_models(Path(folder))
+        models |= {name: getattr(args, name) for name in models if getattr(args, name)}
+        detector = KeypointDetector(**models, device=args.device, batch_size=args.batch_size)
+        print(f"{args.frames} frames of {WIDTH}x{HEIGHT}, {args.people} people in each, on {detector.providers}")
+        for _ in range(REPETITIONS):
+            start, processor_start = time.perf_counter(), time.process_time()
+            people = detector.detect(frames, FPS)
+            seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
+            print(
+                f"  {args.frames / seconds:.0f} per second, {args.frames / processor_seconds:.0f} per second of "
+                f"processor time, {sum(people.counts)} people found"
+            )
+
+
+if __name__ == "__main__":
+    main()
