@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many frames per second `KeypointDetector` reads, with given models or with the small ones of the tests.
+"""How many frames per second `KeypointDetector` reads with the small models of the tests.
 
-python benchmarks/detection.py [--people 1] [--frames 240] [--detector-model FILE] [--pose-model FILE] ...
+python benchmarks/detection.py [--people 1] [--frames 240] [--batch-size 8] [--device cpu]
 
-The small models cost next to nothing, so with them this is the price of everything around the networks.
+These models cost next to nothing, so this is the price of everything around the networks.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from hia_diffusers import KeypointDetector
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from onnx_models import draw_people, write_models  # noqa: E402
+from onnx_models import MAX_PEOPLE, draw_people, write_models  # noqa: E402
 
 
 HEIGHT, WIDTH, FPS = 480, 640, 30
@@ -36,20 +36,18 @@ def video_of(num_people, num_frames):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--people", type=int, default=1, help="people in each frame, 1 to 6 (default: 1)")
+    parser.add_argument("--people", type=int, default=1, help=f"people in each frame, 1 to {MAX_PEOPLE} (default: 1)")
     parser.add_argument("--frames", type=int, default=240, help="frames to read (default: 240)")
     parser.add_argument("--batch-size", type=int, default=8, help="frames per batch (default: 8)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
-    for role in ("detector", "pose", "feet"):
-        parser.add_argument(f"--{role}-model", help="name or ONNX file (default: the small one of the tests)")
     args = parser.parse_args()
-    if not 1 <= args.people <= 6:
-        parser.error(f"--people must be 1 to 6, got {args.people}.")
+    if not 1 <= args.people <= MAX_PEOPLE:
+        parser.error(f"--people must be 1 to {MAX_PEOPLE}, got {args.people}.")
+    if args.frames < 1:
+        parser.error(f"--frames must be positive, got {args.frames}.")
     frames = video_of(args.people, args.frames)
     with tempfile.TemporaryDirectory() as folder:
-        models = write_models(Path(folder))
-        models |= {name: getattr(args, name) for name in models if getattr(args, name)}
-        detector = KeypointDetector(**models, device=args.device, batch_size=args.batch_size)
+        detector = KeypointDetector(**write_models(Path(folder)), device=args.device, batch_size=args.batch_size)
         print(f"{args.frames} frames of {WIDTH}x{HEIGHT}, {args.people} people in each, on {detector.providers}")
         for _ in range(REPETITIONS):
             start, processor_start = time.perf_counter(), time.process_time()

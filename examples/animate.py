@@ -224,7 +224,10 @@ def make_detector(args):
     from hia_diffusers.conditioning.detection import KeypointDetector
 
     feet_model = None if args.feet_model == "none" else args.feet_model
-    detector = KeypointDetector(args.detector_model, args.pose_model, feet_model, args.detector_device)
+    try:
+        detector = KeypointDetector(args.detector_model, args.pose_model, feet_model, args.detector_device)
+    except ValueError as error:
+        raise ValueError(f"keypoint detector: {error}") from error
     print(f"Keypoints are detected with onnxruntime's {detector.providers['pose']}.")
     return detector
 
@@ -269,13 +272,13 @@ def make_condition(args, driving, kind, picture, place, size):
         return conditioner.from_pose_video(frames)
 
     detector = make_detector(args) if kind == "video" else None
+    retarget = kind == "video" or args.image_keypoints if args.retarget is None else args.retarget
+    reference = fit_keypoints(reference_keypoints(args, detector, picture), place, size) if retarget else None
     keypoints = detect_motion(detector, driving, args.person) if kind == "video" else driving
     sharpness = args.sharpness
     if sharpness == "driving":
         sharpness = conditioner(keypoints, driving.frames).hand_sharpness
-    retarget = kind == "video" or args.image_keypoints if args.retarget is None else args.retarget
-    if retarget:
-        reference = fit_keypoints(reference_keypoints(args, detector, picture), place, size)
+    if reference is not None:
         try:
             keypoints = retarget_keypoints(keypoints, reference)
         except ValueError as error:
@@ -295,6 +298,20 @@ def choose_device(name):
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"--device: {name!r} cannot be used here ({reason})") from error
     return name
+
+
+def check_model(model):
+    """Finds the pipeline's index, so that a wrong name is known before the motion is detected."""
+    from huggingface_hub import hf_hub_download
+
+    if Path(model).is_dir():
+        if not Path(model, "model_index.json").is_file():
+            raise ValueError(f"--model: {model!r} is a folder without model_index.json")
+        return
+    try:
+        hf_hub_download(model, "model_index.json")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--model: {model!r} is no folder and cannot be found on the Hub ({error})") from error
 
 
 def load_pipeline(model, seed, device, dtype):
@@ -320,6 +337,8 @@ def load_pipeline(model, seed, device, dtype):
 def animate(args):
     check_arguments(args)
     device = choose_device(args.device)
+    if args.model is not None:
+        check_model(args.model)
     picture = load_picture(args.image)
     driving, kind = load_driving(args.driving, args.driving_type, args.max_frames)
     check_use(args, kind)

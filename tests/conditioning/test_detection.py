@@ -287,6 +287,20 @@ def test_people_who_cross_keep_their_tracks():
     assert (followed(people, boxes[0][1]) == 1).all() and (followed(people, boxes[0][2]) == 2).all()
 
 
+def test_someone_who_walks_past_a_hidden_person_is_not_taken_for_him():
+    boxes = [{1: (10 + 7 * i, 10, 60 + 7 * i, 110), 2: (100, 12, 148, 112)} for i in range(30)]
+    for people in boxes[7:19]:
+        del people[2]
+    people = made_people(boxes)
+    assert (followed(people, boxes[0][1]) == 1).all()
+    np.testing.assert_array_equal(followed(people, boxes[0][2]), [*7 * [2], *12 * [np.nan], *11 * [2]])
+
+
+def test_a_box_without_area_does_not_disturb_the_others():
+    people = made_people([{1: (10, 10, 60, 110), 2: (100, 50, 120, 50)}] * 3)
+    np.testing.assert_array_equal(followed(people), [1, 1, 1])
+
+
 # Files, providers and checksums
 
 

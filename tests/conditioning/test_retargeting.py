@@ -146,7 +146,14 @@ def test_a_gap_with_few_frames_around_is_crossed_on_a_line_or_a_parabola():
 def test_a_filled_point_has_a_lower_score_the_farther_it_is_from_a_found_one():
     score = np.array([0.5, 0.8, 0, 0, 0, 0.6, 0.9], dtype=np.float32)
     filled = fill_gaps(moving(np.arange(7), score=score), max_gap=0.1)
-    np.testing.assert_allclose(filled.score[:, 5], [0.5, 0.8, 0.45, 0.3, 0.45, 0.6, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(filled.score[:, 5], [0.5, 0.8, 0.525, 0.45, 0.525, 0.6, 0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
+def test_a_filled_point_counts_as_found_however_unsure_its_neighbours_are(threshold):
+    score = np.array([1, threshold + 0.01, 0, 0, 0, threshold + 0.02, 1])
+    filled = fill_gaps(moving(np.arange(7), score=score), max_gap=0.1, score_threshold=threshold)
+    assert (filled.score > threshold).all()
 
 
 def test_a_point_with_a_low_score_is_a_gap():
@@ -289,6 +296,17 @@ def test_an_own_frame_as_the_reference_changes_nothing(seed):
         error = np.nanmax(np.abs(result.xy - driving.xy))
         assert error < 1e-3, f"frame {frame}: {error} pixels"
         np.testing.assert_array_equal(result.score, driving.score)
+
+
+def test_an_own_frame_of_a_still_person_who_moves_the_hands_changes_nothing():
+    moving_hands = dance(12)["hand"]
+    angles = {name: np.repeat(angle[:1], 12, axis=0) for name, angle in dance(12).items()}
+    driving = person(ADULT, {**angles, "hand": moving_hands})
+    palms = [kp.LEFT_HAND.start + 5, kp.RIGHT_HAND.start + 5]
+    driving.xy[:, palms] += np.linspace(0, 20, 12)[:, None, None].astype(np.float32)
+    for frame in range(12):
+        result = retarget_keypoints(driving, driving[frame : frame + 1])
+        np.testing.assert_allclose(result.xy, driving.xy, atol=1e-3)
 
 
 def test_a_still_person_who_is_moved_about_is_found_by_his_place():

@@ -333,7 +333,7 @@ BAD_CALLS = [
     ({"driving": "walk.mp4", "driving_type": "keypoints"}, "walk.mp4", ".safetensors"),
     ({"driving": "motion.safetensors", "driving_type": "video"}, "motion.safetensors", "cannot be decoded"),
     ({"driving": "walk.mp4", **MODELS, "pose_model": "missing.onnx"}, "`pose_model`", "missing.onnx"),
-    ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "`device`", "warp"),
+    ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "keypoint detector: `device`", "warp"),
     ({"driving": "walk.mp4", **MODELS, "person": "0,0,9,9"}, "`person`", "nobody"),
     ({"driving": "nobody.mp4", **MODELS}, "--driving", "nobody"),
     ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "nobody", "--no-retarget"),
@@ -370,6 +370,7 @@ BAD_CALLS = [
     ({"speed": "2"}, "--speed"),
     ({"sharp": "0.5"}, "--sharp"),
     ({"model": "/missing/model"}, "--model", "/missing/model"),
+    ({"model": "folder.mp4"}, "--model", "folder.mp4", "model_index.json"),
 ]
 
 
@@ -381,6 +382,22 @@ def test_bad_call_is_one_line_and_leaves_nothing(inputs, capsys, changes, named)
     assert exit_.value.code == 2
     assert_one_error_line(capsys.readouterr().err, *named)
     assert {path: path.is_file() and path.read_bytes() for path in inputs.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "/missing/model"}, "/missing/model"),
+        ({"image": "nobody.png"}, "--image"),
+        ({"image_keypoints": "walk.safetensors"}, "--image-keypoints"),
+    ],
+)
+def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, named):
+    with pytest.raises(SystemExit):
+        animate.main(call(**({"image": "person.png", "driving": "walk.mp4", **MODELS} | changes)))
+    printed = capsys.readouterr()
+    assert_one_error_line(printed.err, named)
+    assert "is found in" not in printed.out
 
 
 @pytest.mark.parametrize(

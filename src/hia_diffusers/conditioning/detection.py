@@ -122,7 +122,7 @@ class DetectedPeople:
         """
         One person through the clip. Everyone is followed from frame to frame by the overlap of boxes, largest overlaps
         first, so that a neighbour's box stays the neighbour's also where this person is missed. A person who is missed
-        continues with a box that overlaps his last one.
+        continues with a box that overlaps his last one and that nobody seen in the frame before continues with.
 
         Two people whose boxes merge and part again may be exchanged, and a person who comes back elsewhere is a new
         one.
@@ -576,7 +576,8 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     intersection = (high - low).clip(0).prod(axis=-1)
-    return intersection / (_areas(boxes)[:, None] + _areas(others)[None] - intersection)
+    union = _areas(boxes)[:, None] + _areas(others)[None] - intersection
+    return np.divide(intersection, union, out=np.zeros(union.shape), where=union > 0)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
@@ -586,14 +587,17 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 def _follow_boxes(boxes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For each frame the number of the track that each of its people belongs to, `(P,)`."""
     last_boxes: list[np.ndarray] = []
-    tracks = []
+    tracks: list[np.ndarray] = []
     for people in boxes:
         names = np.full(len(people), -1)
         overlaps = _overlaps(np.reshape(last_boxes, (-1, 4)), people)
-        while overlaps.max(initial=0) >= MIN_OVERLAP:
-            track, person = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        # Who was seen in the last frame goes before the missed, whose last boxes others may walk through.
+        seen = np.isin(np.arange(len(last_boxes)), tracks[-1] if tracks else [])
+        ranks = np.where(overlaps >= MIN_OVERLAP, overlaps + seen[:, None], 0)
+        while ranks.any():
+            track, person = np.unravel_index(ranks.argmax(), ranks.shape)
             names[person], last_boxes[track] = track, people[person]
-            overlaps[track], overlaps[:, person] = 0, 0
+            ranks[track], ranks[:, person] = 0, 0
         for person in np.flatnonzero(names < 0):
             names[person] = len(last_boxes)
             last_boxes.append(people[person])

@@ -120,9 +120,10 @@ def fill_gaps(keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_thresho
 
     A point's gap is a run of frames in which its score is not above the threshold. It is crossed on the cubic through
     the two frames before and the two after it in which the point is found, or, near the ends of the clip, on the
-    parabola or line through as many as there are. Its score there is the lower one of the two frames beside the gap,
-    times `1 - distance / (n + 1)`: distance is that to the nearer of the two, and n the longest gap, in frames. A
-    longer gap, or one at the beginning or end of the clip, stays as it is.
+    parabola or line through as many as there are. Its score there is `1 - distance / (n + 1)` of the way from the
+    threshold to the lower score of the two frames beside the gap: distance is that to the nearer of the two, and n the
+    longest gap, in frames. So it counts as found, and for less than its neighbours. A longer gap, or one at the
+    beginning or end of the clip, stays as it is.
 
     Args:
         keypoints (`WholeBodyKeypoints`):
@@ -155,7 +156,8 @@ def fill_gaps(keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_thresho
             curve = np.linalg.solve(np.vander(knots - before), keypoints.xy[knots, point])
             xy[gap, point] = np.vander(gap - before, len(knots)) @ curve
             distance = np.minimum(gap - before, after - gap)
-            score[gap, point] = score[[before, after], point].min() * (1 - distance / (longest + 1))
+            margin = score[[before, after], point].min() - score_threshold
+            score[gap, point] = score_threshold + margin * (1 - distance / (longest + 1))
     return replace(keypoints, xy=xy, score=score)
 
 
@@ -274,7 +276,9 @@ def retarget_keypoints(
     body_ratio[usable] = np.nanmedian(bone_ratios[:, usable], axis=0)
     distance = _pose_distance(target, source, (reference.width, reference.height), (driving.width, driving.height))
     distance[~usable] = np.inf
-    ranking = np.argsort(distance, kind="stable")[: usable.sum()]
+    # Frames of one body pose may still differ in the hands.
+    rest = np.where(np.isfinite(source - target), np.abs(source - target), 0).sum(axis=(1, 2))
+    ranking = np.lexsort((rest, distance))[: usable.sum()]
     anchor = ranking[0]
 
     scale = np.empty(NUM_KEYPOINTS + 2)
