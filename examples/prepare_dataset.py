@@ -100,6 +100,8 @@ def main(argv=None):
         report = prepare_dataset(args.videos, args.output, options, args.engine, args.workers, args.device)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted. The same command goes on from here.\n")
     print(f"{report['clips']} clips, {report['seconds']:g} seconds, from {report['videos']} videos.")
     for rule, count in report["dropped"].items():
         print(f"{count:6} clips left out: {rule}")

@@ -62,5 +62,11 @@ def test_the_first_broken_rule_counts():
     assert rules.first_broken(replace(GOOD, **everything)) is None
 
 
+def test_a_limit_is_a_number():
+    for rule in fields(ClipRules):
+        with pytest.raises(ValueError, match=f"`{rule.name}` must be a number, got nan"):
+            ClipRules(**{rule.name: float("nan")})
+
+
 def test_a_clip_without_anyone_is_never_kept():
     assert ClipRules(min_person_share=0).first_broken(replace(GOOD, person_share=0.0)) == "no_person"

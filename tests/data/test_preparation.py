@@ -3,7 +3,9 @@
 
 import json
 import os
+import re
 import resource
+import sys
 import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
@@ -30,7 +32,7 @@ from hia_diffusers.data.preparation import (
     prepare_dataset,
     read_index,
 )
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.data.video import read_frame_rate, read_video, write_video
 
 
 RULES = ClipRules(min_seconds=0.5)
@@ -336,6 +338,21 @@ def test_keypoints_of_another_video_are_a_failure(tmp_path, options, num_frames,
     assert not list((tmp_path / "out" / "clips").iterdir())
 
 
+def test_the_frame_rate_is_that_of_the_video(tmp_path, options):
+    """Also where keypoints state another one: the clip, its annotations and its measures agree with the index."""
+    rows = {}
+    for fps in (FPS, 2 * FPS):
+        folder = tmp_path / str(fps)
+        write_dance(folder / "videos" / "a.mp4", [(dancer_boxes(20), GREY)])
+        (folder / "keypoints").mkdir()
+        replace(keypoints_of(dancer_boxes(20)), fps=fps).save(folder / "keypoints" / "a.npz")
+        prepare_dataset(folder / "videos", folder / "out", replace(options, keypoints=str(folder / "keypoints")))
+        rows[fps] = read_index(folder / "out")[0]
+        assert read_frame_rate(folder / "out" / rows[fps]["file_name"]) == FPS
+        assert WholeBodyKeypoints.load(folder / "out" / rows[fps]["annotations"]).fps == FPS
+    assert rows[FPS] == rows[2 * FPS]
+
+
 def test_a_second_run_takes_new_videos_only(tmp_path, options, prepared, videos):
     root = tmp_path / "out"
     (tmp_path / "list.txt").write_text("a.mp4\n")
@@ -367,6 +384,30 @@ def test_other_options_and_other_videos_are_refused(tmp_path, options, videos):
     assert files_of(root) == files
 
 
+def test_options_may_change_until_something_is_made(tmp_path, options, videos, prepared):
+    """A mistyped model is found when the detector is made; the folder is then still good for the right one."""
+    with pytest.raises(FileNotFoundError, match="none.onnx"):
+        wrong = PreparationOptions(detector={"detector_model": "none.onnx"}, rules=RULES)
+        prepare_dataset(videos, tmp_path / "out", wrong)
+    prepare_dataset(videos, tmp_path / "out", options)
+    assert files_of(tmp_path / "out") == files_of(prepared)
+
+
+def test_a_failed_video_may_be_taken_away(tmp_path, options, videos):
+    folder, root = tmp_path / "videos", tmp_path / "out"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    (folder / "b.mp4").write_text("no video")
+    assert prepare_dataset(folder, root, options)["failed_videos"] == 1
+    (folder / "b.mp4").unlink()
+    with pytest.raises(ValueError, match="b.mp4 is not in `videos`; .* or delete records/b-.*json in it if") as error:
+        prepare_dataset(folder, root, options)
+    (root / re.search(r"records/\S+", str(error.value))[0]).unlink()
+    (root / "records" / ".DS_Store").write_bytes(b"\xff")  # as file managers leave it
+    report = prepare_dataset(folder, root, options)
+    assert (report["videos"], report["failed_videos"], report["clips"]) == (1, 0, 2)
+
+
 def test_a_folder_of_something_else_is_not_written_to(tmp_path, options, videos):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(ValueError, match="`output` must be an empty folder or one of an earlier run"):
@@ -374,14 +415,33 @@ def test_a_folder_of_something_else_is_not_written_to(tmp_path, options, videos)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(ValueError, match="`output` must not lie in the folder of the videos"):
         prepare_dataset(videos, videos / "prepared", options)
+    (tmp_path / "link").symlink_to(videos)
+    with pytest.raises(ValueError, match="`output` must not lie in the folder of the videos"):
+        prepare_dataset(videos, tmp_path / "link" / "prepared", options)
     assert not (videos / "prepared").exists()
+    with pytest.raises(ValueError, match="`output` must be an empty folder or one of an earlier run"):
+        prepare_dataset(videos, tmp_path / "thesis.tex", options)
+
+
+def test_an_output_may_lie_beside_a_list(tmp_path, options, videos):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "b 1.mp4").write_bytes((videos / "more" / "b 1.mp4").read_bytes())
+    (tmp_path / "list.txt").write_text("more/b 1.mp4\n")
+    for _ in range(2):
+        report = prepare_dataset(tmp_path / "list.txt", tmp_path / "out", options)
+        assert (report["videos"], report["clips"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"size": (95, 128)}, "`size` must be an even width and height"),
-        ({"max_seconds": 0.1}, "`max_seconds` must be at least the rules' `min_seconds`"),
+        ({"size": (96,)}, "`size` must be an even width and height"),
+        ({"size": (96.0, 128.0)}, "`size` must be an even width and height"),
+        ({"size": "96x128"}, "`size` must be an even width and height"),
+        ({"max_seconds": 0.1}, "`max_seconds` must be finite and at least the rules' `min_seconds`"),
+        ({"max_seconds": float("inf")}, "`max_seconds` must be finite and at least the rules' `min_seconds`"),
         ({"cut_threshold": 0}, "`threshold` must lie in"),
         ({"keyframe_interval": 0}, "`keyframe_interval` must be at least 1"),
     ],
@@ -444,7 +504,7 @@ def test_videos_and_output_in_an_object_store(options, videos, prepared):
 
 def test_a_list_of_videos(tmp_path, videos):
     assert list_videos(videos) == (str(videos), ["a.mp4", "more/b 1.mp4"])
-    (videos / "list.txt").write_text("more/b 1.mp4\n\na.mp4\n")
+    (videos / "list.txt").write_bytes(b"\xef\xbb\xbfmore//b 1.mp4\r\n\r\n  \r\n./a.mp4\r\n")
     try:
         assert list_videos(videos / "list.txt") == (str(videos), ["a.mp4", "more/b 1.mp4"])
         assert list_videos(videos) == (str(videos), ["a.mp4", "more/b 1.mp4"])
@@ -474,9 +534,32 @@ def test_lists_that_cannot_be_used(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\na.mp4\n")
     with pytest.raises(ValueError, match="`videos` names a video twice: a.mp4"):
         list_videos(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("a.mp4\n./a.mp4\n")
+    with pytest.raises(ValueError, match="`videos` names a video twice: a.mp4"):
+        list_videos(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("a.mp4\n")
     with pytest.raises(FileNotFoundError, match="names a file that does not exist: a.mp4"):
         list_videos(tmp_path / "list.txt")
+    write_video(tmp_path / "a.mp4", draw_scene(dancer_boxes(2)), FPS)
+    with pytest.raises(ValueError, match="`videos` must be a folder or a text file with a path per line, got .*a.mp4"):
+        list_videos(tmp_path / "a.mp4")
+
+
+def test_odd_names_in_a_folder(tmp_path):
+    for name in ("VID 12:30.mp4", "a.GIF", "b.3gp", "notes.txt", "é\n舞.webm"):
+        (tmp_path / name).touch()
+    assert list_videos(tmp_path)[1] == ["VID 12:30.mp4", "a.GIF", "b.3gp", "é\n舞.webm"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with pytest.raises(ValueError, match="`videos` holds a link to a folder, which is not followed: link"):
+        list_videos(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not store such names")
+def test_a_name_that_is_no_text(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).touch()
+    with pytest.raises(ValueError, match=r"holds a file whose name is not UTF-8: 'caf\\udce9.mp4'"):
+        list_videos(tmp_path)
 
 
 def write_index(root, changes=None, version=SCHEMA_VERSION, drop=()):

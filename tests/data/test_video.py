@@ -223,6 +223,16 @@ def test_reading_frames_that_are_none(tmp_path, indices, message):
         read_frames(tmp_path / "clip.mp4", indices)
 
 
+def test_a_video_without_keyframes_cannot_be_read_at_random(tmp_path):
+    write_with(tmp_path / "clip.mp4", moving_square(), codec="mpeg4")
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    first_keyframe = content.index(b"stss") + 12
+    content[first_keyframe : first_keyframe + 4] = (99).to_bytes(4, "big")
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with pytest.raises(ValueError, match="clip.mp4' stores no keyframe"):
+        read_frames(tmp_path / "clip.mp4", [3])
+
+
 @pytest.mark.parametrize("read", [stream_frames, read_frame_rate, lambda path: read_frames(path, [0])])
 def test_every_reader_says_what_is_no_video(tmp_path, read):
     with pytest.raises(FileNotFoundError, match="There is no video file .*missing.mp4"):

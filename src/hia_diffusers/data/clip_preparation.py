@@ -10,6 +10,7 @@ Axes: F frames of a clip, K = 133 keypoints, H, W; hands are ordered left, right
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,10 +92,12 @@ class PreparationOptions:
     rules: ClipRules = ClipRules()
 
     def __post_init__(self):
-        if self.size is not None and not all(side >= MIN_SIDE and side % 2 == 0 for side in self.size):
+        if self.size is not None and not _is_size(self.size):
             raise ValueError(f"`size` must be an even width and height of at least {MIN_SIDE}, got {self.size}.")
-        if not self.max_seconds >= self.rules.min_seconds:
-            raise ValueError(f"`max_seconds` must be at least the rules' `min_seconds`, got {self.max_seconds}.")
+        if not self.rules.min_seconds <= self.max_seconds < math.inf:
+            raise ValueError(
+                f"`max_seconds` must be finite and at least the rules' `min_seconds`, got {self.max_seconds}."
+            )
         if self.keyframe_interval < 1:
             raise ValueError(f"`keyframe_interval` must be at least 1, got {self.keyframe_interval}.")
         SceneCounter(self.cut_threshold)
@@ -159,11 +162,11 @@ class ClipPreparer:
 
     def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
         """Writes the clips of a video into a folder; returns what the record says about them."""
-        saved = _saved_keypoints(self.options.keypoints, video) if self.options.keypoints else None
         with _unusable("decode"):
             fps = read_frame_rate(path)
         if not MIN_FPS <= fps <= MAX_FPS:
             raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
+        saved = _saved_keypoints(self.options.keypoints, video, fps) if self.options.keypoints else None
         counter = SceneCounter(self.options.cut_threshold, max(1, round(self.options.max_seconds * fps)))
         to_write, written = _decoded(path), 0
         dropped: Counter[str] = Counter()
@@ -292,6 +295,10 @@ class ClipPreparer:
             self._output.put_file(str(path), target)
 
 
+def _is_size(size: tuple[int, int]) -> bool:
+    return len(size) == 2 and all(isinstance(side, int) and side >= MIN_SIDE and side % 2 == 0 for side in size)
+
+
 def record_name(video: str) -> str:
     """The path of a video's record in the root of a prepared dataset."""
     return f"records/{_file_stem(video)}.json"
@@ -311,10 +318,11 @@ def _unusable(stage: str) -> Iterator[None]:
         raise UnusableVideo(stage, str(error)) from error
 
 
-def _saved_keypoints(folder: str, video: str) -> WholeBodyKeypoints:
+def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
     path = Path(folder, video).with_suffix(".safetensors")
     with _unusable("keypoints"):
-        return WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
+        keypoints = WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
+    return replace(keypoints, fps=fps)  # there are as many of them as frames, whatever rate they were saved with
 
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which clips are worth training on."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class ClipRules:
     min_score: float = 0.5
     max_outside_share: float = 0.2
     min_motion: float = 0.1
+
+    def __post_init__(self):
+        for rule in fields(self):
+            if math.isnan(getattr(self, rule.name)):
+                raise ValueError(f"`{rule.name}` must be a number, got nan.")
 
     def first_broken(self, measures: ClipMeasures) -> str | None:
         """Name of the first rule that a clip breaks, or `None`."""

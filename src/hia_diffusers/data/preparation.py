@@ -21,6 +21,7 @@ import io
 import json
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,10 @@ COLUMNS = {
     "hand_sharpness": "float64",
 }
 
-VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+VIDEO_SUFFIXES = {
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
+    *(".webm", ".wmv"),
+}
 
 
 def read_index(root: str | os.PathLike) -> list[dict[str, Any]]:
@@ -103,26 +107,35 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
 
     Args:
         videos (`str` or `os.PathLike`):
-            A folder, whose files with the suffix of a video are taken, also from folders in it; or a text file with a
-            path per line, relative to its own folder. Either may be an fsspec URL.
+            A folder, whose files with a suffix of `VIDEO_SUFFIXES` are taken, also from folders in it; or a text file
+            (UTF-8) with a path per line, relative to its own folder. Either may be an fsspec URL.
 
     Returns:
         `tuple[str, list[str]]`: the folder, and the paths of the videos relative to it, sorted.
 
     Raises:
         `FileNotFoundError`: there is no such folder or list, or a file that it names does not exist.
-        `ValueError`: there are no videos, one is named twice, or a path leaves the folder.
+        `ValueError`: there are no videos, one is named twice, a path leaves the folder or is not UTF-8, or the list is
+            no text.
     """
     videos = os.fspath(videos)
     filesystem, path = url_to_fs(videos)
     if filesystem.isdir(path):
         folder = videos
-        found = sorted(filesystem.find(path))
-        names = [posixpath.relpath(file, path) for file in found]
-        names = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+        found = {posixpath.relpath(file, path): info for file, info in filesystem.find(path, detail=True).items()}
+        for name, info in found.items():
+            if info.get("islink") and filesystem.isdir(info["name"]):
+                raise ValueError(f"`videos` holds a link to a folder, which is not followed: {name}.")
+        names = [name for name in found if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
     elif filesystem.isfile(path):
         folder = videos.rpartition("/")[0] or "."
-        names = [line.strip() for line in filesystem.read_text(path, encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = filesystem.read_text(path, encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`videos` must be a folder or a text file with a path per line, got {videos}."
+            ) from error
+        names = [str(PurePosixPath(line.strip())) for line in lines if line.strip()]
         path = path.rpartition("/")[0]
     else:
         raise FileNotFoundError(f"`videos` is neither a folder nor a list of videos: {videos}.")
@@ -132,6 +145,8 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
     if doubles:
         raise ValueError(f"`videos` names a video twice: {doubles[0]}.")
     for name in names:
+        if name != name.encode("utf-8", "replace").decode("utf-8"):
+            raise ValueError(f"`videos` holds a file whose name is not UTF-8: {name!r}.")
         _check_inside(filesystem, path, name, f"`videos` ({videos})")
         if not filesystem.isfile(f"{path}/{name}"):
             raise FileNotFoundError(f"`videos` names a file that does not exist: {name}.")
@@ -188,8 +203,7 @@ def prepare_dataset(
         _check_keypoints_folder(options.keypoints, names)
     root = os.fspath(output)
     filesystem, path = url_to_fs(root)
-    if f"{path}/".startswith(f"{url_to_fs(folder)[1]}/"):
-        raise ValueError(f"`output` must not lie in the folder of the videos, got {root}.")
+    _check_apart(filesystem, path, videos)
     _open_output(filesystem, path, options)
     finished = _read_records(filesystem, path)
     _check_finished(folder, names, finished)
@@ -222,7 +236,8 @@ def _schema(pyarrow: Any) -> Any:
 def _check_inside(filesystem: AbstractFileSystem, root: str, name: str, where: str) -> None:
     """Refuses a path that is not relative to `root` or leaves it, also by a symbolic link."""
     path = PurePosixPath(name)
-    is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+    is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    is_plain = is_plain and not re.match(r"[A-Za-z]:|[^/]*://", name)  # a drive of Windows, a URL
     if is_plain and isinstance(filesystem, LocalFileSystem):
         is_plain = (Path(root) / name).resolve().is_relative_to(Path(root).resolve())
     if not is_plain:
@@ -238,42 +253,52 @@ def _check_keypoints_folder(keypoints: str, names: Iterable[str]) -> None:
         raise ValueError(f"`videos` must differ in more than the suffix for `options.keypoints`: {doubles[0]}.*.")
 
 
+def _check_apart(filesystem: AbstractFileSystem, path: str, videos: str | os.PathLike) -> None:
+    """A run that is given again would take the clips of the one before for videos."""
+    _, videos_path = url_to_fs(os.fspath(videos))
+    folders = [path, videos_path]
+    if isinstance(filesystem, LocalFileSystem):
+        folders = [os.path.realpath(folder) for folder in folders]
+    if f"{folders[0]}/".startswith(f"{folders[1]}/"):
+        raise ValueError(f"`output` must not lie in the folder of the videos, got {path}.")
+
+
 def _open_output(filesystem: AbstractFileSystem, path: str, options: PreparationOptions) -> None:
-    """Makes the folder, or checks that it was made with the same options."""
+    """Makes the folder, or checks that what is in it was made with the same options."""
     wanted = {"schema_version": SCHEMA_VERSION, **json.loads(json.dumps(dataclasses.asdict(options)))}
     if filesystem.isfile(f"{path}/options.json"):
         found = json.loads(filesystem.cat_file(f"{path}/options.json"))
         changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if changed:
+        if changed and any(filesystem.find(f"{path}/{folder}") for folder in ("clips", "records")):
             differences = "; ".join(f"{name} was {found.get(name)}, is {wanted.get(name)}" for name in changed)
             raise ValueError(f"`output` was made with other options ({differences}); choose another folder.")
-    elif filesystem.isdir(path) and {posixpath.basename(name) for name in filesystem.ls(path, detail=False)} - {
-        PARTIAL_FOLDER
-    }:
+    elif filesystem.isfile(path) or (filesystem.isdir(path) and _names(filesystem, path) - {PARTIAL_FOLDER}):
         raise ValueError(f"`output` must be an empty folder or one of an earlier run, got {path}.")
-    else:
-        _write(filesystem, path, "options.json", json.dumps(wanted, indent=1).encode())
+    _write(filesystem, path, "options.json", json.dumps(wanted, indent=1).encode())
     for folder in ("clips", "records", "plots"):
         filesystem.makedirs(f"{path}/{folder}", exist_ok=True)
 
 
+def _names(filesystem: AbstractFileSystem, path: str) -> set[str]:
+    return {posixpath.basename(name) for name in filesystem.ls(path, detail=False)}
+
+
 def _read_records(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
     filesystem.invalidate_cache()
-    records = [json.loads(filesystem.cat_file(file)) for file in filesystem.find(f"{path}/records")]
+    files = [file for file in filesystem.find(f"{path}/records") if file.endswith(".json")]
+    records = [json.loads(filesystem.cat_file(file)) for file in files]
     return {record["video"]: record for record in records}
 
 
 def _check_finished(folder: str, names: list[str], finished: dict[str, dict[str, Any]]) -> None:
     filesystem, path = url_to_fs(folder)
-    gone = sorted(set(finished) - set(names))
-    if gone:
-        raise ValueError(f"`output` was made of other videos: {gone[0]} is not in `videos`; choose another folder.")
-    for name, record in finished.items():
+    given = set(names)
+    for name, record in sorted(finished.items()):
+        advice = f"choose another `output`, or delete {record_name(name)} in it if the video failed before."
+        if name not in given:
+            raise ValueError(f"`output` was made of other videos: {name} is not in `videos`; {advice}")
         if filesystem.size(f"{path}/{name}") != record["bytes"]:
-            raise ValueError(
-                f"`videos` holds {name}, which has changed since it was prepared; choose another `output`, or delete "
-                f"{record_name(name)} in it if it failed before."
-            )
+            raise ValueError(f"`videos` holds {name}, which has changed since it was prepared; {advice}")
 
 
 def _write_summary(filesystem: AbstractFileSystem, path: str, records: Iterable[dict[str, Any]]) -> dict[str, Any]:

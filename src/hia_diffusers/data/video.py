@@ -124,6 +124,8 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
             raise ValueError(
                 f"`indices` must be frames of {_name(path)!r}, from 0 to {len(times) - 1}, got {indices}."
             )
+        if not keyframes:
+            raise ValueError(f"{_name(path)!r} stores no keyframe to decode from.")
         times.sort()
         decoded = dict(_decode_at(container, stream, sorted(keyframes), sorted({times[index] for index in wanted})))
     if len({frame.shape for frame in decoded.values()}) > 1:
