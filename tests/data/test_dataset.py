@@ -363,6 +363,11 @@ def test_a_clip_goes_to_the_size_of_the_nearest_aspect(mixed):
     assert [tuple(dataset[index]["pixel_values"].shape[-2:]) for index in range(8)] == sizes
 
 
+@pytest.mark.parametrize("scale, expected", [(0.5, (50, 30)), (0.55, (55, 33)), (0.7, (70, 42)), (1.1, (110, 66))])
+def test_a_scale_that_is_no_binary_fraction_gives_whole_sizes(scale, expected):
+    assert HIADataset(ProceduralClips(), [(100, 60)], resolution_scale=scale).size(0) == expected
+
+
 def test_procedural_people_come_in_every_size():
     dataset = HIADataset(ProceduralClips(num_clips=4, num_frames=5), [(48, 32), (32, 48)])
     assert [tuple(dataset[index]["pixel_values"].shape[-2:]) for index in range(4)] == [(48, 32), (32, 48)] * 2
@@ -589,6 +594,12 @@ def test_a_root_without_an_index_is_an_error(tmp_path):
         ("sizes", (64, 48)),
         ("sizes", [(64, 48, 3)]),
         ("sizes", [(64.0, 48)]),
+        ("sizes", None),
+        ("sizes", 64),
+        ("resolution_scale", "0.5"),
+        ("resolution_scale", None),
+        ("resolution_scale", float("nan")),
+        ("conditioner", MotionBlurConditioner),
         ("samples_per_clip", 0),
         ("static_clip_probability", 1.1),
         ("horizontal_flip_probability", -0.1),
@@ -612,8 +623,9 @@ def test_more_bad_input_is_named():
         HIADataset(dataset.source, [(33, 32)], resolution_scale=0.5)
     with pytest.raises(TypeError, match="`source`"):
         HIADataset("data/dance", [(32, 32)])
-    with pytest.raises(ValueError, match="`fps`"):
-        ProceduralClips(fps=float("nan"))
+    for fps in (float("nan"), "30"):
+        with pytest.raises((ValueError, TypeError), match="`fps`"):
+            ProceduralClips(fps=fps)
     with pytest.raises(ValueError, match="`split`"):
         ProceduralClips("validation")
     with pytest.raises(ValueError, match="`num_clips`"):
@@ -623,6 +635,8 @@ def test_more_bad_input_is_named():
             dataset[index]
     with pytest.raises(ValueError, match="`epoch`"):
         dataset.set_epoch(-1)
+    with pytest.raises(TypeError, match="`dataset`"):
+        AspectBucketBatchSampler(torch.utils.data.Subset(dataset, [0]), 1)
     with pytest.raises(ValueError, match="`batch_size`"):
         AspectBucketBatchSampler(dataset, 0)
     with pytest.raises(ValueError, match="`rank`"):

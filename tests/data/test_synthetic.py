@@ -217,6 +217,22 @@ def test_points_outside_are_missing_and_points_inside_are_not():
     assert (inside >= 0).all() and (inside < [64, HEIGHT]).all()
 
 
+def middle_of(mask):
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+
+
+def test_masks_of_two_sizes_lie_in_the_same_place():
+    """Also where the middle of a pixel lies between pixels of the larger picture that it is drawn as."""
+    for zoom, height in ((2, 160), (4, 80)):
+        apart = []
+        for index in range(8):
+            small, large = (scene(index).render([5], height * by, height * by * 3 // 5) for by in (1, zoom))
+            pairs = zip([small.face_mask, *small.hand_masks[0]], [large.face_mask, *large.hand_masks[0]], strict=True)
+            apart += [middle_of(few.squeeze()) - middle_of(many.squeeze()) / zoom for few, many in pairs if few.any()]
+        assert np.abs(np.median(apart, axis=0)).max() < 0.08, f"{np.median(apart, axis=0)} pixels of {height}"
+
+
 def test_what_a_hand_covers_is_hidden():
     """Body points under a hand that is before the body have score 0.5."""
     found = 0
@@ -289,6 +305,7 @@ def test_scene_refuses(arguments, error, message):
         (([0], HEIGHT, 96.0), TypeError, "`width`"),
         (([0], HEIGHT, WIDTH, 0), ValueError, "`fps`"),
         (([0], HEIGHT, WIDTH, float("nan")), ValueError, "`fps`"),
+        (([0], HEIGHT, WIDTH, "30"), TypeError, "`fps`"),
     ],
 )
 def test_render_refuses(arguments, error, message):

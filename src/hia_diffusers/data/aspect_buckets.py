@@ -17,7 +17,7 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
     Batches of samples of one size, in random order, for one of several ranks. At every step all ranks have batches of
     the same size; together they have the batch that a single rank with `num_replicas * batch_size` would have. Every
     sample of the dataset comes in every epoch; where the samples of a size do not fill their last batch, some come
-    twice.
+    again.
 
     ```python
     sampler = AspectBucketBatchSampler(dataset, batch_size=4, num_replicas=world_size, rank=rank, seed=0)
@@ -41,11 +41,13 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
             Seed of the order, the same on all ranks.
 
     Raises:
-        `TypeError`: a number is no integer.
+        `TypeError`: `dataset` is no `HIADataset`, or a number is no integer.
         `ValueError`: a number is out of range.
     """
 
     def __init__(self, dataset: HIADataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0):
+        if not isinstance(dataset, HIADataset):
+            raise TypeError(f"`dataset` must be an HIADataset, got {dataset!r}.")
         self.dataset = dataset
         self.batch_size = checked_int("batch_size", batch_size, 1)
         self.num_replicas = checked_int("num_replicas", num_replicas, 1)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.regions import box_masks
 from .preparation import read_index
-from .synthetic import ProceduralScene
+from .synthetic import ProceduralScene, checked_fps
 from .video import read_frames
 
 
@@ -198,9 +198,7 @@ class ProceduralClips:
         self.split = split
         self.num_clips = checked_int("num_clips", num_clips, 1)
         self.clip_length = checked_int("num_frames", num_frames, 1)
-        if not 0 < fps < math.inf:
-            raise ValueError(f"`fps` must be positive and finite, got {fps}.")
-        self.fps = fps
+        self.fps = checked_fps(fps)
 
     def __len__(self) -> int:
         """Number of clips."""

@@ -6,6 +6,7 @@ Axes: F frames of a sample, n frames of a clip as loaded, C, H, W; hands are ord
 Pixels follow the convention of `keypoints.py`.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -109,6 +110,12 @@ class HIADataset(torch.utils.data.Dataset):
     ):
         if not isinstance(source, (PreparedClips, ProceduralClips)):
             raise TypeError(f"`source` must be PreparedClips or ProceduralClips, got {source!r}.")
+        if not isinstance(sizes, Sequence) or not sizes:
+            raise ValueError(f"`sizes` must hold at least one (height, width), got {sizes!r}.")
+        if not isinstance(resolution_scale, (int, float)) or isinstance(resolution_scale, bool):
+            raise TypeError(f"`resolution_scale` must be a positive number, got {resolution_scale!r}.")
+        if not (conditioner is None or isinstance(conditioner, MotionBlurConditioner)):
+            raise TypeError(f"`conditioner` must be a MotionBlurConditioner, got {conditioner!r}.")
         if on_error not in ("raise", "skip"):
             raise ValueError(f'`on_error` must be "raise" or "skip", got {on_error!r}.')
         self.source = source
@@ -125,8 +132,6 @@ class HIADataset(torch.utils.data.Dataset):
         self.on_error = on_error
         self.seed = checked_int("seed", seed, 0)
         self.sizes = [_scaled_size(size, resolution_scale) for size in sizes]
-        if not self.sizes:
-            raise ValueError("`sizes` must hold at least one (height, width), got none.")
         self._conditioners = {size: conditioner or MotionBlurConditioner.for_size(*size) for size in self.sizes}
         # Shared memory: workers that live longer than an epoch see the next one begin.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -292,9 +297,10 @@ def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"`sizes` must hold pairs (height, width), got {size!r}.")
     height, width = (checked_int("sizes", side, 1) * scale for side in size)
-    if height < 1 or width < 1 or height % 1 or width % 1:
+    # 100 * 0.55 is not quite 55 in floating point.
+    if not all(1 <= side < math.inf and abs(side - round(side)) < 1e-6 for side in (height, width)):
         raise ValueError(f"`sizes` times `resolution_scale` must be whole and positive, got {size!r} times {scale}.")
-    return int(height), int(width)
+    return round(height), round(width)
 
 
 def _checked_strides(frame_stride: int | tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Axes: F frames, T times (the frames' middles, then their sub-frames), H, W, K = 
 right (the person's). Pixels follow the convention of `conditioning/keypoints.py`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -154,7 +155,7 @@ class ProceduralScene:
             are of.
 
         Raises:
-            `TypeError`: a frame or a size is no integer.
+            `TypeError`: a frame or a size is no integer, or `fps` no number.
             `ValueError`: there are no frames, one is negative, a size is below 16, or `fps` is not positive.
         """
         numbers = _checked_frames(frames, height, width, fps)
@@ -272,10 +273,12 @@ class _Brush:
     def labels(self, time: int, height: int, width: int, supersampling: int) -> np.ndarray:
         """Which layer the middle of each pixel shows, uint8 `(H, W)`."""
         canvas = np.full((height * supersampling, width * supersampling), BACKGROUND, dtype=np.uint8)
+        # The middle of an even number of canvas pixels lies between two of them: bring it to the middle of the second.
+        shift = 0 if supersampling % 2 else 2 ** (SUBPIXEL_BITS - 1)
         for layer in self.order[time]:
             for points, _, is_outline in self.shapes[layer]:
                 if is_outline:
-                    cv2.fillPoly(canvas, [points[time]], int(layer), cv2.LINE_8, SUBPIXEL_BITS)
+                    cv2.fillPoly(canvas, [points[time] + shift], int(layer), cv2.LINE_8, SUBPIXEL_BITS)
         return canvas[supersampling // 2 :: supersampling, supersampling // 2 :: supersampling]
 
     def shows(self, labels: np.ndarray, part: str) -> np.ndarray:
@@ -391,9 +394,17 @@ def _checked_frames(frames: Sequence[int], height: int, width: int, fps: float) 
     for name, size in (("height", height), ("width", width)):
         if _index(name, size) < 16:
             raise ValueError(f"`{name}` must be at least 16, got {size}.")
-    if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"`fps` must be positive and finite, got {fps}.")
+    checked_fps(fps)
     return numbers
+
+
+def checked_fps(fps: float) -> float:
+    """`fps`, if it is a positive, finite number; a `TypeError` or `ValueError` that names it, if not."""
+    if isinstance(fps, bool) or not isinstance(fps, (int, float, np.integer, np.floating)):
+        raise TypeError(f"`fps` must be a number, got {fps!r}.")
+    if not 0 < fps < math.inf:
+        raise ValueError(f"`fps` must be positive and finite, got {fps}.")
+    return float(fps)
 
 
 def _index(name: str, value: int) -> int:
