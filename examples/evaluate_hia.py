@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FRAME_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of 8 bits at most
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 
 MINIMUM_SIDE = 7  # of a window of SSIM
@@ -36,9 +37,10 @@ AGGREGATION = (
     "mean over all frames of all clips that have a value; measures over time in windows of 16 frames, each with the "
     "first frame of the next"
 )
-VERSIONS = (
-    *("hia-diffusers", "torch", "torchvision", "numpy", "opencv-python-headless", "av", "pillow", "diffusers"),
-    *("transformers", "lpips", "torch-fidelity", "scipy", "onnxruntime"),
+# Modules: some come in several distributions.
+LIBRARIES = (
+    *("torch", "torchvision", "numpy", "cv2", "av", "PIL", "diffusers", "transformers", "lpips", "torch_fidelity"),
+    *("scipy", "onnxruntime"),
 )
 
 
@@ -66,8 +68,10 @@ def number(kind, low, high):
 def size(text):
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     width, height = map(int, match.groups()) if match else (0, 0)
-    if not (width and height) or width % 8 or height % 8:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in multiples of 8, such as 96x160, got {text!r}")
+    if min(width, height) < 16 or width % 8 or height % 8:
+        raise argparse.ArgumentTypeError(
+            f"must be WIDTHxHEIGHT in multiples of 8 from 16 on, such as 96x160, got {text!r}"
+        )
     return width, height
 
 
@@ -108,6 +112,7 @@ def make_parser():
     )
     add("--lpips-network", choices=["vgg", "alex", "squeeze"], help="that it is of (default: vgg, as DisCo)")
     add("--inception", metavar="FILE", help="Inception-v3, for FID")
+    add("--pad-fid", action="store_true", help="pad frames to squares for FID too, as the paper does")
     add("--resnet3d", metavar="FILE", help="3D ResNet-50, for FID-VID")
     add("--i3d", metavar="FILE", help="I3D, for FVD")
     add("--arcface", metavar="FILE", help="ArcFace (.onnx), for the identity of faces; needs keypoints")
@@ -196,18 +201,17 @@ def folder_clips(args):
     return clips
 
 
+def visible(folder):
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def find_clips(option, folder):
     """Videos and folders in a folder by their name without suffix."""
     found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in visible(folder):
         if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
             raise ValueError(f"{option}: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder")
-        name = path.name if path.is_dir() else path.stem
-        if name in found:
-            raise ValueError(f"{option}: {str(path)!r} and {str(found[name])!r} have the same name")
-        found[name] = path
+        add_new(found, path.name if path.is_dir() else path.stem, path, option)
     if not found:
         raise ValueError(f"{option}: {str(folder)!r} holds no clips")
     return found
@@ -216,46 +220,57 @@ def find_clips(option, folder):
 def find_annotations(option, folder, suffixes, targets):
     if folder is None:
         return None
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in suffixes}
+    found = {}
+    for path in visible(folder):
+        if path.suffix.lower() in suffixes:
+            add_new(found, path.stem, path, option)
     check_same_names(option, found, "--targets", targets)
     return found
 
 
+def add_new(found, name, path, option):
+    if name in found:
+        raise ValueError(f"{option}: {str(path)!r} and {str(found[name])!r} have the same name")
+    found[name] = path
+
+
 def check_same_names(option, found, other_option, expected):
-    for names, message in (
-        (expected.keys() - found.keys(), "there is no {!r}, which is in {}"),
-        (found.keys() - expected.keys(), "{!r} is not in {}"),
-    ):
-        if names:
-            more = f" (nor are {len(names) - 1} others as they should be)" if len(names) > 1 else ""
-            raise ValueError(f"{option}: {message.format(min(names), other_option)}{more}")
+    differences = [
+        message.format(listed(names), other_option)
+        for names, message in (
+            (expected.keys() - found.keys(), "there is no {}, which is in {}"),
+            (found.keys() - expected.keys(), "{} is not in {}"),
+        )
+        if names
+    ]
+    if differences:
+        raise ValueError(f"{option}: {'; '.join(differences)}")
+
+
+def listed(names, most=5):
+    words = [repr(name) for name in sorted(names)]
+    return ", ".join([*words[:most], *([f"{len(words) - most} more"] if len(words) > most else [])])
 
 
 def frame_files(folder):
     """The frames of a folder, 2 before 10."""
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for path in files:
+    files = {}
+    for path in visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
             raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
+        number = tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.stem))
+        add_new(files, number, path, str(folder))  # 2 and 02 are the same frame
     if not files:
         raise ValueError(f"{str(folder)!r} holds no frames")
-    return sorted(files, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.stem)])
+    return [files[number] for number in sorted(files)]
 
 
 def shape_of_clip(path):
-    """Number of frames, width and height. A video is decoded, so that damage is found before the work begins."""
+    """Number of frames, width and height. All is decoded, so that damage is found before the work begins."""
     from hia_diffusers.data.video import stream_frames
 
-    sizes = []
-    if path.is_dir():
-        for file in frame_files(path):
-            try:
-                with Image.open(file) as picture:
-                    sizes.append(picture.size)
-            except (OSError, UnidentifiedImageError) as error:
-                raise ValueError(f"{str(file)!r} cannot be read as a picture ({error})") from error
-    else:
-        sizes = [frame.shape[1::-1] for frame in stream_frames(path)]
+    frames = map(load_frame, frame_files(path)) if path.is_dir() else stream_frames(path)
+    sizes = [frame.shape[1::-1] for frame in frames]
     if len(set(sizes)) > 1:
         raise ValueError(f"{str(path)!r} changes its frame size")
     return len(sizes), *sizes[0]
@@ -267,10 +282,23 @@ def load_frames(path):
 
     if not path.is_dir():
         return read_video(path).frames
+    return np.stack([load_frame(file) for file in frame_files(path)])
+
+
+def load_frame(path):
+    """uint8 `(H, W, 3)`, upright."""
     try:
-        return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in frame_files(path)])
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} holds a frame that cannot be read ({error})") from error
+        with Image.open(path) as picture:
+            # Of 16 bits per channel Pillow would drop half.
+            if picture.mode not in FRAME_MODES or any("16B" in str(tile[3]) for tile in picture.tile):
+                raise ValueError(f"{str(path)!r} is no picture of 8 bits in colour or grey")
+            if getattr(picture, "n_frames", 1) > 1:
+                raise ValueError(f"{str(path)!r} holds several pictures")
+            if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
+                raise ValueError(f"{str(path)!r} is transparent in places, and nothing says what is behind")
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a picture ({error})") from error
 
 
 def load_keypoints(path, num_frames, width, height):
@@ -346,6 +374,7 @@ def procdance_clips(args, device):
         pipe = load_pipeline(args.model, device, args.dtype)
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
         source |= {name: getattr(args, name) for name in ("seed", *MODEL_DEFAULTS)}
+        source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
     clips = {}
     for index, clip in enumerate(proc_dance_v1()[: args.max_clips]):
         load = functools.partial(load_procedural, clip, args, pipe, args.seed + index)
@@ -429,6 +458,8 @@ def generate(pipe, reference, condition, args, seed):
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
     ).frames[0]
+    if not np.isfinite(frames).all():
+        raise ValueError(f"--model: {args.model!r} generates frames that are not finite with --dtype {args.dtype}")
     return (frames * 255).round().astype(np.uint8)
 
 
@@ -455,23 +486,23 @@ def make_evaluation(args, clips, device):
     from hia_diffusers.metrics.frame import LPIPS
     from hia_diffusers.metrics.identity import ArcFace
 
-    files = [
-        ("--inception", extractors.InceptionFeatures, args.inception),
-        ("--resnet3d", extractors.ResNet3DFeatures, args.resnet3d),
-        ("--i3d", extractors.I3DFeatures, args.i3d),
+    networks = [
+        ("--inception", extractors.InceptionFeatures, {"weights": args.inception, "pad": args.pad_fid}),
+        ("--resnet3d", extractors.ResNet3DFeatures, {"weights": args.resnet3d}),
+        ("--i3d", extractors.I3DFeatures, {"weights": args.i3d}),
     ]
-    wanted = [(option, kind, [file]) for option, kind, file in files if file is not None]
+    wanted = [network for network in networks if network[-1]["weights"] is not None]
     if args.dataset is not None:
         wanted += [
-            ("--dataset", extractors.ProceduralFrameFeatures, []),
-            ("--dataset", extractors.ProceduralClipFeatures, []),
+            ("--dataset", extractors.ProceduralFrameFeatures, {}),
+            ("--dataset", extractors.ProceduralClipFeatures, {}),
         ]
     for option, kind, _ in wanted:
         check_lengths(option, kind, clips, args.clip_stride)
     return VideoEvaluation(
         lpips=None if args.lpips is None else LPIPS(args.lpips_network or "vgg", args.lpips or None, device),
         face_embedder=None if args.arcface is None else ArcFace(args.arcface),
-        extractors=[kind(*file, device=device) for _, kind, file in wanted],
+        extractors=[kind(**arguments, device=device) for _, kind, arguments in wanted],
         clip_stride=args.clip_stride,
     )
 
@@ -488,21 +519,24 @@ def check_lengths(option, kind, clips, stride):
 
 
 def installed_versions():
-    versions = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # of an extra that is not needed here
-            continue
-    return versions
+    """Of Python and of the distributions that the libraries come in; those of an extra may be absent."""
+    from hia_diffusers import __version__
+
+    distributions = importlib.metadata.packages_distributions()
+    names = {name for library in LIBRARIES for name in distributions.get(library, ())}
+    versions = {name: importlib.metadata.version(name) for name in sorted(names)}
+    return {"python": platform.python_version(), "hia-diffusers": __version__} | versions
 
 
 def sha256_of_folder(folder):
-    """Of the names and the contents of all files."""
+    """Of the names and the contents of the files in the folder and in its clips."""
+    from hia_diffusers.metrics.weights import sha256_of
+
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
+    for path in visible(folder):
+        for file in visible(path) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\0".encode())
     return digest.hexdigest()
 
 

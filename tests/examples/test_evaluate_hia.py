@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,41 @@ def test_the_report_tells_what_was_measured_with_what(tmp_path):
     assert again["predictions"]["sha256"] == again["targets"]["sha256"] == source["targets"]["sha256"]
 
 
+def test_what_is_not_looked_at_does_not_change_the_hash(tmp_path):
+    expected = evaluate(tmp_path / "scores.json")
+    shutil.copytree("frames", tmp_path / "frames")
+    (tmp_path / "frames" / ".notes").write_text("hidden")
+    (tmp_path / "frames" / "walk" / ".notes").write_text("hidden")
+    (tmp_path / "frames" / "walk").rename(tmp_path / "elsewhere")
+    (tmp_path / "frames" / "walk").symlink_to(tmp_path / "elsewhere")
+    report = evaluate(tmp_path / "scores.json", targets=tmp_path / "frames")
+    assert report["source"]["targets"]["sha256"] == expected["source"]["targets"]["sha256"]
+    assert report["measures"] == expected["measures"]
+    (tmp_path / "elsewhere" / "frame_0.png").write_bytes(Path("frames/walk/frame_1.png").read_bytes())
+    report = evaluate(tmp_path / "scores.json", targets=tmp_path / "frames")
+    assert report["source"]["targets"]["sha256"] != expected["source"]["targets"]["sha256"]
+
+
+def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path):
+    grey = pictures(4, seed=0)[..., 0]
+    kinds = {
+        "grey": Image.fromarray(grey[0]),
+        "palette": Image.fromarray(grey[1]).convert("P"),
+        "opaque": Image.fromarray(grey[2]).convert("RGBA"),
+        "rotated": Image.fromarray(grey[3]).transpose(Image.Transpose.ROTATE_90),
+    }
+    (tmp_path / "predictions" / "a").mkdir(parents=True)
+    for name, picture in kinds.items():
+        exif = Image.Exif()
+        exif[0x0112] = 6 if name == "rotated" else 1  # to be turned clockwise
+        picture.save(tmp_path / "predictions" / "a" / f"{name}.PNG", exif=exif)
+    (tmp_path / "targets" / "a").mkdir(parents=True)
+    for name, frame in zip(kinds, grey, strict=True):
+        Image.fromarray(np.repeat(frame[..., None], 3, axis=-1)).save(tmp_path / "targets" / "a" / f"{name}.png")
+    folders = {name: tmp_path / name for name in ("predictions", "targets")}
+    assert evaluate(tmp_path / "scores.json", **folders)["measures"]["l1"]["value"] == 0
+
+
 def test_it_runs_as_a_program(tmp_path):
     command = [sys.executable, SCRIPT, "--predictions", "predictions", "--targets", "videos", "--output"]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src"), "CUDA_VISIBLE_DEVICES": ""}
@@ -277,6 +313,23 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     source = report["source"]
     assert (source["seed"], source["steps"], source["guidance"], source["dtype"]) == (3, 1, 1, "float32")
     assert source["width_height"] == [32, 48] and len(source["weights_sha256"]) == 64
+    assert source["scheduler"]["_class_name"] == "ShiftedSNRScheduler"
+    again = score_dance(tmp_path / "again.json", *options)
+    assert again == report
+    cross = score_dance(tmp_path / "cross.json", *options, "--cross-identity")
+    assert cross["source"] == source | {"cross_identity": True}
+    assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
+
+
+def test_a_model_that_generates_no_numbers_is_no_black_video(tmp_path, capsys):
+    pipe = random_tiny_pipeline(seed=0)
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit):
+        score_dance(tmp_path / "scores.json", *SMALL, "--model", tmp_path / "model", "--steps", 1)
+    last_line = capsys.readouterr().err.splitlines()[-1]  # after diffusers' progress bars
+    assert "error: --model: " in last_line and "not finite" in last_line
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_another_person_drives(tmp_path, baselines):
@@ -366,6 +419,32 @@ def damage(folder):
     (folder / "walk" / "frame_1.png").write_text("no picture")
 
 
+def cut_off(folder):
+    content = (folder / "walk" / "frame_1.png").read_bytes()
+    (folder / "walk" / "frame_1.png").write_bytes(content[: len(content) // 2])
+
+
+def deepen(folder):
+    Image.fromarray(np.full((HEIGHT, WIDTH), 30_000, dtype=np.uint16)).save(folder / "walk" / "frame_1.png")
+
+
+def deepen_colours(folder):
+    cv2.imwrite(str(folder / "walk" / "frame_1.png"), np.full((HEIGHT, WIDTH, 3), 30_000, dtype=np.uint16))
+
+
+def make_transparent(folder):
+    Image.new("RGBA", (WIDTH, HEIGHT), (9, 9, 9, 254)).save(folder / "walk" / "frame_1.png")
+
+
+def animate(folder):
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), (level, 0, 0)) for level in (0, 99)]
+    frames[0].save(folder / "walk" / "frame_1.png", save_all=True, append_images=frames[1:])
+
+
+def number_twice(folder):
+    (folder / "walk" / "frame_2.png").rename(folder / "walk" / "frame_01.png")
+
+
 def add_sound(folder):
     (folder / "walk" / "frame_1.wav").write_text("no picture")
 
@@ -386,15 +465,21 @@ def empty_clip(folder):
     "change, named",
     [
         (remove_clip, ["--predictions", "there is no 'walk', which is in --targets"]),
-        (rename_clip, ["--predictions", "there is no 'walk'"]),
+        (rename_clip, ["--predictions", "there is no 'walk', which is in --targets; 'Walk' is not in --targets"]),
         (add_clip, ["--predictions", "'jump' is not in --targets"]),
         (add_file, ["notes.txt", "neither a video"]),
         (add_twin, ["walk.mp4", "the same name"]),
         (shorten, ["predictions/walk", "2 frames of 48x64", "frames/walk", "3 of 48x64"]),
-        (rename_frame, ["--predictions walk", "there is no 'frame_2'"]),
+        (rename_frame, ["--predictions walk", "there is no 'frame_2'", "'frame_3' is not in --targets walk"]),
+        (number_twice, ["frame_1.png", "frame_01.png", "the same name"]),
         (resize_all, ["predictions/walk", "3 frames of 48x66", "3 of 48x64"]),
         (resize_one, ["predictions/walk", "changes its frame size"]),
         (damage, ["frame_1.png", "cannot be read as a picture"]),
+        (cut_off, ["walk/frame_1.png", "cannot be read as a picture"]),
+        (deepen, ["walk/frame_1.png", "no picture of 8 bits"]),
+        (deepen_colours, ["walk/frame_1.png", "no picture of 8 bits"]),
+        (make_transparent, ["walk/frame_1.png", "transparent"]),
+        (animate, ["walk/frame_1.png", "several pictures"]),
         (add_sound, ["frame_1.wav", "is no frame"]),
         (empty, ["--predictions", "holds no clips"]),
         (empty_clip, ["predictions/walk", "holds no frames"]),
@@ -408,6 +493,16 @@ def test_a_wrong_file_is_named_before_anything_is_measured(tmp_path, capsys, cha
         evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
     assert_one_error_line(capsys, *named)
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_all_that_is_missing_or_extra_is_named(tmp_path, capsys):
+    for name in [f"extra{index}" for index in range(7)]:
+        write_frames(tmp_path / "predictions" / name, pictures(1, 0))
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
+    assert_one_error_line(
+        capsys, "no 'dance', 'walk', which", "'extra0', 'extra1', 'extra2', 'extra3', 'extra4', 2 more is not"
+    )
 
 
 def test_a_damaged_video_is_named(tmp_path, capsys):
@@ -432,6 +527,13 @@ def test_wrong_annotations_are_named(tmp_path, capsys):
         with pytest.raises(SystemExit):
             evaluate(tmp_path / "scores.json", **{folder: tmp_path / folder})
         assert_one_error_line(capsys, f"--{folder}", "walk.safetensors", "18")
+    shutil.copyfile("keypoints/walk.safetensors", tmp_path / "keypoints" / "walk.safetensors")
+    (tmp_path / "keypoints" / ".walk.safetensors").write_text("hidden")
+    evaluate(tmp_path / "scores.json", keypoints=tmp_path / "keypoints")
+    WholeBodyKeypoints.load("keypoints/walk.safetensors").save(tmp_path / "keypoints" / "walk.npz")
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path / "scores.json", keypoints=tmp_path / "keypoints")
+    assert_one_error_line(capsys, "--keypoints", "walk.npz", "walk.safetensors", "the same name")
 
 
 # Bad options
@@ -462,6 +564,7 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
         ([*COPY, *PAIR], ["--predictions", "does not go with --dataset"]),
         ([*COPY, "--steps", "10"], ["--steps", "needs --model"]),
         ([*COPY, "--size", "97x160"], ["--size", "97x160"]),
+        ([*COPY, "--size", "8x160"], ["--size", "8x160"]),
         (["--dataset", "procdance-v2", "--baseline", "copy"], ["--dataset", "procdance-v2"]),
         (["--dataset", "procdance-v1", "--model", "nowhere"], ["--model", "nowhere"]),
     ],

@@ -191,10 +191,32 @@ def test_bad_input_is_named():
         evaluation.add("a", predictions, targets.astype(np.int64))
     with pytest.raises(ValueError, match=r"\(2, 24, 16, 3\) and \(3, 24, 16, 3\)"):
         evaluation.add("a", predictions[:2], targets)
-    with pytest.raises(ValueError, match="`masks`"):
-        evaluation.add("a", predictions, targets, face_masks=arguments["face_masks"][:, :5])
+    with pytest.raises(ValueError, match=r"\(0, 24, 16, 3\)"):
+        evaluation.add("a", predictions[:0], targets[:0])
     with pytest.raises(ValueError, match="no clip was added"):
         evaluation.measures()
     evaluation.add("a", predictions, targets)
     with pytest.raises(ValueError, match="a clip 'a' was added before"):
         evaluation.add("a", predictions, targets)
+
+
+@pytest.mark.parametrize(
+    "argument", ["face_masks", "hand_masks", "wanted_sharpness", "measured_sharpness", "face_landmarks"]
+)
+def test_annotations_of_more_frames_are_refused(argument):
+    """Also where the frames fill their windows, so that the rest would never be looked at."""
+    arguments = clip(33, seed=0) | {"face_landmarks": np.zeros((33, 68, 2))}
+    short = {name: values[:32] for name, values in arguments.items()}
+    evaluation = VideoEvaluation()
+    with pytest.raises(ValueError, match=rf"`{argument}` must be of shape \(32, .*, got \(33, "):
+        evaluation.add("a", **short | {argument: arguments[argument]})
+    evaluation.add("a", **short)
+
+
+def test_a_clip_that_is_too_short_leaves_nothing_behind():
+    evaluation = VideoEvaluation(extractors=[MeanColour("FID", None), MeanColour("FVD", 16)])
+    short, long = clip(15, seed=0), clip(40, seed=1)
+    with pytest.raises(ValueError, match="`targets` must hold the 16 frames of a clip for FVD, got 15"):
+        evaluation.add("short", **short)
+    evaluation.add("long", **long)
+    assert evaluation.measures()["FID"]["count"] == 40

@@ -143,17 +143,20 @@ def test_i3d_features_are_those_of_the_published_evaluation(i3d):
     torch.testing.assert_close(features[:, :4], torch.tensor(PUBLISHED_I3D), rtol=1e-4, atol=1e-3)
 
 
-def test_inception_features_are_those_of_torchmetrics(inception, inception_weights):
+@pytest.mark.parametrize("pad", [False, True])
+def test_inception_features_are_those_of_torchmetrics(inception_weights, pad):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     frames = smooth_clips()[0, :2]
     library = FrechetInceptionDistance(2048, antialias=False, feature_extractor_weights_path=str(inception_weights))
-    square = functional.pad((255 * frames).round().to(torch.uint8), (30, 30))
+    pictures = functional.pad((255 * frames).round().to(torch.uint8), (30, 30) if pad else (0, 0))
     with torch.inference_mode():
-        expected = library.inception(square)
+        expected = library.inception(pictures)
+    inception = InceptionFeatures(inception_weights, pad=pad)
     features = inception(frames)
     assert features.shape == (2, 2048)
     torch.testing.assert_close(features, expected)
+    assert ("padded to a square" in inception.preprocessing) == pad
 
 
 def test_extractors_say_what_they_do_and_which_file_they_read(
@@ -168,7 +171,7 @@ def test_extractors_say_what_they_do_and_which_file_they_read(
         assert extractor.name == name
         assert extractor.clip_length == clip_length
         assert extractor.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
-        assert "square" in extractor.preprocessing and size in extractor.preprocessing
+        assert ("square" in extractor.preprocessing) == (clip_length is not None) and size in extractor.preprocessing
 
 
 def test_weights_come_from_the_hub(tmp_path, i3d_weights):
@@ -211,6 +214,14 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         with pytest.raises(ValueError, match="cannot be read as weights"):
             extractor_class(tmp_path / "weights.pth")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"<html>", b"version https://git-lfs.github.com/spec/v1"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, content, suffix):
+    (tmp_path / f"weights{suffix}").write_bytes(content)
+    with pytest.raises(ValueError, match=f"weights{suffix}' cannot be read as weights"):
+        ResNet3DFeatures(tmp_path / f"weights{suffix}")
 
 
 def test_a_missing_file_is_named(tmp_path):

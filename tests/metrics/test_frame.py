@@ -158,6 +158,13 @@ def test_lpips_refuses_other_weights(tmp_path, backbone):
         LPIPS("squeeze", tmp_path / "none.pth")
 
 
+def test_lpips_needs_frames_that_can_be_pooled(backbone):
+    model = LPIPS("squeeze", backbone)
+    assert model(FRAMES[..., :1].expand(2, 3, 16, 17).repeat(1, 1, 2, 1), torch.ones(2, 3, 32, 17)).isfinite().all()
+    with pytest.raises(ValueError, match=r"`targets` must be at least 17 pixels .* for LPIPS \(squeeze\), got"):
+        model(FRAMES, FRAMES)
+
+
 # Bad input
 
 FRAMES = torch.zeros(2, 3, 16, 16)

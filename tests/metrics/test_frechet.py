@@ -162,6 +162,11 @@ def test_distance_grows_with_the_difference():
     assert (np.diff(distances) > 0).all()
 
 
+def test_rounding_makes_no_negative_distance():
+    distances = [distance(samples, samples.flip(0)) for samples in (features(seed=seed) for seed in range(20))]
+    assert 0 <= min(distances) and max(distances) < 1e-12
+
+
 def test_enough_samples_give_no_warning():
     enough = [statistics(features(13, seed=seed)) for seed in (0, 1)]
     too_few = statistics(features(12))

@@ -178,6 +178,15 @@ def test_change_is_measured_where_the_truth_stands_still():
     assert predicted.isnan().all() and true.isnan().all()
 
 
+def test_a_change_of_four_levels_is_still_whatever_the_level():
+    for change in (4, 5):
+        before = torch.arange(256 - change)
+        targets = torch.stack([before, before + change]).float().div(255).reshape(2, 1, 1, -1).expand(2, 3, 8, -1)
+        changes = torch.cat([static_change(pixels, pixels)[1] for pixels in targets.split(1, dim=-1)])
+        expected = torch.full_like(changes, change / 255 if change == 4 else NAN)
+        torch.testing.assert_close(changes, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
 @pytest.mark.parametrize("measure", [flicker, static_change])
 def test_a_single_frame_has_no_change(measure):
     values = measure(frames(0, 1), frames(1, 1))

@@ -120,7 +120,7 @@ class VideoEvaluation:
 
         Raises:
             `ValueError`: a clip of that name was added before, shapes do not match, or the clip is shorter than an
-                extractor needs.
+                extractor needs. Nothing of the clip is kept then.
             `TypeError`: frames that are not uint8.
         """
         if name in self._clips:
@@ -128,10 +128,26 @@ class VideoEvaluation:
         for argument, frames in (("predictions", predictions), ("targets", targets)):
             if frames.dtype != np.uint8:
                 raise TypeError(f"`{argument}` must be uint8, got {frames.dtype}.")
-            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != targets.shape:
+            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0 or frames.shape != targets.shape:
                 raise ValueError(
                     f"`{argument}` must be of shape (F, H, W, 3), the same for both, got {predictions.shape} and "
                     f"{targets.shape}."
+                )
+        num_frames, height, width = targets.shape[:3]
+        for argument, annotation, shape in (
+            ("face_masks", face_masks, (num_frames, height, width)),
+            ("hand_masks", hand_masks, (num_frames, 2, height, width)),
+            ("wanted_sharpness", wanted_sharpness, (num_frames, 2)),
+            ("measured_sharpness", measured_sharpness, (num_frames, 2)),
+            ("face_landmarks", face_landmarks, (num_frames, 68, 2)),
+        ):
+            if annotation is not None and annotation.shape != shape:
+                raise ValueError(f"`{argument}` must be of shape {shape}, got {annotation.shape}.")
+        for extractor, *_ in self._frechet:
+            if extractor.clip_length is not None and num_frames < extractor.clip_length:
+                raise ValueError(
+                    f"`targets` must hold the {extractor.clip_length} frames of a clip for {extractor.name}, got "
+                    f"{num_frames}."
                 )
         windows = []
         for start in range(0, len(targets), WINDOW):

@@ -108,6 +108,8 @@ class InceptionFeatures(FeatureExtractor):
             `hf://owner/name/file`.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
             Where the network runs.
+        pad (`bool`, *optional*, defaults to `False`):
+            Pad frames to squares with black, as HIA's paper has it (A.2). DisCo's code does not.
 
     Raises:
         `ImportError`: if torch-fidelity is missing.
@@ -116,15 +118,11 @@ class InceptionFeatures(FeatureExtractor):
     """
 
     name = "FID"
-    preprocessing = (
-        "8 bit, padded to a square with black, resized to 299x299 by the network (bilinear as in TensorFlow 1, no "
-        "antialiasing), [-1, 1]"
-    )
     clip_length = None
     num_features = 2048
     _batch_size = 32
 
-    def __init__(self, weights: str | os.PathLike, device: str | torch.device = "cpu") -> None:
+    def __init__(self, weights: str | os.PathLike, device: str | torch.device = "cpu", pad: bool = False) -> None:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
@@ -140,9 +138,15 @@ class InceptionFeatures(FeatureExtractor):
         except RuntimeError as error:
             raise _wrong_weights(weights, "torch-fidelity's Inception-v3", error) from error
         super().__init__(network, sha256, device)
+        self._pad = pad
+        self.preprocessing = (
+            f"8 bit{', padded to a square with black' if pad else ''}, resized to 299x299 by the network (bilinear as "
+            "in TensorFlow 1, no antialiasing), [-1, 1]"
+        )
 
     def _features(self, frames: torch.Tensor) -> torch.Tensor:
-        return self._network((255 * pad_to_square(frames)).round().to(torch.uint8))[0]
+        frames = pad_to_square(frames) if self._pad else frames
+        return self._network((255 * frames).round().to(torch.uint8))[0]
 
 
 class ResNet3DFeatures(FeatureExtractor):

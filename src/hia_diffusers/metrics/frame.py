@@ -165,6 +165,7 @@ class LPIPS:
             "alex": models.AlexNet_Weights.IMAGENET1K_V1,
             "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
         }
+        minimum_sides = {"vgg": 16, "alex": 31, "squeeze": 17}  # smaller pictures leave nothing to pool
         if network not in checkpoints:
             raise ValueError(f"`network` must be one of {', '.join(checkpoints)}, got {network!r}.")
         path = _downloaded(checkpoints[network].url) if weights is None else local_file(weights)
@@ -172,6 +173,7 @@ class LPIPS:
         self.name = f"LPIPS ({network})"
         self.sha256 = sha256_of(path)
         self.device = torch.device(device)
+        self._minimum_side = minimum_sides[network]
         with warnings.catch_warnings():  # lpips still calls torchvision's models with `pretrained=False`
             warnings.simplefilter("ignore", UserWarning)
             self._model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
@@ -202,14 +204,20 @@ class LPIPS:
             `torch.Tensor`: float64 `(N,)`.
 
         Raises:
-            `TypeError`, `ValueError`: as [`l1`].
+            `TypeError`, `ValueError`: as [`l1`], or the frames are too small for the network: 16 pixels for "vgg", 31
+                for "alex", 17 for "squeeze".
         """
         pair = [frames.to(self.device, torch.float32) for frames in checked_frames(predictions, targets)]
+        if min(targets.shape[-2:]) < self._minimum_side:
+            raise ValueError(
+                f"`targets` must be at least {self._minimum_side} pixels high and wide for {self.name}, "
+                f"got {tuple(targets.shape)}."
+            )
         values = [
-            self._model(prediction[None], target[None], normalize=not unscaled).double().reshape(1)
+            self._model(prediction[None], target[None], normalize=not unscaled).reshape(1).cpu()
             for prediction, target in zip(*pair, strict=True)
         ]
-        return torch.cat(values).cpu()
+        return torch.cat(values).double()
 
 
 def checked_frames(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,8 +103,8 @@ def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> flo
             The other, with as many features.
 
     Returns:
-        `float`: 0 for equal statistics, up to rounding; symmetric. Where a set has no more samples than features, a
-        warning says that the distance is strongly biased.
+        `float`: at least 0, which equal statistics give up to rounding; symmetric. Where a set has no more samples
+        than features, a warning says that the distance is strongly biased.
 
     Raises:
         `ValueError`: a set is too small, or the numbers of features differ.
@@ -121,7 +121,8 @@ def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> flo
         )
     root = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     traces = sum(covariance.trace() for covariance in covariances)
-    return float((first.mean - second.mean).square().sum() + traces - 2 * root)
+    distance = float((first.mean - second.mean).square().sum() + traces - 2 * root)
+    return max(distance, 0.0)  # less is rounding
 
 
 def _factor(covariance: Tensor) -> Tensor:

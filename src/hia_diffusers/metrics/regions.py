@@ -12,6 +12,10 @@ from torch import Tensor
 from .frame import MAX_PSNR, checked_frames
 
 
+# More than float32 makes of a difference between two levels of 255, and less than a level.
+ROUNDING = 1e-6
+
+
 def region_l1(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
     """
     Mean absolute error of the pixels in a region.
@@ -178,7 +182,7 @@ def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 2
     """
     predictions, targets = checked_frames(predictions, targets)
     changes = [frames.diff(dim=0).abs() for frames in (predictions, targets)]
-    still = (changes[1] <= threshold).all(dim=1).all(dim=0)
+    still = (changes[1] <= threshold + ROUNDING).all(dim=1).all(dim=0)
     predicted, true = (change[:, :, still].mean(dim=(1, 2)) for change in changes)
     return predicted, true
 
