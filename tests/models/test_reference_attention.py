@@ -184,12 +184,32 @@ def test_a_global_attention_backend_is_used(pipe, inputs, features, monkeypatch)
     assert len(used) == len(pipe.unet.reference_names)
 
 
+def test_a_dropped_clip_sees_no_reference_and_gives_it_gradients_of_zero(pipe, inputs, features):
+    with_reference = pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=features).sample
+    plain = pipe.unet(inputs["sample"], 7, inputs["context"]).sample
+    features = {name: value.clone().requires_grad_() for name, value in features.items()}
+    reference = ReferenceFeatures(features, dropped=torch.tensor([True, False]))
+    mixed = pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=reference).sample
+    assert (mixed[0] - plain[0]).abs().max() < 1e-5
+    assert (mixed[1] - with_reference[1]).abs().max() < 1e-5
+    assert (plain[1] - with_reference[1]).abs().max() > 1e-3
+    mixed.square().mean().backward()
+    for name in pipe.unet.reference_names:
+        assert not features[name].grad[0].any() and features[name].grad[1].any(), name
+
+
+def test_dropped_has_one_entry_per_clip(pipe, inputs, features):
+    with pytest.raises(ValueError, match="reference_features.*`dropped` per clip"):
+        reference = ReferenceFeatures(features, dropped=torch.tensor([True]))
+        pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=reference)
+
+
 def test_xformers_processors_choose_the_xformers_backend(pipe, inputs, features, monkeypatch):
     from hia_diffusers.models import reference_attention
 
     chosen = []
 
-    def record(query, key, value, scale, backend):
+    def record(query, key, value, attn_mask, scale, backend):
         chosen.append(backend)
         return query
 

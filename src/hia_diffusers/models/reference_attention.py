@@ -34,10 +34,14 @@ class ReferenceFeatures:
     Args:
         features (`Mapping[str, torch.Tensor]`):
             Block name to `(B, tokens, C)`, as [`HIAAppearanceEncoderOutput`] has them.
+        dropped (`torch.Tensor` of shape `(B,)`, *optional*):
+            Bool; the clips that see no reference, as in the unconditional branch of animation-CFG. Their features get
+            gradients of zero, not none, so that distributed training finds every parameter in use.
     """
 
-    def __init__(self, features: Mapping[str, torch.Tensor]):
+    def __init__(self, features: Mapping[str, torch.Tensor], dropped: torch.Tensor | None = None):
         self.features = dict(features)
+        self.dropped = dropped
         self._key_values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def key_value(self, name: str, attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +53,11 @@ class ReferenceFeatures:
 
 
 def attend_with_reference(
-    attention: Attention, hidden_states: torch.Tensor, reference_key: torch.Tensor, reference_value: torch.Tensor
+    attention: Attention,
+    hidden_states: torch.Tensor,
+    reference_key: torch.Tensor,
+    reference_value: torch.Tensor,
+    dropped: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Self-attention whose keys and values are followed by those of the reference.
 
@@ -60,6 +68,8 @@ def attend_with_reference(
             Normed input, N = B * F, the frames of a clip together.
         reference_key, reference_value (`torch.Tensor` of shape `(B, reference tokens, C)`):
             Shared by the F frames of a clip.
+        dropped (`torch.Tensor` of shape `(B,)`, *optional*):
+            Bool; the clips that attend to their own tokens only.
     """
     if attention.fused_projections:
         query, key, value = attention.to_qkv(hidden_states).chunk(3, dim=-1)
@@ -72,10 +82,14 @@ def attend_with_reference(
         torch.cat([own, shared[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)], dim=1)
         for own, shared in ((key, reference_key), (value, reference_value))
     )
+    mask = None
+    if dropped is not None:
+        seen = ~dropped.repeat_interleave(num_frames)[:, None].expand(-1, reference_key.shape[1])
+        mask = torch.nn.functional.pad(seen, (hidden_states.shape[1], 0), value=True)
     query, key, value = (states.unflatten(-1, (attention.heads, -1)) for states in (query, key, value))
     # None stands for the back end that `set_attention_backend` or the environment has made active.
     backend = AttentionBackendName.XFORMERS if isinstance(attention.processor, XFormersAttnProcessor) else None
-    hidden_states = dispatch_attention_fn(query, key, value, scale=attention.scale, backend=backend)
+    hidden_states = dispatch_attention_fn(query, key, value, attn_mask=mask, scale=attention.scale, backend=backend)
 
     projection, dropout = attention.to_out
     return dropout(projection(hidden_states.flatten(2)))
@@ -139,7 +153,7 @@ class ReferenceReadTransformer(Transformer2DModel):
         reference = cross_attention_kwargs.pop(REFERENCE, None)
         if reference is not None and self.reference_names:
             cross_attention_kwargs[REFERENCE] = [
-                reference.key_value(name, block.attn1)
+                (*reference.key_value(name, block.attn1), reference.dropped)
                 for name, block in zip(self.reference_names, self.transformer_blocks, strict=True)
             ]
         return super().forward(*args, cross_attention_kwargs=cross_attention_kwargs, **kwargs)

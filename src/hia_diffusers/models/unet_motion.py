@@ -246,3 +246,8 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                     f"`reference_features` must have one entry per clip ({batch_size}), got"
                     f" {reference.features[name].shape[0]} in {name}."
                 )
+        if reference.dropped is not None and reference.dropped.shape != (batch_size,):
+            raise ValueError(
+                f"`reference_features` must have one `dropped` per clip ({batch_size}), got"
+                f" {tuple(reference.dropped.shape)}."
+            )
