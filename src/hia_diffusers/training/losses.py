@@ -1,0 +1,254 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Noise prediction on the shifted schedule and the regional loss (paper Sec. 3.3, Eq. 1).
+
+Losses come one per clip or picture, so that the caller takes the mean over a global batch, and several processes
+together get what one process gets. All is computed and returned in float32: in half precision, the schedule's first
+timesteps, which the regional stage trains at, would have no noise at all.
+
+Latents are clips `(B, C, F, h, w)` as in the UNet, or pictures `(B, C, h, w)`; every clip has one timestep.
+"""
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+
+def noisy_latents(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """
+    The forward process: `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`.
+
+    Args:
+        scheduler ([`ShiftedSNRScheduler`]):
+            Or a scheduler of diffusers with `add_noise`, `get_velocity` and `alphas_cumprod`, which is moved to the
+            latents' device for good.
+        latents (`torch.Tensor` of shape `(B, C, ..., h, w)`):
+            Clean latents.
+        noise (`torch.Tensor` of the same shape):
+            Normal noise.
+        timesteps (`torch.Tensor` of shape `(B,)`):
+            Integers in `[0, T)`, on the latents' device.
+
+    Returns:
+        `torch.Tensor`: float32, of the latents' shape.
+
+    Raises:
+        `ValueError`: the shapes do not match.
+    """
+    _check_shapes(timesteps, latents=latents, noise=noise)
+    return scheduler.add_noise(latents.float(), noise.float(), timesteps)
+
+
+def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """
+    What the UNet shall answer to [`noisy_latents`], by the scheduler's `prediction_type`: the noise (`"epsilon"`), the
+    velocity `sqrt(abar_t) eps - sqrt(1 - abar_t) x_0` (`"v_prediction"`) or the clean latents (`"sample"`).
+
+    Args:
+        scheduler ([`ShiftedSNRScheduler`]):
+            As in [`noisy_latents`].
+        latents (`torch.Tensor` of shape `(B, C, ..., h, w)`):
+            Clean latents.
+        noise (`torch.Tensor` of the same shape):
+            The noise that was added.
+        timesteps (`torch.Tensor` of shape `(B,)`):
+            Integers in `[0, T)`, on the latents' device.
+
+    Returns:
+        `torch.Tensor`: float32, of the latents' shape.
+
+    Raises:
+        `ValueError`: the shapes do not match, or the prediction type is another.
+    """
+    _check_shapes(timesteps, latents=latents, noise=noise)
+    prediction_type = _prediction_type(scheduler)
+    if prediction_type == "epsilon":
+        return noise.float()
+    if prediction_type == "v_prediction":
+        return scheduler.get_velocity(latents.float(), noise.float(), timesteps)
+    return latents.float()
+
+
+def predicted_latents(
+    scheduler: SchedulerMixin, model_output: Tensor, noisy_latents: Tensor, timesteps: Tensor
+) -> Tensor:
+    """
+    The clean latents `x0'` that the UNet's answer stands for, in one step: the inverse of [`noisy_latents`].
+
+    Args:
+        scheduler ([`ShiftedSNRScheduler`]):
+            As in [`noisy_latents`].
+        model_output (`torch.Tensor` of shape `(B, C, ..., h, w)`):
+            The UNet's answer, of the scheduler's `prediction_type`.
+        noisy_latents (`torch.Tensor` of the same shape):
+            What the UNet was asked about.
+        timesteps (`torch.Tensor` of shape `(B,)`):
+            Integers in `[0, T)`, on the latents' device.
+
+    Returns:
+        `torch.Tensor`: float32, of the latents' shape.
+
+    Raises:
+        `ValueError`: the shapes do not match, the prediction type is another, or it is `"epsilon"` on a schedule that
+            ends in pure noise.
+    """
+    _check_shapes(timesteps, model_output=model_output, noisy_latents=noisy_latents)
+    prediction_type = _prediction_type(scheduler)
+    if prediction_type == "sample":
+        return model_output.float()
+    alphas_cumprod = _alphas_cumprod(scheduler, timesteps).reshape(-1, *[1] * (model_output.ndim - 1))
+    signal, noise_level = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    if prediction_type == "v_prediction":
+        return signal * noisy_latents.float() - noise_level * model_output.float()
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            '`scheduler` must have another `prediction_type` than "epsilon" with `rescale_betas_zero_snr`, '
+            "as the noise alone does not give the latents."
+        )
+    return (noisy_latents.float() - noise_level * model_output.float()) / signal
+
+
+def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) -> Tensor:
+    """
+    Weights of [`noise_prediction_loss`] that keep the easy timesteps from ruling the training (Hang et al., 2023,
+    "Efficient diffusion training via Min-SNR weighting strategy"): `min(snr_t, gamma)`, divided by what the prediction
+    type weights by already, `snr_t` for `"epsilon"` and `snr_t + 1` for `"v_prediction"`. HIA's paper has none.
+
+    Args:
+        scheduler ([`ShiftedSNRScheduler`]):
+            As in [`noisy_latents`]; the signal-to-noise ratio is that of its shifted schedule.
+        timesteps (`torch.Tensor` of shape `(B,)`):
+            Integers in `[0, T)`.
+        gamma (`float`):
+            Greatest ratio that counts, positive; 5 is usual. Not the scheduler's gamma.
+
+    Returns:
+        `torch.Tensor`: float32 `(B,)`.
+
+    Raises:
+        `ValueError`: `gamma` is not positive, or the prediction type is another.
+    """
+    if not gamma > 0:
+        raise ValueError(f"`gamma` must be positive, got {gamma}.")
+    prediction_type = _prediction_type(scheduler)
+    alphas_cumprod = _alphas_cumprod(scheduler, timesteps)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)  # also where the ratio is 0
+    if prediction_type == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1)
+    return snr.clamp(max=gamma)
+
+
+def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """
+    Mean squared error of each clip.
+
+    Args:
+        model_output (`torch.Tensor` of shape `(B, C, ..., h, w)`):
+            The UNet's answer.
+        target (`torch.Tensor` of the same shape):
+            From [`prediction_target`].
+        weights (`torch.Tensor` of shape `(B,)`, *optional*):
+            Factors on the result, such as those of [`min_snr_weights`].
+
+    Returns:
+        `torch.Tensor`: float32 `(B,)`.
+
+    Raises:
+        `ValueError`: the shapes do not match.
+    """
+    if model_output.shape != target.shape:
+        raise ValueError(
+            f"`model_output` and `target` must have one shape, got {tuple(model_output.shape)} and "
+            f"{tuple(target.shape)}."
+        )
+    if weights is not None and weights.shape != target.shape[:1]:
+        raise ValueError(f"`weights` must be of shape {tuple(target.shape[:1])}, got {tuple(weights.shape)}.")
+    losses = (model_output.float() - target.float()).square().flatten(1).mean(dim=1)
+    return losses if weights is None else losses * weights.float()
+
+
+def offset_noise(noise: Tensor, offset: float, generator: torch.Generator | list[torch.Generator]) -> Tensor:
+    """
+    Noise that also moves the mean of each channel, so that very dark and very bright pictures are learnt (diffusers'
+    training examples have it as `--noise_offset`). A clip's frames move together. HIA's paper has none.
+
+    Args:
+        noise (`torch.Tensor` of shape `(B, C, ..., h, w)`):
+            Normal noise.
+        offset (`float`):
+            Standard deviation of the means; 0.1 is usual.
+        generator (`torch.Generator` or a list of B of them):
+            For the means.
+
+    Returns:
+        `torch.Tensor`: of the noise's shape and dtype.
+    """
+    shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
+    return noise + offset * randn_tensor(shape, generator=generator, device=noise.device, dtype=noise.dtype)
+
+
+def regional_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """
+    Squared error in a region of each picture (Eq. 1): `sum(||(target - predicted) * mask||^2) / sum(mask)`.
+
+    The norm is that of a pixel's three channels, and the sums run over pixels: a region that is off by `d` in each
+    channel costs `3 d^2`, however large it is. A picture whose region is empty costs 0 and has no gradient.
+
+    Several regions may count as one, as both hands do: give the sum of their masks, clamped to 1, or give one window
+    per region, which [`decode_windows`] makes, with masks that do not overlap.
+
+    Args:
+        predicted (`torch.Tensor` of shape `(N, 3, H, W)` or `(N, R, 3, H, W)`):
+            Predicted pictures in [-1, 1], or R windows of each.
+        target (`torch.Tensor` of the same shape):
+            True pictures or windows.
+        mask (`torch.Tensor` of shape `(N, 1, H, W)` or `(N, R, 1, H, W)`):
+            1 in the region, 0 elsewhere.
+
+    Returns:
+        `torch.Tensor`: float32 `(N,)`.
+
+    Raises:
+        `ValueError`: the shapes do not match.
+    """
+    if predicted.shape != target.shape or predicted.ndim not in (4, 5):
+        raise ValueError(
+            "`predicted` and `target` must have one shape, (N, 3, H, W) or (N, R, 3, H, W), got "
+            f"{tuple(predicted.shape)} and {tuple(target.shape)}."
+        )
+    expected = (*target.shape[:-3], 1, *target.shape[-2:])
+    if mask.shape != expected:
+        raise ValueError(f"`mask` must be of shape {expected}, got {tuple(mask.shape)}.")
+    mask = mask.float()
+    error = ((target.float() - predicted.float()) * mask).square().flatten(1).sum(dim=1)
+    area = mask.flatten(1).sum(dim=1)
+    return error / area.where(area > 0, 1)
+
+
+def _alphas_cumprod(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
+    # Moved for good, as the scheduler's own methods do it, so that a step waits for no copy.
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(timesteps.device)
+    return scheduler.alphas_cumprod[timesteps].float()
+
+
+def _prediction_type(scheduler: SchedulerMixin) -> str:
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise ValueError(
+            '`scheduler` must have the `prediction_type` "epsilon", "v_prediction" or "sample", '
+            f"got {prediction_type!r}."
+        )
+    return prediction_type
+
+
+def _check_shapes(timesteps: Tensor, **tensors: Tensor) -> None:
+    (first, one), (second, other) = tensors.items()
+    if one.shape != other.shape:
+        raise ValueError(
+            f"`{first}` and `{second}` must have one shape, got {tuple(one.shape)} and {tuple(other.shape)}."
+        )
+    if timesteps.shape != one.shape[:1]:
+        raise ValueError(f"`timesteps` must be of shape {tuple(one.shape[:1])}, got {tuple(timesteps.shape)}.")
