@@ -41,15 +41,17 @@ ALLOWED_IMPORTS = {
     "data.synthetic_person": {"data.synthetic_motion", "data.synthetic_shapes"},
     "data.synthetic_setting": {"data.synthetic_shapes"},
     "metrics": {"metrics"},
-    "training": {"models", "scheduling_shifted_snr"},
+    "training": {"models", "scheduling_shifted_snr", "training", "metrics.identity", "metrics.weights"},
+    "training.components": {"models", "scheduling_shifted_snr", "pipeline_hia"},
     "conversion": {"models", "pipeline_hia"},
     "assets.random_tiny": {"models", "scheduling_shifted_snr", "pipeline_hia"},
 }
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {
-    *("controlnet_aux", "datasets", "gradio", "insightface", "lpips", "matplotlib", "onnxruntime", "pandas", "peft"),
-    *("pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity", "torchmetrics"),
+    *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "insightface", "lpips", "matplotlib", "onnx"),
+    *("onnxruntime", "pandas", "peft", "pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity"),
+    *("torchmetrics", "yaml"),
 }
 
 

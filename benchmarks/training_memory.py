@@ -1,0 +1,123 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step of each stage takes in memory, for networks of Stable Diffusion 1.5's size. Needs no GPU.
+
+python benchmarks/training_memory.py [--size 512x896] [--stages NAME ...] [--precisions no bf16]
+
+One sample per process, as `examples/train_hia.py` has it: networks without a trained parameter in the precision of
+mixed precision, the others in float32. In the regional stage the VAE decodes the whole picture with gradient, or
+("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
+bitsandbytes with 8 bits. All in GiB; see `hia_diffusers.training.memory` for what counts.
+"""
+
+import argparse
+import logging
+from dataclasses import replace
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
+from hia_diffusers.training.denoiser import ConditionalDenoiser
+from hia_diffusers.training.memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
+from hia_diffusers.training.stages import STAGES
+
+
+def sd15_networks():
+    """The denoiser, the VAE and the image encoder, without data."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
+        denoiser = ConditionalDenoiser(
+            HIAAppearanceEncoder.from_config(dict(unet.config)),
+            HIAControlNetModel.from_unet(unet, load_weights_from_unet=False),
+            HIAUNetMotionModel.from_unet2d(unet, load_weights=False),
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+        )
+        image_encoder = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(  # ViT-L/14
+                hidden_size=1024,
+                intermediate_size=4096,
+                projection_dim=768,
+                num_hidden_layers=24,
+                num_attention_heads=16,
+                image_size=224,
+                patch_size=14,
+            )
+        )
+    return denoiser, vae, image_encoder
+
+
+def rows(args):
+    width, height = map(int, args.size.split("x"))
+    side = height // 16 // 8 * 8
+    for stage in args.stages:
+        options = STAGES[stage]
+        frames = {
+            "num_frames": options.num_frames,
+            "height": int(height * options.resolution_scale) // 8 * 8,
+            "width": int(width * options.resolution_scale) // 8 * 8,
+        }
+        ways = {stage: ()}
+        if stage == "regional":
+            ways = {"regional": (), "regional, windows": ((1, 2 * side, 2 * side), (2, side, side))}
+        for name, windows in ways.items():
+            for precision in args.precisions:
+                for checkpointing in (False, True):
+                    yield (
+                        name,
+                        TrainingSetup(
+                            options.parts,
+                            **frames,
+                            windows=windows,
+                            mixed_precision=precision,
+                            gradient_checkpointing=checkpointing,
+                        ),
+                    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", default="512x896", help="WIDTHxHEIGHT of the frames (default: 512x896)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--precisions", nargs="+", choices=("no", "fp16", "bf16"), default=["no", "bf16"])
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    denoiser, vae, image_encoder = sd15_networks()
+    columns = (
+        *("stage", "size", "frames", "precision", "checkpointing", "weights", "gradients", "activations", "working"),
+        *("AdamW", "8-bit", "total", "total, 8-bit"),
+    )
+    print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
+    for name, setup in rows(args):
+        decoded, frozen = (vae, [image_encoder]) if name.startswith("regional") else (None, [image_encoder, vae])
+        step = count_step(denoiser, setup, decoded)
+        adamw, adamw8bit = (
+            estimate_training_memory(denoiser, replace(setup, optimizer=optimizer), decoded, frozen, step)
+            for optimizer in ("adamw", "adamw8bit")
+        )
+        sizes = (adamw.weights, adamw.gradients, adamw.activations, adamw8bit.working)
+        sizes += (adamw.optimizer, adamw8bit.optimizer, adamw.total, adamw8bit.total)
+        cells = (
+            *(name, f"{setup.width}x{setup.height}", setup.num_frames, setup.mixed_precision),
+            "yes" if setup.gradient_checkpointing else "no",
+            *map(gibibytes, sizes),
+        )
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

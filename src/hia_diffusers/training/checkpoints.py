@@ -1,0 +1,113 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a training run that are whole or not there at all."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+PREFIX = "checkpoint-"
+UNFINISHED = ".unfinished-"
+
+
+def step_of(checkpoint: str | os.PathLike) -> int | None:
+    """
+    The step of a whole checkpoint by its name, or None if it has no such name.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            A folder.
+    """
+    name = Path(checkpoint).name
+    digits = name.removeprefix(PREFIX)
+    return int(digits) if name.startswith(PREFIX) and digits.isdecimal() else None
+
+
+class CheckpointFolder:
+    """The folders `checkpoint-STEP` of a run.
+
+    A checkpoint is written under another name, and renamed when all of it is on the disk; one that is to go is renamed
+    before it is deleted. Whatever an interrupted run left behind under such a name is deleted at the next save.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Holds the checkpoints; made if it is not there.
+        total_limit (`int`, *optional*):
+            Keep so many of the newest.
+
+    Raises:
+        ValueError: If `total_limit` is less than 1.
+    """
+
+    def __init__(self, folder: str | os.PathLike, total_limit: int | None = None) -> None:
+        if total_limit is not None and total_limit < 1:
+            raise ValueError(f"`total_limit` must be at least 1, got {total_limit}.")
+        self.folder = Path(folder)
+        self.total_limit = total_limit
+
+    def steps(self) -> list[int]:
+        """Steps that have a whole checkpoint, in order."""
+        return sorted(step for path in self.folder.glob(f"{PREFIX}*") if (step := step_of(path)) is not None)
+
+    def path(self, step: int) -> Path:
+        """
+        Where the checkpoint of a step lies.
+
+        Args:
+            step (`int`):
+                Number of finished optimizer steps.
+        """
+        return self.folder / f"{PREFIX}{step}"
+
+    def save(self, step: int, write: Callable[[Path], Any], accelerator: Any) -> Path:
+        """
+        Write a checkpoint, on all processes together.
+
+        Args:
+            step (`int`):
+                Number of finished optimizer steps.
+            write (`Callable`):
+                Called on every process with the folder to write into.
+            accelerator (`accelerate.Accelerator`):
+                Of the run.
+
+        Returns:
+            `Path`: the checkpoint.
+
+        Raises:
+            FileExistsError: If the step has one. It is not replaced: for a moment there would be none.
+        """
+        if self.path(step).exists():
+            raise FileExistsError(f"`step` must be one without a checkpoint, but {self.path(step)} is there.")
+        unfinished = self.folder / f"{UNFINISHED}{PREFIX}{step}"
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for path in self.folder.glob(f"{UNFINISHED}{PREFIX}*"):
+                shutil.rmtree(path)
+            unfinished.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        write(unfinished)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for path in (*unfinished.rglob("*"), unfinished):
+                _write_to_disk(path)
+            unfinished.rename(self.path(step))
+            _write_to_disk(self.folder)
+            for old in self.steps()[: -self.total_limit] if self.total_limit else []:
+                doomed = self.folder / f"{UNFINISHED}{PREFIX}{old}-deleted"
+                self.path(old).rename(doomed)
+                shutil.rmtree(doomed)
+        accelerator.wait_for_everyone()
+        return self.path(step)
+
+
+def _write_to_disk(path: Path) -> None:
+    """What the system keeps in memory of a file or folder would be lost when the machine fails."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,809 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What training starts from: pretrained weights of several kinds, new ones, and any mix of the two."""
+
+import inspect
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DiffusionPipeline,
+    MotionAdapter,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
+
+from ..models.appearance_encoder import HIAAppearanceEncoder
+from ..models.controlnet import HIAControlNetModel
+from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
+from ..models.unet_motion import HIAUNetMotionModel
+from ..pipeline_hia import HIAPipeline
+from ..scheduling_shifted_snr import ShiftedSNRScheduler
+
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+AUTOENCODERS = (AutoencoderKL, AutoencoderTiny)
+NEW = "new"
+
+# What each option puts in place of the base's.
+REPLACED_BY = {
+    "controlnet_model_name_or_path": "controlnet",
+    "motion_adapter_name_or_path": "motion_modules",
+    "image_encoder_name_or_path": "image_encoder",
+    "vae_name_or_path": "vae",
+}
+
+# Options of a UNet2DConditionModel that a motion UNet takes over, or need not know. The others need their defaults.
+SPATIAL_OPTIONS = {
+    *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+    *("layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps"),
+    *("cross_attention_dim", "transformer_layers_per_block", "attention_head_dim", "num_attention_heads"),
+    *("use_linear_projection", "upcast_attention"),
+}
+SPATIAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
+
+# Options of an HIAUNetMotionModel that a UNet2DConditionModel does not have.
+MOTION_OPTIONS = (
+    *("motion_max_seq_length", "motion_num_attention_heads", "use_motion_mid_block", "motion_norm", "resnet_norm"),
+    *("temporal_transformer_layers_per_block", "temporal_transformer_layers_per_mid_block"),
+    "reference_attention_blocks",
+)
+
+# Options in which a ControlNet and a motion adapter must agree with the UNet, by their name there.
+CONTROLNET_FIT = {
+    name: name for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+}
+MOTION_ADAPTER_FIT = {
+    "block_out_channels": "block_out_channels",
+    "motion_layers_per_block": "layers_per_block",
+    "motion_mid_block_layers_per_block": "mid_block_layers",
+    "motion_norm_num_groups": "norm_num_groups",
+}
+
+# What a CLIPModel holds beside the vision tower.
+TEXT_TOWER = ("text_model.", "text_projection.", "logit_scale")
+
+
+@dataclass(frozen=True)
+class ComponentRow:
+    """One line of a [`ComponentsReport`].
+
+    Args:
+        component (`str`):
+            Name in the pipeline. `"motion_modules"` are those of the UNet, which the line `"unet"` does not count.
+        class_name (`str`):
+            Class of the component.
+        parameters (`int`):
+            How many numbers can be trained; 0 for what is no network.
+        source (`str`):
+            Where it was loaded from, or `"new"`.
+        new_parameters (`int`, *optional*, defaults to 0):
+            How many of `parameters` were not loaded.
+        new (`str`, *optional*, defaults to `""`):
+            What is new, and why.
+        left_over (`str`, *optional*, defaults to `""`):
+            What of the source the component does not take.
+    """
+
+    component: str
+    class_name: str
+    parameters: int
+    source: str
+    new_parameters: int = 0
+    new: str = ""
+    left_over: str = ""
+
+
+@dataclass(frozen=True)
+class ComponentsReport:
+    """What was loaded, what is new and what is left over; `str` makes it a table.
+
+    Args:
+        rows (`tuple[ComponentRow, ...]`):
+            The components.
+        left_over (`tuple[str, ...]`):
+            Whole components of the starting points that the pipeline does not take.
+    """
+
+    rows: tuple[ComponentRow, ...]
+    left_over: tuple[str, ...]
+
+    @property
+    def new_parameters(self) -> int:
+        """How many parameters of all components were not loaded."""
+        return sum(row.new_parameters for row in self.rows)
+
+    def __str__(self) -> str:
+        cells = [("component", "class", "parameters", "new", "from")]
+        for row in self.rows:
+            counts = (f"{row.parameters:,}", f"{row.new_parameters:,}") if row.parameters else ("", "")
+            cells.append((row.component, row.class_name, *counts, row.source))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            f"{component:<{widths[0]}}  {name:<{widths[1]}}  {count:>{widths[2]}}  {new:>{widths[3]}}  {source}"
+            for component, name, count, new, source in cells
+        ]
+        if new := [f"  {row.component}: {row.new}" for row in self.rows if row.new]:
+            lines += ["New:", *new]
+        left_over = [f"  {row.component}: {row.left_over}" for row in self.rows if row.left_over]
+        if left_over or self.left_over:
+            lines += ["Left over:", *left_over, *(f"  {item}" for item in self.left_over)]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Components:
+    """What [`load_components`] returns.
+
+    Args:
+        pipeline ([`HIAPipeline`]):
+            All components, in float32 on the CPU and in evaluation mode.
+        report ([`ComponentsReport`]):
+            Where they come from.
+    """
+
+    pipeline: HIAPipeline
+    report: ComponentsReport
+
+
+def load_components(
+    pretrained_model_name_or_path: str | os.PathLike | None = None,
+    controlnet_model_name_or_path: str | os.PathLike | None = None,
+    motion_adapter_name_or_path: str | os.PathLike | None = None,
+    image_encoder_name_or_path: str | os.PathLike | None = None,
+    vae_name_or_path: str | os.PathLike | None = None,
+    from_scratch: str | os.PathLike | Mapping[str, Any] | None = None,
+    snr_shift_factor: float | None = None,
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Components:
+    """
+    Load, build and join the components of an [`HIAPipeline`] for training.
+
+    The base is a checkpoint or a configuration; what the other options lead to takes the place of the base's. What
+    does not fit is refused by its configuration, before weights are read. Weights are read from safetensors only, and
+    missing or unexpected ones are an error. Every path is a Hub id or a local folder. torch's global random state is
+    left as it is.
+
+    Args:
+        pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
+            The base: an [`HIAPipeline`], or a pipeline in the layout of Stable Diffusion 1.5, whose
+            `UNet2DConditionModel` becomes UNet, appearance encoder and ControlNet, and whose own scheduler gives way
+            to a [`ShiftedSNRScheduler`].
+        controlnet_model_name_or_path (`str` or `os.PathLike`, *optional*):
+            An [`HIAControlNetModel`], or a `ControlNetModel` of 3 channels, which gets three more of zero weight.
+        motion_adapter_name_or_path (`str` or `os.PathLike`, *optional*):
+            A `MotionAdapter` (AnimateDiff). The UNet takes over its length and heads, and has a motion module in the
+            middle block if the adapter has one. Without an adapter, a base of Stable Diffusion gets new motion
+            modules, which start as the identity.
+        image_encoder_name_or_path (`str` or `os.PathLike`, *optional*):
+            A `CLIPVisionModelWithProjection` and its `CLIPImageProcessor` in one place, such as
+            `openai/clip-vit-large-patch14`; of a whole `CLIPModel` the vision tower is taken. Needed if the base has
+            no source of context.
+        vae_name_or_path (`str` or `os.PathLike`, *optional*):
+            An `AutoencoderKL` or `AutoencoderTiny`.
+        from_scratch (`str`, `os.PathLike` or `Mapping`, *optional*):
+            The other kind of base: a YAML file, or what it holds, with options of new components.
+
+            - `unet`: those of [`~diffusers.UNet2DConditionModel`], and those that [`HIAUNetMotionModel`] has for
+              motion modules, norms and reference attention.
+            - `controlnet`, may be left out: `conditioning_embedding_out_channels`, and `zero_conv_std`, the standard
+              deviation that the weights of the zero convolutions are drawn with, 0.0 by default; with a little, such
+              as 0.02, short runs learn the pose earlier.
+            - `vae`: those of [`~diffusers.AutoencoderKL`], or of the class that `_class_name` names, and so
+              `scaling_factor` and `shift_factor` of the latents.
+            - `image_encoder`: those of `CLIPVisionConfig`.
+            - `scheduler`, may be left out: those of [`ShiftedSNRScheduler`].
+
+            `vae` and `image_encoder` may be left out if another option gives them.
+        snr_shift_factor (`float`, *optional*):
+            gamma of the schedule; by default the base's, or that of [`ShiftedSNRScheduler`] if it has none.
+        prediction_type (`"epsilon"`, `"v_prediction"` or `"sample"`, *optional*):
+            What the UNet is to predict; by default what the base does.
+        seed (`int`, *optional*, defaults to 0):
+            Of new weights.
+        revision (`str`, *optional*):
+            Branch, tag or commit of `pretrained_model_name_or_path` on the Hub.
+        variant (`str`, *optional*):
+            Of the weights of `pretrained_model_name_or_path`, such as `"fp16"`.
+
+    Returns:
+        [`Components`]: the pipeline and the report.
+
+    Raises:
+        TypeError: If an option is of the wrong type.
+        ValueError: If there is not exactly one base, an entry or option of it is unknown, or components do not fit.
+        FileNotFoundError: If nothing can be read where an option leads.
+        ImportError: If a YAML file is given and pyyaml is not installed.
+    """
+    sources = _sources(
+        pretrained_model_name_or_path=pretrained_model_name_or_path,
+        controlnet_model_name_or_path=controlnet_model_name_or_path,
+        motion_adapter_name_or_path=motion_adapter_name_or_path,
+        image_encoder_name_or_path=image_encoder_name_or_path,
+        vae_name_or_path=vae_name_or_path,
+    )
+    if (pretrained_model_name_or_path is None) == (from_scratch is None):
+        given = "neither" if from_scratch is None else "both"
+        raise ValueError(f"Give either `pretrained_model_name_or_path` or `from_scratch`, got {given}.")
+    if from_scratch is not None and (revision is not None or variant is not None):
+        raise ValueError("`revision` and `variant` belong to `pretrained_model_name_or_path`, which is not given.")
+    if prediction_type not in (None, *PREDICTION_TYPES):
+        raise ValueError(f"`prediction_type` must be one of {PREDICTION_TYPES}, got {prediction_type!r}.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"`seed` must be an integer, got {seed!r}.")
+
+    base: _Base
+    if from_scratch is None:
+        source = sources.pop("pretrained_model_name_or_path")
+        base = _checkpoint(replace(source, revision=revision, variant=variant))
+    else:
+        base = _NewComponents(_read_entries(from_scratch))
+    schedule = {"snr_shift_factor": snr_shift_factor, "prediction_type": prediction_type}
+    scheduler, scheduler_row = base.scheduler({name: value for name, value in schedule.items() if value is not None})
+    with torch.random.fork_rng(devices=[]):
+        # First without weights: what does not fit together is refused before gigabytes are read.
+        with torch.device("meta"):
+            HIAPipeline(**_assemble(base, sources, seed, weights=False).modules, scheduler=scheduler)
+        parts = _assemble(base, sources, seed, weights=True)
+        pipeline = base.pipeline({**parts.modules, "scheduler": scheduler})
+    parts.rows["scheduler"] = scheduler_row
+    for name, module in pipeline.components.items():
+        if isinstance(module, nn.Module):
+            module.eval()
+        if module is not None and name not in parts.rows:
+            parts.add(name, module, base.source_of(name))
+    return Components(pipeline, ComponentsReport(tuple(parts.rows.values()), tuple(base.left_over(parts))))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint, and the option that leads to it."""
+
+    option: str
+    path: str
+    subfolder: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.subfolder}" if self.subfolder else self.path
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Those of `from_pretrained` that say where; transformers takes no None for them."""
+        arguments = {"subfolder": self.subfolder, "revision": self.revision}
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def config(self, config_class: Any) -> dict[str, Any]:
+        with self.named_in_errors():
+            return config_class.load_config(self.path, **self.arguments)
+
+    def read(self, *accepted: Any, weights: bool) -> Any:
+        """A model of diffusers or of this package, of one of the accepted classes; or its outline without weights."""
+        config = self.config(accepted[0])
+        class_name = config.get("_class_name")
+        model_class = {c.__name__: c for c in accepted}.get(class_name)
+        if model_class is None:
+            names = " or ".join(c.__name__ for c in accepted)
+            raise ValueError(f"`{self.option}` must lead to a model of class {names}, got {class_name} in {self}.")
+        with self.named_in_errors():
+            if not weights:
+                return model_class.from_config(config)
+            arguments = {**self.arguments, "variant": self.variant, "use_safetensors": True}
+            return load_without_mismatch(model_class, self.path, dtype=torch.float32, **arguments)
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None:  # the machine's trouble, whatever the option says
+                raise
+            raise FileNotFoundError(f"`{self.option}`: {self} cannot be read: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).removeprefix("`pretrained_model_name_or_path`: ")
+            raise ValueError(f"`{self.option}`: {self} cannot be read: {reason}") from error
+
+
+def _sources(**paths: Any) -> dict[str, _Source]:
+    sources = {}
+    for option, path in paths.items():
+        if path is not None:
+            if not isinstance(path, (str, os.PathLike)) or not str(path):
+                raise TypeError(f"`{option}` must be a Hub id or the path of a local folder, got {path!r}.")
+            sources[option] = _Source(option, str(path))
+    return sources
+
+
+@dataclass
+class _Parts:
+    """Components by their names in the pipeline, and what the report says of them."""
+
+    modules: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, ComponentRow] = field(default_factory=dict)
+
+    def add(self, name: str, module: Any, source: object, new: int = 0, why: str = "", left_over: str = "") -> None:
+        count = _count(module) if isinstance(module, nn.Module) else 0
+        self.modules[name] = module
+        self.rows[name] = ComponentRow(name, type(module).__name__, count, str(source), new, why, left_over)
+
+    def add_motion_modules(
+        self, unet: HIAUNetMotionModel, source: object, new: int = 0, why: str = "", left_over: str = ""
+    ) -> None:
+        count = _count(unet, motion=True)
+        self.modules["unet"] = unet
+        self.rows["motion_modules"] = ComponentRow(
+            "motion_modules", type(unet).__name__, count, str(source), new, why, left_over
+        )
+
+
+def _assemble(base: "_Base", sources: Mapping[str, _Source], seed: int, weights: bool) -> _Parts:
+    """The base's components, with what the other options lead to in place of its own."""
+    parts = _Parts()
+    base.add_components(parts, {REPLACED_BY[option] for option in sources}, seed, weights)
+    for option, source in sources.items():
+        match REPLACED_BY[option]:
+            case "controlnet":
+                _add_controlnet(parts, source, weights)
+            case "motion_modules":
+                _add_motion_adapter(parts, source, weights)
+            case "image_encoder":
+                _add_image_encoder(parts, source, source, weights)
+            case "vae":
+                parts.add("vae", source.read(*AUTOENCODERS, weights=weights), source)
+    return parts
+
+
+# The three kinds of base
+
+
+class _Base(Protocol):
+    def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
+        """Add all components but those that are replaced, the scheduler, and what only `pipeline` reads."""
+
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+        """The scheduler; `options` go before the base's."""
+
+    def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
+        """The pipeline of the components."""
+
+    def source_of(self, name: str) -> object:
+        """Where a component of the base comes from."""
+
+    def left_over(self, parts: _Parts) -> list[str]:
+        """Whole components of the base that the pipeline does not take."""
+
+
+@dataclass
+class _Checkpoint:
+    """What both kinds of checkpoint share."""
+
+    source: _Source
+    classes: dict[str, str]
+
+    def source_of(self, name: str) -> _Source:
+        return replace(self.source, subfolder=name)
+
+    def left_over(self, parts: _Parts) -> list[str]:
+        taken = {row.source for row in parts.rows.values()}
+        sources = {self.source_of(name): class_name for name, class_name in self.classes.items()}
+        return [f"{source} ({class_name})" for source, class_name in sources.items() if str(source) not in taken]
+
+    def add_vae(self, parts: _Parts, weights: bool) -> None:
+        source = self.source_of("vae")
+        parts.add("vae", source.read(*AUTOENCODERS, weights=weights), source)
+
+    def add_image_encoder(self, parts: _Parts, weights: bool) -> None:
+        if not {"image_encoder", "feature_extractor"} <= self.classes.keys():
+            raise ValueError(
+                "`image_encoder_name_or_path` must be given, such as openai/clip-vit-large-patch14: the context of"
+                f" cross-attention comes from it, and {self.source} has no image encoder of its own."
+            )
+        _add_image_encoder(parts, self.source_of("image_encoder"), self.source_of("feature_extractor"), weights)
+
+
+class _HIACheckpoint(_Checkpoint):
+    def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
+        source = self.source_of("unet")
+        unet = source.read(HIAUNetMotionModel, weights=weights)
+        parts.add("unet", unet, source)
+        parts.add_motion_modules(unet, source)
+        source = self.source_of("appearance_encoder")
+        parts.add("appearance_encoder", source.read(HIAAppearanceEncoder, weights=weights), source)
+        if "controlnet" not in replaced:
+            _add_controlnet(parts, self.source_of("controlnet"), weights)
+        if "vae" not in replaced:
+            self.add_vae(parts, weights)
+        if "image_encoder" in replaced:
+            parts.modules |= {"text_encoder": None, "tokenizer": None}  # a pipeline has one source of context
+        elif "text_encoder" in self.classes:
+            parts.modules["image_encoder"] = None
+        else:
+            self.add_image_encoder(parts, weights)
+
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+        source = self.source_of("scheduler")
+        config = source.config(ShiftedSNRScheduler)
+        if config["_class_name"] != "ShiftedSNRScheduler":
+            raise ValueError(
+                f"`{source.option}`: {source} must be a ShiftedSNRScheduler, got {config['_class_name']}; give the"
+                " pipeline ShiftedSNRScheduler.from_config(pipeline.scheduler.config) and save it again."
+            )
+        config = {**config, "trained_betas": None, "_use_default_values": []}  # the betas are computed anew
+        scheduler = ShiftedSNRScheduler.from_config({**config, **options})
+        changes = [f"{name} {new} in place of {config[name]}" for name, new in options.items() if new != config[name]]
+        return scheduler, ComponentRow("scheduler", "ShiftedSNRScheduler", 0, str(source), new=", ".join(changes))
+
+    def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
+        arguments = {"revision": self.source.revision, "variant": self.source.variant, "dtype": torch.float32}
+        with self.source.named_in_errors():
+            return HIAPipeline.from_pretrained(self.source.path, **arguments, **components)
+
+
+class _StableDiffusionCheckpoint(_Checkpoint):
+    def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
+        source = self.source_of("unet")
+        unet2d = source.read(UNet2DConditionModel, weights=weights)
+        with source.named_in_errors():
+            _check_spatial_options(unet2d)
+        torch.default_generator.manual_seed(seed)
+        unet = HIAUNetMotionModel.from_unet2d(unet2d)
+        parts.add("unet", unet, source)
+        why = "all, as no motion adapter is given; they start as the identity"
+        parts.add_motion_modules(unet, NEW, _count(unet, motion=True), why)
+        encoder = HIAAppearanceEncoder.from_unet(unet2d)
+        left_over = f"{_count(unet2d) - _count(encoder):,} parameters behind the last self-attention"
+        parts.add("appearance_encoder", encoder, source, left_over=left_over)
+        if "controlnet" not in replaced:
+            torch.default_generator.manual_seed(seed)
+            controlnet = HIAControlNetModel.from_unet(unet2d)
+            copied = unet2d.state_dict().keys()
+            new = sum(p.numel() for name, p in controlnet.named_parameters() if name not in copied)
+            why = "conditioning embedding and zero convolutions, as no ControlNet is given"
+            parts.add("controlnet", controlnet, source, new, why)
+        if "vae" not in replaced:
+            self.add_vae(parts, weights)
+        if "image_encoder" not in replaced:
+            self.add_image_encoder(parts, weights)
+
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+        config = self.source_of("scheduler").config(ShiftedSNRScheduler) if "scheduler" in self.classes else {}
+        predicted = config.get("prediction_type", "epsilon")
+        scheduler = ShiftedSNRScheduler(**{"prediction_type": predicted, **options})
+        row = _new_schedule(scheduler)
+        if scheduler.config.prediction_type != predicted:
+            row = replace(row, new=f"{row.new}, but the UNet was trained for {predicted}")
+        return scheduler, row
+
+    def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
+        return HIAPipeline(**components)
+
+
+def _checkpoint(source: _Source) -> _Base:
+    index = source.config(DiffusionPipeline)
+    components = {name: value for name, value in index.items() if isinstance(value, (list, tuple)) and len(value) == 2}
+    classes = {name: class_name for name, (_, class_name) in components.items() if class_name is not None}
+    if index.get("_class_name") == "HIAPipeline":
+        return _HIACheckpoint(source, classes)
+    if classes.get("unet") == "UNet2DConditionModel" and classes.get("vae") in {c.__name__ for c in AUTOENCODERS}:
+        return _StableDiffusionCheckpoint(source, classes)
+    raise ValueError(
+        f"`{source.option}` must lead to an HIAPipeline, or to a pipeline of a UNet2DConditionModel `unet` and an"
+        f" AutoencoderKL or AutoencoderTiny `vae`, got {index.get('_class_name')} with {classes.get('unet')} and"
+        f" {classes.get('vae')} in {source}."
+    )
+
+
+@dataclass
+class _NewComponents:
+    entries: dict[str, dict[str, Any]]
+
+    def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
+        why = f"all, drawn with seed {seed}"
+        options = self.options("unet", _defaults(UNet2DConditionModel) | _defaults(HIAUNetMotionModel, MOTION_OPTIONS))
+        motion_options = {name: options.pop(name) for name in MOTION_OPTIONS if name in options}
+        with self.named_in_errors("unet"):
+            torch.default_generator.manual_seed(seed)
+            unet2d = UNet2DConditionModel(**options)
+            _check_spatial_options(unet2d)
+            unet = HIAUNetMotionModel.from_unet2d(unet2d)
+            if motion_options:
+                unet = HIAUNetMotionModel.from_config(_config_with(unet, motion_options))
+                unet.load_state_dict({**unet.state_dict(), **unet2d.state_dict()})
+            encoder = HIAAppearanceEncoder.from_unet(unet2d)
+        parts.add("unet", unet, NEW, _count(unet), why)
+        parts.add_motion_modules(unet, NEW, _count(unet, motion=True), f"{why}; they start as the identity")
+        parts.add("appearance_encoder", encoder, NEW, _count(encoder), "all, a copy of the UNet's")
+
+        if "controlnet" not in replaced:
+            defaults = {**_defaults(ControlNetModel, ["conditioning_embedding_out_channels"]), "zero_conv_std": 0.0}
+            options = self.options("controlnet", defaults)
+            std = options.pop("zero_conv_std", 0.0)
+            with self.named_in_errors("controlnet"):
+                torch.default_generator.manual_seed(seed)
+                controlnet = HIAControlNetModel.from_unet(unet2d, **options)
+                _draw_zero_convolutions(controlnet, std)
+            parts.add("controlnet", controlnet, NEW, _count(controlnet), f"{why}; its encoder is a copy of the UNet's")
+
+        if "vae" not in replaced:
+            name = self.entries.get("vae", {}).get("_class_name", "AutoencoderKL")
+            vae_class = {c.__name__: c for c in AUTOENCODERS}.get(name)
+            if vae_class is None:
+                raise ValueError(
+                    "`from_scratch`: `_class_name` of the entry `vae` must be AutoencoderKL or AutoencoderTiny, got"
+                    f" {name!r}."
+                )
+            options = self.options("vae", {**_defaults(vae_class), "_class_name": ""})
+            options.pop("_class_name", None)
+            with self.named_in_errors("vae"):
+                torch.default_generator.manual_seed(seed)
+                vae = vae_class(**options)
+            parts.add("vae", vae, NEW, _count(vae), why)
+
+        if "image_encoder" not in replaced:
+            # transformers' configurations have many more options, which have to do with text and labels.
+            defaults = {k: v for k, v in CLIPVisionConfig().to_dict().items() if k not in PreTrainedConfig().to_dict()}
+            options = self.options("image_encoder", defaults)
+            with self.named_in_errors("image_encoder"):
+                torch.default_generator.manual_seed(seed)
+                encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**options))
+                size = encoder.config.image_size
+                extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+                _check_context(encoder, extractor, unet)
+            parts.add("image_encoder", encoder, NEW, _count(encoder), why)
+            parts.add("feature_extractor", extractor, NEW)
+
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+        defaults = _defaults(ShiftedSNRScheduler)
+        del defaults["trained_betas"]
+        entry = self.options("scheduler", defaults)
+        with self.named_in_errors("scheduler"):
+            scheduler = ShiftedSNRScheduler(**{**entry, **options})
+        return scheduler, _new_schedule(scheduler)
+
+    def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
+        return HIAPipeline(**components)
+
+    def source_of(self, name: str) -> str:
+        return NEW
+
+    def left_over(self, parts: _Parts) -> list[str]:
+        return [
+            f"the entry `{name}` of `from_scratch`"
+            for name in self.entries
+            if name in parts.rows and parts.rows[name].source != NEW
+        ]
+
+    def options(self, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of an entry; `defaults` are all that it may hold."""
+        if name not in self.entries:
+            if name in ("controlnet", "scheduler"):
+                return {}
+            instead = "" if name == "unet" else f", or `{name}_name_or_path` must be given"
+            raise ValueError(f"`from_scratch` must have the entry `{name}`{instead}.")
+        entry = self.entries[name]
+        if unknown := sorted(map(str, entry.keys() - defaults.keys())):
+            raise ValueError(
+                f"`from_scratch`: the entry `{name}` has the unknown options {', '.join(unknown)}; known are"
+                f" {', '.join(sorted(defaults))}."
+            )
+        for option, value in entry.items():
+            if isinstance(value, str) and isinstance(defaults[option], (int, float)):
+                raise ValueError(
+                    f"`from_scratch`: `{option}` of the entry `{name}` must be a number, got the text {value!r}. (For"
+                    " YAML, 1e-5 is a text, and 1.0e-5 a number.)"
+                )
+        return dict(entry)
+
+    @contextmanager
+    def named_in_errors(self, entry: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(f"`from_scratch`: nothing can be made of the entry `{entry}`: {error}") from error
+
+
+def _read_entries(from_scratch: Any) -> dict[str, dict[str, Any]]:
+    entries = from_scratch
+    if not isinstance(from_scratch, Mapping):
+        if not isinstance(from_scratch, (str, os.PathLike)):
+            raise TypeError(f"`from_scratch` must be the path of a YAML file or a mapping, got {from_scratch!r}.")
+        if not Path(from_scratch).is_file():
+            raise FileNotFoundError(f"`from_scratch`: there is no file {from_scratch}.")
+        try:
+            import yaml
+        except ImportError as error:
+            raise ImportError(
+                "Reading YAML files needs the `train` extra: pip install 'hia-diffusers[train]'"
+            ) from error
+        try:
+            entries = yaml.safe_load(Path(from_scratch).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"`from_scratch`: {from_scratch} is no YAML file: {error}") from error
+        if not isinstance(entries, Mapping):
+            raise ValueError(f"`from_scratch`: {from_scratch} must hold a mapping, got {type(entries).__name__}.")
+    known = ("unet", "controlnet", "vae", "image_encoder", "scheduler")
+    if unknown := [str(name) for name in entries if name not in known]:
+        raise ValueError(f"`from_scratch` has the unknown entries {', '.join(unknown)}; known are {', '.join(known)}.")
+    entries = {name: {} if entry is None else entry for name, entry in entries.items()}
+    for name, entry in entries.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"`from_scratch`: the entry `{name}` must be a mapping of options, got {entry!r}.")
+    return entries
+
+
+# What takes the place of the base's
+
+
+def _add_controlnet(parts: _Parts, source: _Source, weights: bool) -> None:
+    controlnet = source.read(HIAControlNetModel, ControlNetModel, weights=weights)
+    config = controlnet.config
+    with source.named_in_errors():
+        if config.conditioning_channels not in (3, 6):
+            raise ValueError(f"its `conditioning_channels` must be 3 or 6, got {config.conditioning_channels}.")
+        if config.controlnet_conditioning_channel_order != "rgb":
+            raise ValueError(
+                "its `controlnet_conditioning_channel_order` must be rgb, got"
+                f" {config.controlnet_conditioning_channel_order}: the order of six channels would be reversed."
+            )
+        _check_same(controlnet, parts.modules["unet"], CONTROLNET_FIT)
+    new, why = 0, ""
+    if config.conditioning_channels == 3 or not isinstance(controlnet, HIAControlNetModel):
+        widened = HIAControlNetModel.from_controlnet(controlnet)
+        new = _count(widened) - _count(controlnet)
+        why = "three input channels of zero weight for motion and sharpness of the hands" if new else ""
+        controlnet = widened
+    parts.add("controlnet", controlnet, source, new, why)
+
+
+def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
+    adapter = source.read(MotionAdapter, weights=weights)
+    unet = parts.modules["unet"]
+    with source.named_in_errors():
+        if adapter.config.conv_in_channels:
+            raise ValueError(f"it has an input convolution of {adapter.config.conv_in_channels} channels (PIA).")
+        _check_same(adapter, unet, MOTION_ADAPTER_FIT)
+    options = {
+        "motion_max_seq_length": adapter.config.motion_max_seq_length,
+        "motion_num_attention_heads": adapter.config.motion_num_attention_heads,
+        "use_motion_mid_block": adapter.config.use_motion_mid_block,
+        "temporal_transformer_layers_per_block": adapter.config.motion_transformer_layers_per_block,
+        "temporal_transformer_layers_per_mid_block": adapter.config.motion_transformer_layers_per_mid_block,
+        "reverse_temporal_transformer_layers_per_block": None,
+        "reverse_motion_num_attention_heads": None,
+    }
+    with torch.device("meta"):
+        other = HIAUNetMotionModel.from_config(_config_with(unet, options))
+    spatial = {name: value for name, value in unet.state_dict().items() if ".motion_modules." not in name}
+    with source.named_in_errors():
+        other.load_state_dict({**spatial, **adapter.state_dict()}, assign=True)
+    before = parts.rows["motion_modules"]
+    left_over = (
+        "" if before.source == NEW else f"{before.parameters:,} parameters of motion modules in {before.source}"
+    )
+    parts.add_motion_modules(other, source, left_over=left_over)
+
+
+def _add_image_encoder(parts: _Parts, source: _Source, extractor_source: _Source, weights: bool) -> None:
+    with extractor_source.named_in_errors():
+        extractor = CLIPImageProcessor.from_pretrained(extractor_source.path, **extractor_source.arguments)
+    with source.named_in_errors():
+        config, _ = PreTrainedConfig.get_config_dict(source.path, **source.arguments)
+        if config.get("model_type") not in ("clip", "clip_vision_model"):
+            raise ValueError(f"its `model_type` must be clip or clip_vision_model, got {config.get('model_type')}.")
+        encoder = _vision_tower(source) if weights else CLIPVisionModelWithProjection(_vision_config(source))
+        _check_context(encoder, extractor, parts.modules["unet"])
+    left_over = "text tower of the CLIPModel" if config["model_type"] == "clip" else ""
+    parts.add("image_encoder", encoder, source, left_over=left_over)
+    parts.add("feature_extractor", extractor, extractor_source)
+
+
+def _vision_config(source: _Source) -> CLIPVisionConfig:
+    return CLIPVisionConfig.from_pretrained(source.path, **source.arguments)
+
+
+def _vision_tower(source: _Source) -> CLIPVisionModelWithProjection:
+    """`load_without_mismatch`, but for the text tower that a CLIPModel has beside the vision tower."""
+    arguments = {**source.arguments, "variant": source.variant, "use_safetensors": True, "output_loading_info": True}
+    encoder, info = CLIPVisionModelWithProjection.from_pretrained(source.path, dtype=torch.float32, **arguments)
+    unexpected = [name for name in info["unexpected_keys"] if not name.startswith(TEXT_TOWER)]
+    for kind, names in (("missing", info["missing_keys"]), ("unexpected", unexpected)):
+        if names:
+            raise ValueError(f"the weights have {len(names)} {kind} keys: {', '.join(sorted(names))}.")
+    copy_out_of_mapped_file(encoder)
+    return encoder
+
+
+# Checks and helpers
+
+
+def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
+    """Refuse a UNet that a motion UNet would not compute the same as; diffusers' `from_unet2d` drops such options."""
+    config = unet2d.config
+    for name, default in _defaults(UNet2DConditionModel).items():
+        if name not in SPATIAL_OPTIONS and not _same(config[name], default):
+            raise ValueError(f"its `{name}` must be {default!r} for a motion UNet, got {config[name]!r}.")
+    if unknown := {*config.down_block_types, *config.up_block_types} - SPATIAL_BLOCKS:
+        raise ValueError(
+            f"`down_block_types` and `up_block_types` must be among {', '.join(sorted(SPATIAL_BLOCKS))}, got"
+            f" {', '.join(sorted(unknown))}."
+        )
+    if config.in_channels != config.out_channels:
+        raise ValueError(
+            f"it must return as many channels as it takes, {config.in_channels}, got {config.out_channels}."
+        )
+
+
+def _check_same(model: Any, unet: HIAUNetMotionModel, options: Mapping[str, str]) -> None:
+    for option, of_unet in options.items():
+        value, expected = model.config[option], unet.config[of_unet]
+        if not _same(value, expected):
+            raise ValueError(f"its `{option}` must be {expected}, the `{of_unet}` of the UNet, got {value}.")
+
+
+def _check_context(encoder: CLIPVisionModelWithProjection, extractor: Any, unet: HIAUNetMotionModel) -> None:
+    width, expected = encoder.config.projection_dim, unet.config.cross_attention_dim
+    if not _same(width, expected):
+        raise ValueError(
+            f"its `projection_dim` must be {expected}, the `cross_attention_dim` of the UNet, got {width}."
+        )
+    size, crop = encoder.config.image_size, extractor.crop_size
+    if not _same(size, (crop["height"], crop["width"])):
+        raise ValueError(
+            f"the `crop_size` of its feature extractor must be its `image_size`, {size}, got {crop['height']} x"
+            f" {crop['width']}."
+        )
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two options mean the same: one number stands for one of each block, and lists are tuples."""
+    if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, (list, tuple)):
+        return all(_same(item, other) for item in value)
+    if isinstance(other, (list, tuple)):
+        return all(_same(value, item) for item in other)
+    return value == other
+
+
+def _count(model: nn.Module, motion: bool = False) -> int:
+    """Parameters of a model: without its motion modules, or theirs."""
+    return sum(p.numel() for name, p in model.named_parameters() if (".motion_modules." in name) == motion)
+
+
+def _defaults(model_class: type, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Defaults of a constructor's options: all, or some."""
+    parameters = dict(inspect.signature(model_class).parameters)
+    return {name: parameters[name].default for name in (parameters if names is None else names)}
+
+
+def _config_with(unet: HIAUNetMotionModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    # diffusers ignores options that a configuration lists as untouched defaults.
+    return {**unet.config, **options, "_use_default_values": []}
+
+
+def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
+    if not isinstance(std, (int, float)) or not 0 <= std < math.inf:
+        raise ValueError(f"`zero_conv_std` must be a number of at least 0, got {std!r}.")
+    embedding = controlnet.controlnet_cond_embedding
+    for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block, embedding.conv_out):
+        nn.init.normal_(convolution.weight, std=std)
+
+
+def _new_schedule(scheduler: ShiftedSNRScheduler) -> ComponentRow:
+    config = scheduler.config
+    words = f"{config.beta_schedule} betas, gamma {config.snr_shift_factor:.4g}, {config.prediction_type}"
+    return ComponentRow("scheduler", type(scheduler).__name__, 0, NEW, new=words)

@@ -1,0 +1,99 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+from accelerate import Accelerator
+
+from hia_diffusers.training.checkpoints import CheckpointFolder, step_of
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def write(folder):
+    (folder / "model").write_text("whole")
+
+
+def interrupted(folder):
+    (folder / "model").write_text("ha")
+    raise KeyboardInterrupt
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_is_what_was_written(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path / "run")
+    assert checkpoints.steps() == []
+    assert checkpoints.save(2, write, accelerator) == checkpoints.path(2) == tmp_path / "run" / "checkpoint-2"
+    assert (checkpoints.path(2) / "model").read_text() == "whole"
+
+
+def test_a_checkpoint_that_was_not_finished_does_not_count_and_goes_at_the_next_save(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path)
+    checkpoints.save(2, write, accelerator)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(4, interrupted, accelerator)
+    assert checkpoints.steps() == [2]
+    assert names(tmp_path) == [".unfinished-checkpoint-4", "checkpoint-2"]
+    checkpoints.save(4, write, accelerator)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+    assert (checkpoints.path(4) / "model").read_text() == "whole"
+
+
+def test_steps_are_ordered_as_numbers(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path)
+    for step in (9, 10, 100):
+        checkpoints.save(step, write, accelerator)
+    assert checkpoints.steps() == [9, 10, 100]
+
+
+def test_the_newest_are_kept(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path, total_limit=2)
+    for step in (9, 10, 11, 100):
+        checkpoints.save(step, write, accelerator)
+    assert names(tmp_path) == ["checkpoint-100", "checkpoint-11"]
+
+
+def test_none_is_deleted_before_the_new_one_is_there(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path, total_limit=1)
+    checkpoints.save(1, write, accelerator)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(2, interrupted, accelerator)
+    assert checkpoints.steps() == [1]
+
+
+def test_other_things_in_the_folder_are_left_alone(tmp_path, accelerator):
+    for name in ("checkpoint-best", "checkpoint-", "notes", ".unfinished-pipeline"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".unfinished-options.json").write_text("")
+    before = names(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path, total_limit=1)
+    assert checkpoints.steps() == []
+    checkpoints.save(3, write, accelerator)
+    assert names(tmp_path) == sorted([*before, "checkpoint-3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("checkpoint-7", 7), ("run/checkpoint-12", 12), ("checkpoint-best", None), (".unfinished-checkpoint-7", None)]
+    + [("7", None), ("checkpoint-7-deleted", None)],
+)
+def test_a_name_tells_the_step(name, step):
+    assert step_of(name) == step
+
+
+def test_a_checkpoint_is_never_replaced(tmp_path, accelerator):
+    checkpoints = CheckpointFolder(tmp_path)
+    checkpoints.save(2, write, accelerator)
+    with pytest.raises(FileExistsError, match="`step` must be one without a checkpoint, but .*checkpoint-2 is there"):
+        checkpoints.save(2, interrupted, accelerator)
+    assert (checkpoints.path(2) / "model").read_text() == "whole"
+
+
+def test_a_limit_below_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`total_limit` must be at least 1, got 0."):
+        CheckpointFolder(tmp_path, total_limit=0)
