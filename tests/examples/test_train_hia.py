@@ -1,0 +1,650 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The script itself, as its users run it, in processes forked from one that has done its imports."""
+
+import contextlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
+from forked_script import run_script
+from safetensors.torch import load_file
+
+from hia_diffusers.data.clip_preparation import PreparationOptions
+from hia_diffusers.data.clip_rules import ClipRules
+from hia_diffusers.data.preparation import prepare_dataset
+from hia_diffusers.data.video import read_frames
+from hia_diffusers.training.components import load_components
+from hia_diffusers.training.stages import PARTS, STAGES
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"
+NUM_KILLS, KILLED_STEPS = 20, 8
+
+NETWORKS = {
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": [8, 16],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "motion_num_attention_heads": 2,
+    },
+    "controlnet": {"conditioning_embedding_out_channels": [4, 8], "zero_conv_std": 0.02},
+    "vae": {
+        "block_out_channels": [4, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+    },
+    "image_encoder": {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "projection_dim": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    },
+}
+
+# A softmax over the one token of the context is 1 whatever query and key are; and a table of sines is no parameter.
+WITHOUT_GRADIENT = re.compile(r"\.attentions\..*(attn2\.to_[qk]|norm2)\.|\.pos_embed\.pe$")
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    [
+        "forked_script",
+        "accelerate",
+        "diffusers.optimization",
+        "diffusers.training_utils",
+        "hia_diffusers.training.components",
+    ]
+    + ["hia_diffusers.metrics.evaluation", "hia_diffusers.data.dataset", "hia_diffusers.data.synthetic"]
+    + ["hia_diffusers.training.iresnet", "torch.utils.tensorboard"]
+)
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("example_train_hia", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+def printed_by(folder):
+    return folder.with_name(f"{folder.name}.txt")
+
+
+def start(folder, *arguments, memory=None):
+    """The script in the background; what it prints goes to a file beside its folder."""
+    printed_by(folder).touch()
+    arguments = [*map(str, arguments), "--output_dir", str(folder)]
+    process = processes.Process(target=run_script, args=(SCRIPT, arguments, printed_by(folder), memory))
+    process.start()
+    return process
+
+
+def train(folder, *arguments, status=0, memory=None):
+    """Run the script to its end; returns what it printed."""
+    process = start(folder, *arguments, memory=memory)
+    process.join()
+    printed = printed_by(folder).read_text()
+    assert process.exitcode == status, printed
+    return printed
+
+
+def options(stage="spatial", steps=4, batches=2, **more):
+    """Of a small run; batches are those of an optimizer step."""
+    values = {
+        "stage": stage,
+        "procedural_clips": 4,
+        "sizes": "32x48",
+        "max_train_steps": steps,
+        "train_batch_size": 1,
+        "gradient_accumulation_steps": batches,
+        "learning_rate": 1e-3,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 1,
+        "checkpointing_steps": 2,
+        **more,
+    }
+    if stage.startswith("temporal"):
+        values["num_frames"] = 3
+    return [word for name, value in values.items() if value is not None for word in (f"--{name}", value)]
+
+
+def tensors_of(folder, pattern="*"):
+    """Every tensor in the safetensors files below a folder."""
+    files = sorted(path for path in folder.rglob(pattern) if path.suffix == ".safetensors")
+    return {f"{file.relative_to(folder)}:{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def assert_same(state, other):
+    """Equal bit for bit, whatever they are nested in."""
+    assert type(state) is type(other)
+    if isinstance(state, dict):
+        assert state.keys() == other.keys()
+        for name in state:
+            assert_same(state[name], other[name])
+    elif isinstance(state, (list, tuple)):
+        assert len(state) == len(other)
+        for one, another in zip(state, other, strict=True):
+            assert_same(one, another)
+    elif isinstance(state, torch.Tensor):
+        assert state.dtype == other.dtype and torch.equal(state, other)
+    elif isinstance(state, np.ndarray):
+        np.testing.assert_array_equal(state, other)
+    else:
+        assert state == other
+
+
+def training_state(checkpoint):
+    """Weights, optimizer, learning rate, averages, and where the run is."""
+    return {
+        "weights": load_file(checkpoint / "model.safetensors"),
+        "optimizer": torch.load(checkpoint / "optimizer.bin", weights_only=True),
+        "run": torch.load(checkpoint / "run.pt", weights_only=True),
+    }
+
+
+def assert_same_run(folder, other, step):
+    assert_same(training_state(folder / f"checkpoint-{step}"), training_state(other / f"checkpoint-{step}"))
+    assert_same(pipeline_tensors(folder), pipeline_tensors(other))
+
+
+def pipeline_tensors(folder):
+    tensors = tensors_of(folder)
+    assert (folder / "model_index.json").is_file()
+    return {name: value for name, value in tensors.items() if not name.startswith("checkpoint-")}
+
+
+def wait_until(process, condition):
+    """Whether the process lived to see it."""
+    while process.is_alive():
+        if condition():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def entries(folder):
+    """What lies in a folder, and since when."""
+    found = set()
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ctime_ns))
+    return found
+
+
+def wait_for_new(process, folder, beginning, before):
+    wait_until(process, lambda: any(name.startswith(beginning) for name, _ in entries(folder) - before))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The networks that all runs start from, without a weight that is zero and stays so."""
+    pipeline = load_components(from_scratch=NETWORKS).pipeline
+    generator = torch.Generator().manual_seed(0)
+    for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
+        for parameter in network.parameters():
+            with torch.no_grad():
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("base")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spatial(base, tmp_path_factory):
+    """A run from its beginning to its end, with averaged weights; and its options."""
+    folder = tmp_path_factory.mktemp("spatial") / "run"
+    arguments = [*options(), "--pretrained_model_name_or_path", base, "--use_ema"]
+    train(folder, *arguments)
+    return folder, arguments
+
+
+@pytest.fixture(scope="module")
+def temporal(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("temporal") / "run"
+    arguments = [*options("temporal-half"), "--pretrained_model_name_or_path", base]
+    train(folder, *arguments, "--dataloader_num_workers", 2)
+    return folder, arguments
+
+
+def test_a_run_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_exactly(spatial, tmp_path):
+    whole, arguments = spatial
+    folder = tmp_path / "run"
+    process = start(folder, *arguments, "--checkpointing_steps", 100, "--dataloader_num_workers", 2)
+    assert wait_until(process, lambda: "1/4" in printed_by(folder).read_text())
+    assert len(psutil.Process(process.pid).children()) == 2
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    printed = printed_by(folder).read_text()
+    assert process.exitcode == 128 + signal.SIGTERM == 143, printed
+    (checkpoint,) = folder.glob("checkpoint-*")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert 1 <= step < 4 and f"Stopped by SIGTERM at step {step}; its checkpoint is written." in printed
+    assert not (folder / "model_index.json").exists()
+
+    printed = train(folder, *arguments, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 2)
+    assert f"Going on from {checkpoint}, step {step}." in printed
+    assert_same_run(folder, whole, 4)
+
+
+def test_a_temporal_run_goes_on_exactly_with_other_workers(temporal, tmp_path):
+    whole, arguments = temporal
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copytree(whole / "checkpoint-2", folder / "checkpoint-2")
+    shutil.copy(whole / "options.json", folder)
+    train(folder, *arguments, "--resume_from_checkpoint", "latest")
+    assert_same_run(folder, whole, 4)
+
+
+def test_the_state_of_a_run_is_more_than_its_beginning(spatial):
+    """What the tests above compare does change, all of it."""
+    whole, _ = spatial
+    early, late = (training_state(whole / f"checkpoint-{step}") for step in (2, 4))
+    assert late["run"]["progress"] | {"unreadable": {}} == {
+        **{"step": 4, "batches": 8, "skipped_steps": 0, "unreadable": {}}
+    }
+    for name in early["weights"]:
+        assert WITHOUT_GRADIENT.search(name) or not torch.equal(early["weights"][name], late["weights"][name]), name
+    assert early["run"]["lr_scheduler"]["_last_lr"] != late["run"]["lr_scheduler"]["_last_lr"]
+    averages = late["run"]["ema"]["shadow_params"]
+    exported = pipeline_tensors(whole).values()
+    assert all(any(torch.equal(average, value) for value in exported) for average in averages)
+    assert early["optimizer"]["state"][0]["step"] == 2 and late["optimizer"]["state"][0]["step"] == 4
+    assert early["optimizer"]["state"].keys() == set(range(len(averages)))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(base, tmp_path):
+    arguments = [
+        *options(steps=KILLED_STEPS, batches=1, checkpointing_steps=1, checkpoints_total_limit=2),
+        *("--pretrained_model_name_or_path", base, "--resume_from_checkpoint", "latest"),
+    ]
+    whole = tmp_path / "whole"
+    process = start(whole, *arguments)
+    wait_for_new(process, whole, "checkpoint-", set())
+    first = time.monotonic()
+    wait_for_new(process, whole, ".unfinished-pipeline", set())
+    export = time.monotonic()
+    process.join()
+    assert process.exitcode == 0
+    step_duration, export_duration = (export - first) / (KILLED_STEPS - 1), time.monotonic() - export
+
+    rng = random.Random(0)
+    kills = {"checkpoint": 0, "pipeline": 0, "step": 0}
+    number = 0
+    folder = tmp_path / "0"
+
+    while sum(kills.values()) < NUM_KILLS:
+        before = entries(folder)
+        process = start(folder, *arguments)
+        if (folder / f"checkpoint-{KILLED_STEPS}").exists():
+            beginning, longest = ".unfinished-pipeline", 1.2 * export_duration
+        elif rng.random() < 0.5:
+            beginning, longest = ".unfinished-checkpoint-", 0.5 * step_duration
+        else:
+            beginning, longest = "checkpoint-", 2 * step_duration
+        wait_for_new(process, folder, beginning, before)
+        time.sleep(rng.uniform(0, longest))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert_same_run(folder, whole, KILLED_STEPS)
+            number += 1
+            folder = tmp_path / str(number)
+            continue
+        assert process.exitcode == -signal.SIGKILL, printed_by(folder).read_text()
+        in_pipeline = (folder / ".unfinished-pipeline").exists()
+        in_checkpoint = any(folder.glob(".unfinished-checkpoint-*"))
+        kills["pipeline" if in_pipeline else "checkpoint" if in_checkpoint else "step"] += 1
+        for checkpoint in folder.glob("checkpoint-*"):
+            training_state(checkpoint)
+    train(folder, *arguments)
+    assert_same_run(folder, whole, KILLED_STEPS)
+    assert not any(folder.glob(".unfinished-*"))
+    assert kills["checkpoint"] >= 2 and kills["pipeline"] >= 2, kills
+
+
+# Which parameters change
+
+
+def changed_parts(before, after):
+    """The parts of the denoiser that changed, all that was compared, and every name of a part that did not change."""
+    changed, unchanged = set(), set()
+    for name, value in before.items():
+        component = name.split("/")[0]
+        part = "motion_modules" if ".motion_modules." in name else component
+        (unchanged if torch.equal(value, after[name]) else changed).add((part, name))
+    return changed, unchanged
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "trained"),
+    [
+        ("spatial", {}, {"appearance_encoder", "controlnet", "unet"}),
+        ("regional", {}, {"appearance_encoder"}),
+        ("regional", {"regional_trainable": "all"}, {"appearance_encoder", "controlnet", "unet"}),
+        ("temporal-half", {}, {"motion_modules"}),
+        ("temporal-full", {}, {"motion_modules"}),
+    ],
+)
+def test_a_stage_changes_its_own_parameters_and_no_others(request, base, tmp_path, stage, more, trained):
+    if stage in ("spatial", "temporal-half"):
+        folder, _ = request.getfixturevalue(stage.removesuffix("-half"))
+    else:
+        folder = tmp_path / "run"
+        train(folder, *options(stage, steps=1, lr_warmup_steps=0, **more), "--pretrained_model_name_or_path", base)
+    before, after = tensors_of(base), pipeline_tensors(folder)
+    assert before.keys() == after.keys()
+    changed, unchanged = changed_parts(before, after)
+    assert {part for part, _ in changed} == trained
+    unchanged = {(part, name) for part, name in unchanged if part not in trained or not WITHOUT_GRADIENT.search(name)}
+    assert {part for part, _ in unchanged} == {*PARTS, "vae", "image_encoder"} - trained, unchanged
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
+# What goes wrong
+
+
+def test_losses_that_are_not_finite_stop_the_run_and_leave_finite_weights(base, tmp_path):
+    arguments = options(steps=9, learning_rate=1e30, checkpointing_steps=1, lr_warmup_steps=0, max_skipped_steps=3)
+    printed = train(tmp_path / "run", *arguments, "--pretrained_model_name_or_path", base, status=1)
+    assert printed.count("skipped: loss or gradient is not finite") == 3
+    (message,) = re.findall("The loss or its gradient was not finite .*", printed)
+    assert message.startswith("The loss or its gradient was not finite 3 times in a row, at last with ")
+    assert message.count(", frames [") == 2, "both batches of the step are named"
+    assert "Lower --learning_rate" in message
+    checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert checkpoints
+    for checkpoint in checkpoints:
+        state = training_state(checkpoint)
+        assert all(torch.isfinite(weight).all() for weight in state["weights"].values())
+    assert not (tmp_path / "run" / "model_index.json").exists()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Three prepared clips, and one of them again whose video ends too early."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for index, color in enumerate((BLUE, GREEN, GREY)):
+        write_dance(
+            folder / "videos" / f"{index}.mp4", [(dancer_boxes(12, x=30 + 5 * index), color)], folder / "points"
+        )
+    rules = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_share=1, min_motion=0)
+    whole = PreparationOptions(cut_threshold=255.0, smooth=False, keypoints=str(folder / "points"), rules=rules)
+    assert prepare_dataset(folder / "videos", folder / "data", whole)["clips"] == 3
+    (broken,) = (folder / "data" / "clips").glob("1-*.mp4")
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 3])
+    return folder / "data", broken
+
+
+def test_a_clip_that_cannot_be_read_is_replaced_and_listed(base, prepared, tmp_path):
+    data, broken = prepared
+    arguments = options(steps=3, batches=1, checkpointing_steps=1, procedural_clips=None, train_data_dir=data)
+    printed = train(tmp_path / "run", *arguments, "--pretrained_model_name_or_path", base)
+    count, listed = printed.split(" samples took the place of clips that cannot be read:\n")
+    assert count.splitlines()[-1] == "1"
+    assert broken.stem in listed.splitlines()[0] and listed.splitlines()[0].endswith("(1 times)")
+    unreadable = training_state(tmp_path / "run" / "checkpoint-3")["run"]["progress"]["unreadable"]
+    assert list(unreadable.values()) == [1]
+
+
+# Reports
+
+
+def test_without_a_tracker_nothing_is_logged(spatial):
+    folder, _ = spatial
+    assert not (folder / "logs").exists() and not (folder / "validation").exists()
+
+
+# Options
+
+
+def parsed(*arguments):
+    return script.parse_args([*map(str, arguments)])
+
+
+def refusal(capsys, *arguments):
+    """What parsing prints when it exits."""
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*arguments)
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.count("\n") == 1
+    return printed.removeprefix("train_hia.py: error: ").strip()
+
+
+def write_config(tmp_path, **values):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+NEEDED = ("--procedural_clips", 2, "--from_scratch", "net.yaml", "--output_dir", "run")
+
+
+def test_each_stage_has_the_papers_values():
+    for name, stage in STAGES.items():
+        args = parsed("--stage", name, *NEEDED)
+        assert (args.max_train_steps, args.max_timestep) == (stage.max_train_steps, stage.max_timestep)
+        assert (args.num_frames, args.resolution_scale) == (stage.num_frames, stage.resolution_scale)
+        assert args.gradient_accumulation_steps == stage.gradient_accumulation_steps
+        assert (args.learning_rate, args.lr_warmup_steps, args.sizes) == (1e-5, 500, [(896, 512)])
+        assert not args.use_ema and args.snr_gamma is None and args.noise_offset == 0
+
+
+def test_a_file_holds_options_for_all_stages_and_the_command_line_comes_first(tmp_path):
+    stages = {"regional": {"learning_rate": 2e-5, "use_ema": False}, "spatial": {"max_train_steps": 7}}
+    config = write_config(
+        tmp_path,
+        learning_rate=1e-4,
+        use_ema=True,
+        sizes=["512x896", "896x512"],
+        snr_gamma=None,
+        noise_offset=0.1,
+        stages=stages,
+    )
+    spatial = parsed("--config", config, "--stage", "spatial", *NEEDED, "--noise_offset", 0)
+    assert (spatial.learning_rate, spatial.max_train_steps, spatial.use_ema) == (1e-4, 7, True)
+    assert spatial.sizes == [(896, 512), (512, 896)] and spatial.snr_gamma is None and spatial.noise_offset == 0
+    regional = parsed(*NEEDED, "--stage", "regional", "--config", config)
+    assert (regional.learning_rate, regional.max_train_steps, regional.use_ema) == (2e-5, 4000, False)
+    assert parsed("--config", config, "--stage", "regional", *NEEDED, "--use_ema").use_ema
+    assert not parsed("--config", config, "--stage", "spatial", *NEEDED, "--no-use_ema").use_ema
+
+
+def test_a_file_may_name_the_stage(tmp_path):
+    config = write_config(tmp_path, stage="regional", stages={"regional": {"max_train_steps": 3}})
+    args = parsed("--config", config, *NEEDED)
+    assert (args.stage, args.max_train_steps) == ("regional", 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rat": 1}, "--config: {} has the unknown options learning_rat."),
+        ({"stages": {"spatial": {"use_emo": True}}}, "--config: {} has the unknown options use_emo."),
+        ({"config": "other.yaml"}, "--config: {} has the unknown options config."),
+        (
+            {"stages": {"temporal_half": {}}},
+            "--config: {} has the unknown stages temporal_half; known are spatial, regional, temporal-half, "
+            "temporal-full.",
+        ),
+        (
+            {"mixed_precision": False},
+            "--config: mixed_precision in {} is False; a word that YAML takes for one must be in quotes.",
+        ),
+        ({"use_ema": "on and off"}, "--config: use_ema in {} must be true or false, got 'on and off'."),
+        ({"seed": -1}, "argument --seed: must be a whole number of at least 0, got '-1'"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path, capsys, values, message):
+    config = write_config(tmp_path, **values)
+    assert refusal(capsys, "--config", config, "--stage", "spatial", *NEEDED) == message.format(config)
+
+
+def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    assert refusal(capsys, "--config", path, "--stage", "spatial", *NEEDED).startswith(
+        f"--config: {path} cannot be read: [Errno 2]"
+    )
+    path.write_text("- learning_rate")
+    assert refusal(capsys, "--config", path, "--stage", "spatial", *NEEDED) == (
+        f"--config: {path} must hold options, and under `stages` those of stages."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train_batch_size", 0], "argument --train_batch_size: must be a whole number of at least 1, got '0'"),
+        (["--max_train_steps", -1], "argument --max_train_steps: must be a whole number of at least 1, got '-1'"),
+        (["--lr_warmup_steps", -1], "argument --lr_warmup_steps: must be a whole number of at least 0, got '-1'"),
+        (["--learning_rate", 0], "argument --learning_rate: must be a number above 0, got '0'"),
+        (["--learning_rate", "nan"], "argument --learning_rate: must be a number above 0, got 'nan'"),
+        (["--learning_rate", "inf"], "argument --learning_rate: must be a number above 0, got 'inf'"),
+        (["--face_weight", -1], "argument --face_weight: must be a number of at least 0, got '-1'"),
+        (["--adam_beta1", 1], "argument --adam_beta1: must be a number of at least 0 and below 1, got '1'"),
+        (["--condition_dropout", 1.5], "argument --condition_dropout: must be a number of at least 0 and at most 1, "
+         "got '1.5'"),
+        (["--max_timestep", 1000], "argument --max_timestep: must be a whole number of at least 0 and at most 999, "
+         "got '1000'"),
+        (["--sizes", "512"], "argument --sizes: must be WIDTHxHEIGHT, such as 512x896, got '512'"),
+        (["--sizes", "0x8"], "argument --sizes: must be WIDTHxHEIGHT, such as 512x896, got '0x8'"),
+        (["--report_to", "paper"], "argument --report_to: must be one of all, "),
+        (["--report_to", "wandb"], "argument --report_to: wandb is not installed"),
+        (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
+        (["--pretrained_model_name_or_path", "x"], "give either --pretrained_model_name_or_path or --from_scratch."),
+        (["--vae_name_or_path", "./run"], "--output_dir must be another folder than --vae_name_or_path, which the run "
+         "reads to its end."),
+        (["--learning-rate", 1], "unrecognized arguments: --learning-rate 1"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_one_sentence(capsys, arguments, message):
+    if "wandb" in arguments and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    assert refusal(capsys, "--stage", "spatial", *NEEDED, *arguments).startswith(message)
+
+
+def stopped(folder, *arguments):
+    """What the script says when it refuses to begin; without another process, as nothing has begun."""
+    with pytest.raises(SystemExit) as error:
+        script.main(parsed(*arguments, "--output_dir", folder))
+    return str(error.value)
+
+
+def test_what_cannot_be_found_is_one_sentence(base, tmp_path):
+    arguments = [*options(procedural_clips=None, train_data_dir=tmp_path), "--pretrained_model_name_or_path", base]
+    assert stopped(tmp_path / "run", *arguments).startswith("train_hia.py: error: ")
+    message = stopped(tmp_path / "run", *options(), "--pretrained_model_name_or_path", tmp_path / "none")
+    assert message.startswith("train_hia.py: error: `pretrained_model_name_or_path`: ")
+    assert str(tmp_path / "none") in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"sizes": "33x48"}, "--sizes must be multiples of 2 times --resolution_scale 1, got 33x48."),
+        ({"num_frames": 33}, "--num_frames must be at most 32, what the motion modules can tell apart, got 33."),
+    ],
+)
+def test_what_the_networks_cannot_take_is_one_sentence(base, tmp_path, more, message):
+    assert stopped(tmp_path / "run", *options(**more), "--pretrained_model_name_or_path", base) == message
+
+
+def test_a_folder_with_checkpoints_is_not_written_over(spatial):
+    folder, arguments = spatial
+    assert stopped(folder, *arguments) == (
+        f"--output_dir: {folder} holds checkpoints of a run; go on with --resume_from_checkpoint latest, or give "
+        "another folder."
+    )
+
+
+def test_options_that_changed_are_named(spatial):
+    folder, arguments = spatial
+    more = ["--learning_rate", 0.5, "--seed", 3, "--resume_from_checkpoint", "latest"]
+    assert stopped(folder, *arguments, *more) == (
+        f"--resume_from_checkpoint: the run in {folder} had other options: --seed was 0, is 3, --learning_rate was "
+        "0.001, is 0.5."
+    )
+
+
+def test_options_of_a_checkpoint_elsewhere_count_too(spatial, tmp_path):
+    folder, arguments = spatial
+    resume = ["--resume_from_checkpoint", folder / "checkpoint-2", "--seed", 3]
+    assert "--seed was 0, is 3." in stopped(tmp_path / "run", *arguments, *resume)
+
+
+def test_what_is_no_checkpoint_is_refused(spatial, tmp_path):
+    folder, arguments = spatial
+    for path in (folder / "checkpoint-3", folder / "unet"):
+        message = stopped(tmp_path / "run", *arguments, "--resume_from_checkpoint", path)
+        assert message == f"--resume_from_checkpoint: there is no checkpoint {path}."
+
+
+def test_a_run_does_not_go_back(spatial):
+    folder, arguments = spatial
+    assert stopped(folder, *arguments, "--resume_from_checkpoint", folder / "checkpoint-2") == (
+        f"--resume_from_checkpoint: {folder} holds a later checkpoint, of step 4; give another --output_dir to go on "
+        "from an earlier one."
+    )
+    more = ["--resume_from_checkpoint", "latest", "--max_train_steps", 3]
+    assert stopped(folder, *arguments, *more) == (
+        f"--max_train_steps must be at least 4, the step of {folder / 'checkpoint-4'}, got 3."
+    )
+
+
+def test_scalars_videos_and_measures_are_written(base, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    printed = train(
+        folder,
+        *options(steps=2, batches=1, validation_steps=2, validation_clips=1, validation_frames=3),
+        *("--num_inference_steps", 2, "--report_to", "tensorboard", "--pretrained_model_name_or_path", base),
+    )
+    events = EventAccumulator(str(folder / "logs" / "hia")).Reload()
+    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in ("loss", "loss/noise", "lr", "grad_norm", "skipped_steps"):
+        assert scalars[tag] == [1, 2]
+    assert scalars["validation/psnr"] == [2]
+    (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step": 2')]
+    assert np.isclose(measures["psnr"], events.Scalars("validation/psnr")[0].value)
+    assert {name for name in measures if "hand" in name} and {name for name in measures if "face" in name}
+    frames = read_frames(folder / "validation" / "step-2" / "0.mp4", [0, 1, 2])
+    assert frames.shape == (3, 48, 4 * 32, 3)
+
+
+def test_out_of_memory_is_one_sentence_of_advice(base, tmp_path):
+    arguments = options(steps=1, batches=1, sizes="256x384", train_batch_size=8)
+    printed = train(
+        tmp_path / "run", *arguments, "--pretrained_model_name_or_path", base, status=1, memory=1_200_000_000
+    )
+    assert "Traceback" not in printed, printed[-3500:]
+    (message,) = [line for line in printed.splitlines() if "memory" in line]
+    assert "--" in message, message

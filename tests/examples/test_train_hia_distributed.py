@@ -1,0 +1,210 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes on the CPU, launched with the shipped configurations of accelerate, do what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_runs
+import yaml
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hia_diffusers import HIAPipeline
+from hia_diffusers.training.components import load_components
+from hia_diffusers.training.denoiser import ConditionalDenoiser
+
+
+ACCELERATE_CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "accelerate"
+
+NETWORKS = {
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": [8, 16],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "motion_num_attention_heads": 2,
+    },
+    "controlnet": {"conditioning_embedding_out_channels": [4, 8], "zero_conv_std": 0.02},
+    "vae": {
+        "block_out_channels": [4, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+    },
+    "image_encoder": {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "projection_dim": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    },
+}
+
+# Of gradients about zero, Adam with its small epsilon would make steps of either sign.
+COMMON = (
+    "--from_scratch networks.yaml --procedural_clips 12 --sizes 32x48 --max_train_steps 2 --checkpointing_steps 1 "
+    "--learning_rate 1e-3 --lr_warmup_steps 0 --adam_epsilon 1e-4 --max_grad_norm 0.5 --report_to tensorboard"
+)
+RUNS = {
+    "spatial": "--stage spatial --gradient_accumulation_steps 2 --condition_dropout 0.5",
+    "unconditional": "--stage spatial --gradient_accumulation_steps 1 --condition_dropout 1",
+    "regional": "--stage regional --gradient_accumulation_steps 1",
+    "temporal": "--stage temporal-half --gradient_accumulation_steps 1 --num_frames 2",
+}
+
+
+def options(name, folder, batch_size, more=""):
+    return f"{RUNS[name]} {COMMON} --train_batch_size {batch_size} --output_dir {folder} {more}".split()
+
+
+def resumed(name, folder, from_folder):
+    return options(name, folder, 1, f"--resume_from_checkpoint {from_folder}/checkpoint-1")
+
+
+def run(folder, name, runs, *launcher):
+    (folder / f"{name}.json").write_text(json.dumps(runs))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launcher, training_runs.__file__, f"{name}.json"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+def launch(folder, name, runs):
+    config = ["--config_file", ACCELERATE_CONFIGS / f"{name}.yaml", "--num_processes", "2", "--mixed_precision", "no"]
+    run(folder, name, runs, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "networks.yaml").write_text(yaml.safe_dump(NETWORKS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_process(folder):
+    run(folder, "one", [options(name, f"one/{name}", 2) for name in RUNS])
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def ddp(folder):
+    runs = [options(name, f"ddp/{name}", 1) for name in RUNS]
+    launch(folder, "ddp", [*runs, resumed("spatial", "ddp/resumed", "ddp/spatial")])
+    return folder / "ddp"
+
+
+@pytest.fixture(scope="module")
+def fsdp(folder):
+    runs = [
+        options("spatial", "fsdp/spatial", 1),
+        resumed("spatial", "fsdp/resumed", "fsdp/spatial"),
+        options("temporal", "fsdp/temporal", 1, "--gradient_checkpointing"),
+    ]
+    launch(folder, "fsdp", runs)
+    return folder / "fsdp"
+
+
+def measures(folder):
+    """What was logged at every step."""
+    measures = {}
+    for path in {path.parent for path in folder.glob("logs/**/events*")}:
+        events = EventAccumulator(str(path)).Reload()
+        for name in events.Tags()["scalars"]:
+            measures |= {(name, event.step): event.value for event in events.Scalars(name)}
+    return measures
+
+
+def weights(folder):
+    return {
+        f"{network}.{name}": value
+        for network in ("appearance_encoder", "controlnet", "unet")
+        for name, value in load_file(folder / network / "diffusion_pytorch_model.safetensors").items()
+    }
+
+
+def assert_same_run(folder, expected):
+    ours, others = measures(folder), measures(expected)
+    assert {("loss", 1), ("loss", 2), ("grad_norm", 2)} <= others.keys() == ours.keys()
+    for key, value in others.items():
+        assert ours[key] == pytest.approx(value, rel=1e-5), key
+    torch.testing.assert_close(weights(folder), weights(expected), rtol=0, atol=5e-6)
+
+
+@pytest.fixture(scope="module")
+def initial_weights():
+    pipeline = load_components(from_scratch=NETWORKS, seed=0).pipeline
+    return ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet).state_dict()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ddp_is_one_process_with_the_same_batch(name, one_process, ddp, initial_weights):
+    assert_same_run(ddp / name, one_process / name)
+    # The tolerance is small against what training changes.
+    change = max((value - initial_weights[key]).abs().max() for key, value in weights(ddp / name).items())
+    assert change > 3e-4
+
+
+@pytest.mark.parametrize("name", ["spatial", "temporal"])
+def test_fsdp_is_one_process_with_the_same_batch(name, one_process, fsdp):
+    assert_same_run(fsdp / name, one_process / name)
+
+
+def test_fsdp_has_split_the_weights(fsdp, initial_weights):
+    metadata = torch.distributed.checkpoint.FileSystemReader(
+        fsdp / "spatial" / "checkpoint-2" / "pytorch_model_fsdp_0"
+    ).read_metadata()
+    name = "model.unet.down_blocks.0.resnets.0.conv1.weight"
+    assert metadata.state_dict_metadata.keys() == {f"model.{name}" for name in initial_weights}
+    assert len(metadata.state_dict_metadata[name].chunks) == 2
+
+
+def test_ddp_resumes_exactly(ddp):
+    ours, expected = weights(ddp / "resumed"), weights(ddp / "spatial")
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+    assert measures(ddp / "resumed") == {key: value for key, value in measures(ddp / "spatial").items() if key[1] == 2}
+
+
+def test_fsdp_resumes(fsdp):
+    torch.testing.assert_close(weights(fsdp / "resumed"), weights(fsdp / "spatial"), rtol=0, atol=0)
+
+
+def test_fsdp_exports_the_pipeline_of_ddp(ddp, fsdp):
+    pipelines = [HIAPipeline.from_pretrained(folder / "spatial") for folder in (ddp, fsdp)]
+    for name, network in pipelines[0].components.items():
+        if isinstance(network, torch.nn.Module):
+            ours = pipelines[1].components[name].state_dict()
+            torch.testing.assert_close(ours, network.state_dict(), rtol=0, atol=5e-6)
+
+
+def test_fsdp_without_gpus_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    script = training_runs.load_script()
+    accelerator = Accelerator(cpu=True)
+    with pytest.raises(SystemExit, match="FSDP between several GPUs only"):
+        script.agree_with_launcher(script.parse_args(options("spatial", "refused", 1)), accelerator)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])
+def test_accelerate_reads_the_configurations(name, kind):
+    config = load_config_from_file(str(ACCELERATE_CONFIGS / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
+    if kind == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == 2
