@@ -299,13 +299,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(base, t
     number = 0
     folder = tmp_path / "0"
 
-    while sum(kills.values()) < NUM_KILLS:
+    while sum(kills.values()) < NUM_KILLS or min(kills.values()) < 2:
         before = entries(folder)
         process = start(folder, *arguments)
         if (folder / f"checkpoint-{KILLED_STEPS}").exists():
-            beginning, longest = ".unfinished-pipeline", 1.2 * export_duration
+            beginning, longest = ".unfinished-pipeline", (1.2 if kills["pipeline"] >= 2 else 0.3) * export_duration
         elif rng.random() < 0.5:
-            beginning, longest = ".unfinished-checkpoint-", 0.5 * step_duration
+            beginning, longest = ".unfinished-checkpoint-", (0.5 if kills["checkpoint"] >= 2 else 0.1) * step_duration
         else:
             beginning, longest = "checkpoint-", 2 * step_duration
         wait_for_new(process, folder, beginning, before)
@@ -326,7 +326,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(base, t
     train(folder, *arguments)
     assert_same_run(folder, whole, KILLED_STEPS)
     assert not any(folder.glob(".unfinished-*"))
-    assert kills["checkpoint"] >= 2 and kills["pipeline"] >= 2, kills
 
 
 # Which parameters change
