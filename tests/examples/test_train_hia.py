@@ -22,6 +22,7 @@ import yaml
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from forked_script import run_script
 from safetensors.torch import load_file
+from small_networks import NETWORKS
 
 from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
@@ -33,37 +34,6 @@ from hia_diffusers.training.stages import PARTS, STAGES
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"
 NUM_KILLS, KILLED_STEPS = 20, 8
-
-NETWORKS = {
-    "unet": {
-        "sample_size": 8,
-        "block_out_channels": [8, 16],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "cross_attention_dim": 8,
-        "attention_head_dim": 2,
-        "motion_num_attention_heads": 2,
-    },
-    "controlnet": {"conditioning_embedding_out_channels": [4, 8], "zero_conv_std": 0.02},
-    "vae": {
-        "block_out_channels": [4, 8],
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    },
-    "image_encoder": {
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "projection_dim": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 8,
-    },
-}
 
 # A softmax over the one token of the context is 1 whatever query and key are; and a table of sines is no parameter.
 WITHOUT_GRADIENT = re.compile(r"\.attentions\..*(attn2\.to_[qk]|norm2)\.|\.pos_embed\.pe$")

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from small_networks import NETWORKS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hia_diffusers import HIAPipeline
@@ -24,37 +25,6 @@ from hia_diffusers.training.denoiser import ConditionalDenoiser
 
 
 ACCELERATE_CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "accelerate"
-
-NETWORKS = {
-    "unet": {
-        "sample_size": 8,
-        "block_out_channels": [8, 16],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "cross_attention_dim": 8,
-        "attention_head_dim": 2,
-        "motion_num_attention_heads": 2,
-    },
-    "controlnet": {"conditioning_embedding_out_channels": [4, 8], "zero_conv_std": 0.02},
-    "vae": {
-        "block_out_channels": [4, 8],
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    },
-    "image_encoder": {
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "projection_dim": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 8,
-    },
-}
 
 # Of gradients about zero, Adam with its small epsilon would make steps of either sign.
 COMMON = (
