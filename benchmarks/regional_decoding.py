@@ -30,8 +30,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
+from hia_diffusers.models.autoencoder import decode_latents
 from hia_diffusers.training.losses import regional_loss
-from hia_diffusers.training.regional_decoding import decode_latents, decode_windows, region_windows
+from hia_diffusers.training.regional_decoding import decode_windows, region_windows
 
 
 CUT_MARGINS = (0, 4, 8)

@@ -32,3 +32,18 @@ NETWORKS = {
         "patch_size": 8,
     },
 }
+
+
+def autoencoder_dc(num_stages: int = 4, **options) -> dict:
+    """Options of an `AutoencoderDC` that halves pictures `num_stages - 1` times; with four it fits `random_tiny`."""
+    channels = [16] * (num_stages - 1) + [32]
+    sides = {
+        f"{side}_{option}": value
+        for side in ("encoder", "decoder")
+        for option, value in (
+            ("block_out_channels", channels),
+            ("layers_per_block", [0] + [1] * (num_stages - 1)),
+            ("qkv_multiscales", [[]] * num_stages),
+        )
+    }
+    return {"latent_channels": 4, "encoder_out_shortcut": False, "decoder_in_shortcut": False, **sides, **options}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import (
     AnimateDiffPipeline,
+    AutoencoderDC,
     AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -24,6 +25,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
+from small_networks import autoencoder_dc
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
@@ -410,13 +412,56 @@ def test_image_context_is_zero_in_the_unconditional_branch(pipe, picture):
     assert conditional.shape == (1, 1, 32) and not unconditional.any()
 
 
-def test_tiny_autoencoder(pipe, animate):
+def with_vae(pipe, autoencoder, **options):
     torch.manual_seed(0)
+    other = HIAPipeline(**{**pipe.components, "vae": autoencoder(**options).eval()})
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def test_tiny_autoencoder(pipe, animate):
     blocks = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
-    tiny = AutoencoderTiny(**blocks, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4).eval()
-    small = HIAPipeline(**{**pipe.components, "vae": tiny})
-    small.set_progress_bar_config(disable=True)
+    small = with_vae(pipe, AutoencoderTiny, **blocks, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
     assert animate(small).shape == (1, 3, 3, 64, 48)
+
+
+@pytest.fixture
+def dc_pipe(pipe):
+    return with_vae(pipe, AutoencoderDC, **autoencoder_dc(scaling_factor=0.5))
+
+
+@torch.no_grad()
+def test_deep_compression_autoencoder(dc_pipe, animate, picture, tmp_path):
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    reference = dc_pipe.encode_reference_latents(picture, 64, 48)
+    assert torch.allclose(reference, 0.5 * dc_pipe.vae.encode(pixels).latent, atol=1e-6)
+    clean = animate(dc_pipe, output_type="latent")
+    frames = animate(dc_pipe)
+    expected = dc_pipe.vae.decode(clean[0].transpose(0, 1) / 0.5).sample
+    assert torch.allclose(frames[0], (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
+    assert expected.std() > 1e-3
+    dc_pipe.save_pretrained(tmp_path)
+    again = HIAPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert isinstance(again.vae, AutoencoderDC)
+    assert torch.equal(animate(again), frames)
+    assert torch.allclose(animate(again.to(torch.bfloat16)), frames, atol=0.2)
+
+
+def test_deep_compression_autoencoder_saves_memory_as_others_do(dc_pipe, animate):
+    base = animate(dc_pipe)
+    assert torch.allclose(animate(dc_pipe, decode_chunk_size=1), base, atol=1e-5)
+    dc_pipe.vae.enable_slicing()
+    assert torch.allclose(animate(dc_pipe), base, atol=1e-5)
+    dc_pipe.vae.enable_tiling(48, 48, 32, 32)
+    difference = (animate(dc_pipe) - base).abs()
+    assert 0 < difference.mean() < 0.2 * base.std()
+    dc_pipe.vae.disable_tiling()
+    dc_pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.allclose(animate(dc_pipe), base, atol=1e-5)
+    dc_pipe.remove_all_hooks()
+    offload_sequentially(dc_pipe)
+    assert torch.allclose(animate(dc_pipe), base, atol=1e-5)
 
 
 def test_vae_slicing_and_chunks_change_nothing(pipe, animate):

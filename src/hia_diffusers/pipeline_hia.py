@@ -12,14 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    DiffusionPipeline,
-    SchedulerMixin,
-    UNet2DConditionModel,
-    UNetMotionModel,
-)
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
 from diffusers.models.embeddings import ImageProjection
@@ -33,6 +26,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from .conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
+from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
 from .models.controlnet import HIAControlNetModel
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
@@ -120,7 +114,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     MagicAnimate need it). Without either, pass `image_embeds` or `prompt_embeds` to the call.
 
     Args:
-        vae (`AutoencoderKL` or `AutoencoderTiny`):
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
             Encodes the reference picture and decodes the frames.
         image_encoder (`CLIPVisionModelWithProjection`, *optional*):
             CLIP vision tower of the context token.
@@ -153,7 +147,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: Autoencoder,
         image_encoder: CLIPVisionModelWithProjection | None,
         unet: HIAUNetMotionModel | UNetMotionModel | UNet2DConditionModel,
         appearance_encoder: HIAAppearanceEncoder,
@@ -191,7 +185,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         )
         self.register_to_config(reference_timestep=reference_timestep)
         self._interrupt = False
-        self.vae_scale_factor = _vae_scale_factor(vae) if vae is not None else 8
+        self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -202,7 +196,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             getattr(module, "_orig_mod", module) for module in (vae, unet, appearance_encoder, controlnet)
         )
         for name, module, accepted in (
-            ("vae", vae, (AutoencoderKL, AutoencoderTiny)),
+            ("vae", vae, AUTOENCODERS),
             ("unet", unet, (HIAUNetMotionModel,)),
             ("appearance_encoder", appearance_encoder, (HIAAppearanceEncoder,)),
             ("controlnet", controlnet, (HIAControlNetModel,)),
@@ -221,10 +215,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 raise ValueError(f"`appearance_encoder` lacks the blocks {', '.join(sorted(missing))} of `unet`.")
         if vae is not None and controlnet is not None:
             stride = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
-            if stride != _vae_scale_factor(vae):
+            if stride != vae_scale_factor(vae):
                 raise ValueError(
                     f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
-                    f" {_vae_scale_factor(vae)}; set the ControlNet's `conditioning_embedding_out_channels`."
+                    f" {vae_scale_factor(vae)}; set the ControlNet's `conditioning_embedding_out_channels`."
                 )
 
     @classmethod
@@ -577,7 +571,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         )
 
     def encode_reference_latents(self, image: Any, height: int, width: int) -> torch.Tensor:
-        """Latents of the reference pictures: the mean of the VAE's posterior, scaled as its configuration says.
+        """Latents of the reference pictures, scaled as the VAE's configuration says.
 
         Args:
             image:
@@ -586,15 +580,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Size of the clip in pixels.
 
         Returns:
-            `torch.Tensor` of shape `(B, C, h, w)`.
+            `torch.Tensor` of shape `(B, C, h, w)`: float32.
         """
         pictures = [
             self.image_processor.preprocess(picture[None], height=height, width=width)
             for picture in _as_pictures(image)
         ]
-        output = self.vae.encode(torch.cat(pictures).to(self._execution_device, self.vae.dtype))
-        latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
-        return (latents - (getattr(self.vae.config, "shift_factor", None) or 0)) * self.vae.config.scaling_factor
+        return encode_pictures(self.vae, torch.cat(pictures).to(self._execution_device))
 
     def prepare_latents(
         self,
@@ -785,9 +777,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Returns:
             `torch.Tensor` of shape `(B, 3, F, H, W)`: in [-1, 1], float32, on the host.
         """
-        latents = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
-        frames = latents.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
-        decoded = torch.cat([self.vae.decode(chunk).sample.float().cpu() for chunk in frames.split(decode_chunk_size)])
+        frames = latents.transpose(1, 2).flatten(0, 1)
+        decoded = torch.cat([decode_latents(self.vae, chunk).cpu() for chunk in frames.split(decode_chunk_size)])
         return decoded.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
     # 3. The call
@@ -1036,10 +1027,6 @@ def _component_options(folder: Path, options: Mapping[str, Any]) -> dict[str, An
         variant = None  # as diffusers has it: a variant need not hold every component
     # Without a dtype, transformers takes the one in its config, which whoever saved a variant last has set.
     return {"dtype": dtype or torch.float32, "use_safetensors": options["use_safetensors"], "variant": variant}
-
-
-def _vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:

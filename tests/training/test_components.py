@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
@@ -24,6 +25,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from hub_server import HubServer
+from small_networks import autoencoder_dc
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -580,6 +582,19 @@ def test_the_autoencoder_of_a_configuration_may_be_tiny():
     assert isinstance(vae, AutoencoderTiny) and vae.config.scaling_factor == 2.0
 
 
+def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_path):
+    vae = {"_class_name": "AutoencoderDC", **autoencoder_dc(scaling_factor=2.0)}
+    (tmp_path / "networks.yaml").write_text(yaml.safe_dump({**SCRATCH, "vae": vae}))
+    new = load_components(from_scratch=tmp_path / "networks.yaml")
+    assert isinstance(new.pipeline.vae, AutoencoderDC) and new.pipeline.vae.config.scaling_factor == 2.0
+    assert rows_of(new)["vae"].class_name == "AutoencoderDC"
+    assert frames_of(new.pipeline).isfinite().all()
+    new.pipeline.vae.save_pretrained(tmp_path / "vae")
+    loaded = load_components(from_scratch=SCRATCH, vae_name_or_path=tmp_path / "vae")
+    assert rows_of(loaded)["vae"].new_parameters == 0
+    assert_same(loaded.pipeline.vae.state_dict(), new.pipeline.vae.state_dict())
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -600,6 +615,10 @@ def test_the_autoencoder_of_a_configuration_may_be_tiny():
         ),
         (with_options("controlnet", in_channels=4), "entry `controlnet` has the unknown options in_channels"),
         (with_options("vae", scale=1.0), "entry `vae` has the unknown options scale"),
+        (
+            with_options("vae", without=tuple(VAE), _class_name="AutoencoderDC", shift_factor=0.1),
+            "entry `vae` has the unknown options shift_factor",
+        ),
         (with_options("image_encoder", label2id={}), "entry `image_encoder` has the unknown options label2id"),
         (with_options("scheduler", trained_betas=[0.1]), "entry `scheduler` has the unknown options trained_betas"),
         (
@@ -613,7 +632,10 @@ def test_the_autoencoder_of_a_configuration_may_be_tiny():
         (with_options("unet", down_block_types=["AttnDownBlock2D"]), "got AttnDownBlock2D"),
         (with_options("unet", out_channels=8), "as many channels as it takes, 4, got 8"),
         (with_options("vae", latent_channels=8), "`unet` takes 4 channels but `vae` has 8 latent channels"),
-        (with_options("vae", _class_name="VQModel"), "must be AutoencoderKL or AutoencoderTiny, got 'VQModel'"),
+        (
+            with_options("vae", _class_name="VQModel"),
+            "AutoencoderKL or AutoencoderTiny or AutoencoderDC, got 'VQModel'",
+        ),
         (with_options("controlnet", conditioning_embedding_out_channels=[8, 16]), "reduces conditioning frames by 2"),
         (with_options("controlnet", zero_conv_std=-0.1), "`zero_conv_std` must be a number of at least 0, got -0.1"),
         (
@@ -703,7 +725,11 @@ def test_a_folder_without_the_component_is_named_with_its_option(sd, tmp_path, o
         ),
         ("motion_adapter_name_or_path", "controlnet", "class MotionAdapter, got ControlNetModel"),
         ("image_encoder_name_or_path", "sd/text_encoder", "cannot be read"),
-        ("vae_name_or_path", "controlnet", "class AutoencoderKL or AutoencoderTiny, got ControlNetModel"),
+        (
+            "vae_name_or_path",
+            "controlnet",
+            "class AutoencoderKL or AutoencoderTiny or AutoencoderDC, got ControlNetModel",
+        ),
     ],
 )
 def test_a_component_of_another_kind_is_named_with_its_option(folders, sd, option, name, message):
@@ -751,7 +777,7 @@ def test_stable_diffusion_needs_an_image_encoder(broken, sd):
         ("image_encoder_name_or_path", "vision", "config.json", {"model_type": "siglip"}, "`model_type` must be clip"),
         ("image_encoder_name_or_path", "vision", "config.json", {"image_size": 64}, "must be its `image_size`, 64"),
         ("vae_name_or_path", "tiny-vae", "config.json", {"latent_channels": 8}, "`vae` has 8 latent channels"),
-        ("vae_name_or_path", "tiny-vae", "config.json", {"_class_name": None}, "AutoencoderTiny, got None"),
+        ("vae_name_or_path", "tiny-vae", "config.json", {"_class_name": None}, "or AutoencoderDC, got None"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_weights_are_read(sd, broken, option, name, file, changes, message):

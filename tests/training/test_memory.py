@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderDC, UNet2DConditionModel
+from small_networks import autoencoder_dc
 from torch import nn
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
@@ -67,18 +68,24 @@ def checkpointed(denoiser):
 
 
 @pytest.mark.parametrize(
-    ("setup", "half"),
+    ("setup", "half", "vae"),
     [
-        (replace(SPATIAL, gradient_checkpointing=True, mixed_precision="bf16"), ()),
-        (replace(TEMPORAL, mixed_precision="bf16"), ("appearance_encoder", "controlnet")),
+        (replace(SPATIAL, gradient_checkpointing=True, mixed_precision="bf16"), (), None),
+        (replace(TEMPORAL, mixed_precision="bf16"), ("appearance_encoder", "controlnet"), None),
         (
             replace(REGIONAL, windows=((1, 16, 16), (2, 8, 8)), mixed_precision="bf16"),
             ("controlnet", "unet", "vae"),
+            "kl",
+        ),
+        (
+            replace(REGIONAL, windows=((1, 16, 16), (2, 8, 8)), mixed_precision="bf16"),
+            ("controlnet", "unet", "vae"),
+            "dc",
         ),
     ],
 )
-def test_what_is_counted_without_data_is_what_real_tensors_take(denoiser, pristine_pipe, setup, half):
-    vae = pristine_pipe.vae if setup.windows else None
+def test_what_is_counted_without_data_is_what_real_tensors_take(denoiser, pristine_pipe, setup, half, vae):
+    vae = {None: None, "kl": pristine_pipe.vae, "dc": deep_compression_autoencoder()}[vae]
     estimate = estimate_training_memory(denoiser, setup, vae)
     real = copy.deepcopy(denoiser).train()
     train_only(real, setup.parts)
@@ -93,6 +100,12 @@ def test_what_is_counted_without_data_is_what_real_tensors_take(denoiser, pristi
     assert estimate.weights == sum(num_bytes(network) for network in networks.values())
     trained = [parameter.grad for parameter in real.parameters() if parameter.requires_grad]
     assert estimate.gradients == sum(gradient.nbytes for gradient in trained)
+
+
+def deep_compression_autoencoder():
+    """With attention at the lowest resolution, linear as the latents have more pixels than a head has channels."""
+    blocks = ["ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock"]
+    return AutoencoderDC(**autoencoder_dc(decoder_block_types=blocks, attention_head_dim=8))
 
 
 def num_bytes(network):

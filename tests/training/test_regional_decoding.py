@@ -5,13 +5,14 @@ import itertools
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+from small_networks import autoencoder_dc
 from torch import nn
 
+from hia_diffusers.models.autoencoder import decode_latents
 from hia_diffusers.training.losses import regional_loss
 from hia_diffusers.training.regional_decoding import (
     RegionWindows,
-    decode_latents,
     decode_windows,
     region_windows,
 )
@@ -307,17 +308,28 @@ def test_windows_keep_less_for_the_backward_pass(vae):
     assert kept[1] < 0.6 * kept[0]
 
 
-def test_a_tiny_autoencoder_gives_windows_of_whole_pictures():
-    torch.manual_seed(0)
-    tiny = AutoencoderTiny(
+def tiny_autoencoder():
+    return AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8, 8),
         decoder_block_out_channels=(8, 8, 8, 8),
         num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 1),
-    ).requires_grad_(False)
+    )
+
+
+def deep_compression_autoencoder():
+    """With attention to whole pictures at the two lowest resolutions of its decoder."""
+    blocks = ["ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"]
+    return AutoencoderDC(**autoencoder_dc(decoder_block_types=blocks, attention_head_dim=8, scaling_factor=0.5))
+
+
+@pytest.mark.parametrize("autoencoder", [tiny_autoencoder, deep_compression_autoencoder])
+def test_other_autoencoders_give_windows_of_whole_pictures(autoencoder):
+    torch.manual_seed(0)
+    vae = autoencoder().requires_grad_(False)
     windows = region_windows(region_masks(REGIONS))
     scaled = latents().requires_grad_()
-    pictures, (decoded,) = decode_latents(tiny, scaled), decode_windows(tiny, scaled, [windows])
+    pictures, (decoded,) = decode_latents(vae, scaled), decode_windows(vae, scaled, [windows])
     assert pictures.shape == (2, 3, HEIGHT, WIDTH)
     assert torch.equal(decoded, windows.cut(pictures))
     decoded.sum().backward()

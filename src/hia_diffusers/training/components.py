@@ -12,18 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    ControlNetModel,
-    DiffusionPipeline,
-    MotionAdapter,
-    UNet2DConditionModel,
-)
+from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
 
 from ..models.appearance_encoder import HIAAppearanceEncoder
+from ..models.autoencoder import AUTOENCODERS
 from ..models.controlnet import HIAControlNetModel
 from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from ..models.unet_motion import HIAUNetMotionModel
@@ -32,7 +26,6 @@ from ..scheduling_shifted_snr import ShiftedSNRScheduler
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-AUTOENCODERS = (AutoencoderKL, AutoencoderTiny)
 NEW = "new"
 
 # What each option puts in place of the base's.
@@ -193,7 +186,7 @@ def load_components(
             `openai/clip-vit-large-patch14`; of a whole `CLIPModel` the vision tower is taken. Needed if the base has
             no source of context.
         vae_name_or_path (`str` or `os.PathLike`, *optional*):
-            An `AutoencoderKL` or `AutoencoderTiny`.
+            An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`.
         from_scratch (`str`, `os.PathLike` or `Mapping`, *optional*):
             The other kind of base: a YAML file, or what it holds, with options of new components.
 
@@ -203,7 +196,7 @@ def load_components(
               deviation that the weights of the zero convolutions are drawn with, 0.0 by default; with a little, such
               as 0.02, short runs learn the pose earlier.
             - `vae`: those of [`~diffusers.AutoencoderKL`], or of the class that `_class_name` names, and so
-              `scaling_factor` and `shift_factor` of the latents.
+              `scaling_factor` of the latents and, but for an `AutoencoderDC`, `shift_factor`.
             - `image_encoder`: those of `CLIPVisionConfig`.
             - `scheduler`, may be left out: those of [`ShiftedSNRScheduler`].
 
@@ -297,8 +290,9 @@ class _Source:
         class_name = config.get("_class_name")
         model_class = {c.__name__: c for c in accepted}.get(class_name)
         if model_class is None:
-            names = " or ".join(c.__name__ for c in accepted)
-            raise ValueError(f"`{self.option}` must lead to a model of class {names}, got {class_name} in {self}.")
+            raise ValueError(
+                f"`{self.option}` must lead to a model of class {_names(accepted)}, got {class_name} in {self}."
+            )
         with self.named_in_errors():
             if not weights:
                 return model_class.from_config(config)
@@ -502,7 +496,7 @@ def _checkpoint(source: _Source) -> _Base:
         return _StableDiffusionCheckpoint(source, classes)
     raise ValueError(
         f"`{source.option}` must lead to an HIAPipeline, or to a pipeline of a UNet2DConditionModel `unet` and an"
-        f" AutoencoderKL or AutoencoderTiny `vae`, got {index.get('_class_name')} with {classes.get('unet')} and"
+        f" {_names(AUTOENCODERS)} `vae`, got {index.get('_class_name')} with {classes.get('unet')} and"
         f" {classes.get('vae')} in {source}."
     )
 
@@ -543,8 +537,7 @@ class _NewComponents:
             vae_class = {c.__name__: c for c in AUTOENCODERS}.get(name)
             if vae_class is None:
                 raise ValueError(
-                    "`from_scratch`: `_class_name` of the entry `vae` must be AutoencoderKL or AutoencoderTiny, got"
-                    f" {name!r}."
+                    f"`from_scratch`: `_class_name` of the entry `vae` must be {_names(AUTOENCODERS)}, got {name!r}."
                 )
             options = self.options("vae", {**_defaults(vae_class), "_class_name": ""})
             options.pop("_class_name", None)
@@ -793,6 +786,10 @@ def _defaults(model_class: type, names: Collection[str] | None = None) -> dict[s
 def _config_with(unet: HIAUNetMotionModel, options: Mapping[str, Any]) -> dict[str, Any]:
     # diffusers ignores options that a configuration lists as untouched defaults.
     return {**unet.config, **options, "_use_default_values": []}
+
+
+def _names(classes: Collection[type]) -> str:
+    return " or ".join(c.__name__ for c in classes)
 
 
 def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:

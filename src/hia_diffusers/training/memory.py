@@ -16,7 +16,8 @@ mixed dtype, unless weights are sharded (FSDP), which is done in float32. Autoca
 it is used, and its copy lives as long as that operator, or its backward pass, needs it.
 
 Not counted: what the CUDA context and libraries hold (0.5 to 1 GiB), scratch memory inside of kernels, fragmentation,
-and encoding, which happens before the step keeps anything and is smaller frame by frame.
+encoding, which happens before the step keeps anything and is smaller frame by frame, and what the identity loss keeps
+of faces, 0.1 GiB each.
 """
 
 import copy
@@ -27,7 +28,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -35,8 +35,9 @@ from torch.utils import checkpoint as checkpointing
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..models.autoencoder import Autoencoder, decode_latents
 from .denoiser import ConditionalDenoiser
-from .regional_decoding import RegionWindows, decode_latents, decode_windows
+from .regional_decoding import RegionWindows, decode_windows
 from .stages import train_only
 
 
@@ -156,10 +157,26 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.1f}" if size >= 2**30 / 10 else f"{size / 2**30:.3f}"
 
 
+def on_meta(module: Any) -> Any:
+    """
+    A copy of a network without data. Names, options and hooks are those of the original.
+
+    Args:
+        module (`torch.nn.Module`):
+            On any device; it stays as it is.
+    """
+    tensors: dict[int, Any] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for parameter in module.parameters()
+    }
+    tensors.update((id(buffer), torch.empty_like(buffer, device="meta")) for buffer in module.buffers())
+    return copy.deepcopy(module, tensors).train()
+
+
 def estimate_training_memory(
     denoiser: ConditionalDenoiser,
     setup: TrainingSetup,
-    vae: AutoencoderKL | AutoencoderTiny | None = None,
+    vae: Autoencoder | None = None,
     frozen: Iterable[nn.Module] = (),
     step: "StepBytes | None" = None,
 ) -> TrainingMemory:
@@ -171,7 +188,7 @@ def estimate_training_memory(
             The networks, on any device, meta among them. Which parameters require gradients does not matter.
         setup ([`TrainingSetup`]):
             The rest.
-        vae ([`~diffusers.AutoencoderKL`] or [`~diffusers.AutoencoderTiny`], *optional*):
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`, *optional*):
             Where predicted latents are decoded with gradient, as in the regional stage.
         frozen (iterable of `torch.nn.Module`, *optional*):
             Other networks whose weights are on the device, such as the image encoder, and the VAE in other stages.
@@ -214,7 +231,7 @@ def out_of_memory_advice(
     denoiser: ConditionalDenoiser,
     setup: TrainingSetup,
     device_bytes: int,
-    vae: AutoencoderKL | AutoencoderTiny | None = None,
+    vae: Autoencoder | None = None,
     frozen: Iterable[nn.Module] = (),
 ) -> str:
     """
@@ -349,9 +366,7 @@ class StepBytes:
     peak: int
 
 
-def count_step(
-    denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: AutoencoderKL | AutoencoderTiny | None = None
-) -> StepBytes:
+def count_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
     """
     [`run_step`] of networks without data, made ready for training as `setup` says.
 
@@ -366,9 +381,7 @@ def count_step(
     return run_step(_trained_on_meta(denoiser, setup), setup, meta_vae)
 
 
-def run_step(
-    denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: AutoencoderKL | AutoencoderTiny | None = None
-) -> StepBytes:
+def run_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
     """
     One forward and backward pass, on the networks' device, whose memory is counted.
 
@@ -379,7 +392,7 @@ def run_step(
             Its trained parameters require gradients, and get some. All are in the dtype that they are kept in.
         setup ([`TrainingSetup`]):
             Sizes, mixed precision and windows.
-        vae ([`~diffusers.AutoencoderKL`] or [`~diffusers.AutoencoderTiny`], *optional*):
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`, *optional*):
             As for [`estimate_training_memory`].
     """
     device, config = denoiser.unet.device, denoiser.unet.config
@@ -442,7 +455,7 @@ def run_step(
 
 def _trained_on_meta(denoiser: ConditionalDenoiser, setup: TrainingSetup) -> ConditionalDenoiser:
     """Without data, in the dtypes that weights are kept in; what is trained requires gradients."""
-    denoiser = _on_meta(denoiser)
+    denoiser = on_meta(denoiser)
     train_only(denoiser, setup.parts)
     for network in denoiser.children():
         if setup.sharding != "fsdp" and not any(parameter.requires_grad for parameter in network.parameters()):
@@ -451,7 +464,7 @@ def _trained_on_meta(denoiser: ConditionalDenoiser, setup: TrainingSetup) -> Con
 
 
 def _frozen_on_meta(module: nn.Module, setup: TrainingSetup) -> Any:
-    module = _on_meta(module).requires_grad_(False)
+    module = on_meta(module).requires_grad_(False)
     _cast(module, setup)
     return module
 
@@ -459,16 +472,6 @@ def _frozen_on_meta(module: nn.Module, setup: TrainingSetup) -> Any:
 def _cast(module: nn.Module, setup: TrainingSetup) -> None:
     # The method of diffusers' models warns of layers that lose precision.
     nn.Module.to(module, MIXED_DTYPES[setup.mixed_precision] or torch.float32)
-
-
-def _on_meta(module: Any) -> Any:
-    """A copy of a network without data. Names, options and hooks are those of the original."""
-    tensors: dict[int, Any] = {
-        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        for parameter in module.parameters()
-    }
-    tensors.update((id(buffer), torch.empty_like(buffer, device="meta")) for buffer in module.buffers())
-    return copy.deepcopy(module, tensors).train()
 
 
 def _num_bytes(module: nn.Module) -> int:

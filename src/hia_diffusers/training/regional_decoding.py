@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL
 from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor, nn
+
+from ..models.autoencoder import Autoencoder, decode_latents, unscale_latents
 
 
 @dataclass(frozen=True)
@@ -133,33 +135,14 @@ def region_windows(masks: Tensor, vae_scale_factor: int = 8, size_step: int = 4)
     return RegionWindows(corners, height, width, picture_height, picture_width)
 
 
-def decode_latents(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Tensor:
-    """
-    Decode whole pictures, with gradient. `vae.enable_gradient_checkpointing()` lets it keep less and take longer.
-
-    Args:
-        vae ([`~diffusers.AutoencoderKL`] or [`~diffusers.AutoencoderTiny`]):
-            Frozen: parameters that require no gradient need half of the memory.
-        latents (`torch.Tensor` of shape `(N, C, h, w)`):
-            Clean latents, scaled as the UNet knows them. The frames of a clip are pictures.
-
-    Returns:
-        `torch.Tensor` of shape `(N, 3, H, W)`: float32, around [-1, 1], not clamped.
-
-    Raises:
-        `ValueError`: the latents do not have four axes.
-    """
-    return vae.decode(_unscaled(vae, latents)).sample.float()
-
-
-def decode_windows(
-    vae: AutoencoderKL | AutoencoderTiny, latents: Tensor, windows: Sequence[RegionWindows]
-) -> list[Tensor]:
+def decode_windows(vae: Autoencoder, latents: Tensor, windows: Sequence[RegionWindows]) -> list[Tensor]:
     """
     What [`RegionWindows.cut`] gives of whole decoded pictures, with little memory.
 
     The gradient takes the mean and variance of the decoder's later GroupNorms as constants, and reaches all latents
-    through the earlier layers. An [`~diffusers.AutoencoderTiny`] needs little memory and decodes whole pictures.
+    through the earlier layers. Only an [`~diffusers.AutoencoderKL`] has such norms. The others decode whole pictures:
+    an [`~diffusers.AutoencoderTiny`] needs little memory for it, and in an [`~diffusers.AutoencoderDC`] attention may
+    see the whole picture at several resolutions.
 
     ```python
     faces, hands = region_windows(face_masks), region_windows(hand_masks)
@@ -173,8 +156,8 @@ def decode_windows(
     ```
 
     Args:
-        vae ([`~diffusers.AutoencoderKL`] or [`~diffusers.AutoencoderTiny`]):
-            Frozen, as for [`decode_latents`].
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
+            Frozen: parameters that require no gradient need half of the memory.
         latents (`torch.Tensor` of shape `(N, C, h, w)`):
             Clean latents, scaled as the UNet knows them.
         windows (sequence of [`RegionWindows`]):
@@ -186,9 +169,9 @@ def decode_windows(
 
     Raises:
         `ValueError`: the latents do not have four axes, the windows are those of pictures of another size, or the
-            decoder has attention in other places than its middle.
+            decoder of an `AutoencoderKL` has attention in other places than its middle.
     """
-    if isinstance(vae, AutoencoderTiny):
+    if not isinstance(vae, AutoencoderKL):
         pictures = decode_latents(vae, latents)
         return [group.cut(pictures) for group in windows]
     decoder = vae.decoder
@@ -201,7 +184,7 @@ def decode_windows(
                 f"`windows` must be those of {len(latents)} pictures of {tuple(latents.shape[-2:])} latent pixels, "
                 f"got {len(group.corners)} of {(group.picture_height, group.picture_width)}."
             )
-    unscaled = _unscaled(vae, latents)
+    unscaled = unscale_latents(vae, latents)
     if vae.post_quant_conv is not None:
         unscaled = vae.post_quant_conv(unscaled)
     first_block, *late_blocks = decoder.up_blocks
@@ -239,13 +222,6 @@ def decode_windows(
             parts = group.within(outer).cut(parts).flatten(0, 1)
             decoded.append(parts.unflatten(0, (len(latents), -1)).float())
     return decoded
-
-
-def _unscaled(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Tensor:
-    if latents.ndim != 4:
-        raise ValueError(f"`latents` must be of shape (N, C, h, w), got {tuple(latents.shape)}.")
-    shift = getattr(vae.config, "shift_factor", None) or 0
-    return (latents / vae.config.scaling_factor + shift).to(vae.dtype)
 
 
 def _scale_and_shift(norm: nn.GroupNorm, features: Tensor) -> tuple[Tensor, Tensor]:
