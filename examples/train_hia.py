@@ -22,6 +22,7 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from accelerate.utils import (
     AutocastKwargs,
     DistributedType,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     LoggerType,
     ProjectConfiguration,
     gather_object,
@@ -51,6 +53,7 @@ from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips
 from hia_diffusers.data.video import write_video
 from hia_diffusers.metrics.evaluation import VideoEvaluation
+from hia_diffusers.models.autoencoder import encode_pictures
 from hia_diffusers.training.checkpoints import CheckpointFolder, step_of
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
@@ -65,7 +68,7 @@ from hia_diffusers.training.losses import (
     prediction_target,
     regional_loss,
 )
-from hia_diffusers.training.memory import TrainingSetup, out_of_memory_advice
+from hia_diffusers.training.memory import TrainingSetup, on_meta, out_of_memory_advice
 from hia_diffusers.training.regional_decoding import decode_windows, region_windows
 from hia_diffusers.training.stages import STAGES, TrainingStage, train_only
 
@@ -79,6 +82,11 @@ FREE_OPTIONS = {
 }
 
 OPTIONS_FILE, STATE_FILE = "options.json", "run.pt"
+
+# One process validates while the others wait.
+VALIDATION_TIMEOUT = timedelta(hours=6)
+
+SHARDING = {DistributedType.FSDP: "fsdp", DistributedType.DEEPSPEED: "zero2"}
 
 
 # 1. Options
@@ -160,6 +168,7 @@ def build_parser():
     group = parser.add_argument_group("data")
     group.add_argument("--train_data_dir", help="folder or URL that examples/prepare_dataset.py wrote")
     group.add_argument("--procedural_clips", type=COUNT, help="train on so many clips of procedural people instead")
+    group.add_argument("--procedural_frames", type=COUNT, default=300, help="frames of each of these clips")
     group.add_argument("--sizes", type=size, nargs="+", default=[(896, 512)], help="WIDTHxHEIGHT of aspect buckets")
     group.add_argument("--resolution_scale", type=POSITIVE, help="factor on the sizes")
     group.add_argument("--num_frames", type=COUNT, help="frames of a sample")
@@ -173,7 +182,7 @@ def build_parser():
 
     group = parser.add_argument_group("losses")
     group.add_argument("--max_timestep", type=number(int, 0, 999), help="noise is drawn for timesteps from 0 to this")
-    group.add_argument("--prediction_type", choices=("epsilon", "v_prediction"), help="of a new schedule")
+    group.add_argument("--prediction_type", choices=("epsilon", "v_prediction", "sample"), help="of a new schedule")
     group.add_argument("--snr_shift_factor", type=ABOVE_ZERO_TO_ONE, help="gamma of a new schedule, in (0, 1]")
     group.add_argument(
         "--snr_gamma", type=POSITIVE, help="weigh timesteps by min-SNR with this gamma; the paper does not"
@@ -296,9 +305,10 @@ def parse_args(argv=None):
 
 @mistakes_in_one_line()
 def build_dataset(args):
-    source = (
-        PreparedClips(args.train_data_dir) if args.train_data_dir else ProceduralClips("train", args.procedural_clips)
-    )
+    if args.train_data_dir:
+        source = PreparedClips(args.train_data_dir)
+    else:
+        source = ProceduralClips("train", args.procedural_clips, args.procedural_frames)
     return HIADataset(
         source,
         args.sizes,
@@ -364,9 +374,9 @@ class HIALosses:
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
 
         with torch.no_grad():
-            latents = self.encode(batch["pixel_values"].flatten(0, 1))
+            latents = encode_pictures(pipeline.vae, batch["pixel_values"].flatten(0, 1))
             latents = latents.unflatten(0, batch["pixel_values"].shape[:2]).transpose(1, 2)
-            reference_latents = self.encode(batch["reference_pixel_values"])
+            reference_latents = encode_pictures(pipeline.vae, batch["reference_pixel_values"])
             context, null_context = pipeline.encode_image(references)
             if dropped is not None:
                 context = torch.where(dropped[:, None, None], null_context, context)
@@ -385,13 +395,6 @@ class HIALosses:
 
     def total(self, losses):
         return sum(self.weights[name] * values.mean() for name, values in losses.items())
-
-    def encode(self, pictures):
-        vae = self.pipeline.vae
-        encoded = vae.encode(pictures.to(vae.dtype))
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        shift = getattr(vae.config, "shift_factor", None) or 0
-        return (latents.float() - shift) * vae.config.scaling_factor
 
     def windows(self, batch):
         """Where to decode faces and hands; those of faces hold all that ArcFace sees. The masks are on the host."""
@@ -527,28 +530,34 @@ def averaged_weights(ema, parameters):
 
 
 @contextlib.contextmanager
-def out_of_memory_as_advice(args, model, pipeline, accelerator):
+def out_of_memory_as_advice(compute_losses, networks, batch):
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise SystemExit(advice(args, model, pipeline, accelerator)) from error
+        raise SystemExit(advice(compute_losses, networks, batch)) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):
             raise
-        raise SystemExit(advice(args, model, pipeline, accelerator)) from error
+        raise SystemExit(advice(compute_losses, networks, batch)) from error
 
 
-def advice(args, model, pipeline, accelerator):
+def advice(compute_losses, networks, batch):
+    args, accelerator, pipeline = compute_losses.args, compute_losses.accelerator, compute_losses.pipeline
     device = accelerator.device
     if device.type == "cuda":
         device_bytes = torch.cuda.get_device_properties(device).total_memory
     else:
         device_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    height, width = max(args.sizes, key=math.prod)
+    vae, windows = None, []
+    frozen = [pipeline.image_encoder, pipeline.text_encoder, compute_losses.arcface]
+    if args.stage == "regional":
+        vae, windows = pipeline.vae, compute_losses.windows(batch)
+    else:
+        frozen.append(pipeline.vae)
     setup = TrainingSetup(
         parts=trained_parts(args),
-        height=round(height * args.resolution_scale),
-        width=round(width * args.resolution_scale),
+        height=batch["pixel_values"].shape[-2],
+        width=batch["pixel_values"].shape[-1],
         num_frames=args.num_frames,
         batch_size=args.train_batch_size,
         mixed_precision=accelerator.mixed_precision,
@@ -556,12 +565,14 @@ def advice(args, model, pipeline, accelerator):
         optimizer="adamw8bit" if args.use_8bit_adam else "adamw",
         ema=args.use_ema,
         num_processes=accelerator.num_processes,
+        sharding=SHARDING.get(accelerator.distributed_type, "ddp"),
+        windows=tuple(
+            (group.corners.shape[1], *(pipeline.vae_scale_factor * side for side in (group.height, group.width)))
+            for group in windows
+        ),
     )
-    frozen = [network for network in (pipeline.image_encoder, pipeline.text_encoder) if network is not None]
-    decoded = pipeline.vae if args.stage == "regional" else None
-    return out_of_memory_advice(
-        accelerator.unwrap_model(model), setup, device_bytes, decoded, frozen if decoded else [*frozen, pipeline.vae]
-    )
+    frozen = [network for network in frozen if network is not None]
+    return out_of_memory_advice(networks, setup, device_bytes, vae, frozen)
 
 
 def trained_parts(args):
@@ -653,14 +664,22 @@ def write_model_card(args, path, devices):
 
 
 def push_to_hub(args, folder):
+    """The pipeline, and nothing else that lies in its folder."""
     api = HfApi(token=args.hub_token)
-    repository = api.create_repo(args.hub_model_id or folder.name, exist_ok=True)
-    api.upload_folder(
-        repo_id=repository.repo_id,
-        folder_path=folder,
-        ignore_patterns=["checkpoint-*", ".unfinished-*", f"{args.logging_dir}/*", "validation/*", OPTIONS_FILE],
-        commit_message=f"Stage {args.stage}, {args.max_train_steps} steps",
-    )
+    name = args.hub_model_id or folder.resolve().name
+    components = json.loads((folder / "model_index.json").read_text())
+    try:
+        api.upload_folder(
+            repo_id=api.create_repo(name, exist_ok=True).repo_id,
+            folder_path=folder,
+            allow_patterns=["model_index.json", "README.md", *(f"{component}/*" for component in components)],
+            commit_message=f"Stage {args.stage}, {args.max_train_steps} steps",
+        )
+    except Exception as error:  # of the network, the Hub or its storage, which have no class in common
+        raise SystemExit(
+            f"--push_to_hub: the upload to {name} failed: {' '.join(str(error).split())} The trained pipeline is in "
+            f"{folder}; the same command with --resume_from_checkpoint latest uploads it without training."
+        ) from error
 
 
 def device_name(device):
@@ -690,8 +709,6 @@ def export_pipeline(args, trained, folder, devices):
             shutil.rmtree(folder / path.name)
         path.replace(folder / path.name)
     unfinished.rmdir()
-    if args.push_to_hub:
-        push_to_hub(args, folder)
 
 
 # 6. The run
@@ -704,6 +721,7 @@ class Progress:
         self.step = 0  # optimizer steps
         self.batches = 0  # batches of each process
         self.skipped_steps = 0
+        self.skipped_in_a_row = 0
         self.unreadable = Counter()  # what was wrong with a clip -> how often another took its place
 
     def state_dict(self):
@@ -821,8 +839,10 @@ def main(args):
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder / args.logging_dir),
-        # Cast copies of all trained weights would be kept through the step.
-        kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
+        kwargs_handlers=[
+            AutocastKwargs(cache_enabled=False),  # cast copies of all trained weights would be kept through the step
+            InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT),
+        ],
     )
     agree_with_launcher(args, accelerator)
     checkpoints = CheckpointFolder(folder, args.checkpoints_total_limit)
@@ -851,7 +871,8 @@ def main(args):
     arcface = None
     if args.stage == "regional":
         if args.arcface:
-            arcface = IResNet.from_weights(args.arcface).to(accelerator.device)
+            with mistakes_in_one_line():
+                arcface = IResNet.from_weights(args.arcface).to(accelerator.device)
         else:
             accelerator.print("No --arcface: the identity loss (Eq. 2) is off.")
 
@@ -878,6 +899,7 @@ def main(args):
         num_cycles=args.lr_num_cycles,
         power=args.lr_power,
     )
+    networks = on_meta(model)  # to count their memory, before processes may divide it
     model, optimizer = accelerator.prepare(model, optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]  # new ones under FSDP
     progress = Progress()
@@ -901,7 +923,6 @@ def main(args):
     # Training
     compute_losses = HIALosses(args, accelerator, model, pipeline, arcface)
     sums, clips = {}, []
-    bad_in_a_row = 0
     bar = tqdm(initial=progress.step, total=args.max_train_steps, disable=not accelerator.is_local_main_process)
     batches = numbered_batches(loader, progress.batches)
     while progress.step < args.max_train_steps:
@@ -910,7 +931,7 @@ def main(args):
         clips += [
             f"{clip}, frames {frames.tolist()}" for clip, frames in zip(batch["clip"], batch["frames"], strict=True)
         ]
-        with accelerator.accumulate(model), out_of_memory_as_advice(args, model, pipeline, accelerator):
+        with accelerator.accumulate(model), out_of_memory_as_advice(compute_losses, networks, batch):
             with accelerator.autocast():
                 losses = compute_losses(number, batch)
                 loss = compute_losses.total(losses)
@@ -931,7 +952,7 @@ def main(args):
                 # The scaler of fp16 looks after gradients that overflow.
                 is_finite = accelerator.scaler is not None or math.isfinite(grad_norm)
             if is_finite:
-                bad_in_a_row = 0
+                progress.skipped_in_a_row = 0
                 optimizer.step()
                 lr_scheduler.step()
                 if ema is not None:
@@ -939,35 +960,36 @@ def main(args):
                 progress.step += 1
                 bar.update()
             else:
-                bad_in_a_row += 1
+                progress.skipped_in_a_row += 1
                 progress.skipped_steps += 1
             optimizer.zero_grad()
         received = means.pop("stop") > 0
         clips_of_step, clips = clips, []
         if not is_finite:
             accelerator.print(f"Step {progress.step + 1} skipped: loss or gradient is not finite ({means}).")
-            if bad_in_a_row == args.max_skipped_steps:
+            if progress.skipped_in_a_row >= args.max_skipped_steps:
                 raise SystemExit(
-                    f"The loss or its gradient was not finite {bad_in_a_row} times in a row, at last with "
+                    f"The loss or its gradient was not finite {progress.skipped_in_a_row} times in a row, last with "
                     f"{'; '.join(gather_object(clips_of_step))}. Lower --learning_rate, use --mixed_precision bf16 or "
                     "no, or look at these clips."
                 )
-            continue
-
-        total = sum(compute_losses.weights[name] * value for name, value in means.items())
-        bar.set_postfix({"loss": f"{total:.4f}", **{name: f"{value:.4f}" for name, value in means.items()}})
-        logs = {f"loss/{name}": value for name, value in means.items()}
-        logs |= {"loss": total, "lr": lr_scheduler.get_last_lr()[0], "grad_norm": float(grad_norm)}
-        logs["skipped_steps"] = progress.skipped_steps
-        accelerator.log(logs, step=progress.step)
+        else:
+            total = sum(compute_losses.weights[name] * value for name, value in means.items())
+            bar.set_postfix({"loss": f"{total:.4f}", **{name: f"{value:.4f}" for name, value in means.items()}})
+            logs = {f"loss/{name}": value for name, value in means.items()}
+            logs |= {"loss": total, "lr": lr_scheduler.get_last_lr()[0], "grad_norm": float(grad_norm)}
+            logs["skipped_steps"] = progress.skipped_steps
+            accelerator.log(logs, step=progress.step)
         is_last = progress.step == args.max_train_steps
-        if received or is_last or progress.step % args.checkpointing_steps == 0:
+        is_due = is_finite and (is_last or progress.step % args.checkpointing_steps == 0)
+        # Steps that were skipped since the last checkpoint will be skipped again.
+        if is_due or (received and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if received:
-            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; its checkpoint is written.")
+            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest goes on.")
             accelerator.end_training()
             sys.exit(128 + signal.SIGTERM)
-        if validation is not None and (is_last or progress.step % args.validation_steps == 0):
+        if validation is not None and is_finite and (is_last or progress.step % args.validation_steps == 0):
             with averaged_weights(ema, parameters), accelerator.autocast():
                 if accelerator.is_main_process:
                     measures = validation.run(folder / "validation" / f"step-{progress.step}")
@@ -987,6 +1009,8 @@ def main(args):
         accelerator.print(f"{sum(unreadable.values())} samples took the place of clips that cannot be read:")
         accelerator.print("\n".join(f"  {line} ({times} times)" for line, times in sorted(unreadable.items())))
     accelerator.end_training()
+    if args.push_to_hub and accelerator.is_main_process:
+        push_to_hub(args, folder)
 
 
 if __name__ == "__main__":

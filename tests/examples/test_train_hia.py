@@ -3,6 +3,7 @@
 """The script itself, as its users run it, in processes forked from one that has done its imports."""
 
 import contextlib
+import copy
 import importlib.util
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,22 @@ import psutil
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from forked_script import run_script
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_networks import NETWORKS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
 from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frames
 from hia_diffusers.training.components import load_components
+from hia_diffusers.training.denoiser import ConditionalDenoiser
+from hia_diffusers.training.iresnet import IResNet
+from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory, on_meta
+from hia_diffusers.training.regional_decoding import decode_windows
 from hia_diffusers.training.stages import PARTS, STAGES
 
 
@@ -149,6 +157,12 @@ def pipeline_tensors(folder):
     return {name: value for name, value in tensors.items() if not name.startswith("checkpoint-")}
 
 
+def logged(folder):
+    """What a run has told tensorboard: the value of each step by name."""
+    events = EventAccumulator(str(folder / "logs" / "hia")).Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
 def wait_until(process, condition):
     """Whether the process lived to see it."""
     while process.is_alive():
@@ -171,18 +185,35 @@ def wait_for_new(process, folder, beginning, before):
     wait_until(process, lambda: any(name.startswith(beginning) for name, _ in entries(folder) - before))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The networks that all runs start from, without a weight that is zero and stays so."""
-    pipeline = load_components(from_scratch=NETWORKS).pipeline
+def write_pipeline(folder, networks):
+    """Without a weight that is zero and stays so."""
+    pipeline = load_components(from_scratch=networks).pipeline
     generator = torch.Generator().manual_seed(0)
     for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
         for parameter in network.parameters():
             with torch.no_grad():
                 parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    folder = tmp_path_factory.mktemp("base")
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The networks that most runs start from."""
+    return write_pipeline(tmp_path_factory.mktemp("base"), NETWORKS)
+
+
+@pytest.fixture(scope="module")
+def coarse_base(tmp_path_factory):
+    """Networks for larger pictures, whose latents are an eighth as wide and high."""
+    networks = copy.deepcopy(NETWORKS)
+    networks["controlnet"]["conditioning_embedding_out_channels"] = [4, 4, 4, 8]
+    networks["vae"] |= {
+        "block_out_channels": [4, 4, 4, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+    return write_pipeline(tmp_path_factory.mktemp("coarse"), networks)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +245,7 @@ def test_a_run_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_exactly(spat
     assert process.exitcode == 128 + signal.SIGTERM == 143, printed
     (checkpoint,) = folder.glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
-    assert 1 <= step < 4 and f"Stopped by SIGTERM at step {step}; its checkpoint is written." in printed
+    assert 1 <= step < 4 and f"Stopped by SIGTERM at step {step};" in printed
     assert not (folder / "model_index.json").exists()
 
     printed = train(folder, *arguments, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 2)
@@ -336,6 +367,56 @@ def test_a_stage_changes_its_own_parameters_and_no_others(request, base, tmp_pat
     assert all(torch.isfinite(value).all() for value in after.values())
 
 
+# The identity loss
+
+
+@pytest.fixture(scope="module")
+def arcface(tmp_path_factory):
+    path = tmp_path_factory.mktemp("arcface") / "arcface.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(IResNet((1, 1, 1, 1), widths=(4, 4, 4, 4, 4), num_features=8).state_dict(), path)
+    return path
+
+
+def test_the_identity_loss_trains_the_appearance_encoder(coarse_base, arcface, tmp_path):
+    more = {"lr_warmup_steps": 0, "condition_dropout": 0, "report_to": "tensorboard", "identity_weight": 100}
+    arguments = options("regional", steps=1, batches=1, sizes="224x384", **more)  # faces are large enough
+    off = "No --arcface: the identity loss (Eq. 2) is off."
+    printed = train(tmp_path / "without", *arguments, "--pretrained_model_name_or_path", coarse_base)
+    assert printed.count(off) == 1
+    printed = train(
+        tmp_path / "with", *arguments, "--pretrained_model_name_or_path", coarse_base, "--arcface", arcface
+    )
+    assert off not in printed
+
+    without, values = (
+        {tag: steps[1] for tag, steps in logged(tmp_path / name).items()} for name in ("without", "with")
+    )
+    assert values.keys() - without.keys() == {"loss/identity"}
+    assert 1e-4 < values["loss/identity"] <= 2
+    parts = {name: values[f"loss/{name}"] for name in ("noise", "face", "hands", "identity")}
+    assert values["loss"] == pytest.approx(sum(parts.values()) + 99 * parts["identity"])
+    before, *after = (
+        load_file(folder / "appearance_encoder" / "diffusion_pytorch_model.safetensors")
+        for folder in (coarse_base, tmp_path / "without", tmp_path / "with")
+    )
+    one, other = (torch.cat([(state[name] - before[name]).flatten() for name in before]) for state in after)
+    # The first step of Adam is as long for every weight; only its direction tells the gradients apart.
+    assert (one * other < 0).float().mean() > 0.1
+
+
+def test_weights_of_no_face_network_are_one_sentence(base, arcface, tmp_path):
+    arguments = [*options("regional"), "--pretrained_model_name_or_path", base, "--arcface"]
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(arcface.read_bytes()[:1000])
+    other = base / "unet" / "diffusion_pytorch_model.safetensors"
+    for path in (tmp_path / "none.safetensors", broken, other):
+        message = stopped(tmp_path / "run", *arguments, path)
+        assert message.startswith("train_hia.py: error: ") and str(path) in message and "\n" not in message
+    assert not (tmp_path / "run").exists()
+
+
 # What goes wrong
 
 
@@ -344,7 +425,7 @@ def test_losses_that_are_not_finite_stop_the_run_and_leave_finite_weights(base, 
     printed = train(tmp_path / "run", *arguments, "--pretrained_model_name_or_path", base, status=1)
     assert printed.count("skipped: loss or gradient is not finite") == 3
     (message,) = re.findall("The loss or its gradient was not finite .*", printed)
-    assert message.startswith("The loss or its gradient was not finite 3 times in a row, at last with ")
+    assert message.startswith("The loss or its gradient was not finite 3 times in a row, last with ")
     assert message.count(", frames [") == 2, "both batches of the step are named"
     assert "Lower --learning_rate" in message
     checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
@@ -353,6 +434,45 @@ def test_losses_that_are_not_finite_stop_the_run_and_leave_finite_weights(base, 
         state = training_state(checkpoint)
         assert all(torch.isfinite(weight).all() for weight in state["weights"].values())
     assert not (tmp_path / "run" / "model_index.json").exists()
+
+
+def start_and_wait_for_skipped_steps(folder, *arguments):
+    process = start(folder, *arguments, "--max_skipped_steps", 10**6)
+    skipped = "skipped: loss or gradient is not finite"
+    assert wait_until(process, lambda: printed_by(folder).read_text().count(skipped) >= 2), printed_by(
+        folder
+    ).read_text()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 143
+    return printed_by(folder).read_text()
+
+
+def test_a_run_is_told_to_stop_before_its_first_step_that_counts(base, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*options(batches=1, noise_offset=1e30), "--pretrained_model_name_or_path", base]
+    assert "Stopped by SIGTERM at step 0;" in start_and_wait_for_skipped_steps(folder, *arguments)
+    assert not any(folder.glob("checkpoint-*")) and not any(folder.glob(".unfinished-*"))
+
+
+def test_a_run_is_told_to_stop_while_it_skips_steps_and_goes_on_where_it_was(base, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [
+        *options(batches=1, learning_rate=1e30, lr_warmup_steps=0, checkpointing_steps=100),
+        *("--pretrained_model_name_or_path", base),
+    ]
+    printed = start_and_wait_for_skipped_steps(folder, *arguments)
+    (checkpoint,) = folder.glob("checkpoint-*")
+    state = training_state(checkpoint)
+    assert all(torch.isfinite(weight).all() for weight in state["weights"].values())
+    step, skipped = (state["run"]["progress"][name] for name in ("step", "skipped_steps"))
+    assert checkpoint.name == f"checkpoint-{step}" and f"Stopped by SIGTERM at step {step};" in printed
+    assert skipped == printed.count("skipped: loss or gradient is not finite") >= 2
+
+    more = ["--resume_from_checkpoint", "latest", "--max_skipped_steps", 1]
+    printed = train(folder, *arguments, *more, status=1)
+    assert f"Going on from {checkpoint}, step {step}." in printed
+    assert f"The loss or its gradient was not finite {skipped + 1} times in a row" in printed
 
 
 @pytest.fixture(scope="module")
@@ -589,21 +709,17 @@ def test_a_run_does_not_go_back(spatial):
 
 
 def test_scalars_videos_and_measures_are_written(base, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = tmp_path / "run"
     printed = train(
         folder,
         *options(steps=2, batches=1, validation_steps=2, validation_clips=1, validation_frames=3),
         *("--num_inference_steps", 2, "--report_to", "tensorboard", "--pretrained_model_name_or_path", base),
     )
-    events = EventAccumulator(str(folder / "logs" / "hia")).Reload()
-    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    scalars = logged(folder)
     for tag in ("loss", "loss/noise", "lr", "grad_norm", "skipped_steps"):
-        assert scalars[tag] == [1, 2]
-    assert scalars["validation/psnr"] == [2]
+        assert scalars[tag].keys() == {1, 2}
     (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step": 2')]
-    assert np.isclose(measures["psnr"], events.Scalars("validation/psnr")[0].value)
+    assert scalars["validation/psnr"] == {2: pytest.approx(measures["psnr"])}
     assert {name for name in measures if "hand" in name} and {name for name in measures if "face" in name}
     frames = read_frames(folder / "validation" / "step-2" / "0.mp4", [0, 1, 2])
     assert frames.shape == (3, 48, 4 * 32, 3)
@@ -617,3 +733,34 @@ def test_out_of_memory_is_one_sentence_of_advice(base, tmp_path):
     assert "Traceback" not in printed, printed[-3500:]
     (message,) = [line for line in printed.splitlines() if "memory" in line]
     assert "--" in message, message
+
+
+@pytest.mark.parametrize("stage", ["spatial", "regional", "temporal-half"])
+def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
+    """The very sentence that the estimate gives for what the batch holds."""
+    regional = stage == "regional"
+    more = {"sizes": "224x384", "train_batch_size": 2, "arcface": arcface if regional else None}
+    args = parsed(*options(stage, **more), "--pretrained_model_name_or_path", coarse_base, "--output_dir", "run")
+    pipeline = load_components(coarse_base).pipeline
+    networks = on_meta(ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet))
+    face_network = IResNet.from_weights(arcface) if regional else None
+    compute_losses = script.HIALosses(args, Accelerator(cpu=True), None, pipeline, face_network)
+    dataset = script.build_dataset(args)
+    batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
+
+    height, width = batch["pixel_values"].shape[-2:]
+    shapes = ()
+    if regional:
+        latents = torch.zeros(batch["face_mask"].shape[0], 4, height // 8, width // 8)
+        decoded = decode_windows(pipeline.vae, latents, compute_losses.windows(batch))
+        shapes = tuple((pictures.shape[1], *pictures.shape[-2:]) for pictures in decoded)
+        assert [number for number, _, _ in shapes] == [1, 2]
+    setup = TrainingSetup(STAGES[stage].parts, height, width, args.num_frames, batch_size=2, windows=shapes)
+    decoder, frozen = (pipeline.vae, [face_network]) if regional else (None, [pipeline.vae])
+    memory = estimate_training_memory(networks, setup, decoder, [*frozen, pipeline.image_encoder])
+    assert script.advice(compute_losses, networks, batch).startswith(
+        f"Out of memory: a step needs about {memory} and "
+    )
+    if regional:
+        whole = estimate_training_memory(networks, replace(setup, windows=()), decoder, frozen)
+        assert memory.activations < 0.9 * whole.activations

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import importlib.util
-import math
 import os
 import stat
 import subprocess
@@ -99,17 +98,9 @@ def test_the_tiny_networks_fit_a_cpu():
     assert 0.5 < millions["motion_modules"] < 1
     assert 2 * sum(millions.values()) <= 16  # megabytes in half precision
     latents = loaded.pipeline.vae.config.latent_channels
-    assert latents == loaded.pipeline.unet.config.in_channels == 8
+    assert latents == loaded.pipeline.unet.config.in_channels == 12
     stride = 2 ** (len(loaded.pipeline.controlnet.config.conditioning_embedding_out_channels) - 1)
     assert stride == loaded.pipeline.vae_scale_factor
-
-
-def test_latents_of_the_tiny_autoencoder_have_a_deviation_of_about_one():
-    vae = load_components(from_scratch=TINY_NETWORKS).pipeline.vae
-    dataset = train.HIADataset(train.ProceduralClips("train", 2), [(160, 96)])
-    pictures = dataset[0]["pixel_values"]
-    latents = vae.encode(pictures).latent_dist.mode().detach() * vae.config.scaling_factor
-    assert math.isclose(latents.std(), 1, rel_tol=0.3)
 
 
 class TestAllStages:
