@@ -1,0 +1,394 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the autoencoder of a small HIA: an AutoencoderDC that starts as the best linear one and learns from there.
+
+    python examples/train_autoencoder.py --from_scratch examples/configs/hia-tiny-networks.yaml \
+        --procedural_clips 100000 --size 96x160 --output_dir runs/vae
+
+The result is for `--vae_name_or_path` of examples/train_hia.py. What the autoencoder loses no later stage brings back,
+and fast hands lose most: hands count more in the loss, and their sharpness is measured at every checkpoint. The same
+command goes on with a run that was interrupted.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from diffusers import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_dc import DCDownBlock2d, DCUpBlock2d, ResBlock
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hia_diffusers import MotionBlurConditioner
+from hia_diffusers.conditioning.regions import box_masks
+from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
+from hia_diffusers.metrics.frame import psnr
+from hia_diffusers.metrics.regions import mean_of_known, rank_correlation, region_psnr
+
+
+# How much more a pixel counts in a hand and in the face, and up to how far beside them.
+HAND_WEIGHT, FACE_WEIGHT, MARGIN = 4.0, 2.0, 2
+
+# Noise on the latents in training, in units of their deviation: what a diffusion model generates is not exact either.
+LATENT_NOISE = 0.03
+
+# Deviation of all latents together before the first step.
+LATENT_DEVIATION = 0.4
+
+# Of the channel that keeps the norm before the decoder's last layer nearly constant; pixels are in [0, 1] there.
+ANCHOR = 8.0
+
+NUM_PICTURES_TO_START = 500
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def whole_number(low):
+    def parse(text):
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def positive(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def picture_size(text):
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 96x160, got {text!r}")
+    return int(height), int(width)
+
+
+def parse_args():
+    parser = OneLineParser(
+        prog="train_autoencoder.py",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--from_scratch", required=True, help="YAML file whose entry `vae` holds the options of an AutoencoderDC")
+    add("--output_dir", required=True, type=Path, help="folder of the autoencoder, and of the state of the training")
+    add("--train_data_dir", help="folder or URL that examples/prepare_dataset.py wrote")
+    add("--procedural_clips", type=whole_number(1), help="train on so many clips of procedural people instead")
+    add("--size", type=picture_size, default=(160, 96), help="WIDTHxHEIGHT of the pictures")
+    add("--max_train_steps", type=whole_number(1), default=20000)
+    add("--train_batch_size", type=whole_number(1), default=2, help="clips of a step")
+    add("--frames_per_clip", type=whole_number(1), default=2, help="pictures of each of them")
+    add("--learning_rate", type=positive, default=4e-4, help="at the beginning; it falls to 0 as a cosine")
+    add("--checkpointing_steps", type=whole_number(1), default=500)
+    add("--validation_clips", type=whole_number(1), default=32, help="clips that are not trained on")
+    add("--dataloader_num_workers", type=whole_number(0), default=0)
+    add("--seed", type=whole_number(0), default=0)
+    args = parser.parse_args()
+    if (args.train_data_dir is None) == (args.procedural_clips is None):
+        parser.error("give either --train_data_dir or --procedural_clips.")
+    return args
+
+
+# Data
+
+
+class Pictures(Dataset):
+    """Some frames of one clip after another, `count` times: which, depends on the seed and the number alone."""
+
+    def __init__(self, source, clips, count, num_frames, size, seed):
+        self.source, self.clips, self.count = source, clips, count
+        self.num_frames, self.size, self.seed = num_frames, size, seed
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.seed, index))
+        while True:
+            clip = self.clips[int(rng.integers(len(self.clips)))]
+            frames = rng.choice(self.source.num_frames(clip), self.num_frames, replace=False)
+            try:
+                loaded = self.source.load(clip, sorted(frames.tolist()), self.size, rng)
+            except UnreadableClipError as error:
+                print(error, flush=True)
+                continue
+            if rng.random() < 0.5:
+                loaded = loaded.flip_horizontal()
+            return {
+                "pictures": as_pictures(loaded.pictures),
+                "face": torch.from_numpy(loaded.face_mask.copy())[:, None].float(),
+                "hands": torch.from_numpy(loaded.hand_masks.any(axis=1, keepdims=True)).float(),
+            }
+
+
+def as_pictures(frames):
+    """uint8 `(N, H, W, 3)` as `(N, 3, H, W)` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))) / 127.5 - 1
+
+
+def open_source(args):
+    """Clips, those to train on, and those that are held out."""
+    if args.train_data_dir:
+        source = PreparedClips(args.train_data_dir)
+        num_training = len(source) - args.validation_clips
+        if num_training < 1:
+            raise ValueError(f"--validation_clips must be less than {len(source)}, the clips of {args.train_data_dir}")
+    else:
+        num_training = args.procedural_clips
+        source = ProceduralClips("train", num_training + args.validation_clips)
+    clips = range(len(source))
+    shortest = min(source.num_frames(clip) for clip in clips) if args.train_data_dir else source.clip_length
+    if args.frames_per_clip > shortest:
+        raise ValueError(f"--frames_per_clip must be at most {shortest}, the frames of the shortest clip")
+    return source, clips[:num_training], clips[num_training:]
+
+
+# The autoencoder
+
+
+def build_autoencoder(path):
+    """From the entry `vae`. Its first level has no layers, and each next one four times as many channels."""
+    try:
+        options = dict(yaml.safe_load(Path(path).read_text())["vae"])
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise ValueError(f"--from_scratch: {path} holds no options of `vae`: {error}") from error
+    if options.pop("_class_name", None) != "AutoencoderDC":
+        raise ValueError(f"--from_scratch: `_class_name` of `vae` in {path} must be AutoencoderDC")
+    try:
+        vae = AutoencoderDC(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--from_scratch: nothing can be made of `vae` in {path}: {error}") from error
+    config = vae.config
+    widths = list(config.encoder_block_out_channels)
+    if (
+        config.encoder_out_shortcut
+        or config.decoder_in_shortcut
+        or list(config.decoder_block_out_channels) != widths
+        or any(wide != 4 * narrow for narrow, wide in zip(widths[1:], widths[2:], strict=False))
+        or widths[1] <= 12
+        or config.encoder_layers_per_block[0] + config.decoder_layers_per_block[0] > 0
+    ):
+        raise ValueError(
+            f"--from_scratch: `vae` in {path} must have no layers in its first level, the same channels in encoder "
+            "and decoder, more than 12 in the second level and four times as many in each next one, and neither "
+            "`encoder_out_shortcut` nor `decoder_in_shortcut`"
+        )
+    return vae
+
+
+@torch.no_grad()
+def start_as_principal_components(vae, pictures):
+    """
+    Weights with which the autoencoder is the best linear one of non-overlapping patches, nearly.
+
+    Its shortcuts rearrange pixels to channels and back. With zero in all else, what is left to set are the layers that
+    reduce and restore the channels. Channels that hold no pixel hold `ANCHOR`, because of which the norm before the
+    last layer divides by nearly the same number everywhere.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for layer in vae.modules():
+        if isinstance(layer, ResBlock):
+            layer.norm.weight.zero_()
+        elif isinstance(layer, (DCDownBlock2d, DCUpBlock2d)):
+            layer.conv.weight.zero_()
+            layer.conv.bias.zero_()
+    encoder.conv_out.weight.zero_()
+    decoder.conv_in.weight.zero_()
+    for color in range(3):
+        encoder.conv_in.conv.weight[color, color, 1, 1] = 0.5  # to [0, 1]
+    encoder.conv_in.conv.bias[:3] = 0.5
+
+    features = encoder.conv_in(pictures)
+    for block in encoder.down_blocks:
+        features = block(features)
+    samples = features.movedim(1, -1).flatten(0, -2).double()
+    mean, covariance = samples.mean(0), samples.T.cov()
+    variances, components = torch.linalg.eigh(covariance)
+    kept = vae.config.latent_channels
+    variances, components = variances[-kept:].flip(0), components[:, -kept:].flip(1)
+    # Between components as they are and whitened ones: neither drowns the last in noise, nor blows up its errors.
+    deviations = variances**0.25
+    deviations *= LATENT_DEVIATION / deviations.square().mean().sqrt()
+    scales = deviations / variances.sqrt()
+    encoder.conv_out.weight[:, :, 1, 1] = (components * scales).T.float()
+    encoder.conv_out.bias.copy_(-(mean @ components) * scales)
+
+    empty = covariance.diagonal() == 0
+    decoder.conv_in.weight[:, :, 1, 1] = (components / scales).float()
+    decoder.conv_in.bias.copy_(torch.where(empty, ANCHOR, mean))
+    channels = decoder.norm_out.weight.numel()
+    decoder.norm_out.weight.fill_(ANCHOR * math.sqrt((channels - 12) / channels))
+    decoder.norm_out.bias.zero_()
+    last = decoder.conv_out.conv
+    for channel in range(12):
+        last.weight[channel, channel, 1, 1] = 2.0
+    last.bias.fill_(-1.0)
+
+
+def encode(vae, pictures):
+    return vae.encode(pictures).latent
+
+
+def reconstruct(vae, pictures):
+    return vae.decode(encode(vae, pictures)).sample
+
+
+# Training
+
+
+def reconstruction_loss(predicted, batch):
+    """L1 of pixels and of their differences to their neighbours, which are all that blur takes away."""
+    weights = 1 + HAND_WEIGHT * batch["hands"] + FACE_WEIGHT * batch["face"]
+    weights = functional.max_pool2d(weights, 2 * MARGIN + 1, stride=1, padding=MARGIN)
+    error = predicted - batch["pictures"]
+    losses = (
+        weights * error.abs(),
+        weights[..., 1:] * error.diff(dim=-1).abs(),
+        weights[..., 1:, :] * error.diff(dim=-2).abs(),
+    )
+    return sum(loss.mean() for loss in losses)
+
+
+@torch.no_grad()
+def validate(vae, source, clips, size, device):
+    """How near round trips come to pictures of clips that are not trained on."""
+    conditioner = MotionBlurConditioner.for_size(*size)
+    all_psnr, hand_psnr, true_sharpness, sharpness = [], [], [], []
+    for clip in clips:
+        frames = np.linspace(0, source.num_frames(clip) - 1, 4).astype(int).tolist()
+        loaded = source.load(clip, frames, size, np.random.default_rng(0))
+        true = as_pictures(loaded.pictures)
+        predicted = reconstruct(vae, true.to(device)).cpu().clamp(-1, 1)
+        true, predicted = true / 2 + 0.5, predicted / 2 + 0.5
+        condition = conditioner(loaded.keypoints, true)
+        hands = torch.from_numpy(box_masks(condition.hand_boxes, *size)).amax(dim=1) > 0
+        all_psnr.append(psnr(predicted, true))
+        hand_psnr.append(region_psnr(predicted, true, hands))
+        true_sharpness.append(conditioner.unsquash_sharpness(condition.hand_sharpness))
+        sharpness.append(conditioner.unsquash_sharpness(conditioner(loaded.keypoints, predicted).hand_sharpness))
+    true_sharpness, sharpness = (torch.from_numpy(np.concatenate(values)) for values in (true_sharpness, sharpness))
+    return {
+        "psnr": mean_of_known(torch.cat(all_psnr))[0],
+        "hands_psnr": mean_of_known(torch.cat(hand_psnr))[0],
+        "hand_sharpness_ratio": (sharpness / true_sharpness).nanmedian().item(),
+        "hand_sharpness_correlation": rank_correlation(true_sharpness, sharpness),
+    }
+
+
+@torch.no_grad()
+def latent_deviation(vae, pictures, device):
+    return torch.cat([encode(vae, part.to(device)) for part in pictures.split(16)]).std().item()
+
+
+def write_whole(path, content):
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+def train(args):
+    source, training, held_out = open_source(args)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(args.seed)
+    vae = build_autoencoder(args.from_scratch)
+    factor = vae.spatial_compression_ratio
+    if any(side % factor for side in args.size):
+        raise ValueError(f"--size must be multiples of {factor}, got {args.size[1]}x{args.size[0]}")
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    settings = {
+        name: str(value)
+        for name, value in vars(args).items()
+        if name not in ("output_dir", "checkpointing_steps", "validation_clips", "dataloader_num_workers")
+    }
+    settings["vae"] = json.dumps(dict(vae.config), default=str)
+    settings_path, state_path = args.output_dir / "settings.json", args.output_dir / "state.pt"
+    if not settings_path.exists():
+        write_whole(settings_path, json.dumps(settings, indent=2).encode())
+    elif json.loads(settings_path.read_text()) != settings:
+        raise ValueError(f"--output_dir: {args.output_dir} is of a training with other options; see settings.json")
+
+    first = Pictures(source, training, -(-NUM_PICTURES_TO_START // 4), 4, args.size, args.seed + 1)
+    first_pictures = torch.cat([item["pictures"] for item in DataLoader(first, None)])
+    if not state_path.exists():
+        start_as_principal_components(vae, first_pictures)
+    vae.to(device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / args.max_train_steps)) / 2
+    )
+    trained = {"vae": vae, "optimizer": optimizer, "schedule": schedule}
+    step = 0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        step = state.pop("step")
+        for name, value in state.items():
+            trained[name].load_state_dict(value)
+        print(f"Going on from step {step}.", flush=True)
+    else:
+        print(json.dumps({"step": 0, **validate(vae, source, held_out, args.size, device)}), flush=True)
+    noise_scale = LATENT_NOISE * LATENT_DEVIATION
+
+    count = args.max_train_steps * args.train_batch_size
+    pictures = Pictures(source, training, count, args.frames_per_clip, args.size, args.seed)
+    loader = DataLoader(
+        pictures,
+        args.train_batch_size,
+        sampler=range(step * args.train_batch_size, count),
+        num_workers=args.dataloader_num_workers,
+    )
+    bar = tqdm(loader, initial=step, total=args.max_train_steps)
+    for batch in bar:
+        batch = {name: value.flatten(0, 1).to(device) for name, value in batch.items()}
+        latents = encode(vae, batch["pictures"])
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(args.seed * 2**32 + step))
+        predicted = vae.decode(latents + noise_scale * noise.to(device)).sample
+        loss = reconstruction_loss(predicted, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        step += 1
+        if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
+            state = io.BytesIO()
+            torch.save({"step": step, **{name: value.state_dict() for name, value in trained.items()}}, state)
+            write_whole(state_path, state.getvalue())
+            measures = validate(vae, source, held_out, args.size, device)
+            bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
+            print(json.dumps({"step": step, "loss": loss.item(), **measures}), flush=True)
+
+    vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_pictures, device))
+    unfinished = args.output_dir / ".unfinished-vae"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    vae.save_pretrained(unfinished)
+    for path in unfinished.iterdir():
+        path.replace(args.output_dir / path.name)
+    unfinished.rmdir()
+    print(f"Wrote the autoencoder to {args.output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        train(parse_args())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"train_autoencoder.py: error: {error}") from error
