@@ -3,7 +3,7 @@ BIN := .venv/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint
+.PHONY: help install demo test learn lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: .venv/installed ## animate a picture with a motion, both made on the spot,
 
 test: .venv/installed ## run the tests, one thread in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+learn: .venv/installed ## train all stages for minutes on procedural people and measure what they learnt
+	$(BIN)/pytest -m slow --log-cli-level=INFO
 
 lint: .venv/installed ## check style, format and types
 	$(BIN)/ruff check .

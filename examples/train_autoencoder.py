@@ -80,7 +80,7 @@ def picture_size(text):
     return int(height), int(width)
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = OneLineParser(
         prog="train_autoencoder.py",
         description=__doc__.split("\n")[0],
@@ -101,7 +101,7 @@ def parse_args():
     add("--validation_clips", type=whole_number(1), default=32, help="clips that are not trained on")
     add("--dataloader_num_workers", type=whole_number(0), default=0)
     add("--seed", type=whole_number(0), default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if (args.train_data_dir is None) == (args.procedural_clips is None):
         parser.error("give either --train_data_dir or --procedural_clips.")
     return args
@@ -374,7 +374,7 @@ def train(args):
             write_whole(state_path, state.getvalue())
             measures = validate(vae, source, held_out, args.size, device)
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
-            print(json.dumps({"step": step, "loss": loss.item(), **measures}), flush=True)
+            bar.write(json.dumps({"step": step, "loss": loss.item(), **measures}))
 
     vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_pictures, device))
     unfinished = args.output_dir / ".unfinished-vae"

@@ -438,7 +438,10 @@ class Validation:
     @mistakes_in_one_line()
     def __init__(self, args, pipeline):
         self.args, self.pipeline = args, pipeline
-        source = PreparedClips(args.validation_data_dir) if args.validation_data_dir else ProceduralClips("test", 50)
+        if args.validation_data_dir:
+            source = PreparedClips(args.validation_data_dir)
+        else:
+            source = ProceduralClips("validation", args.validation_clips)
         self.dataset = HIADataset(source, args.sizes, args.validation_frames, resolution_scale=args.resolution_scale)
         if args.validation_clips > len(self.dataset):
             raise ValueError(

@@ -184,7 +184,7 @@ class ProceduralClips:
 
     Args:
         split (`str`, *optional*, defaults to `"train"`):
-            `"train"` or `"test"`; they share no person, dance or setting.
+            `"train"`, `"test"` or `"validation"`; they share no person, dance or setting.
         num_clips (`int`, *optional*, defaults to `1000`):
             Number of clips.
         num_frames (`int`, *optional*, defaults to `300`):

@@ -22,7 +22,7 @@ from .synthetic_setting import Setting, cut_background
 from .synthetic_shapes import SUBPIXEL_BITS, Layer, fixed_point
 
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
 
 # Pictures are drawn at least this high and then reduced.
 MIN_CANVAS_HEIGHT = 320
@@ -102,7 +102,7 @@ class ProceduralScene:
 
     Args:
         split (`str`):
-            `"train"` or `"test"`.
+            `"train"`, `"test"` or `"validation"`.
         identity (`int`):
             Which person, at least 0.
         motion (`int`):

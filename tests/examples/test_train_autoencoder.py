@@ -1,0 +1,180 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The script as its users run it, in processes forked from one that has done its imports."""
+
+import importlib.util
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderDC
+from forked_script import run_script
+from safetensors.torch import load_file
+
+from hia_diffusers.data.clips import ProceduralClips
+from hia_diffusers.models.autoencoder import encode_pictures
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_autoencoder.py"
+SIZE = (48, 32)
+
+VAE = {
+    "_class_name": "AutoencoderDC",
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": [16, 16, 64],
+    "decoder_block_out_channels": [16, 16, 64],
+    "encoder_layers_per_block": [0, 1, 1],
+    "decoder_layers_per_block": [0, 1, 1],
+    "encoder_qkv_multiscales": [[], [], []],
+    "decoder_qkv_multiscales": [[], [], []],
+    "encoder_out_shortcut": False,
+    "decoder_in_shortcut": False,
+    "latent_channels": 12,
+}
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["forked_script", "diffusers", "hia_diffusers", "hia_diffusers.data.clips"])
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("example_train_autoencoder", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+@pytest.fixture
+def networks(tmp_path):
+    return write_networks(tmp_path / "networks.yaml")
+
+
+def write_networks(path, **options):
+    path.write_text(yaml.safe_dump({"vae": {**VAE, **options}}))
+    return path
+
+
+def start(folder, networks, *more):
+    """The script in the background, and the file that it prints to."""
+    arguments = ["--from_scratch", networks, "--procedural_clips", 8, "--size", "32x48", "--validation_clips", 2]
+    arguments += ["--max_train_steps", 4, "--checkpointing_steps", 2, "--output_dir", folder, *more]
+    output = folder.with_name(f"{folder.name}.txt")
+    process = processes.Process(target=run_script, args=(SCRIPT, [*map(str, arguments)], output))
+    process.start()
+    return process, output
+
+
+def train(folder, networks, *more, status=0):
+    """Run the script to its end; returns what it printed."""
+    process, output = start(folder, networks, *more)
+    process.join()
+    printed = output.read_text()
+    assert process.exitcode == status, printed
+    return printed
+
+
+def training_pictures(count):
+    pictures = script.Pictures(ProceduralClips("train", 8), range(8), count, 4, SIZE, 0)
+    return torch.cat([pictures[index]["pictures"] for index in range(count)])
+
+
+def best_linear_round_trip(pictures, num_components):
+    """Of patches of 4 x 4 pixels."""
+    patches = pictures.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
+    flat = patches.flatten(3).flatten(0, 2).double()
+    mean = flat.mean(0)
+    components = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:num_components]
+    restored = ((flat - mean) @ components.T @ components + mean).float().view(patches.shape)
+    return restored.permute(0, 3, 1, 4, 2, 5).reshape(pictures.shape)
+
+
+@pytest.mark.parametrize("num_components", [6, 12])
+def test_it_starts_as_the_best_linear_autoencoder(tmp_path, num_components):
+    vae = script.build_autoencoder(write_networks(tmp_path / "networks.yaml", latent_channels=num_components))
+    pictures = training_pictures(8)
+    script.start_as_principal_components(vae, pictures)
+    with torch.no_grad():
+        error = (script.reconstruct(vae, pictures) - pictures).square().mean()
+    best = (best_linear_round_trip(pictures, num_components) - pictures).square().mean()
+    assert best < 0.03 and error < 1.1 * best
+    latents = script.encode(vae, pictures)
+    assert abs(latents.mean()) < 1e-3 and torch.isclose(latents.std(), torch.tensor(0.4), rtol=0.01)
+
+
+def test_every_weight_is_trained(networks):
+    vae = script.build_autoencoder(networks)
+    pictures = training_pictures(2)
+    script.start_as_principal_components(vae, pictures)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3)
+    before = {name: value.clone() for name, value in vae.named_parameters()}
+    for _ in range(4):
+        optimizer.zero_grad()
+        (script.reconstruct(vae, pictures) - pictures).abs().mean().backward()
+        optimizer.step()
+    assert [name for name, value in vae.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_a_run_goes_on_exactly_and_its_result_has_latents_of_deviation_one(networks, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    printed = train(whole, networks)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [line["step"] for line in lines] == [0, 2, 4]
+    assert all(18 < line["psnr"] < 60 and line["hand_sharpness_ratio"] > 0 for line in lines)
+
+    process, _ = start(folder, networks)
+    while process.is_alive() and not (folder / "state.pt").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not (folder / "config.json").exists()
+    assert "Going on from step 2." in train(folder, networks)
+    assert_same(folder, whole)
+    assert "is of a training with other options" in train(whole, networks, "--seed", 1, status=1)
+
+    vae = AutoencoderDC.from_pretrained(whole)
+    assert torch.isclose(encode_pictures(vae, training_pictures(8)).std(), torch.tensor(1.0), rtol=0.1)
+
+
+def assert_same(folder, other):
+    one, another = (load_file(path / "diffusion_pytorch_model.safetensors") for path in (folder, other))
+    assert one.keys() == another.keys() and all(torch.equal(one[name], another[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"_class_name": "AutoencoderKL"}, "must be AutoencoderDC"),
+        ({"latent_chanels": 12}, "nothing can be made of `vae`"),
+        ({"encoder_out_shortcut": True}, "neither `encoder_out_shortcut` nor"),
+        ({"encoder_block_out_channels": [16, 16, 32], "decoder_block_out_channels": [16, 16, 32]}, "four times"),
+        ({"encoder_layers_per_block": [1, 1, 1]}, "no layers in its first level"),
+    ],
+)
+def test_autoencoders_that_cannot_start_so_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        script.build_autoencoder(write_networks(tmp_path / "networks.yaml", **options))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--size", "30x48"], "--size must be multiples of 4, got 30x48"),
+        (["--frames_per_clip", "301"], "--frames_per_clip must be at most 300"),
+        (["--learning_rate", "0"], "must be a positive number"),
+        (["--train_data_dir", "nowhere"], "give either --train_data_dir or --procedural_clips"),
+    ],
+)
+def test_mistakes_are_one_sentence(networks, tmp_path, capsys, more, message):
+    folder = tmp_path / "run"
+    arguments = ["--from_scratch", str(networks), "--procedural_clips", "8", "--output_dir", str(folder)]
+    with pytest.raises((ValueError, SystemExit)) as error:
+        script.train(script.parse_args([*arguments, *more]))
+    assert message in f"{error.value}{capsys.readouterr().err}"
+    assert not folder.exists()
