@@ -627,7 +627,7 @@ def test_more_bad_input_is_named():
         with pytest.raises((ValueError, TypeError), match="`fps`"):
             ProceduralClips(fps=fps)
     with pytest.raises(ValueError, match="`split`"):
-        ProceduralClips("validation")
+        ProceduralClips("testing")
     with pytest.raises(ValueError, match="`num_clips`"):
         ProceduralClips(num_clips=0)
     for index in (-1, 2):

@@ -283,7 +283,7 @@ def test_a_moving_camera_moves_background_and_person():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("validation", 0, 0, 0), ValueError, "`split`"),
+        (("testing", 0, 0, 0), ValueError, "`split`"),
         (("train", -1, 0, 0), ValueError, "`identity`"),
         (("train", 0, 1.5, 0), TypeError, "`motion`"),
         (("train", 0, 0, True), TypeError, "`setting`"),
