@@ -115,8 +115,10 @@ def spatial(start, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def regional(spatial, tmp_path_factory):
-    options = {"pretrained_model_name_or_path": spatial, "max_train_steps": 100, "learning_rate": 2e-4}
-    return train(tmp_path_factory.mktemp("regional"), "regional", **options)
+    options = {"pretrained_model_name_or_path": spatial, "max_train_steps": 200, "learning_rate": 1e-3}
+    # With weights of 1, networks as small as these pay for the hands with half a decibel of all the rest.
+    weights = {"face_weight": 0.2, "hand_weight": 0.2}
+    return train(tmp_path_factory.mktemp("regional"), "regional", **options, **weights)
 
 
 @pytest.fixture(scope="module")
@@ -218,14 +220,15 @@ def test_two_clips_are_learnt_by_heart(start, tmp_path):
 
 def test_the_spatial_stage_draws_face_and_hands_better_than_copying_does(spatial):
     copy, learnt = logged("copying the reference", copy_measures(later_samples())), later_measures(spatial)
-    assert learnt["face_psnr"] > copy["face_psnr"] + 1
-    assert learnt["hands_psnr"] > copy["hands_psnr"] + 1
+    assert learnt["psnr"] > copy["psnr"] + 1.5
+    assert learnt["face_psnr"] > copy["face_psnr"] + 2
+    assert learnt["hands_psnr"] > copy["hands_psnr"] + 3
 
 
 def test_references_of_others_make_it_worse(spatial):
     samples = later_samples()
     shuffled = logged("others' references", generate(spatial, samples, swapped(samples, "reference_pixel_values")))
-    assert shuffled["psnr"] < later_measures(spatial)["psnr"] - 3
+    assert shuffled["psnr"] < later_measures(spatial)["psnr"] - 5
 
 
 def test_conditions_of_others_or_none_make_it_worse(spatial):
@@ -234,15 +237,16 @@ def test_conditions_of_others_or_none_make_it_worse(spatial):
     none = [torch.zeros_like(sample["conditioning"]) for sample in samples]
     without = logged("no conditions", generate(spatial, samples, conditions=none))
     for worse in (others, without):
-        assert worse["face_psnr"] < later_measures(spatial)["face_psnr"] - 1
-        assert worse["hands_psnr"] < later_measures(spatial)["hands_psnr"] - 0.5
+        assert worse["psnr"] < later_measures(spatial)["psnr"] - 1.5
+        assert worse["face_psnr"] < later_measures(spatial)["face_psnr"] - 2
+        assert worse["hands_psnr"] < later_measures(spatial)["hands_psnr"] - 3
 
 
 def test_the_regional_stage_lowers_the_error_of_face_and_hands_and_keeps_the_whole(spatial, regional):
     before, after = later_measures(spatial), later_measures(regional)
     assert after["face_l1"] < before["face_l1"]
-    assert after["hands_l1"] < before["hands_l1"]
-    assert after["psnr"] > before["psnr"] - 0.1
+    assert after["hands_l1"] < 0.98 * before["hands_l1"]
+    assert after["psnr"] > before["psnr"] - 0.3
 
 
 def test_the_temporal_stages_lower_flicker(regional, temporal_half, temporal_full):
