@@ -1,13 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step of each stage takes in memory, for networks of Stable Diffusion 1.5's size. Needs no GPU.
+"""What a training step of each stage takes in memory and operations, for Stable Diffusion 1.5's size. Needs no GPU.
 
 python benchmarks/training_memory.py [--size 512x896] [--stages NAME ...] [--precisions no bf16]
 
 One sample per process, as `examples/train_hia.py` has it: networks without a trained parameter in the precision of
 mixed precision, the others in float32. In the regional stage the VAE decodes the whole picture with gradient, or
 ("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
-bitsandbytes with 8 bits. All in GiB; see `hia_diffusers.training.memory` for what counts.
+bitsandbytes with 8 bits. Memory is in GiB; see `hia_diffusers.training.memory` for what counts. Operations are those
+of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition are two.
+The frozen encoders that run before the step, VAE and CLIP, are not in them.
 """
 
 import argparse
@@ -16,12 +18,28 @@ from dataclasses import replace
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
 from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
 from hia_diffusers.training.stages import STAGES
+
+
+def attention_operations(query, key, value, *args, out_shape=None, **kwargs):
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward_operations(grad, query, key, value, *args, out_shape=None, **kwargs):
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# The kernel that `hia_diffusers.training.memory` has attention run on, which torch does not count.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_operations,
+}
 
 
 def sd15_networks():
@@ -99,12 +117,14 @@ def main():
     denoiser, vae, image_encoder = sd15_networks()
     columns = (
         *("stage", "size", "frames", "precision", "checkpointing", "weights", "gradients", "activations", "working"),
-        *("AdamW", "8-bit", "total", "total, 8-bit"),
+        *("AdamW", "8-bit", "total", "total, 8-bit", "TFLOP"),
     )
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for name, setup in rows(args):
         decoded, frozen = (vae, [image_encoder]) if name.startswith("regional") else (None, [image_encoder, vae])
         step = count_step(denoiser, setup, decoded)
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as operations:  # keeps tensors alive
+            count_step(denoiser, setup, decoded)
         adamw, adamw8bit = (
             estimate_training_memory(denoiser, replace(setup, optimizer=optimizer), decoded, frozen, step)
             for optimizer in ("adamw", "adamw8bit")
@@ -115,6 +135,7 @@ def main():
             *(name, f"{setup.width}x{setup.height}", setup.num_frames, setup.mixed_precision),
             "yes" if setup.gradient_checkpointing else "no",
             *map(gibibytes, sizes),
+            f"{operations.get_total_flops() / 1e12:.1f}",
         )
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 

@@ -70,6 +70,7 @@ from hia_diffusers.training.losses import (
 )
 from hia_diffusers.training.memory import TrainingSetup, on_meta, out_of_memory_advice
 from hia_diffusers.training.regional_decoding import decode_windows, region_windows
+from hia_diffusers.training.sample_cache import SampleCache, weights_hash
 from hia_diffusers.training.stages import STAGES, TrainingStage, train_only
 
 
@@ -179,6 +180,8 @@ def build_parser():
     group.add_argument("--condition_dropout", type=PROBABILITY, help="how often reference and ControlNet are off")
     group.add_argument("--blur_condition_dropout", type=PROBABILITY, default=0.1, help="how often the blur is unknown")
     group.add_argument("--dataloader_num_workers", type=ZERO_OR_MORE, default=0)
+    group.add_argument("--cache_latents", help="folder in which to keep encoded samples, to draw each of them once")
+    group.add_argument("--cached_epochs", type=COUNT, default=1, help="so many epochs are kept and come again")
 
     group = parser.add_argument_group("losses")
     group.add_argument("--max_timestep", type=number(int, 0, 999), help="noise is drawn for timesteps from 0 to this")
@@ -350,6 +353,63 @@ def draw_noise(args, batch_number, rank, shape):
     return torch.cat(noise), torch.stack(timesteps)
 
 
+@torch.no_grad()
+def encode(pipeline, batch):
+    """The batch with what the frozen networks make of its pictures."""
+    targets, references = batch["pixel_values"], batch["reference_pixel_values"]
+    latents = encode_pictures(pipeline.vae, targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
+    context, null_context = pipeline.encode_image((references / 2 + 0.5).clamp(0, 1))
+    return {
+        **batch,
+        "latents": latents.transpose(1, 2),
+        "reference_latents": encode_pictures(pipeline.vae, references),
+        "context": context.float(),
+        "null_context": null_context.float(),
+    }
+
+
+# Pictures and their masks, which only the regional stage looks at once they are encoded.
+PICTURES = {
+    *("pixel_values", "reference_pixel_values", "face_mask", "hand_masks"),
+    *("face_landmarks", "reference_face_landmarks"),
+}
+
+# What the samples of a cache depend on, beside the weights of the encoders.
+CACHE_OPTIONS = (
+    *("train_data_dir", "procedural_clips", "procedural_frames", "sizes", "resolution_scale", "num_frames", "seed"),
+    *("frame_stride", "samples_per_clip", "horizontal_flip_probability", "static_clip_probability"),
+    *("condition_dropout", "blur_condition_dropout"),
+)
+
+
+def cached_samples(args, accelerator, dataset, pipeline):
+    """The samples of the dataset, encoded, from the folder of the cache, which is filled first."""
+    keeps_pictures = args.stage == "regional"
+    encoders = (pipeline.vae, pipeline.image_encoder, pipeline.text_encoder)
+    key = {name: str(getattr(args, name)) for name in CACHE_OPTIONS}
+    key |= {"pictures": str(keeps_pictures), "mixed_precision": accelerator.mixed_precision}
+    key["encoders"] = weights_hash(network for network in encoders if network is not None)
+    with accelerator.main_process_first():
+        try:
+            cache = SampleCache(dataset, args.cache_latents, args.cached_epochs, key)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--cache_latents: {error}") from error
+
+    def encode_to_keep(batch):
+        pictures = {key: batch[key].to(accelerator.device) for key in ("pixel_values", "reference_pixel_values")}
+        with accelerator.autocast():
+            batch = batch | {key: value.cpu() for key, value in encode(pipeline, pictures).items()}
+        return {key: value for key, value in batch.items() if keeps_pictures or key not in PICTURES}
+
+    filling = cache.fill(
+        encode_to_keep, accelerator.process_index, accelerator.num_processes, args.dataloader_num_workers
+    )
+    for missing in (bar := tqdm(filling, desc="Filling the cache", disable=not accelerator.is_local_main_process)):
+        bar.set_postfix(missing=missing)
+    accelerator.wait_for_everyone()
+    return cache
+
+
 # 3. Losses
 
 
@@ -366,20 +426,15 @@ class HIALosses:
                 self.weights["identity"] = args.identity_weight
 
     def __call__(self, batch_number, batch):
-        args, device = self.args, self.accelerator.device
-        pipeline, scheduler = self.pipeline, self.pipeline.scheduler
+        args, device, scheduler = self.args, self.accelerator.device, self.pipeline.scheduler
         windows = self.windows(batch) if args.stage == "regional" else None
-        references = (batch["reference_pixel_values"] / 2 + 0.5).clamp(0, 1)
         dropped = batch["drop_conditions"].to(device) if batch["drop_conditions"].any() else None
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
-
-        with torch.no_grad():
-            latents = encode_pictures(pipeline.vae, batch["pixel_values"].flatten(0, 1))
-            latents = latents.unflatten(0, batch["pixel_values"].shape[:2]).transpose(1, 2)
-            reference_latents = encode_pictures(pipeline.vae, batch["reference_pixel_values"])
-            context, null_context = pipeline.encode_image(references)
-            if dropped is not None:
-                context = torch.where(dropped[:, None, None], null_context, context)
+        if not args.cache_latents:
+            batch = encode(self.pipeline, batch)
+        latents, reference_latents, context = (batch[key] for key in ("latents", "reference_latents", "context"))
+        if dropped is not None:
+            context = torch.where(dropped[:, None, None], batch["null_context"], context)
         noise, timesteps = draw_noise(args, batch_number, self.accelerator.process_index, latents.shape)
         noise, timesteps = noise.to(device), timesteps.to(device)
         noisy = noisy_latents(scheduler, latents, noise, timesteps)
@@ -559,8 +614,8 @@ def advice(compute_losses, networks, batch):
         frozen.append(pipeline.vae)
     setup = TrainingSetup(
         parts=trained_parts(args),
-        height=batch["pixel_values"].shape[-2],
-        width=batch["pixel_values"].shape[-1],
+        height=batch["conditioning"].shape[-2],
+        width=batch["conditioning"].shape[-1],
         num_frames=args.num_frames,
         batch_size=args.train_batch_size,
         mixed_precision=accelerator.mixed_precision,
@@ -865,6 +920,8 @@ def main(args):
     )
     parameters = train_only(model, trained_parts(args))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if "motion_modules" not in trained_parts(args):
+        model.unet.leave_out_new_motion_modules()
     if args.gradient_checkpointing:
         for network in (model.appearance_encoder, model.controlnet, model.unet):
             network.enable_gradient_checkpointing()
@@ -884,7 +941,7 @@ def main(args):
         dataset, args.train_batch_size, accelerator.num_processes, accelerator.process_index, args.seed
     )
     loader = torch.utils.data.DataLoader(
-        dataset,
+        cached_samples(args, accelerator, dataset, pipeline) if args.cache_latents else dataset,
         batch_sampler=sampler,
         num_workers=args.dataloader_num_workers,
         persistent_workers=args.dataloader_num_workers > 0,

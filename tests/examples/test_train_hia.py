@@ -253,6 +253,25 @@ def test_a_run_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_exactly(spat
     assert_same_run(folder, whole, 4)
 
 
+@pytest.mark.parametrize("stage", ["spatial", "regional"])
+def test_a_cache_gives_the_same_samples(base, stage, tmp_path):
+    arguments = [*options(stage), "--pretrained_model_name_or_path", base, "--report_to", "tensorboard"]
+    train(tmp_path / "drawn", *arguments)
+    cache = ["--cache_latents", tmp_path / "cache", "--cached_epochs", 2]  # two epochs of four clips
+    printed = train(tmp_path / "cached", *arguments, *cache)
+    assert "missing=0" in printed
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 8
+    drawn, cached = logged(tmp_path / "drawn"), logged(tmp_path / "cached")
+    assert drawn.keys() == cached.keys()
+    for name, values in drawn.items():
+        assert cached[name] == pytest.approx(values, rel=1e-4), name
+
+    assert "missing" not in train(tmp_path / "again", *arguments, *cache)
+    assert_same(pipeline_tensors(tmp_path / "again"), pipeline_tensors(tmp_path / "cached"))
+    printed = train(tmp_path / "other", *arguments, *cache, "--seed", 1, status=1)
+    assert "--cache_latents: `folder` holds samples that were drawn otherwise: seed was 0, is 1." in printed
+
+
 def test_a_temporal_run_goes_on_exactly_with_other_workers(temporal, tmp_path):
     whole, arguments = temporal
     folder = tmp_path / "run"

@@ -74,7 +74,8 @@ NETWORKS = {
 def run(script, folder, options):
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, str(EXAMPLES / script), *words, "--output_dir", str(folder)]
-    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True)
+    environment = {"OMP_NUM_THREADS": "2", **os.environ}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
 
 

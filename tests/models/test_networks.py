@@ -16,9 +16,11 @@ from diffusers import (
     UNetMotionModel,
 )
 from diffusers.hooks import apply_group_offloading
+from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel, ReferenceFeatures
+from hia_diffusers.models.unet_motion import MotionAttention
 
 
 F = 3
@@ -272,6 +274,37 @@ def test_frame_norms_make_a_frame_independent_of_its_window(norms, independent):
     changed[:, :, 1:] += 3
     first, second = (unet(s, 7, context).sample[:, :, 0] for s in (sample, changed))
     assert torch.allclose(first, second, atol=1e-5) == independent
+
+
+@torch.no_grad()
+def test_a_single_frame_attends_to_itself_as_by_the_kernel(pipe, monkeypatch):
+    for module in pipe.unet.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            torch.nn.init.normal_(module.proj_out.weight, std=0.3)
+    sample, context = draw(1, 4, 1, 8, 6), draw(1, 1, 32)
+    frame = pipe.unet(sample, 7, context).sample
+    monkeypatch.setattr(MotionAttention, "forward", Attention.forward)
+    assert torch.allclose(frame, pipe.unet(sample, 7, context).sample, atol=1e-6)
+
+
+@torch.no_grad()
+def test_motion_modules_are_left_out_while_they_are_the_identity():
+    torch.manual_seed(0)
+    unet = HIAUNetMotionModel.from_unet2d(tiny_unet2d()).eval()
+    sample, context = draw(1, 4, F, 8, 8), draw(1, 1, 32)
+    calls = []
+    modules = [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
+    for module in modules:
+        module.norm.register_forward_hook(lambda *_: calls.append(1))
+    expected = unet(sample, 7, context).sample
+    assert len(calls) == len(modules)
+    unet.leave_out_new_motion_modules()
+    assert torch.equal(unet(sample, 7, context).sample, expected)
+    assert len(calls) == len(modules)
+    modules[0].proj_out.bias[0] = 1.0
+    unet.leave_out_new_motion_modules()
+    assert not torch.allclose(unet(sample, 7, context).sample, expected)
+    assert len(calls) == len(modules) + 1
 
 
 def test_bad_options_and_types_are_named():

@@ -47,6 +47,14 @@ class ClipGroupNorm(nn.GroupNorm):
 class MotionAttention(Attention):
     """Attention along time. It stays on SDPA: xformers' kernels do not take a sequence for each pixel of each clip."""
 
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        if encoder_hidden_states is None and hidden_states.shape[1] == 1:  # a frame that attends to itself alone
+            projection, dropout = self.to_out
+            return dropout(projection(self.to_v(hidden_states)))
+        return super().forward(hidden_states, encoder_hidden_states, **kwargs)
+
     def set_use_memory_efficient_attention_xformers(self, *args: Any, **kwargs: Any) -> None:
         pass
 
@@ -55,6 +63,7 @@ class MotionTransformer(AnimateDiffTransformer3D):
     """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
 
     gradient_checkpointing = False
+    is_left_out = False
 
     def forward(
         self,
@@ -65,6 +74,8 @@ class MotionTransformer(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
+        if self.is_left_out:
+            return hidden_states
         arguments = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(super().forward, *arguments)
@@ -172,6 +183,12 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             model = cls.from_config({**unet.config, "motion_norm": "clip"})
         model.load_state_dict(unet.state_dict(), assign=True)
         return model.train(unet.training)
+
+    def leave_out_new_motion_modules(self) -> None:
+        """Do not run motion modules that are the identity, as new ones are. For training of all but these."""
+        for module in self.modules():
+            if isinstance(module, MotionTransformer):
+                module.is_left_out = not any(parameter.any() for parameter in module.proj_out.parameters())
 
     def forward(
         self,

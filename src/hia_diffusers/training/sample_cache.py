@@ -1,0 +1,137 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training samples that are drawn and encoded once, and read from a folder from then on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+KEY_FILE = "cache.json"
+
+Sample = dict[str, Any]
+
+
+class SampleCache(Dataset):
+    """
+    The first epochs of a dataset, kept in a folder; later epochs are these again.
+
+    A sample is a compressed file of arrays (`.npz`, read without pickle) that has its name only when it is complete:
+    filling goes on where it was interrupted, and several processes may fill together.
+
+    Args:
+        dataset ([`~hia_diffusers.HIADataset`]):
+            Draws the samples. Its epoch is that of the cache too.
+        folder (`str` or `os.PathLike`):
+            Made if it is not there.
+        num_epochs (`int`):
+            How many epochs are kept. Each draws its own frames, flips and dropped conditions.
+        key (`dict[str, str]`):
+            All that samples and their encoding depend on, beside the dataset's length.
+
+    Raises:
+        ValueError: If the folder holds samples of another key, or `num_epochs` is less than 1.
+    """
+
+    def __init__(self, dataset: Any, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
+        if num_epochs < 1:
+            raise ValueError(f"`num_epochs` must be at least 1, got {num_epochs}.")
+        self.dataset, self.folder, self.num_epochs = dataset, Path(folder), num_epochs
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / KEY_FILE
+        if not path.exists():
+            with _whole_file(path) as file:
+                file.write(json.dumps(key, indent=2).encode())
+        kept = json.loads(path.read_text())
+        changed = [name for name in {**kept, **key} if kept.get(name) != key.get(name)]
+        if changed:
+            listed = ", ".join(f"{name} was {kept.get(name)}, is {key.get(name)}" for name in changed)
+            raise ValueError(f"`folder` holds samples that were drawn otherwise: {listed}.")
+
+    def __len__(self) -> int:
+        """Number of samples in an epoch."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """
+        A sample of the dataset's epoch.
+
+        Raises:
+            FileNotFoundError: it is not in the cache.
+        """
+        with np.load(self._path(self.dataset.epoch % self.num_epochs, index)) as arrays:
+            return {name: _from_array(arrays[name]) for name in arrays.files}
+
+    def fill(
+        self, encode: Callable[[Sample], Sample], rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    ) -> Iterator[int]:
+        """
+        Draw, encode and keep what is missing. The dataset is in its first epoch afterwards.
+
+        Args:
+            encode (callable):
+                Makes of a collated batch of one sample the one that is kept, still collated.
+            rank, num_ranks (`int`):
+                This process fills every `num_ranks`-th sample.
+            num_workers (`int`, *optional*, defaults to 0):
+                Processes that draw samples.
+
+        Yields:
+            `int`: how many are still missing, after each sample.
+        """
+        epochs = range(self.num_epochs)
+        mine = range(rank, len(self), num_ranks)
+        missing = {epoch: [index for index in mine if not self._path(epoch, index).exists()] for epoch in epochs}
+        still_missing = sum(map(len, missing.values()))
+        for epoch, indices in missing.items():
+            self.dataset.set_epoch(epoch)
+            batches = DataLoader(self.dataset, sampler=indices, num_workers=num_workers)
+            for index, batch in zip(indices, batches, strict=True):
+                arrays = {name: np.asarray(values[0]) for name, values in encode(batch).items()}
+                with _whole_file(self._path(epoch, index)) as file:
+                    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                still_missing -= 1
+                yield still_missing
+        self.dataset.set_epoch(0)
+
+    def _path(self, epoch: int, index: int) -> Path:
+        return self.folder / f"epoch-{epoch}" / f"{index:07d}.npz"
+
+
+def weights_hash(modules: Iterable[nn.Module]) -> str:
+    """
+    SHA-256 of all parameters and buffers, which tells whether encoded samples are those of these networks.
+
+    Args:
+        modules (iterable of `torch.nn.Module`):
+            The networks.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that has its name only when all of it is written."""
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    with open(unfinished, "wb") as file:
+        yield file
+    os.replace(unfinished, path)
+
+
+def _from_array(array: np.ndarray) -> Any:
+    return str(array) if array.dtype.kind == "U" else torch.from_numpy(array)

@@ -1,0 +1,101 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+import torch
+from torch import nn
+
+from hia_diffusers import HIADataset
+from hia_diffusers.data.clips import ProceduralClips
+from hia_diffusers.training.sample_cache import SampleCache, weights_hash
+
+
+KEY = {"seed": "0"}
+
+
+@pytest.fixture
+def dataset():
+    return HIADataset(ProceduralClips("train", 3, 8), [(32, 24)], num_frames=2, horizontal_flip_probability=0.5)
+
+
+def keep_all(batch):
+    return batch
+
+
+def assert_same_sample(sample, other):
+    assert sample.keys() == other.keys()
+    for name, value in sample.items():
+        same = torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
+        assert same and type(value) is type(other[name]), name
+
+
+def test_samples_are_those_of_the_dataset_epoch_by_epoch(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 2, KEY)
+    assert list(cache.fill(keep_all)) == [5, 4, 3, 2, 1, 0]
+    assert dataset.epoch == 0 and len(cache) == 3
+    drawn = {}
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        for index in range(3):
+            drawn[epoch, index] = dataset[index]
+            assert_same_sample(cache[index], drawn[epoch, index])
+    assert not torch.equal(drawn[0, 1]["frames"], drawn[1, 1]["frames"])
+    dataset.set_epoch(5)  # the second again
+    assert_same_sample(cache[1], drawn[1, 1])
+
+
+def test_what_is_kept_is_what_encode_makes(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 1, KEY)
+    list(cache.fill(lambda batch: {"mean": batch["pixel_values"].mean(dim=(1, 2, 3, 4)), "clip": batch["clip"]}))
+    assert cache[2].keys() == {"mean", "clip"}
+    assert torch.allclose(cache[2]["mean"], dataset[2]["pixel_values"].mean())
+    assert cache[2]["clip"] == "procedural-train-2"
+
+
+def test_filling_goes_on_and_is_shared(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 2, KEY)
+    filling = cache.fill(keep_all)
+    assert [next(filling), next(filling)] == [5, 4]
+    filling.close()
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert len(first) == 2
+    for rank in range(2):
+        list(SampleCache(dataset, tmp_path, 2, KEY).fill(keep_all, rank, 2))
+    assert len(list(tmp_path.rglob("*.npz"))) == 6
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    assert list(cache.fill(keep_all)) == []
+
+
+def test_a_sample_that_was_not_written_to_its_end_does_not_count(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 1, KEY)
+
+    def fail(batch):
+        return {"broken": [object()]} if batch["clip"] == ["procedural-train-1"] else batch
+
+    with pytest.raises(ValueError, match="allow_pickle"):
+        list(cache.fill(fail))
+        cache[1]
+    (tmp_path / "epoch-0" / "0000001.npz").unlink()
+    (tmp_path / "epoch-0" / ".unfinished-1-0000001.npz").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError):
+        cache[1]
+    assert list(cache.fill(keep_all)) == [0]
+    assert_same_sample(cache[1], dataset[1])
+
+
+def test_samples_of_another_kind_are_refused(dataset, tmp_path):
+    SampleCache(dataset, tmp_path, 1, KEY)
+    SampleCache(dataset, tmp_path, 3, KEY)
+    with pytest.raises(ValueError, match="`folder` holds samples that were drawn otherwise: seed was 0, is 1"):
+        SampleCache(dataset, tmp_path, 1, {"seed": "1"})
+    with pytest.raises(ValueError, match="`num_epochs` must be at least 1, got 0"):
+        SampleCache(dataset, tmp_path / "other", 0, KEY)
+
+
+def test_the_hash_is_that_of_all_weights():
+    torch.manual_seed(0)
+    networks = [nn.Linear(2, 3), nn.BatchNorm2d(2)]
+    before = weights_hash(networks)
+    assert before == weights_hash(networks)
+    networks[1].running_mean[0] += 1
+    assert weights_hash(networks) != before
