@@ -93,7 +93,7 @@ def parse_args(argv=None):
     add("--train_data_dir", help="folder or URL that examples/prepare_dataset.py wrote")
     add("--procedural_clips", type=whole_number(1), help="train on so many clips of procedural people instead")
     add("--size", type=picture_size, default=(160, 96), help="WIDTHxHEIGHT of the pictures")
-    add("--max_train_steps", type=whole_number(1), default=20000)
+    add("--max_train_steps", type=whole_number(0), default=20000, help="with 0 it stays the best linear one")
     add("--train_batch_size", type=whole_number(1), default=2, help="clips of a step")
     add("--frames_per_clip", type=whole_number(1), default=2, help="pictures of each of them")
     add("--learning_rate", type=positive, default=4e-4, help="at the beginning; it falls to 0 as a cosine")
@@ -332,8 +332,9 @@ def train(args):
         start_as_principal_components(vae, first_pictures)
     vae.to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    total = max(args.max_train_steps, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / args.max_train_steps)) / 2
+        optimizer, lambda step: min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / total)) / 2
     )
     trained = {"vae": vae, "optimizer": optimizer, "schedule": schedule}
     step = 0

@@ -108,6 +108,19 @@ def test_it_starts_as_the_best_linear_autoencoder(tmp_path, num_components):
     assert abs(latents.mean()) < 1e-3 and torch.isclose(latents.std(), torch.tensor(0.4), rtol=0.01)
 
 
+def test_without_steps_it_stays_the_linear_one(networks, tmp_path):
+    printed = train(tmp_path / "vae", networks, "--max_train_steps", 0)
+    (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert measures["step"] == 0 and measures["psnr"] > 25
+    vae = AutoencoderDC.from_pretrained(tmp_path / "vae")
+    pictures = training_pictures(2)
+    with torch.no_grad():
+        error = (script.reconstruct(vae, pictures) - pictures).square().mean()
+        deviation = encode_pictures(vae, pictures).std()
+    assert error < 1.5 * (best_linear_round_trip(pictures, 12) - pictures).square().mean()
+    assert torch.isclose(deviation, torch.tensor(1.0), rtol=0.3)
+
+
 def test_every_weight_is_trained(networks):
     vae = script.build_autoencoder(networks)
     pictures = training_pictures(2)

@@ -98,7 +98,7 @@ def test_the_tiny_networks_fit_a_cpu():
     assert 0.5 < millions["motion_modules"] < 1
     assert 2 * sum(millions.values()) <= 16  # megabytes in half precision
     latents = loaded.pipeline.vae.config.latent_channels
-    assert latents == loaded.pipeline.unet.config.in_channels == 40
+    assert latents == loaded.pipeline.unet.config.in_channels == 56
     stride = 2 ** (len(loaded.pipeline.controlnet.config.conditioning_embedding_out_channels) - 1)
     assert stride == loaded.pipeline.vae_scale_factor
 
