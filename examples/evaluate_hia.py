@@ -94,6 +94,12 @@ def make_parser():
         choices=["copy", "truth", "noise"],
         help="in place of a model: reference, true frames, random pixels",
     )
+    add(
+        "--control",
+        choices=["autoencoder", "other-pose", "other-reference"],
+        help="what the model must lose or need: the true frames through its autoencoder, or frames generated from the "
+        "motion or the reference picture of the next clip",
+    )
     add("--cross-identity", action="store_true", help="drive with the same motion of another person, retargeted")
     add("--size", type=size, help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
     add("--steps", type=number(int, 1, 1000), help="denoising steps (default: 25)")
@@ -123,7 +129,7 @@ def make_parser():
 def check_arguments(args):
     """Fills in the defaults of a dataset, too: in folders they mean nothing."""
     folders = ("predictions", "targets", "keypoints", "masks")
-    of_dataset = ("model", "baseline", "cross_identity", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
+    of_dataset = ("model", "baseline", "control", "cross_identity", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
     if args.dataset is None:
         if args.predictions is None or args.targets is None:
             raise ValueError("give --predictions and --targets, or --dataset")
@@ -139,7 +145,9 @@ def check_arguments(args):
         if (args.model is None) == (args.baseline is None):
             raise ValueError("--dataset: needs either --model or --baseline")
         if args.model is None:
-            refuse(args, MODEL_DEFAULTS, "needs --model")
+            refuse(args, ["control", *MODEL_DEFAULTS], "needs --model")
+        if args.control is not None:
+            refuse(args, ["cross_identity"], "does not go with --control")
         for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
@@ -373,11 +381,12 @@ def procdance_clips(args, device):
     else:
         pipe = load_pipeline(args.model, device, args.dtype)
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
-        source |= {name: getattr(args, name) for name in ("seed", *MODEL_DEFAULTS)}
+        source |= {name: getattr(args, name) for name in ("control", "seed", *MODEL_DEFAULTS)}
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
-    clips = {}
-    for index, clip in enumerate(proc_dance_v1()[: args.max_clips]):
-        load = functools.partial(load_procedural, clip, args, pipe, args.seed + index)
+    clips, all_clips = {}, proc_dance_v1()
+    for index, clip in enumerate(all_clips[: args.max_clips]):
+        following = all_clips[(index + 1) % len(all_clips)]
+        load = functools.partial(load_procedural, clip, following, args, pipe, args.seed + index)
         clips[clip.name] = Clip(len(clip.frames), load)
     return clips, source
 
@@ -410,7 +419,7 @@ def sha256_of_weights(pipe):
     return digest.hexdigest()
 
 
-def load_procedural(clip, args, pipe, seed):
+def load_procedural(clip, following, args, pipe, seed):
     from hia_diffusers import MotionBlurConditioner
     from hia_diffusers.conditioning.keypoints import FACE
     from hia_diffusers.conditioning.retargeting import retarget_keypoints
@@ -428,12 +437,20 @@ def load_procedural(clip, args, pipe, seed):
         keypoints = truth.keypoints
         condition = conditioner(keypoints, truth.frames)
 
+    if args.control == "other-pose":
+        other = following.target.render(following.frames, height, width, following.fps)
+        condition = conditioner(other.keypoints, other.frames)
+    elif args.control == "other-reference":
+        reference = following.target.render([following.reference_frame], height, width, following.fps)
+
     if args.baseline == "truth":
         predictions = truth.frames
     elif args.baseline == "copy":
         predictions = reference.frames.repeat(len(truth.frames), axis=0)
     elif args.baseline == "noise":
         predictions = np.random.default_rng(seed).integers(0, 256, truth.frames.shape, dtype=np.uint8)
+    elif args.control == "autoencoder":
+        predictions = round_trip(pipe, truth.frames)
     else:
         predictions = generate(pipe, reference.frames[0], condition, args, seed)
     return {
@@ -445,6 +462,18 @@ def load_procedural(clip, args, pipe, seed):
         "measured_sharpness": conditioner(keypoints, predictions).hand_sharpness,
         "face_landmarks": truth.keypoints.xy[:, FACE],
     }
+
+
+def round_trip(pipe, frames):
+    """Frames, uint8 `(F, H, W, 3)`, through the autoencoder and back."""
+    import torch
+
+    from hia_diffusers.models.autoencoder import decode_latents, encode_pictures
+
+    pictures = torch.from_numpy(frames).movedim(-1, 1).to(pipe.device) / 127.5 - 1
+    with torch.no_grad():
+        decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, pictures))
+    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
 
 
 def generate(pipe, reference, condition, args, seed):

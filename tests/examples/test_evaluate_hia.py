@@ -27,6 +27,7 @@ from hia_diffusers.data.synthetic import proc_dance_v1
 from hia_diffusers.data.video import read_video, write_video
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
+from hia_diffusers.models.autoencoder import decode_latents, encode_pictures
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_hia.py"
@@ -321,6 +322,41 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
 
 
+def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_alone(tmp_path, dance):
+    reference, true = dance
+    following = proc_dance_v1()[1]
+    pipe = random_tiny_pipeline(seed=0)
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    conditioner = MotionBlurConditioner(line_scale=32 / 512)
+    motion = following.target.render(following.frames, 48, 32, following.fps)
+    picture = following.target.render([following.reference_frame], 48, 32, following.fps).frames[0]
+
+    def generated(picture, clip):
+        return pipe(
+            image=Image.fromarray(picture),
+            conditioning_frames=conditioner(clip.keypoints, clip.frames),
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).frames[0]
+
+    pictures = torch.from_numpy(true.frames).movedim(-1, 1) / 127.5 - 1
+    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, pictures)).detach().movedim(1, -1)
+    expected = {
+        "other-pose": generated(reference[0], motion),
+        "other-reference": generated(picture, true),
+        "autoencoder": (decoded / 2 + 0.5).clamp(0, 1).numpy(),
+    }
+    options = [*SMALL, "--model", tmp_path / "model", "--steps", 1, "--guidance", 1]
+    for control, frames in expected.items():
+        report = score_dance(tmp_path / "scores.json", *options, "--control", control)
+        error = np.abs((frames * 255).round() / 255 - true.frames / 255).mean()
+        assert report["measures"]["l1"]["value"] == pytest.approx(error, rel=1e-4), control
+        assert report["source"]["control"] == control
+
+
 def test_a_model_that_generates_no_numbers_is_no_black_video(tmp_path, capsys):
     pipe = random_tiny_pipeline(seed=0)
     pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
@@ -560,6 +596,11 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
         ([*PAIR, "--device", "tpu7"], ["--device", "tpu7"]),
         ([*PAIR, "--clip-stride", "0"], ["--clip-stride", "whole number from 1"]),
         (["--dataset", "procdance-v1"], ["--dataset", "either --model or --baseline"]),
+        ([*COPY, "--control", "other-pose"], ["--control", "needs --model"]),
+        (
+            [*COPY[:2], "--model", "here", "--control", "autoencoder", "--cross-identity"],
+            ["--cross-identity", "does not go with --control"],
+        ),
         ([*COPY, "--model", "here"], ["--dataset", "either --model or --baseline"]),
         ([*COPY, *PAIR], ["--predictions", "does not go with --dataset"]),
         ([*COPY, "--steps", "10"], ["--steps", "needs --model"]),
