@@ -898,10 +898,12 @@ def main(args):
         log_with=args.report_to,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder / args.logging_dir),
         kwargs_handlers=[
-            AutocastKwargs(cache_enabled=False),  # cast copies of all trained weights would be kept through the step
+            autocast := AutocastKwargs(cache_enabled=False),
             InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT),
         ],
     )
+    # Cast copies of all weights are kept through the step then: a fifth of the time on a CPU, too much memory on a GPU.
+    autocast.cache_enabled = accelerator.device.type == "cpu"
     agree_with_launcher(args, accelerator)
     checkpoints = CheckpointFolder(folder, args.checkpoints_total_limit)
     checkpoint, options = check_resumable(args, folder, checkpoints, accelerator)

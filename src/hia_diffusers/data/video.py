@@ -185,7 +185,8 @@ def write_video(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
     rate = _exact_rate(fps)
-    options = {"crf": "16"}
+    # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
+    options = {"crf": "16", "x264-params": "cpu-independent=1"}
     if keyframe_interval is not None:
         if keyframe_interval < 1:
             raise ValueError(f"`keyframe_interval` must be at least 1, got {keyframe_interval}.")
@@ -269,6 +270,7 @@ def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str
         stream.height, stream.width = height + height % 2, width + width % 2
         # Untagged colours are read as BT.601 by some players and as BT.709 by others.
         context = stream.codec_context
+        context.thread_count = 1  # the number of threads changes the bytes, and so would that of cores
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for index, picture in enumerate(itertools.chain([first], frames)):
