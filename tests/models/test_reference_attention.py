@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 
-from hia_diffusers import ReferenceFeatures
+from hia_diffusers import HIAAppearanceEncoder, ReferenceFeatures
 
 
 B, F = 2, 3
@@ -107,6 +108,64 @@ def test_conditional_branch_equals_the_slow_implementation(pipe, inputs, feature
 def test_unconditional_branch_equals_the_plain_unet(pipe, inputs):
     slow = slow_unet(pipe.unet, None)(inputs["sample"], 7, inputs["context"].repeat_interleave(F, 0)).sample
     assert (pipe.unet(inputs["sample"], 7, inputs["context"]).sample - slow).abs().max() < 1e-5
+
+
+class SlowPositions(nn.Module):
+    """A norm, and the position of each token one by one."""
+
+    def __init__(self, norm, sizes):
+        super().__init__()
+        self.norm, self.sizes = norm, sizes
+
+    def forward(self, x):
+        height, width = self.sizes[x.shape[1]]
+        count = x.shape[-1] // 4
+        frequencies = [math.pi * 2 ** (5 * k / count) for k in range(count)]
+        places = []
+        for row in range(height):
+            for column in range(width):
+                y, x_ = (row + 0.5) / height, (column + 0.5) / width
+                waves = [[wave(f * place) for f in frequencies] for place in (y, x_) for wave in (math.sin, math.cos)]
+                places.append(sum(waves, []))
+        return self.norm(x) + torch.tensor(places)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_positions_are_added_to_the_normed_input_of_self_attention(pipe, inputs, with_reference):
+    positioned = {
+        name: type(network).from_config({**network.config, "spatial_position_embedding": True}).eval()
+        for name, network in (("unet", pipe.unet), ("appearance_encoder", pipe.appearance_encoder))
+    }
+    for name, network in positioned.items():
+        network.load_state_dict(getattr(pipe, name).state_dict())
+    context, latents = inputs["context"], inputs["latents"]
+    features = positioned["appearance_encoder"](latents, 0, context).reference_features if with_reference else None
+    output = positioned["unet"](inputs["sample"], 7, context, reference_features=features).sample
+
+    sizes = {8 * 6: (8, 6), 4 * 3: (4, 3), 2 * 2: (2, 2), 1: (1, 1)}
+    if with_reference:
+        slow_encoder = copy.deepcopy(pipe.appearance_encoder)
+        for name in slow_encoder.reference_names:
+            block = slow_encoder.get_submodule(name)
+            block.norm1 = SlowPositions(block.norm1, sizes)
+        slow_features = slow_encoder(latents, 0, context).reference_features
+        for name, feature in features.items():
+            assert torch.allclose(feature, slow_features[name], atol=1e-5), name
+    slow = slow_unet(pipe.unet, features)
+    for name in pipe.unet.reference_names:
+        block = slow.get_submodule(name)
+        block.norm1 = SlowPositions(block.norm1, sizes)
+    assert (output - slow(inputs["sample"], 7, context.repeat_interleave(F, 0)).sample).abs().max() < 1e-5
+    plain = pipe.unet(inputs["sample"], 7, context, reference_features=features).sample
+    assert (output - plain).abs().max() > 1e-3
+
+
+def test_positions_need_channels_in_fours():
+    config = {"block_out_channels": (18, 36), "norm_num_groups": 2, "cross_attention_dim": 32, "sample_size": 8}
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+    with pytest.raises(ValueError, match="must be multiples of 4 .* got 18"):
+        HIAAppearanceEncoder(**config, **blocks, attention_head_dim=2, spatial_position_embedding=True)
 
 
 @torch.no_grad()

@@ -548,6 +548,21 @@ def test_a_configuration_gives_new_components_that_run(scratch, tmp_path):
         assert not torch.equal(other[name], weights_of(pipeline)[name])
 
 
+def test_self_attention_may_start_with_equal_queries_and_keys():
+    loaded = load_components(from_scratch=with_options("unet", self_attention_gain=2, spatial_position_embedding=True))
+    plain = load_components(from_scratch=SCRATCH).pipeline
+    for name in ("unet", "appearance_encoder", "controlnet"):
+        network = getattr(loaded.pipeline, name)
+        assert name == "controlnet" or network.config.spatial_position_embedding
+        weights, others = network.state_dict(), getattr(plain, name).state_dict()
+        for key, value in weights.items():
+            if ".attentions." in key and key.endswith("attn1.to_k.weight"):
+                query = key.replace("to_k", "to_q")
+                assert torch.equal(value, weights[query]) and torch.equal(value, 2 * others[query])
+            elif not key.endswith("attn1.to_q.weight") and ".motion_modules." not in key:
+                assert torch.equal(value, others[key]), key
+
+
 def test_without_a_zero_conv_std_the_zero_convolutions_are_zero(scratch):
     controlnet = scratch.pipeline.controlnet
     assert not any(block.weight.any() for block in controlnet.controlnet_down_blocks)
@@ -625,6 +640,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
             with_options("unet", norm_eps="1e-5"),
             "`norm_eps` of the entry `unet` must be a number, got the text '1e-5'",
         ),
+        (with_options("unet", self_attention_gain=-1), "`self_attention_gain` must be a number of at least 0, got -1"),
         (with_options("unet", norm_num_groups=7), "nothing can be made of the entry `unet`"),
         (with_options("unet", motion_norm="batch"), "entry `unet`: `motion_norm` must be one of"),
         (with_options("unet", dropout=0.1), "entry `unet`: its `dropout` must be 0.0 for a motion UNet, got 0.1"),

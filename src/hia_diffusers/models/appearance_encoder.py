@@ -42,6 +42,8 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
     without gradient would stall distributed training.)
 
     Args:
+        spatial_position_embedding (`bool`, *optional*, defaults to `False`):
+            As in [`HIAUNetMotionModel`].
         kwargs:
             The arguments of [`~diffusers.UNet2DConditionModel`].
 
@@ -52,10 +54,16 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
     _repeated_blocks = ["ReferenceWriteBlock"]
     _other_class_hint = "build the appearance encoder of a plain UNet with HIAAppearanceEncoder.from_unet(unet)."
 
-    @extends_init(UNet2DConditionModel)
-    def __init__(self, **kwargs: Any) -> None:
+    @extends_init(UNet2DConditionModel, spatial_position_embedding=False)
+    def __init__(self, spatial_position_embedding: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.reference_names = install_reference_attention(self, ReferenceWriteTransformer, ReferenceWriteBlock)
+        self.register_to_config(spatial_position_embedding=spatial_position_embedding)
+        self.reference_names = install_reference_attention(
+            self,
+            ReferenceWriteTransformer,
+            ReferenceWriteBlock,
+            spatial_position_embedding=spatial_position_embedding,
+        )
         self._drop_unused_layers()
 
     def _drop_unused_layers(self) -> None:
@@ -75,16 +83,18 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
         self.conv_out = nn.Identity()
 
     @classmethod
-    def from_unet(cls, unet: UNet2DConditionModel) -> "HIAAppearanceEncoder":
+    def from_unet(cls, unet: UNet2DConditionModel, spatial_position_embedding: bool = False) -> "HIAAppearanceEncoder":
         """Build the encoder from a UNet's configuration and a copy of its weights.
 
         Args:
             unet (`UNet2DConditionModel`):
                 For instance the UNet of Stable Diffusion 1.5.
+            spatial_position_embedding (`bool`, *optional*, defaults to `False`):
+                As in [`HIAUNetMotionModel`].
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
-        encoder = cls.from_config(dict(unet.config))
+        encoder = cls.from_config({**unet.config, "spatial_position_embedding": spatial_position_embedding})
         kept = encoder.state_dict().keys()
         encoder.load_state_dict({name: value for name, value in unet.state_dict().items() if name in kept})
         return encoder.to(device=unet.device, dtype=unet.dtype)

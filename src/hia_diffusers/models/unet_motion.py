@@ -96,6 +96,9 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             depend on its window through the norm; `"clip"` is how diffusers runs AnimateDiff.
         resnet_norm (`"frame"` or `"clip"`, *optional*, defaults to `"frame"`):
             Likewise for the group norms of the residual blocks and the output; `"clip"` is MagicAnimate's.
+        spatial_position_embedding (`bool`, *optional*, defaults to `False`):
+            Whether spatial self-attention is told where in the picture its tokens are, which small networks that are
+            trained from scratch learn late by themselves. The appearance encoder must have the same.
         kwargs:
             The arguments of [`~diffusers.UNetMotionModel`].
 
@@ -109,12 +112,19 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         " UNetMotionModel with HIAUNetMotionModel.from_unet_motion(unet)."
     )
 
-    @extends_init(UNetMotionModel, reference_attention_blocks="full", motion_norm="frame", resnet_norm="frame")
+    @extends_init(
+        UNetMotionModel,
+        reference_attention_blocks="full",
+        motion_norm="frame",
+        resnet_norm="frame",
+        spatial_position_embedding=False,
+    )
     def __init__(
         self,
         reference_attention_blocks: Literal["full", "midup"],
         motion_norm: Literal["frame", "clip"],
         resnet_norm: Literal["frame", "clip"],
+        spatial_position_embedding: bool,
         **kwargs: Any,
     ) -> None:
         for name, value, accepted in (
@@ -126,11 +136,18 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                 raise ValueError(f"`{name}` must be one of {accepted}, got {value!r}.")
         super().__init__(**kwargs)
         self.register_to_config(
-            reference_attention_blocks=reference_attention_blocks, motion_norm=motion_norm, resnet_norm=resnet_norm
+            reference_attention_blocks=reference_attention_blocks,
+            motion_norm=motion_norm,
+            resnet_norm=resnet_norm,
+            spatial_position_embedding=spatial_position_embedding,
         )
 
         self.reference_names = install_reference_attention(
-            self, ReferenceReadTransformer, ReferenceReadBlock, REFERENCE_PARTS[reference_attention_blocks]
+            self,
+            ReferenceReadTransformer,
+            ReferenceReadBlock,
+            REFERENCE_PARTS[reference_attention_blocks],
+            spatial_position_embedding,
         )
         self._clip_norms: list[ClipGroupNorm] = []
         for module in self.modules():

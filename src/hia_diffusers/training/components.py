@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
 
@@ -49,7 +50,7 @@ SPATIAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "
 MOTION_OPTIONS = (
     *("motion_max_seq_length", "motion_num_attention_heads", "use_motion_mid_block", "motion_norm", "resnet_norm"),
     *("temporal_transformer_layers_per_block", "temporal_transformer_layers_per_mid_block"),
-    "reference_attention_blocks",
+    *("reference_attention_blocks", "spatial_position_embedding"),
 )
 
 # Options in which a ControlNet and a motion adapter must agree with the UNet, by their name there.
@@ -507,17 +508,20 @@ class _NewComponents:
 
     def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
         why = f"all, drawn with seed {seed}"
-        options = self.options("unet", _defaults(UNet2DConditionModel) | _defaults(HIAUNetMotionModel, MOTION_OPTIONS))
+        defaults = _defaults(UNet2DConditionModel) | _defaults(HIAUNetMotionModel, MOTION_OPTIONS)
+        options = self.options("unet", {**defaults, "self_attention_gain": 0.0})
+        gain = options.pop("self_attention_gain", 0.0)
         motion_options = {name: options.pop(name) for name in MOTION_OPTIONS if name in options}
         with self.named_in_errors("unet"):
             torch.default_generator.manual_seed(seed)
             unet2d = UNet2DConditionModel(**options)
             _check_spatial_options(unet2d)
+            _start_with_equal_query_and_key(unet2d, gain)
             unet = HIAUNetMotionModel.from_unet2d(unet2d)
             if motion_options:
                 unet = HIAUNetMotionModel.from_config(_config_with(unet, motion_options))
                 unet.load_state_dict({**unet.state_dict(), **unet2d.state_dict()})
-            encoder = HIAAppearanceEncoder.from_unet(unet2d)
+            encoder = HIAAppearanceEncoder.from_unet(unet2d, unet.config.spatial_position_embedding)
         parts.add("unet", unet, NEW, _count(unet), why)
         parts.add_motion_modules(unet, NEW, _count(unet, motion=True), f"{why}; they start as the identity")
         parts.add("appearance_encoder", encoder, NEW, _count(encoder), "all, a copy of the UNet's")
@@ -798,6 +802,19 @@ def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
     embedding = controlnet.controlnet_cond_embedding
     for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block, embedding.conv_out):
         nn.init.normal_(convolution.weight, std=std)
+
+
+def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: Any) -> None:
+    """Spatial self-attention whose tokens attend to those that look alike, from the first step on."""
+    if not isinstance(gain, (int, float)) or not 0 <= gain < math.inf:
+        raise ValueError(f"`self_attention_gain` must be a number of at least 0, got {gain!r}.")
+    if gain == 0:
+        return
+    for module in unet.modules():
+        if isinstance(module, BasicTransformerBlock):
+            query, key = module.attn1.to_q.weight, module.attn1.to_k.weight
+            with torch.no_grad():
+                key.copy_(query.mul_(gain))
 
 
 def _new_schedule(scheduler: ShiftedSNRScheduler) -> ComponentRow:

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Trains hia-tiny from nothing and scores it: autoencoder, four stages, half precision, ProcDance-v1. From the folder of
+# the repository:
+#
+#   examples/train_hia_tiny.sh [OPTION ...]
+#
+# All is written below runs/tiny; the pipeline is runs/tiny/hia-tiny, its measures runs/tiny/scores.json. The options go
+# to every stage. After any interruption the same command goes on where it was. LAUNCH is the command that runs a stage:
+# by default two processes on a CPU, of one thread each.
+
+set -euo pipefail
+
+runs=runs/tiny
+examples=$(dirname "$0")
+
+if [[ ! -e $runs/vae/config.json ]]; then
+    python "$examples/train_autoencoder.py" --from_scratch "$examples/configs/hia-tiny-networks.yaml" \
+        --procedural_clips 100000 --size 96x160 --max_train_steps 0 --output_dir "$runs/vae"
+fi
+if [[ -z ${LAUNCH:-} ]]; then
+    export LAUNCH="python -m torch.distributed.run --nproc_per_node 2" ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1
+fi
+"$examples/train_all_stages.sh" "$runs" "$examples/configs/hia-tiny.yaml" "$@"
+python - "$runs/temporal-full" "$runs/hia-tiny" <<'END'
+import sys
+
+import torch
+
+from hia_diffusers import HIAPipeline
+
+HIAPipeline.from_pretrained(sys.argv[1], dtype=torch.float16).save_pretrained(sys.argv[2])
+END
+python "$examples/evaluate_hia.py" --dataset procdance-v1 --model "$runs/hia-tiny" --guidance 1 \
+    --output "$runs/scores.json"
