@@ -140,14 +140,23 @@ def tiny_unet2d(**kwargs):
     return UNet2DConditionModel(**(config | kwargs)).eval()
 
 
-@pytest.mark.parametrize("hia", [HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel])
-def test_the_configuration_is_the_parents(hia):
+@pytest.mark.parametrize(
+    ("hia", "new"),
+    [
+        (HIAAppearanceEncoder, {"spatial_position_embedding"}),
+        (HIAControlNetModel, set()),
+        (
+            HIAUNetMotionModel,
+            {"reference_attention_blocks", "motion_norm", "resnet_norm", "spatial_position_embedding"},
+        ),
+    ],
+)
+def test_the_configuration_is_the_parents_and_what_is_new(hia, new):
     import inspect
 
     parent = hia.__mro__[2]
     own, inherited = (set(inspect.signature(c.__init__).parameters) for c in (hia, parent))
     assert inherited <= own
-    new = {"reference_attention_blocks", "motion_norm", "resnet_norm"} if hia is HIAUNetMotionModel else set()
     assert own - inherited == new
 
 
