@@ -15,7 +15,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,15 @@ KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 MINIMUM_SIDE = 7  # of a window of SSIM
 
 # What these options are where they are not given.
-DATASET_DEFAULTS = {"size": (96, 160), "seed": 0}
-MODEL_DEFAULTS = {"steps": 25, "guidance": 3.5, "dtype": "float32"}
+DATASET_DEFAULTS = {"cross_identity": False, "frames": 32, "size": (96, 160), "seed": 0}
+MODEL_DEFAULTS = {
+    "steps": 25,
+    "guidance": 3.5,
+    "reference_noise": True,
+    "context_shift": True,
+    "motion_modules": True,
+    "dtype": "float32",
+}
 
 AGGREGATION = (
     "mean over all frames of all clips that have a value; measures over time in windows of 16 frames, each with the "
@@ -100,10 +107,19 @@ def make_parser():
         help="what the model must lose or need: the true frames through its autoencoder, or frames generated from the "
         "motion or the reference picture of the next clip",
     )
-    add("--cross-identity", action="store_true", help="drive with the same motion of another person, retargeted")
+    flag = argparse.BooleanOptionalAction
+    add("--cross-identity", action=flag, help="drive with the same motion of another person, retargeted")
+    add("--frames", type=number(int, 16, 10**4), help="of each clip (default: 32, as ProcDance-v1 has)")
     add("--size", type=size, help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
     add("--steps", type=number(int, 1, 1000), help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), help="guidance scale (default: 3.5)")
+    add("--guidance", type=number(float, 0, 100), help="guidance scale, 1 for none (default: 3.5)")
+    add("--reference-noise", action=flag, help="start from the noised reference picture (default: yes)")
+    add("--context-shift", action=flag, help="shift the windows of long clips at each step (default: yes)")
+    add(
+        "--motion-modules",
+        action=flag,
+        help="layers over time; without, each frame is by itself (default: yes)",
+    )
     add("--seed", type=number(int, 0, 2**62), help="clip i is drawn with SEED + i (default: 0)")
     add("--dtype", choices=["float32", "float16", "bfloat16"], help="of weights and computation (default: float32)")
     add("--max-clips", type=number(int, 1, 10**6), help="only the first clips")
@@ -129,7 +145,7 @@ def make_parser():
 def check_arguments(args):
     """Fills in the defaults of a dataset, too: in folders they mean nothing."""
     folders = ("predictions", "targets", "keypoints", "masks")
-    of_dataset = ("model", "baseline", "control", "cross_identity", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
+    of_dataset = ("model", "baseline", "control", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
     if args.dataset is None:
         if args.predictions is None or args.targets is None:
             raise ValueError("give --predictions and --targets, or --dataset")
@@ -162,8 +178,7 @@ def check_arguments(args):
 
 def refuse(args, names, reason):
     for name in names:
-        value = getattr(args, name)
-        if value is not None and value is not False:
+        if getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')}: {reason}")
 
 
@@ -374,16 +389,20 @@ def procdance_clips(args, device):
     """The clips by name, and what the report says about where they are from."""
     from hia_diffusers.data.synthetic import proc_dance_v1
 
-    source = {"dataset": args.dataset, "cross_identity": args.cross_identity, "width_height": args.size}
+    source = {"dataset": args.dataset, "cross_identity": args.cross_identity}
+    source |= {"frames": args.frames, "width_height": args.size}
     if args.model is None:
         pipe = None
         source |= {"baseline": args.baseline, "seed": args.seed}
     else:
         pipe = load_pipeline(args.model, device, args.dtype)
+        if not args.motion_modules:
+            leave_out_motion_modules(pipe.unet)
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
         source |= {name: getattr(args, name) for name in ("control", "seed", *MODEL_DEFAULTS)}
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
-    clips, all_clips = {}, proc_dance_v1()
+    clips = {}
+    all_clips = [replace(clip, frames=range(args.frames)) for clip in proc_dance_v1()]
     for index, clip in enumerate(all_clips[: args.max_clips]):
         following = all_clips[(index + 1) % len(all_clips)]
         load = functools.partial(load_procedural, clip, following, args, pipe, args.seed + index)
@@ -404,6 +423,14 @@ def load_pipeline(model, device, dtype):
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def leave_out_motion_modules(unet):
+    from hia_diffusers.models.unet_motion import MotionTransformer
+
+    for module in unet.modules():
+        if isinstance(module, MotionTransformer):
+            module.is_left_out = True
 
 
 def sha256_of_weights(pipe):
@@ -484,6 +511,8 @@ def generate(pipe, reference, condition, args, seed):
         conditioning_frames=condition,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance,
+        reference_noise=args.reference_noise,
+        context_shift=args.context_shift,
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
     ).frames[0]

@@ -217,6 +217,12 @@ def build_parser():
     group.add_argument("--lr_num_cycles", type=COUNT, default=1, help="of cosine_with_restarts")
     group.add_argument("--lr_power", type=POSITIVE, default=1.0, help="of polynomial")
     group.add_argument("--use_8bit_adam", action=flag, default=False, help="needs bitsandbytes")
+    group.add_argument(
+        "--use_muon",
+        action=flag,
+        default=False,
+        help="orthogonal updates of matrices and convolutions, for training from scratch; needs pytorch-optimizer",
+    )
     group.add_argument("--adam_beta1", type=BETA, default=0.9)
     group.add_argument("--adam_beta2", type=BETA, default=0.999)
     group.add_argument("--adam_weight_decay", type=AT_LEAST_ZERO, default=0.0)
@@ -297,6 +303,8 @@ def parse_args(argv=None):
         parser.error("give either --train_data_dir or --procedural_clips.")
     if (args.pretrained_model_name_or_path is None) == (args.from_scratch is None):
         parser.error("give either --pretrained_model_name_or_path or --from_scratch.")
+    if args.use_8bit_adam and args.use_muon:
+        parser.error("give either --use_8bit_adam or --use_muon.")
     for option, path in vars(args).items():
         if option.endswith("_name_or_path") and path and Path(path).resolve() == Path(args.output_dir).resolve():
             parser.error(f"--output_dir must be another folder than --{option}, which the run reads to its end.")
@@ -620,7 +628,7 @@ def advice(compute_losses, networks, batch):
         batch_size=args.train_batch_size,
         mixed_precision=accelerator.mixed_precision,
         gradient_checkpointing=args.gradient_checkpointing,
-        optimizer="adamw8bit" if args.use_8bit_adam else "adamw",
+        optimizer="adamw8bit" if args.use_8bit_adam else "muon" if args.use_muon else "adamw",
         ema=args.use_ema,
         num_processes=accelerator.num_processes,
         sharding=SHARDING.get(accelerator.distributed_type, "ddp"),
@@ -858,8 +866,9 @@ def agree_with_launcher(args, accelerator):
     kind = accelerator.distributed_type
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise SystemExit("accelerate uses FSDP between several GPUs only: launch with a configuration for DDP here.")
-    if args.use_ema and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise SystemExit("--use_ema cannot be used with FSDP or DeepSpeed, which split the weights.")
+    for option in ("use_ema", "use_muon"):
+        if getattr(args, option) and kind in SHARDING:
+            raise SystemExit(f"--{option} cannot be used with FSDP or DeepSpeed, which split the weights.")
     if args.validation_steps and kind == DistributedType.FSDP:
         raise SystemExit("--validation_steps cannot be used with FSDP: no process holds the whole weights.")
     if kind == DistributedType.DEEPSPEED:  # it accumulates and clips by itself
@@ -871,22 +880,31 @@ def agree_with_launcher(args, accelerator):
 
 
 def build_optimizer(args, parameters, num_processes):
+    learning_rate = args.learning_rate
+    if args.scale_lr:
+        learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
+    adam = {
+        "lr": learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "weight_decay": args.adam_weight_decay,
+        "eps": args.adam_epsilon,
+    }
+    if args.use_muon:
+        try:
+            from pytorch_optimizer import Muon
+        except ImportError as error:
+            raise SystemExit("--use_muon needs pytorch-optimizer: pip install pytorch-optimizer") from error
+        matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
+        # Updates of the size of Adam's, so that they have its learning rate.
+        muon = {"lr": learning_rate, "weight_decay": args.adam_weight_decay, "use_adjusted_lr": True}
+        return Muon([{"params": matrices, "use_muon": True, **muon}, {"params": others, "use_muon": False, **adam}])
     optimizer_class = torch.optim.AdamW
     if args.use_8bit_adam:
         try:
             from bitsandbytes.optim import AdamW8bit as optimizer_class
         except ImportError as error:
             raise SystemExit("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from error
-    learning_rate = args.learning_rate
-    if args.scale_lr:
-        learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
-    return optimizer_class(
-        parameters,
-        lr=learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-    )
+    return optimizer_class(parameters, **adam)
 
 
 def main(args):

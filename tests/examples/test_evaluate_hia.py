@@ -19,9 +19,9 @@ import torch
 import torchvision
 from onnx import helper
 from PIL import Image
+from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
-from hia_diffusers.assets.random_tiny import random_tiny_pipeline
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
 from hia_diffusers.data.synthetic import proc_dance_v1
 from hia_diffusers.data.video import read_video, write_video
@@ -322,6 +322,20 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
 
 
+def test_each_inference_technique_and_the_layers_over_time_can_be_left_out(tmp_path):
+    """At two windows of time all of them act."""
+    random_tiny_pipeline(seed=0).save_pretrained(tmp_path / "model")
+    options = [*SMALL, "--model", tmp_path / "model", "--steps", 2, "--frames", 32, "--guidance", 2]
+    full = score_dance(tmp_path / "full.json", *options)
+    assert full["measures"]["l1"]["count"] == 32
+    errors = {full["measures"]["l1"]["value"]}
+    for technique in ("reference_noise", "context_shift", "motion_modules"):
+        report = score_dance(tmp_path / "without.json", *options, f"--no-{technique.replace('_', '-')}")
+        assert report["source"] == full["source"] | {technique: False}
+        errors.add(report["measures"]["l1"]["value"])
+    assert len(errors) == 4
+
+
 def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_alone(tmp_path, dance):
     reference, true = dance
     following = proc_dance_v1()[1]
@@ -366,6 +380,14 @@ def test_a_model_that_generates_no_numbers_is_no_black_video(tmp_path, capsys):
     last_line = capsys.readouterr().err.splitlines()[-1]  # after diffusers' progress bars
     assert "error: --model: " in last_line and "not finite" in last_line
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_clips_may_be_longer(tmp_path):
+    longer, usual = (
+        score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "copy", *more) for more in (["--frames", 48], [])
+    )
+    counts = [report["measures"]["l1"]["count"] for report in (longer, usual)]
+    assert counts == [longer["source"]["frames"], usual["source"]["frames"]] == [48, 32]
 
 
 def test_another_person_drives(tmp_path, baselines):

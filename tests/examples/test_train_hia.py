@@ -282,6 +282,22 @@ def test_a_temporal_run_goes_on_exactly_with_other_workers(temporal, tmp_path):
     assert_same_run(folder, whole, 4)
 
 
+def test_a_run_with_muon_goes_on_exactly(base, spatial, tmp_path):
+    arguments = [*spatial[1], "--use_muon"]
+    train(tmp_path / "whole", *arguments)
+    (tmp_path / "run").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    shutil.copy(tmp_path / "whole" / "options.json", tmp_path / "run")
+    train(tmp_path / "run", *arguments, "--resume_from_checkpoint", "latest")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 4)
+    before, adam, muon = (tensors_of(run, "diffusion_*") for run in (base, spatial[0], tmp_path / "whole"))
+    assert before.keys() == adam.keys() == muon.keys() and len(before) > 100
+    moved = [name for name in before if not torch.equal(before[name], muon[name])]
+    assert len(moved) > 100
+    matrices = [name for name in moved if before[name].ndim >= 2]
+    assert not any(torch.equal(adam[name], muon[name]) for name in matrices)
+
+
 def test_the_state_of_a_run_is_more_than_its_beginning(spatial):
     """What the tests above compare does change, all of it."""
     whole, _ = spatial

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from hia_diffusers import MotionBlurConditioner
 from hia_diffusers.metrics.frame import l1, psnr
 from hia_diffusers.metrics.regions import (
     flicker,
@@ -16,6 +17,7 @@ from hia_diffusers.metrics.regions import (
     region_l1,
     region_psnr,
     sharpness_error,
+    sharpness_ratio,
     static_change,
 )
 
@@ -93,6 +95,17 @@ def test_sharpness_error_is_known_where_both_are():
         torch.tensor([[0.25, NAN], [0.1, NAN], [NAN, NAN]], dtype=torch.float64),
         equal_nan=True,
     )
+
+
+def test_sharpness_ratio_is_that_of_the_variances():
+    conditioner = MotionBlurConditioner()
+    wanted, measured = (
+        torch.tensor(conditioner.squash_sharpness(np.array(v))) for v in ([40, 8, 5], [30, 16, np.nan])
+    )
+    torch.testing.assert_close(
+        sharpness_ratio(wanted, measured), torch.tensor([0.75, 2, torch.nan], dtype=torch.float64), equal_nan=True
+    )
+    assert sharpness_ratio(torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.5, 0.5, 1.0])).isnan().all()
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -27,6 +27,7 @@ from .regions import (
     region_l1,
     region_psnr,
     sharpness_error,
+    sharpness_ratio,
     static_change,
 )
 
@@ -47,6 +48,7 @@ MEASURES = {
     "hands_l1": ("lower", "frames", "mean absolute error in both hands"),
     "hands_psnr": ("higher", "frames", "PSNR in dB of both hands"),
     "hand_sharpness_error": ("lower", "hands", "|measured - wanted| sharpness of the hands, in [0, 1]"),
+    "hand_sharpness_ratio": ("higher", "hands", "median ratio of the variances of the Laplacian, measured to wanted"),
     "hand_sharpness_correlation": ("higher", "hands", "Spearman, wanted against measured sharpness of the hands"),
     "identity": ("higher", "frames", "cosine between the ArcFace embeddings of the predicted and of the true face"),
     "flicker": ("lower", "frames", "mean |change from frame to frame - true change|, pictures in [0, 1]"),
@@ -111,7 +113,8 @@ class VideoEvaluation:
                 bool, the pixels of the hands in the true frames. Adds `hands_l1` and `hands_psnr`.
             wanted_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
                 Sharpness of the hands in [0, 1] that the condition asked for, NaN where unknown; together with
-                `measured_sharpness` it adds `hand_sharpness_error` and `hand_sharpness_correlation`.
+                `measured_sharpness` it adds `hand_sharpness_error`, `hand_sharpness_ratio` and
+                `hand_sharpness_correlation`.
             measured_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
                 The same measured on the predictions.
             face_landmarks (`np.ndarray` of shape `(F, 68, 2)`, *optional*):
@@ -247,6 +250,8 @@ def _summary(values: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     if "wanted_sharpness" in values:
         sharpness = values["wanted_sharpness"], values["measured_sharpness"]
         known["hand_sharpness_error"] = mean_of_known(sharpness_error(*sharpness))
+        ratio = sharpness_ratio(*sharpness)
+        known["hand_sharpness_ratio"] = float(ratio.nanmedian()), int(ratio.isfinite().sum())
         known["hand_sharpness_correlation"] = rank_correlation(*sharpness), known["hand_sharpness_error"][1]
     return {
         measure: {

@@ -81,6 +81,31 @@ def sharpness_error(wanted: Tensor, measured: Tensor) -> Tensor:
     return (measured.double() - wanted.double()).abs()
 
 
+def sharpness_ratio(wanted: Tensor, measured: Tensor) -> Tensor:
+    """
+    The variance of the Laplacian of each hand (Eq. 3), divided by that which the condition asked for.
+
+    Args:
+        wanted (`torch.Tensor` of any shape):
+            Sharpness in [0, 1], as
+            [`MotionBlurConditioner.squash_sharpness`](hia_diffusers.MotionBlurConditioner.squash_sharpness) gives it;
+            NaN where there is no hand.
+        measured (`torch.Tensor` of the same shape):
+            Sharpness measured on the predicted frames in the same boxes.
+
+    Returns:
+        `torch.Tensor`: ratios of variances, float64 of that shape, NaN where either is, where `wanted` is 0 and where
+        one is 1.
+
+    Raises:
+        `ValueError`: the shapes differ.
+    """
+    _check_same_shape(wanted, measured)
+    measured, wanted = (sharpness.double() / (1 - sharpness.double()) for sharpness in (measured, wanted))
+    ratio = measured / wanted
+    return torch.where(ratio.isfinite() & wanted.isfinite(), ratio, torch.nan)
+
+
 def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
     """
     Spearman's rank correlation, ties sharing their mean rank.

@@ -69,8 +69,8 @@ class TrainingSetup:
             Dtype of autocast, and of networks without a trained parameter.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`):
             Whether the three networks recompute activations.
-        optimizer (`"adamw"` or `"adamw8bit"`, *optional*, defaults to `"adamw"`):
-            PyTorch's or that of bitsandbytes.
+        optimizer (`"adamw"`, `"adamw8bit"` or `"muon"`, *optional*, defaults to `"adamw"`):
+            PyTorch's, that of bitsandbytes, or that of pytorch-optimizer.
         ema (`bool`, *optional*, defaults to `False`):
             Whether averages of the trained weights are kept.
         num_processes (`int`, *optional*, defaults to 1):
@@ -94,7 +94,7 @@ class TrainingSetup:
     batch_size: int = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     ema: bool = False
     num_processes: int = 1
     sharding: Literal["ddp", "zero2", "fsdp"] = "ddp"
@@ -103,7 +103,7 @@ class TrainingSetup:
     def __post_init__(self) -> None:
         for name, accepted in (
             ("mixed_precision", tuple(MIXED_DTYPES)),
-            ("optimizer", ("adamw", "adamw8bit")),
+            ("optimizer", ("adamw", "adamw8bit", "muon")),
             ("sharding", ("ddp", "zero2", "fsdp")),
         ):
             if getattr(self, name) not in accepted:
@@ -211,8 +211,8 @@ def estimate_training_memory(
     trained = [parameter for parameter in meta_denoiser.parameters() if parameter.requires_grad]
     gradients = sum(parameter.nbytes for parameter in trained)
     optimizer = sum(_optimizer_bytes(parameter, setup.optimizer) for parameter in trained)
-    # AdamW of PyTorch updates all tensors at once and needs one more copy of them.
-    optimizer_working = gradients if setup.optimizer == "adamw" else 0
+    # These update all tensors at once and need one more copy of them.
+    optimizer_working = gradients if setup.optimizer in ("adamw", "muon") else 0
     ema = gradients if setup.ema else 0
     if setup.num_processes > 1:
         if setup.sharding == "ddp":
@@ -479,7 +479,9 @@ def _num_bytes(module: nn.Module) -> int:
 
 
 def _optimizer_bytes(parameter: Tensor, optimizer: str) -> int:
-    if optimizer == "adamw":
+    if optimizer == "muon" and parameter.ndim >= 2:
+        return parameter.nbytes
+    if optimizer in ("adamw", "muon"):
         return 2 * parameter.nbytes
     if parameter.numel() < ADAMW8BIT_MIN_SIZE:
         return 2 * 4 * parameter.numel()
