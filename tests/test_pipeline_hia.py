@@ -173,7 +173,7 @@ def test_animation_cfg(pipe, condition, picture):
     assert (conditional - unconditional).abs().max() > 1e-2
     for scale in (1.0, 3.5):
         predicted = pipe._predict_noise(
-            sample, torch.tensor(500), context, condition[None], reference, scale, 1.0, (None, None), None
+            sample, torch.tensor(500), context, condition, reference, scale, 1.0, (None, None), None
         )
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
@@ -255,7 +255,7 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
             for window in plans[-1]:
                 frames = list(window)
                 noise = pipe._predict_noise(
-                    latents[:, :, frames], t, context, condition[None, frames], reference, 1.0, 1.0, (None, None), None
+                    latents[:, :, frames], t, context, condition[frames], reference, 1.0, 1.0, (None, None), None
                 )
                 for i, frame in enumerate(frames):
                     predictions[frame].append(noise[:, :, i])
@@ -282,7 +282,7 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
         )
         for t in pipe.scheduler.timesteps:
-            noise = pipe._predict_noise(latents, t, context, condition[None], reference, 1.0, 1.0, (None, None), None)
+            noise = pipe._predict_noise(latents, t, context, condition, reference, 1.0, 1.0, (None, None), None)
             latents = pipe.scheduler.step(noise, t, latents).prev_sample
     for result in results:
         assert torch.equal(result, latents)
@@ -304,6 +304,18 @@ def test_reference_is_encoded_and_projected_once_per_clip(pipe, picture):
     assert encoded == [1]
     assert set(projected) == {(name, layer) for name in pipe.unet.reference_names for layer in ("to_k", "to_v")}
     assert set(projected.values()) == {own + 1}
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_each_conditioning_frame_is_embedded_once(pipe, picture, shift):
+    """Over 3 steps and windows that share frames; the tests above show that the result is that of plain frames."""
+    embedded = []
+    pipe.controlnet.controlnet_cond_embedding.conv_in.register_forward_pre_hook(
+        lambda module, args: embedded.extend(args[0].flatten(1).mean(1).tolist())
+    )
+    condition = torch.rand(10, 6, 64, 48, generator=seeded(2))
+    pipe(picture, condition, num_inference_steps=3, context_frames=4, context_overlap=1, context_shift=shift)
+    assert sorted(embedded) == pytest.approx(sorted(condition.flatten(1).mean(1).tolist()), rel=1e-5)
 
 
 def test_reference_timestep_current_encodes_at_each_step(pipe, animate):

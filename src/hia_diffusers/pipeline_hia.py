@@ -27,7 +27,7 @@ from .conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
-from .models.controlnet import HIAControlNetModel
+from .models.controlnet import ConditioningClips, ConditioningWindow, HIAControlNetModel
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
@@ -672,15 +672,16 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         offsets = torch.Generator().manual_seed(0)
         if num_frames <= context_frames:
             conditioning_frames = conditioning_frames.to(latents.device)
+        conditioning = ConditioningClips(conditioning_frames)
 
         def predict(
-            sample: torch.Tensor, t: torch.Tensor, window: slice, reference: Any, scale: float
+            sample: torch.Tensor, t: torch.Tensor, window: range, reference: Any, scale: float
         ) -> torch.Tensor:
             return self._predict_noise(
-                sample[:, :, window],
+                sample[:, :, window.start : window.stop],
                 t,
                 context,
-                conditioning_frames[:, window].to(latents.device),
+                conditioning.window(window, latents.device),
                 reference,
                 guidance_scale,
                 scale,
@@ -701,13 +702,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
                 windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
                 if len(windows) == 1:
-                    noise_pred = predict(sample, t, slice(None), reference, scale)
+                    noise_pred = predict(sample, t, windows[0], reference, scale)
                 else:
                     weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
                     noise_pred = torch.zeros_like(latents)
-                    for frames in windows:
-                        window = slice(frames.start, frames.stop)
-                        noise_pred[:, :, window] += weights[window] * predict(sample, t, window, reference, scale)
+                    for window in windows:
+                        frames = slice(window.start, window.stop)
+                        noise_pred[:, :, frames] += weights[frames] * predict(sample, t, window, reference, scale)
                 latents = self.scheduler.step(noise_pred, t, latents, **(extra_step_kwargs or {})).prev_sample
 
                 if callback_on_step_end is not None:
@@ -723,7 +724,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         sample: torch.Tensor,
         timestep: torch.Tensor,
         context: tuple[torch.Tensor, torch.Tensor],
-        conditioning_frames: torch.Tensor,
+        conditioning: torch.Tensor | ConditioningWindow,
         reference: ReferenceFeatures,
         guidance_scale: float,
         controlnet_conditioning_scale: float,
@@ -738,7 +739,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 sample.transpose(1, 2).flatten(0, 1).to(self.controlnet.dtype),
                 timestep,
                 encoder_hidden_states=context[0].repeat_interleave(num_frames, dim=0).to(self.controlnet.dtype),
-                controlnet_cond=conditioning_frames.flatten(0, 1),
+                controlnet_cond=conditioning,
                 conditioning_scale=controlnet_conditioning_scale,
                 return_dict=False,
             )

@@ -172,6 +172,11 @@ def test_controlnet_takes_six_channels_by_default():
     )
 
 
+def test_controlnet_takes_channels_in_their_order_only():
+    with pytest.raises(ValueError, match="`controlnet_conditioning_channel_order` must be 'rgb'.*'bgr'"):
+        HIAControlNetModel(controlnet_conditioning_channel_order="bgr")
+
+
 def test_every_parameter_of_the_appearance_encoder_reaches_a_feature(pipe):
     for encoder in (
         pipe.appearance_encoder,

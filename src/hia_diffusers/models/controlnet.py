@@ -2,13 +2,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ControlNet of HIA: six channels of pose and hand blur (paper Sec. 3.2)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 
 from .modeling_hia import StrictLoadingMixin, extends_init
+
+
+class ConditioningClips:
+    """Conditioning frames, with the ControlNet's embedding of each made once and kept.
+
+    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. The embedding is
+    made inside of the ControlNet, when a frame is first seen, so that offloading finds its weights in place. Not for
+    training, nor across a change of the ControlNet's weights.
+
+    Args:
+        frames (`torch.Tensor` of shape `(B, F, C, H, W)`):
+            In the ControlNet's dtype, on any device; embeddings are kept on the same.
+    """
+
+    def __init__(self, frames: torch.Tensor):
+        self.frames = frames
+        self._embedded: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
+        self._known: set[int] = set()
+
+    def window(self, window: range, device: torch.device) -> "ConditioningWindow":
+        """Frames of the clips, whose embeddings will be wanted on `device`."""
+        return ConditioningWindow(self, window, device)
+
+    def embeddings(
+        self, window: range, device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """`embed` of the frames of a window, `(B * frames, C, h, w)`, which runs on those that are not known yet."""
+        unknown = [frame for frame in window if frame not in self._known]
+        if unknown:
+            made = embed(self.frames[:, unknown].flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
+            if self._embedded is None:
+                shape = (*self.frames.shape[:2], *made.shape[2:])
+                self._embedded = made.new_empty(shape, device=self.frames.device)
+            self._embedded[:, unknown] = made.to(self.frames.device)
+            self._known.update(unknown)
+        assert self._embedded is not None
+        return self._embedded[:, window.start : window.stop].flatten(0, 1).to(device)
+
+
+@dataclass(frozen=True)
+class ConditioningWindow:
+    """What the ControlNet takes as `controlnet_cond` in place of frames."""
+
+    clips: ConditioningClips
+    frames: range
+    device: torch.device
+
+
+class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
+    """The embedding of conditioning frames, which a [`ConditioningWindow`] keeps."""
+
+    def forward(self, conditioning: torch.Tensor | ConditioningWindow) -> torch.Tensor:
+        if isinstance(conditioning, ConditioningWindow):
+            return conditioning.clips.embeddings(conditioning.frames, conditioning.device, super().forward)
+        return super().forward(conditioning)
 
 
 class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
@@ -26,6 +84,12 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
     @extends_init(ControlNetModel, conditioning_channels=6)
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if self.config.controlnet_conditioning_channel_order != "rgb":
+            raise ValueError(
+                "`controlnet_conditioning_channel_order` must be 'rgb', the order of the condition, got "
+                f"{self.config.controlnet_conditioning_channel_order!r}."
+            )
+        self.controlnet_cond_embedding.__class__ = ReusableConditioningEmbedding
 
     @classmethod
     def from_unet(
