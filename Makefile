@@ -3,10 +3,10 @@ BIN := .venv/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test learn lint
+.PHONY: help install demo test learn lint ablation ablation-check
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv with the package, editable, and the dev extra
 
@@ -16,16 +16,23 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 	$(BIN)/pip install --force-reinstall --no-deps opencv-python-headless # rtmlib brings others over it
 	touch $@
 
-demo: .venv/installed ## animate a picture with a motion, both made on the spot, into build/demo/out.mp4
-	$(BIN)/python examples/make_demo_inputs.py --output $(DEMO) --frames 16 --size 96x160
-	$(BIN)/python examples/animate.py --image $(DEMO)/picture.png --driving $(DEMO)/motion.safetensors \
-		--output $(DEMO)/out.mp4 --steps 10 --sharpness 0.5 --preview
+demo: .venv/installed ## animate an unseen person at three sharpnesses of the hands, into build/demo/demo.mp4 and .gif
+	$(BIN)/python examples/demo.py --output $(DEMO)
 
 test: .venv/installed ## run the tests, one thread in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 learn: .venv/installed ## train all stages for minutes on procedural people and measure what they learnt
 	$(BIN)/pytest -m slow --log-cli-level=INFO
+
+ablation: .venv/installed ## train and score the paper's ablations, and what hia-tiny reaches, into docs/results; hours
+	$(BIN)/python benchmarks/hia_tiny_scores.py
+	$(BIN)/python benchmarks/sharpness_slider.py --output build/sharpness --dtype bfloat16
+	cp build/sharpness/slider.json build/sharpness/slider.png docs/results
+	$(BIN)/python benchmarks/ablation.py
+
+ablation-check: .venv/installed ## score hia-tiny again and compare with docs/results; a quarter of an hour
+	$(BIN)/python benchmarks/hia_tiny_scores.py --check
 
 lint: .venv/installed ## check style, format and types
 	$(BIN)/ruff check .

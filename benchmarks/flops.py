@@ -24,7 +24,7 @@ from training_memory import ATTENTION, sd15_networks
 
 from hia_diffusers import HIA_TINY, HIAPipeline
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
-from hia_diffusers.models.controlnet import ConditioningClips
+from hia_diffusers.models.controlnet import ClipEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 from hia_diffusers.training.memory import GPUOperators, on_meta
 
@@ -45,15 +45,21 @@ class Part:
 class Networks:
     """All networks of a pipeline, without data."""
 
-    def __init__(self, name, dtype):
-        if name == "sd15":
-            denoiser, vae, image_encoder = sd15_networks()
-            modules = (vae, image_encoder, denoiser.appearance_encoder, denoiser.controlnet, denoiser.unet)
-        else:
-            pipe = HIAPipeline.from_pretrained(HIA_TINY)
-            modules = (pipe.vae, pipe.image_encoder, pipe.appearance_encoder, pipe.controlnet, pipe.unet)
+    def __init__(self, vae, image_encoder, appearance_encoder, controlnet, unet, dtype):
+        modules = (vae, image_encoder, appearance_encoder, controlnet, unet)
         modules = [on_meta(module).to(dtype).eval().requires_grad_(False) for module in modules]
         self.vae, self.image_encoder, self.appearance_encoder, self.controlnet, self.unet = modules
+
+    @classmethod
+    def of_pipeline(cls, pipe):
+        return cls(pipe.vae, pipe.image_encoder, pipe.appearance_encoder, pipe.controlnet, pipe.unet, pipe.unet.dtype)
+
+
+def load_networks(name, dtype):
+    if name == "hia-tiny":
+        return Networks.of_pipeline(HIAPipeline.from_pretrained(HIA_TINY, dtype=dtype))
+    denoiser, vae, image_encoder = sd15_networks()
+    return Networks(vae, image_encoder, denoiser.appearance_encoder, denoiser.controlnet, denoiser.unet, dtype)
 
 
 @torch.no_grad()
@@ -101,8 +107,8 @@ def parts_of_clip(networks, args):
     ).reference_features
     embedding = networks.controlnet.controlnet_cond_embedding
     embedded = add("ControlNet, embedding of the condition", 1, embedding, embedding, condition)
-    clips = ConditioningClips(condition[None])
-    clips.embeddings(range(args.frames), condition.device, lambda _: embedded)  # known from now on
+    clips = ClipEmbeddings(lambda _: condition[None], args.frames, condition.device)
+    clips.get(range(args.frames), condition.device, lambda _: embedded)  # known from now on
     add(
         "ControlNet",
         args.steps,
@@ -170,7 +176,7 @@ def main():
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     dtype = getattr(torch, args.dtype)
-    parts = parts_of_clip(Networks(args.networks, dtype), args)
+    parts = parts_of_clip(load_networks(args.networks, dtype), args)
     total = sum(part.operations * part.calls for part in parts)
     total_bytes = sum(part.bytes * part.calls for part in parts)
 

@@ -37,6 +37,7 @@ MODEL_DEFAULTS = {
     "reference_noise": True,
     "context_shift": True,
     "motion_modules": True,
+    "blur_condition": True,
     "dtype": "float32",
 }
 
@@ -120,6 +121,7 @@ def make_parser():
         action=flag,
         help="layers over time; without, each frame is by itself (default: yes)",
     )
+    add("--blur-condition", action=flag, help="tell motion and sharpness of the hands beside the pose (default: yes)")
     add("--seed", type=number(int, 0, 2**62), help="clip i is drawn with SEED + i (default: 0)")
     add("--dtype", choices=["float32", "float16", "bfloat16"], help="of weights and computation (default: float32)")
     add("--max-clips", type=number(int, 1, 10**6), help="only the first clips")
@@ -506,6 +508,8 @@ def round_trip(pipe, frames):
 def generate(pipe, reference, condition, args, seed):
     import torch
 
+    if not args.blur_condition:
+        condition = replace(condition, hand_sharpness=np.full_like(condition.hand_sharpness, np.nan))
     frames = pipe(
         image=Image.fromarray(reference),
         conditioning_frames=condition,

@@ -192,6 +192,13 @@ def build_parser():
     )
     group.add_argument("--noise_offset", type=AT_LEAST_ZERO, default=0.0, help="the paper has none")
     group.add_argument(
+        "--spatial_trainable",
+        choices=("all", "conditions"),
+        default="all",
+        help="what the spatial stage trains: all but motion modules, or appearance encoder and ControlNet only, as "
+        "MagicAnimate does beside the UNet of its base",
+    )
+    group.add_argument(
         "--regional_trainable",
         choices=("appearance_encoder", "all"),
         default="appearance_encoder",
@@ -642,6 +649,8 @@ def advice(compute_losses, networks, batch):
 
 
 def trained_parts(args):
+    if args.stage == "spatial" and args.spatial_trainable == "conditions":
+        return ("appearance_encoder", "controlnet")
     if args.stage == "regional" and args.regional_trainable == "all":
         return STAGES["spatial"].parts
     return STAGES[args.stage].parts

@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import HIAPipeline
-from hia_diffusers.assets.random_tiny import random_tiny_pipeline
 
 
 HEIGHT, WIDTH = 64, 48

@@ -22,10 +22,11 @@ ALLOWED_IMPORTS = {
     "models.unet_motion": {"models.modeling_hia", "models.reference_attention"},
     "conditioning.openpose": {"conditioning.keypoints"},
     "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose"},
+    "conditioning.clips": {"conditioning.motion_blur"},
     "conditioning.detection": {"conditioning.keypoints"},
     "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},
-    "pipeline_hia": {"models", "scheduling_shifted_snr", "context_windows", "conditioning"},
+    "pipeline_hia": {"models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning"},
     "data.clip_preparation": {"conditioning", "data.clip_rules", "data.scene_cuts", "data.video"},
     "data.preparation": {"data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"},
     "data.clips": {"conditioning", "data.preparation", "data.synthetic", "data.video"},
@@ -44,7 +45,6 @@ ALLOWED_IMPORTS = {
     "training": {"models", "scheduling_shifted_snr", "training", "metrics.identity", "metrics.weights"},
     "training.components": {"models", "scheduling_shifted_snr", "pipeline_hia"},
     "conversion": {"models", "pipeline_hia"},
-    "assets.random_tiny": {"models", "scheduling_shifted_snr", "pipeline_hia"},
 }
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.

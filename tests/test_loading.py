@@ -14,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 from hub_server import HubServer
+from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import HIAPipeline, MotionBlurConditioner, ShiftedSNRScheduler
-from hia_diffusers.assets.random_tiny import random_tiny_pipeline
 
 
 SOURCE = Path(__file__).parents[1] / "src"

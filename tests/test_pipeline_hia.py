@@ -134,11 +134,39 @@ def test_size_defaults_to_that_of_the_conditioning_frames(pipe, animate, conditi
     assert animate(pipe, image=PIL.Image.new("RGB", (100, 30))).shape[-2:] == condition.shape[-2:]
 
 
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_a_stream_is_the_call_frame_by_frame(pipe, picture, condition, output_type):
+    arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": output_type, "decode_chunk_size": 2}
+    whole = pipe(picture, condition, generator=seeded(), **arguments).frames[0]
+    decoded = []
+    pipe.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
+    stream = pipe.stream(picture, condition, generator=seeded(), **arguments)
+    assert decoded == []
+    for expected, got in zip(whole, stream, strict=True):
+        assert type(got) is type(expected)
+        assert np.allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
+    assert decoded == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "named, changes",
+    [
+        ("output_type", {"output_type": "latent"}),
+        ("decode_chunk_size", {"decode_chunk_size": 0}),
+        ("conditioning_frames", {"num_videos_per_prompt": 2}),
+        ("guidance_scale", {"guidance_scale": "high"}),
+    ],
+)
+def test_a_stream_refuses_what_it_cannot_use_when_it_is_asked_for(pipe, picture, condition, named, changes):
+    with pytest.raises((TypeError, ValueError), match=f"`{named}`"):
+        pipe.stream(picture, condition, num_inference_steps=1, **changes)
+
+
 @torch.no_grad()
 def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condition):
     context = pipe.encode_image(picture)
     frames = pipe.prepare_conditioning_frames(condition, height=64, width=48)
-    assert frames.shape == (1, 3, 6, 64, 48)
+    assert torch.equal(frames.read(range(3)), condition[None])
     reference_latents = pipe.encode_reference_latents(picture, height=64, width=48)
     reference = pipe.encode_reference(reference_latents, context[0])
     pipe.scheduler.set_timesteps(2)

@@ -3,12 +3,16 @@
 """hia-diffusers: human image animation (HIA, arXiv 2409.19580) as diffusers-native classes."""
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._registration import BASE_CLASSES, register
 
 
 __version__ = "0.1.0"
+
+# The folder of a small pipeline for procedural people at 96x160: HIAPipeline.from_pretrained(hia_diffusers.HIA_TINY).
+HIA_TINY = str(Path(__file__).parent / "assets" / "hia_tiny")
 
 _MODULES = {
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
@@ -28,7 +32,7 @@ _MODULES = {
     "smooth_keypoints": "hia_diffusers.conditioning.retargeting",
     "snr_shift_factor_for_resolution": "hia_diffusers.scheduling_shifted_snr",
 }
-__all__ = sorted(_MODULES)
+__all__ = sorted([*_MODULES, "HIA_TINY"])
 
 # diffusers looks up the base class of a component in the library that the component comes from.
 _BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")

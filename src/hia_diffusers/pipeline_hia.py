@@ -4,7 +4,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,21 +23,24 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from .conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from .conditioning.clips import ConditioningClips
+from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
-from .models.controlnet import ConditioningClips, ConditioningWindow, HIAControlNetModel
+from .models.controlnet import ClipEmbeddings, ConditioningWindow, HIAControlNetModel
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
+from .window_parallelism import WindowGroup
 
 
 # Axes: B clips, F frames, C channels, H, W. Clips are (B, F, C, H, W) outside the models and (B, C, F, H, W) inside;
 # conditioning frames keep the outer form up to the ControlNet, latents have the inner form throughout.
 
 Conditioning = MotionBlurCondition | list[PIL.Image.Image] | torch.Tensor
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+STREAM_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = (*STREAM_TYPES, "latent")
 
 EXAMPLE_DOC_STRING = """
         Examples:
@@ -185,6 +188,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         )
         self.register_to_config(reference_timestep=reference_timestep)
         self._interrupt = False
+        self._window_group: WindowGroup | None = None
         self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -267,6 +271,25 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             card.write_text(MODEL_CARD.format(name=repo_id))
         return super()._upload_folder(working_dir, repo_id, **kwargs)
 
+    def enable_window_parallelism(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
+        """Share each clip between the processes of `torch.distributed`: its windows of time, and its decoding.
+
+        All processes make the same calls with the same arguments, `generator` seeded alike, and all get the result. It
+        differs from that of one process by rounding only. A clip of one window is denoised by one of them.
+
+        Args:
+            group (`torch.distributed.ProcessGroup`, *optional*):
+                Those that share; by default all.
+
+        Raises:
+            RuntimeError: If `torch.distributed` is not initialized.
+        """
+        self._window_group = WindowGroup(group)
+
+    def disable_window_parallelism(self) -> None:
+        """Make clips in this process alone."""
+        self._window_group = None
+
     def unload_ip_adapter(self) -> None:
         """Remove IP-Adapters, and keep the image encoder if the context comes from it."""
         kept = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
@@ -319,14 +342,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         The arguments are those of [`HIAPipeline.__call__`]. No model runs.
         """
         images = _as_pictures(image)
-        clips = self._as_clips(conditioning_frames)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         if 1 not in (len(images), len(clips)) and len(images) != len(clips):
             raise ValueError(
                 f"`image` holds {len(images)} pictures but `conditioning_frames` {len(clips)} clips; give as many, or"
                 " one of either."
             )
         latent_size = []
-        for name, value, default in (("height", height, clips.shape[-2]), ("width", width, clips.shape[-1])):
+        for name, value, default in (("height", height, clips.height), ("width", width, clips.width)):
             size = default if value is None else value
             if not isinstance(size, int) or size <= 0 or size % self.vae_scale_factor:
                 source = " (from `conditioning_frames`)" if value is None else ""
@@ -347,7 +370,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 f" {context_overlap!r}."
             )
         longest = self.unet.config.motion_max_seq_length
-        if min(context_frames, clips.shape[1]) > longest:
+        if min(context_frames, clips.num_frames) > longest:
             raise ValueError(
                 f"`context_frames` must be at most the {longest} frames that the UNet's motion modules can tell apart,"
                 f" got {context_frames}."
@@ -372,7 +395,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
         self._check_schedule(timesteps, sigmas)
         batch_size = max(len(images), len(clips)) * num_videos_per_prompt
-        latents_shape = (batch_size, self.unet.config.in_channels, clips.shape[1], *latent_size)
+        latents_shape = (batch_size, self.unet.config.in_channels, clips.num_frames, *latent_size)
         _check_noise(latents_shape, generator, latents)
         self._check_context(len(images), image_embeds, prompt_embeds)
         self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
@@ -431,33 +454,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
         if ip_adapter_image is not None:
             _as_pictures(ip_adapter_image, "ip_adapter_image")
-
-    def _as_clips(self, conditioning_frames: Any) -> torch.Tensor:
-        """(B, F, C, H, W) in [0, 1], with the ControlNet's channels."""
-        channels = self.controlnet.config.conditioning_channels
-        if isinstance(conditioning_frames, torch.Tensor) and conditioning_frames.ndim == 5:
-            batch = conditioning_frames
-        else:
-            is_batch = isinstance(conditioning_frames, list) and not all(
-                isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
-            )
-            clips = [_as_clip(clip) for clip in (conditioning_frames if is_batch else [conditioning_frames])]
-            if len({clip.shape for clip in clips}) > 1:
-                shapes = ", ".join(str(tuple(clip.shape)) for clip in clips)
-                raise ValueError(
-                    f"`conditioning_frames` of a batch must have equal shapes (F, C, H, W), got {shapes}."
-                )
-            batch = torch.stack(clips) if len(clips) > 1 else clips[0][None]
-        if batch.shape[2] == 3 and channels == 6:
-            # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
-            batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, 3))
-        if batch.shape[2] != channels:
-            raise ValueError(
-                f"`conditioning_frames` must have the {channels} channels of the ControlNet, got {batch.shape[2]}."
-            )
-        if not (batch.numel() and _in_unit_range(batch)):
-            raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
-        return batch.float()
 
     # 2. The stages of a call
 
@@ -527,7 +523,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         ]
         return conditional, [torch.zeros_like(embeds) for embeds in conditional]
 
-    def prepare_conditioning_frames(self, conditioning_frames: Any, height: int, width: int) -> torch.Tensor:
+    def prepare_conditioning_frames(self, conditioning_frames: Any, height: int, width: int) -> ConditioningClips:
         """Conditioning frames in one form.
 
         Args:
@@ -537,15 +533,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 The size to bring them to.
 
         Returns:
-            `torch.Tensor` of shape `(B, F, C, height, width)`: in [0, 1], in the ControlNet's dtype, on the host.
+            [`~conditioning.clips.ConditioningClips`]: with the ControlNet's channels, read window by window.
         """
-        clips = self._as_clips(conditioning_frames)
-        if clips.shape[-2:] != (height, width):
-            frames = torch.nn.functional.interpolate(
-                clips.flatten(0, 1), size=(height, width), mode="bilinear", antialias=True
-            )
-            clips = frames.clamp(0, 1).unflatten(0, clips.shape[:2])
-        return clips.to(self.controlnet.dtype)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
+        return clips.resize(height, width)
 
     def encode_reference(
         self, reference_latents: torch.Tensor, context: torch.Tensor, timestep: torch.Tensor | int = 0
@@ -629,7 +620,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         context: tuple[torch.Tensor, torch.Tensor],
-        conditioning_frames: torch.Tensor,
+        conditioning_frames: ConditioningClips,
         reference_features: Callable[[torch.Tensor], ReferenceFeatures],
         guidance_scale: float = 3.5,
         controlnet_conditioning_scale: float = 1.0,
@@ -655,8 +646,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Of the scheduler.
             context (`tuple[torch.Tensor, torch.Tensor]`):
                 From [`HIAPipeline.encode_image`].
-            conditioning_frames (`torch.Tensor` of shape `(B, F, C, H, W)`):
-                From [`HIAPipeline.prepare_conditioning_frames`].
+            conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
+                From [`HIAPipeline.prepare_conditioning_frames`], B clips.
             reference_features (`Callable`):
                 The reference features at a timestep.
             added_cond_kwargs (`tuple`, *optional*):
@@ -670,9 +661,11 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         num_frames, num_steps = latents.shape[2], len(timesteps)
         # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
         offsets = torch.Generator().manual_seed(0)
-        if num_frames <= context_frames:
-            conditioning_frames = conditioning_frames.to(latents.device)
-        conditioning = ConditioningClips(conditioning_frames)
+        conditioning = ClipEmbeddings(
+            lambda frames: conditioning_frames.read(frames).to(self.controlnet.dtype),
+            num_frames,
+            latents.device if num_frames <= context_frames else torch.device("cpu"),
+        )
 
         def predict(
             sample: torch.Tensor, t: torch.Tensor, window: range, reference: Any, scale: float
@@ -701,14 +694,16 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 sample = self.scheduler.scale_model_input(latents, t)
 
                 windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
-                if len(windows) == 1:
+                if len(windows) == 1 and self._window_group is None:
                     noise_pred = predict(sample, t, windows[0], reference, scale)
                 else:
                     weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
                     noise_pred = torch.zeros_like(latents)
-                    for window in windows:
+                    for window in windows if self._window_group is None else self._window_group.share(windows):
                         frames = slice(window.start, window.stop)
                         noise_pred[:, :, frames] += weights[frames] * predict(sample, t, window, reference, scale)
+                    if self._window_group is not None:
+                        self._window_group.sum_(noise_pred)
                 latents = self.scheduler.step(noise_pred, t, latents, **(extra_step_kwargs or {})).prev_sample
 
                 if callback_on_step_end is not None:
@@ -778,9 +773,61 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Returns:
             `torch.Tensor` of shape `(B, 3, F, H, W)`: in [-1, 1], float32, on the host.
         """
-        frames = latents.transpose(1, 2).flatten(0, 1)
-        decoded = torch.cat([decode_latents(self.vae, chunk).cpu() for chunk in frames.split(decode_chunk_size)])
+        chunks = latents.transpose(1, 2).flatten(0, 1).split(decode_chunk_size)
+        if self._window_group is None:
+            decoded = torch.cat([decode_latents(self.vae, chunk).cpu() for chunk in chunks])
+        else:
+            decoded = self._window_group.map(lambda chunk: decode_latents(self.vae, chunk), chunks)
         return decoded.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+
+    def stream(
+        self,
+        image: Any,
+        conditioning_frames: Any,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        decode_chunk_size: int = 16,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Animate one picture and hand out its frames one by one, so that a long video is written while it is decoded.
+
+        Denoising is done when this returns: all frames of a clip become final in the last step. What grows with the
+        length of the clip are its latents and the embeddings of its conditioning frames.
+
+        Args:
+            image, conditioning_frames:
+                As for [`HIAPipeline.__call__`]; one clip.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"` or `"pt"`.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+            kwargs:
+                Further arguments of [`HIAPipeline.__call__`].
+
+        Returns:
+            `Iterator`: a `PIL.Image.Image`, an array `(H, W, 3)` or a tensor `(3, H, W)` per frame, the last two in
+            [0, 1].
+
+        Raises:
+            ValueError, TypeError: If an argument cannot be used, there is more than one clip, or `output_type` is not
+                one of those; before any model runs.
+        """
+        if output_type not in STREAM_TYPES:
+            raise ValueError(f"`output_type` must be one of {STREAM_TYPES}, got {output_type!r}.")
+        _check_counts(decode_chunk_size=decode_chunk_size)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
+        num_clips = max(len(_as_pictures(image)), len(clips)) * kwargs.get("num_videos_per_prompt", 1)
+        if num_clips > 1:
+            raise ValueError(f"`image` and `conditioning_frames` must be those of one clip, got {num_clips}.")
+        latents = self(image, clips, output_type="latent", return_dict=True, **kwargs).frames
+        return self._stream_frames(latents, output_type, decode_chunk_size)
+
+    @torch.no_grad()
+    def _stream_frames(self, latents: torch.Tensor, output_type: str, decode_chunk_size: int) -> Iterator[Any]:
+        num_processes = 1 if self._window_group is None else self._window_group.size
+        for chunk in latents.split(decode_chunk_size * num_processes, dim=2):
+            video = self.decode_latents(chunk, decode_chunk_size)
+            yield from self.video_processor.postprocess_video(video, output_type=output_type)[0]
+        self.maybe_free_model_hooks()
 
     # 3. The call
 
@@ -911,7 +958,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Examples:
         """
         # 1. Check inputs
-        pictures, clips = _as_pictures(image), self._as_clips(conditioning_frames)
+        pictures = _as_pictures(image)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         self.check_inputs(
             pictures,
             clips,
@@ -949,10 +997,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context = self.encode_image(pictures, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
-        height, width = height or clips.shape[-2], width or clips.shape[-1]
-        clips = self.prepare_conditioning_frames(clips, height, width)
+        height, width = height or clips.height, width or clips.width
         batch_size = max(len(context[0]), len(clips)) * num_videos_per_prompt
-        clips = _repeat_to(clips, batch_size)
+        clips = self.prepare_conditioning_frames(clips, height, width).repeat_to(batch_size)
 
         # 4. Reference
         reference_latents = self.encode_reference_latents(pictures, height, width)
@@ -970,13 +1017,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         # 5. Initial latents
         initial = self.prepare_latents(
-            (batch_size, self.unet.config.in_channels, clips.shape[1], *reference_latents.shape[-2:]),
+            (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),
             _repeat_to(reference_latents, batch_size),
             step_times[0],
             reference_noise=reference_noise,
             generator=generator,
             latents=latents,
         )
+        if self._window_group is not None:
+            self._window_group.check_equal("generator", initial)
 
         # 6. Denoise
         clean = self.denoise(
@@ -1099,27 +1148,3 @@ def _as_picture(picture: Any, name: str) -> torch.Tensor:
             " arrays are divided by 255 first, or given as PIL pictures."
         )
     return tensor
-
-
-def _as_clip(conditioning_frames: Any) -> torch.Tensor:
-    """One clip of conditioning frames as `(F, C, H, W)`."""
-    if isinstance(conditioning_frames, MotionBlurCondition):
-        return conditioning_frames.to_tensor()
-    if isinstance(conditioning_frames, list) and conditioning_frames:
-        if all(isinstance(frame, PIL.Image.Image) for frame in conditioning_frames):
-            if len({frame.size for frame in conditioning_frames}) > 1:
-                raise ValueError("`conditioning_frames` must be pictures of one size.")
-            return MotionBlurConditioner().from_pose_video(conditioning_frames).to_tensor()
-    if isinstance(conditioning_frames, torch.Tensor):
-        if conditioning_frames.ndim == 4:
-            return conditioning_frames
-        raise ValueError(
-            "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"
-            f" {tuple(conditioning_frames.shape)}."
-        )
-    if isinstance(conditioning_frames, list) and not conditioning_frames:
-        raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
-    raise TypeError(
-        "`conditioning_frames` must be a MotionBlurCondition, a list of PIL pictures, a tensor (F, C, H, W), or a list"
-        f" of those for a batch, got {type(conditioning_frames).__name__}."
-    )

@@ -140,7 +140,7 @@ def test_keypoints_to_video(inputs, tmp_path):
     options = ["--image", "picture.png", "--driving", "motion.safetensors", "--output", output]
     result = run("animate.py", *options, "--steps", 2, "--sharpness", 0.5, "--preview", "--device", "cpu", cwd=inputs)
     assert result.returncode == 0, result.stderr
-    assert animate.RANDOM_WEIGHTS in result.stdout.splitlines()
+    assert animate.HIA_TINY_LIMITS in result.stdout.splitlines()
     video = read_video(output)
     assert video.frames.shape == (4, 80, 48, 3) and video.fps == 30
     preview = read_video(tmp_path / "out_preview.mp4")

@@ -322,18 +322,20 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
 
 
-def test_each_inference_technique_and_the_layers_over_time_can_be_left_out(tmp_path):
+def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_out(tmp_path):
     """At two windows of time all of them act."""
     random_tiny_pipeline(seed=0).save_pretrained(tmp_path / "model")
     options = [*SMALL, "--model", tmp_path / "model", "--steps", 2, "--frames", 32, "--guidance", 2]
     full = score_dance(tmp_path / "full.json", *options)
     assert full["measures"]["l1"]["count"] == 32
     errors = {full["measures"]["l1"]["value"]}
-    for technique in ("reference_noise", "context_shift", "motion_modules"):
-        report = score_dance(tmp_path / "without.json", *options, f"--no-{technique.replace('_', '-')}")
-        assert report["source"] == full["source"] | {technique: False}
+    left_out = ("reference_noise", "context_shift", "motion_modules", "blur_condition")
+    for name in left_out:
+        report = score_dance(tmp_path / "without.json", *options, f"--no-{name.replace('_', '-')}")
+        assert report["source"] == full["source"] | {name: False}
+        assert report["measures"]["hand_sharpness_error"]["count"] > 0
         errors.add(report["measures"]["l1"]["value"])
-    assert len(errors) == 4
+    assert len(errors) == 1 + len(left_out)
 
 
 def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_alone(tmp_path, dance):

@@ -5,10 +5,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from random_tiny import random_tiny_pipeline
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hia_diffusers.assets.random_tiny import random_tiny_pipeline
 from hia_diffusers.conditioning.keypoints import FACE
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.metrics.identity import FACE_POINTS, FACE_TEMPLATE, ArcFace

@@ -85,6 +85,16 @@ class MotionBlurCondition:
         """Number of frames."""
         return len(self.pose)
 
+    def __getitem__(self, frames: slice | Sequence[int]) -> "MotionBlurCondition":
+        """The condition of some of the frames, by a slice or a list of their numbers."""
+        return MotionBlurCondition(
+            self.pose[frames],
+            self.hand_boxes[frames],
+            self.hand_motion[frames],
+            self.hand_sharpness[frames],
+            self.max_motion,
+        )
+
     @property
     def height(self) -> int:
         return self.pose.shape[1]

@@ -14,48 +14,50 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers 
 from .modeling_hia import StrictLoadingMixin, extends_init
 
 
-class ConditioningClips:
-    """Conditioning frames, with the ControlNet's embedding of each made once and kept.
+class ClipEmbeddings:
+    """The ControlNet's embeddings of conditioning frames, each made once and kept.
 
-    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. The embedding is
-    made inside of the ControlNet, when a frame is first seen, so that offloading finds its weights in place. Not for
+    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. An embedding is
+    made inside of the ControlNet, when its frame is first seen, so that offloading finds the weights in place. Not for
     training, nor across a change of the ControlNet's weights.
 
     Args:
-        frames (`torch.Tensor` of shape `(B, F, C, H, W)`):
-            In the ControlNet's dtype, on any device; embeddings are kept on the same.
+        read (`Callable`):
+            Takes the numbers of frames and gives `(B, frames, C, H, W)` in the ControlNet's dtype.
+        num_frames (`int`):
+            F.
+        device (`torch.device`):
+            Where the embeddings are kept.
     """
 
-    def __init__(self, frames: torch.Tensor):
-        self.frames = frames
-        self._embedded: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
+    def __init__(self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device):
+        self.read, self.num_frames, self.device = read, num_frames, device
+        self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
         self._known: set[int] = set()
 
-    def window(self, window: range, device: torch.device) -> "ConditioningWindow":
-        """Frames of the clips, whose embeddings will be wanted on `device`."""
-        return ConditioningWindow(self, window, device)
+    def window(self, frames: range, device: torch.device) -> "ConditioningWindow":
+        """Frames whose embeddings will be wanted on `device`."""
+        return ConditioningWindow(self, frames, device)
 
-    def embeddings(
-        self, window: range, device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """`embed` of the frames of a window, `(B * frames, C, h, w)`, which runs on those that are not known yet."""
-        unknown = [frame for frame in window if frame not in self._known]
+    def get(self, frames: range, device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Embeddings `(B * frames, C, h, w)`; `embed` makes those that are not known yet."""
+        unknown = [frame for frame in frames if frame not in self._known]
         if unknown:
-            made = embed(self.frames[:, unknown].flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
-            if self._embedded is None:
-                shape = (*self.frames.shape[:2], *made.shape[2:])
-                self._embedded = made.new_empty(shape, device=self.frames.device)
-            self._embedded[:, unknown] = made.to(self.frames.device)
+            made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
+            if self._kept is None:
+                shape = (made.shape[0], self.num_frames, *made.shape[2:])
+                self._kept = made.new_empty(shape, device=self.device)
+            self._kept[:, unknown] = made.to(self.device)
             self._known.update(unknown)
-        assert self._embedded is not None
-        return self._embedded[:, window.start : window.stop].flatten(0, 1).to(device)
+        assert self._kept is not None
+        return self._kept[:, frames.start : frames.stop].flatten(0, 1).to(device)
 
 
 @dataclass(frozen=True)
 class ConditioningWindow:
     """What the ControlNet takes as `controlnet_cond` in place of frames."""
 
-    clips: ConditioningClips
+    embeddings: ClipEmbeddings
     frames: range
     device: torch.device
 
@@ -65,7 +67,7 @@ class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
 
     def forward(self, conditioning: torch.Tensor | ConditioningWindow) -> torch.Tensor:
         if isinstance(conditioning, ConditioningWindow):
-            return conditioning.clips.embeddings(conditioning.frames, conditioning.device, super().forward)
+            return conditioning.embeddings.get(conditioning.frames, conditioning.device, super().forward)
         return super().forward(conditioning)
 
 

@@ -1,0 +1,241 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's ablations on procedural people: trains and scores the rows of benchmarks/ablation.yaml.
+
+python benchmarks/ablation.py [--runs runs/ablation] [--only training|inference] [--rows NAME ...]
+
+Writes docs/results/ablation.json and docs/results/ablation-*.png, and the tables between the marks in docs/results.md.
+All trainings and scores are kept in the folder of runs: after any interruption the same command goes on where it was.
+LAUNCH is the command that runs a stage: by default two processes on a CPU, of one thread each.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import yaml
+
+import hia_diffusers
+
+
+matplotlib.use("agg")
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "benchmarks" / "ablation.yaml"
+RESULTS = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "results.md"
+
+STAGES = ("base", "spatial", "regional", "temporal-half", "temporal-full")
+
+# Of the first stage only: later ones start from the one before.
+STARTING_POINT = ("from_scratch", "vae_name_or_path", "prediction_type", "snr_shift_factor")
+
+MEASURES = {
+    "l1": "L1",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "face_psnr": "face",
+    "hands_psnr": "hands",
+    "hand_sharpness_correlation": "sharpness",
+    "static_change_ratio": "flicker",
+    "FID-p": "FID-p",
+    "FVD-p": "FVD-p",
+}
+
+
+def as_arguments(options):
+    """Options by name, as the scripts of examples/ take them."""
+    for name, value in options.items():
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            yield f"--{name}"
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+# 1. Trainings
+
+
+def stages_of_row(row, rows):
+    """Stage -> its options, in order, without the stages that the row leaves out."""
+    config = yaml.safe_load((ROOT / rows["config"]).read_text())
+    common = {name: value for name, value in config.items() if name != "stages"}
+    stages = {}
+    for stage in STAGES:
+        own = row.get(stage, {} if stage in rows["stages"] else None)
+        if own is None:
+            continue
+        of_config = config["stages"]["spatial" if stage == "base" else stage]
+        options = {**common, **of_config, **rows["stages"].get(stage, {}), **own}
+        if stages:
+            options = {name: value for name, value in options.items() if name not in STARTING_POINT}
+        stages[stage] = {name: value for name, value in options.items() if value is not None}
+    return stages
+
+
+def train(stages, seed, runs):
+    """Runs what has not been run yet; returns the folder of the last pipeline."""
+    launch = shlex.split(os.environ.get("LAUNCH", ""))
+    environment = dict(os.environ)
+    if not launch:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    history, folder = [], None
+    for stage, options in stages.items():
+        history.append({"stage": stage, **options, "seed": seed})
+        name = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:12]
+        previous, folder = folder, runs / f"{stage}-{name}"
+        if (folder / "model_index.json").exists():
+            continue
+        options = options | {"seed": seed, "output_dir": str(folder), "resume_from_checkpoint": "latest"}
+        options["stage"] = "spatial" if stage == "base" else stage
+        if previous is not None:
+            options["pretrained_model_name_or_path"] = str(previous)
+        print(f"Training {folder}", flush=True)
+        command = [*launch, str(ROOT / "examples" / "train_hia.py"), *as_arguments(options)]
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
+    return folder
+
+
+# 2. Scores
+
+
+def score(model, options, path):
+    """The report of examples/evaluate_hia.py, from `path` where it is there."""
+    if not path.exists():
+        print(f"Scoring {path}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = {name.replace("_", "-"): value for name, value in options.items()}
+        options |= {"dataset": "procdance-v1", "model": str(model), "output": str(path)}
+        command = [sys.executable, str(ROOT / "examples" / "evaluate_hia.py"), *as_arguments(options)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def run_group(group, rows, args):
+    """Row -> the reports of its seeds; of all rows, or of those asked for and those that are done."""
+    reports = {}
+    for number, (name, row) in enumerate(rows[group].items()):
+        for seed in rows["seeds"][group]:
+            # Seeds of clips follow one another from the seed of the evaluation on.
+            options = {**rows["evaluation"], "seed": 1000 * seed}
+            if group == "training":
+                options |= row.get("evaluation", {})
+            else:
+                options |= rows["inference_evaluation"] | row
+            key = hashlib.sha256(json.dumps([row, options], sort_keys=True).encode()).hexdigest()[:12]
+            path = args.runs / "scores" / f"{group}-{number}-{seed}-{key}.json"
+            if args.rows is None or name in args.rows or path.exists():
+                model = args.model
+                if group == "training" and not path.exists():
+                    model = train(stages_of_row(row, rows), seed, args.runs)
+                reports.setdefault(name, []).append(score(model, options, path))
+    return reports
+
+
+# 3. The page
+
+
+def values_of(reports):
+    """Measure -> one value per seed."""
+    return {measure: [report["measures"][measure]["value"] for report in reports] for measure in MEASURES}
+
+
+def differences(reports, full):
+    """Of L1 from the full method, clip by clip with the same seed: mean and standard error over the clips."""
+    of_clips = [
+        [report["clips"][clip]["l1"] - other["clips"][clip]["l1"] for clip in other["clips"]]
+        for report, other in zip(reports, full, strict=True)
+    ]
+    per_clip = np.mean(of_clips, axis=0)
+    return float(per_clip.mean()), float(per_clip.std(ddof=1) / len(per_clip) ** 0.5)
+
+
+def table(reports):
+    lines = [f"| | {' | '.join(MEASURES.values())} | L1 beside full | as the paper says |", "| --- |" + " --- |" * 11]
+    full = reports.get("full")
+    for name, of_row in reports.items():
+        cells = []
+        for values in values_of(of_row).values():
+            mean = f"{np.mean(values):.4g}"
+            cells.append(f"{mean} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else mean)
+        if name == "full" or full is None:
+            cells += ["", ""]
+        else:
+            mean, error = (100 * value / np.mean(values_of(full)["l1"]) for value in differences(of_row, full))
+            verdict = "undecided" if abs(mean) < 2 * error else "yes" if mean > 0 else "no"
+            cells += [f"{mean:+.1f}% ± {error:.1f}%", verdict]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(reports, path):
+    """L1 and FVD-p of each row as shares of those of the full method."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(reports) + 1), layout="constrained")
+    rows = list(reports)[::-1]
+    for offset, measure in ((0.2, "l1"), (-0.2, "FVD-p")):
+        full = np.mean(values_of(reports["full"])[measure])
+        shares = [np.array(values_of(reports[row])[measure]) / full for row in rows]
+        spread = [of_row.std(ddof=1) if len(of_row) > 1 else 0 for of_row in shares]
+        places = np.arange(len(rows)) + offset
+        axes.barh(places, [of_row.mean() for of_row in shares], 0.4, xerr=spread, label=MEASURES[measure])
+    axes.axvline(1, color="0.3", linewidth=0.8)
+    axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="share of the full method's; lower is better")
+    axes.legend()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def write_whole(path, content):
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(content)
+    os.replace(unfinished, path)
+
+
+def between_marks(text, name, content):
+    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{PAGE} must hold the marks {begin.strip()} and {end.strip()}.")
+    return pattern.sub(lambda match: f"{begin}{content}{end}", text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of trainings and scores")
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="of the inference rows (default: hia-tiny)")
+    parser.add_argument("--only", choices=["training", "inference"], help="one of the two groups of rows")
+    parser.add_argument("--rows", nargs="+", help="run these only, beside those that are done")
+    args = parser.parse_args()
+    args.runs = args.runs.resolve()  # scripts run in the repository's folder
+    rows = yaml.safe_load(ROWS.read_text())
+    unknown = set(args.rows or ()) - set(rows["training"]) - set(rows["inference"])
+    if unknown:
+        parser.error(f"--rows: {ROWS.name} has no row {', '.join(sorted(unknown))}")
+    results_path = RESULTS / "ablation.json"
+    results = json.loads(results_path.read_text()) if results_path.exists() else {}
+    for group in ("training", "inference") if args.only is None else (args.only,):
+        reports = run_group(group, rows, args)
+        if "full" not in reports:
+            continue
+        RESULTS.mkdir(exist_ok=True)
+        results[group] = {name: values_of(of_row) for name, of_row in reports.items()}
+        plot(reports, RESULTS / f"ablation-{group}.png")
+        write_whole(results_path, json.dumps(results, indent=1) + "\n")
+        written = table(reports)
+        write_whole(PAGE, between_marks(PAGE.read_text(), group, written))
+        print(written)
+
+
+if __name__ == "__main__":
+    main()

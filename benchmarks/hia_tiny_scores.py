@@ -1,0 +1,172 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What hia-tiny reaches on ProcDance-v1, beside what it shall reach.
+
+python benchmarks/hia_tiny_scores.py [--model ID_OR_PATH] [--work-dir build/hia-tiny]
+python benchmarks/hia_tiny_scores.py --check
+
+The first scores the model, its controls and what it is compared with by examples/evaluate_hia.py, on 50 clips or, what
+is generated for comparison, on the first 16, and writes docs/results/hia-tiny.json; a score that is in the work folder
+already is not made again. Differences are those on the clips that both have. The second scores the
+first clips again and compares them, clip by clip, with what that file has; it exits with 1 where they differ.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import hia_diffusers
+
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "docs" / "results" / "hia-tiny.json"
+
+MODEL = ["--guidance", "1", "--dtype", "bfloat16"]
+SOME = ["--max-clips", "16"]
+SCORES = {
+    "generated": MODEL,
+    "copy": ["--baseline", "copy"],
+    "autoencoder": [*MODEL, "--control", "autoencoder"],
+    "other-pose": [*MODEL, "--control", "other-pose", *SOME],
+    "other-reference": [*MODEL, "--control", "other-reference", *SOME],
+    "frame-by-frame": [*MODEL, "--no-motion-modules", *SOME],
+}
+
+# What is checked: these of the first clips, with a tolerance for other processors.
+CHECKED_CLIPS = 8
+TOLERANCES = {"psnr": 0.2, "face_psnr": 0.3, "hands_psnr": 0.3, "ssim": 0.01, "hand_sharpness_error": 0.02}
+
+
+def value(reports, name, measure):
+    return reports[name]["measures"][measure]["value"]
+
+
+def beyond(reports, name, other, measure):
+    """The mean of a measure on the clips that both have, minus that of the other."""
+    own, others = reports[name]["clips"], reports[other]["clips"]
+    return float(np.mean([own[clip][measure] - others[clip][measure] for clip in own.keys() & others.keys()]))
+
+
+def change_beside(reports, name, other):
+    own, others = reports[name]["clips"], reports[other]["clips"]
+    clips = sorted(own.keys() & others.keys())
+    return sum(own[clip]["static_change"] for clip in clips) / sum(others[clip]["static_change"] for clip in clips)
+
+
+# Name -> (the figure from all reports, at least or at most, the bound).
+FIGURES = {
+    "autoencoder: PSNR, dB": (lambda r: value(r, "autoencoder", "psnr"), "at least", 32),
+    "autoencoder: PSNR of hands, dB": (lambda r: value(r, "autoencoder", "hands_psnr"), "at least", 29),
+    "autoencoder: sharpness of hands beside the true": (
+        lambda r: value(r, "autoencoder", "hand_sharpness_ratio"),
+        "at least",
+        0.7,
+    ),
+    "autoencoder: sharpness of hands, rank correlation": (
+        lambda r: value(r, "autoencoder", "hand_sharpness_correlation"),
+        "at least",
+        0.95,
+    ),
+    "PSNR above copying, dB": (lambda r: beyond(r, "generated", "copy", "psnr"), "at least", 4),
+    "SSIM above copying": (lambda r: beyond(r, "generated", "copy", "ssim"), "at least", 0),
+    "hands above copying, dB": (lambda r: beyond(r, "generated", "copy", "hands_psnr"), "at least", 6),
+    "face above copying, dB": (lambda r: beyond(r, "generated", "copy", "face_psnr"), "at least", 4),
+    "another pose costs, dB": (lambda r: beyond(r, "generated", "other-pose", "psnr"), "at least", 4),
+    "another reference costs, dB": (lambda r: beyond(r, "generated", "other-reference", "psnr"), "at least", 8),
+    "change of still background beside the true": (
+        lambda r: value(r, "generated", "static_change_ratio"),
+        "at most",
+        1.3,
+    ),
+    "the same beside that of frame by frame": (
+        lambda r: change_beside(r, "generated", "frame-by-frame"),
+        "at most",
+        1,
+    ),
+}
+
+
+def score(name, model, path, max_clips=None):
+    """The report of examples/evaluate_hia.py, from `path` where it is there."""
+    if not path.exists():
+        options = [] if "--baseline" in SCORES[name] else ["--model", str(model)]
+        options += [] if max_clips is None else ["--max-clips", str(max_clips)]  # the last one counts
+        script = ROOT / "examples" / "evaluate_hia.py"
+        command = [sys.executable, script, "--dataset", "procdance-v1", "--output", path, *SCORES[name], *options]
+        print(f"{name}: {path}", flush=True)
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def print_figures(figures):
+    print(f"{'':54}{'measured':>10}  wanted")
+    for name, figure in figures.items():
+        side = "at_least" if "at_least" in figure else "at_most"
+        measured, bound = figure["measured"], figure[side]
+        is_met = measured >= bound if side == "at_least" else measured <= bound
+        print(f"{name:54}{measured:10.3f}  {side.replace('_', ' ')} {bound}{'' if is_met else ': missed'}")
+
+
+def measure(model, folder):
+    reports = {name: score(name, model, folder / f"{name}.json") for name in SCORES}
+    stored = {
+        "weights_sha256": reports["generated"]["source"]["weights_sha256"],
+        "figures": {
+            name: {"measured": figure(reports), side.replace(" ", "_"): bound}
+            for name, (figure, side, bound) in FIGURES.items()
+        },
+        "scores": {name: {m: r["value"] for m, r in report["measures"].items()} for name, report in reports.items()},
+        "clips": {
+            name: {clip: {m: of[m] for m in TOLERANCES} for clip, of in report["clips"].items()}
+            for name, report in reports.items()
+        },
+    }
+    STORED.parent.mkdir(exist_ok=True)
+    STORED.write_text(json.dumps(stored, indent=1) + "\n")
+    print_figures(stored["figures"])
+
+
+def check(model, folder):
+    """Whether the first clips still score what is stored."""
+    stored = json.loads(STORED.read_text())
+    largest = {}
+    for name in SCORES:
+        report = score(name, model, folder / f"{name}.json", CHECKED_CLIPS)
+        weights = report["source"].get("weights_sha256", stored["weights_sha256"])
+        if weights != stored["weights_sha256"]:
+            sys.exit(f"{STORED} is of other weights.")
+        for clip, values in report["clips"].items():
+            for measure, value in values.items():
+                if measure in TOLERANCES and value is not None:
+                    difference = abs(value - stored["clips"][name][clip][measure])
+                    largest[measure] = max(largest.get(measure, 0), difference)
+    print(f"{'':24}{'differs by':>10}  at most")
+    for measure, difference in largest.items():
+        print(f"{measure:24}{difference:10.4f}  {TOLERANCES[measure]}")
+    if not all(np.isfinite(largest[measure]) and largest[measure] <= TOLERANCES[measure] for measure in TOLERANCES):
+        sys.exit("The model does not score what is stored.")
+    print("The model scores what is stored. What it was, on all clips:")
+    print_figures(stored["figures"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    parser.add_argument("--work-dir", type=Path, default=Path("build/hia-tiny"), help="folder of the scores")
+    parser.add_argument("--check", action="store_true", help="compare the first clips with what is stored")
+    args = parser.parse_args()
+    if args.check:
+        with tempfile.TemporaryDirectory() as folder:
+            check(args.model, Path(folder))
+    else:
+        args.work_dir.mkdir(parents=True, exist_ok=True)
+        measure(args.model, args.work_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The most memory that a clip takes, by its length, when it is streamed to a file.
+
+python benchmarks/long_video.py [--model ID_OR_PATH] [--frames 16 100 1000] [--steps 2] [--device cpu]
+
+Each length is made in a process of its own, from a condition that is a `MotionBlurCondition`. Memory is the peak of
+the process, and on CUDA that of the device. More steps take longer and no more memory.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import diffusers
+import torch
+from PIL import Image
+
+import hia_diffusers
+from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.data.video import write_video
+
+
+HEIGHT, WIDTH, FPS = 160, 96, 30
+
+
+def make_clip(num_frames, args, connection):
+    diffusers.utils.logging.set_verbosity_error()
+    pipe = HIAPipeline.from_pretrained(args.model).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    scene = ProceduralScene("test", identity=0, motion=0, setting=0)
+    picture = Image.fromarray(scene.render([0], HEIGHT, WIDTH, FPS).frames[0])
+    keypoints = scene.keypoints(range(num_frames), HEIGHT, WIDTH, FPS)
+    condition = MotionBlurConditioner.for_size(HEIGHT, WIDTH)(keypoints, sharpness=0.5)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        frames = pipe.stream(
+            picture,
+            condition,
+            num_inference_steps=args.steps,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(0),
+        )
+        write_video(Path(folder) / "long.mp4", frames, FPS)
+    seconds = time.perf_counter() - start
+    device_bytes = torch.cuda.max_memory_allocated() if torch.device(args.device).type == "cuda" else 0
+    connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device_bytes, seconds))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 100, 1000], help="(default: 16 100 1000)")
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps (default: 2)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    print("| frames | process, MB | beside the first | device, MB | beside the first | seconds a frame |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    first = None
+    for num_frames in args.frames:
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=make_clip, args=(num_frames, args, sending))
+        process.start()
+        sending.close()
+        host, device, seconds = receiving.recv()
+        process.join()
+        first = first or (host, device)
+        beside = f"{device / first[1]:.2f}" if first[1] else ""
+        print(
+            f"| {num_frames} | {host / 1e6:.0f} | {host / first[0]:.2f} | {device / 1e6:.0f} | {beside} | "
+            f"{seconds / num_frames:.4f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

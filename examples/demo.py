@@ -1,0 +1,93 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Animates a person and a dance that the model has never seen, at three sharpnesses of the hands, beside the truth.
+
+    python examples/demo.py --output demo
+
+Everything is made on the spot: the procedural person, the dance, and `demo.mp4` and `demo.gif` with five columns:
+reference picture; hands as blurred as can be; as in the truth; as sharp as can be; the truth.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import cv2
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+
+import hia_diffusers
+from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.data.video import write_video
+
+
+HEIGHT, WIDTH, FPS = 160, 96, 30
+
+# Requested sharpness of the hands by the title of its column.
+COLUMNS = {"sharpness 0": 0.0, "auto": "auto", "sharpness 1": 1.0}
+
+TITLE_HEIGHT = 14
+
+
+def whole_number(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def titled(frames, title):
+    """uint8 `(F, H, W, 3)` with the title above."""
+    bar = np.full((TITLE_HEIGHT, frames.shape[2], 3), 255, np.uint8)
+    cv2.putText(bar, title, (3, TITLE_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([np.broadcast_to(bar, (len(frames), *bar.shape)), frames], axis=1)
+
+
+def write_gif(path, frames, fps):
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="folder for demo.mp4 and demo.gif")
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    parser.add_argument("--frames", type=whole_number, default=16, help=f"at {FPS} per second (default: 16)")
+    parser.add_argument("--steps", type=whole_number, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of person, dance, place and noise (default: 0)")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    diffusers.utils.logging.set_verbosity_error()
+
+    scene = ProceduralScene("test", identity=args.seed, motion=args.seed, setting=args.seed)
+    truth = scene.render(range(args.frames), HEIGHT, WIDTH, FPS)
+    reference = scene.render([2 * args.frames], HEIGHT, WIDTH, FPS).frames
+    pipe = HIAPipeline.from_pretrained(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
+
+    columns = [titled(reference.repeat(args.frames, axis=0), "reference")]
+    for title, sharpness in COLUMNS.items():
+        start = time.perf_counter()
+        frames = pipe(
+            Image.fromarray(reference[0]),
+            conditioner(truth.keypoints, truth.frames, sharpness=sharpness),
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance,
+            generator=torch.Generator().manual_seed(args.seed),
+            output_type="np",
+        ).frames[0]
+        columns.append(titled((frames * 255).round().astype(np.uint8), title))
+        print(f"{title}: {args.frames} frames in {time.perf_counter() - start:.1f} seconds")
+    columns.append(titled(truth.frames, "truth"))
+    side_by_side = np.concatenate(columns, axis=2)
+    write_video(args.output / "demo.mp4", side_by_side, FPS)
+    write_gif(args.output / "demo.gif", side_by_side, FPS)
+    print(f"Wrote {args.output / 'demo.mp4'} and {args.output / 'demo.gif'}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The conditioning frames of a call, in any form that a user may give them.
+
+Axes: B clips, F frames, C channels, H, W.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from .motion_blur import MotionBlurCondition, MotionBlurConditioner
+
+
+@dataclass(frozen=True)
+class ConditioningClips:
+    """
+    Clips of equal length and size, made into tensors only where they are read: a long clip is never whole in memory.
+
+    Args:
+        clips (`tuple`):
+            B clips, each a `MotionBlurCondition` or a tensor `(F, 3 or C, H, W)` in [0, 1].
+        channels (`int`):
+            C, those that the ControlNet takes. Pose maps of 3 channels serve for 6: the blur is then unknown.
+        height, width (`int`):
+            Of what is read, in pixels. Clips of another size are resized.
+    """
+
+    clips: tuple[MotionBlurCondition | torch.Tensor, ...]
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def from_any(cls, conditioning_frames: Any, channels: int) -> "ConditioningClips":
+        """
+        The clips of a call.
+
+        Args:
+            conditioning_frames:
+                As [`HIAPipeline.__call__`](hia_diffusers.HIAPipeline) takes them.
+            channels (`int`):
+                C.
+
+        Raises:
+            `TypeError`, `ValueError`: they have another form, or clips of different shapes, or values beyond [0, 1].
+        """
+        if isinstance(conditioning_frames, cls):
+            return conditioning_frames
+        if isinstance(conditioning_frames, torch.Tensor) and conditioning_frames.ndim == 5:
+            clips = tuple(conditioning_frames)
+        else:
+            is_batch = isinstance(conditioning_frames, list) and not all(
+                isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
+            )
+            clips = tuple(_as_clip(clip) for clip in (conditioning_frames if is_batch else [conditioning_frames]))
+        shapes = {_shape(clip) for clip in clips}
+        if len(shapes) > 1:
+            raise ValueError(
+                "`conditioning_frames` of a batch must have equal shapes (F, C, H, W), got "
+                f"{', '.join(map(str, sorted(shapes)))}."
+            )
+        if not clips or 0 in next(iter(shapes)) or not all(map(_is_in_range, clips)):
+            raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
+        _, found, height, width = next(iter(shapes))
+        if found != channels and (found, channels) != (3, 6):
+            raise ValueError(
+                f"`conditioning_frames` must have the {channels} channels of the ControlNet, got {found}."
+            )
+        return cls(clips, channels, height, width)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.clips)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.clips[0])
+
+    def resize(self, height: int, width: int) -> "ConditioningClips":
+        """The clips, read at another size."""
+        return replace(self, height=height, width=width)
+
+    def repeat_to(self, batch_size: int) -> "ConditioningClips":
+        """Each clip repeated so that there are `batch_size`, repetitions of one clip side by side."""
+        repeats = batch_size // len(self)
+        return replace(self, clips=tuple(clip for clip in self.clips for _ in range(repeats)))
+
+    def read(self, frames: Sequence[int]) -> torch.Tensor:
+        """
+        Some frames of all clips.
+
+        Args:
+            frames (`Sequence[int]`):
+                Their numbers, from 0 on.
+
+        Returns:
+            `torch.Tensor` of shape `(B, len(frames), C, height, width)`: float32 in [0, 1].
+        """
+        numbers = list(frames)
+        read = [clip[numbers] for clip in self.clips]
+        batch = torch.stack([clip if isinstance(clip, torch.Tensor) else clip.to_tensor() for clip in read]).float()
+        if batch.shape[2] != self.channels:
+            # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
+            batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, self.channels - batch.shape[2]))
+        if batch.shape[-2:] != (self.height, self.width):
+            size = (self.height, self.width)
+            resized = torch.nn.functional.interpolate(batch.flatten(0, 1), size=size, mode="bilinear", antialias=True)
+            batch = resized.clamp(0, 1).unflatten(0, batch.shape[:2])
+        return batch
+
+
+def _shape(clip: MotionBlurCondition | torch.Tensor) -> tuple[int, ...]:
+    """(F, C, H, W)."""
+    return tuple(clip.shape) if isinstance(clip, torch.Tensor) else (len(clip), 6, clip.height, clip.width)
+
+
+def _is_in_range(clip: MotionBlurCondition | torch.Tensor) -> bool:
+    if isinstance(clip, torch.Tensor):
+        low, high = clip.aminmax()
+        return bool(low >= 0 and high <= 1)  # NaN is its own minimum and maximum, and fails both comparisons
+    sharpness = clip.hand_sharpness
+    return bool((np.isnan(sharpness) | ((sharpness >= 0) & (sharpness <= 1))).all())
+
+
+def _as_clip(conditioning_frames: Any) -> MotionBlurCondition | torch.Tensor:
+    if isinstance(conditioning_frames, MotionBlurCondition):
+        return conditioning_frames
+    if isinstance(conditioning_frames, list) and conditioning_frames:
+        if all(isinstance(frame, PIL.Image.Image) for frame in conditioning_frames):
+            if len({frame.size for frame in conditioning_frames}) > 1:
+                raise ValueError("`conditioning_frames` must be pictures of one size.")
+            return MotionBlurConditioner().from_pose_video(conditioning_frames)
+    if isinstance(conditioning_frames, torch.Tensor):
+        if conditioning_frames.ndim == 4:
+            return conditioning_frames
+        raise ValueError(
+            "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"
+            f" {tuple(conditioning_frames.shape)}."
+        )
+    if isinstance(conditioning_frames, list) and not conditioning_frames:
+        raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
+    raise TypeError(
+        "`conditioning_frames` must be a MotionBlurCondition, a list of PIL pictures, a tensor (F, C, H, W), or a list"
+        f" of those for a batch, got {type(conditioning_frames).__name__}."
+    )

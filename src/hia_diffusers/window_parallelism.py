@@ -1,0 +1,72 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""One clip on several devices: within a denoising step windows of time do not depend on each other."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+
+Item = TypeVar("Item")
+
+
+class WindowGroup:
+    """Processes that make the same call together and share its windows, and the chunks that the VAE decodes.
+
+    Args:
+        group (`torch.distributed.ProcessGroup`, *optional*):
+            Of processes; by default all of them.
+
+    Raises:
+        RuntimeError: If `torch.distributed` is not initialized.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        if not (dist.is_available() and dist.is_initialized()):
+            raise RuntimeError(
+                "Windows are shared between processes of `torch.distributed`: start them with torchrun or accelerate"
+                " launch, and call `torch.distributed.init_process_group` first."
+            )
+        self.group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part: neighbours, so that frames mostly stay with one process from step to step."""
+        first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return items[first:last]
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """Add up the tensors of all processes in place."""
+        dist.all_reduce(tensor, group=self.group)
+
+    def check_equal(self, name: str, tensor: torch.Tensor) -> None:
+        """A `ValueError` on all processes if `tensor` is not the same on all of them."""
+        own = tensor.double().flatten()
+        sums = torch.stack([own.sum(), own @ torch.linspace(0, 1, len(own), dtype=own.dtype, device=own.device)])
+        all_sums = [torch.empty_like(sums) for _ in range(self.size)]
+        dist.all_gather(all_sums, sums, group=self.group)
+        if any(not torch.equal(other, sums) for other in all_sums):
+            raise ValueError(f"`{name}` must be the same on all processes that share a clip.")
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor], chunks: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`function` of all chunks, concatenated along their first axis on the host of each process.
+
+        Args:
+            function (`Callable`):
+                Keeps the first axis of a tensor.
+            chunks (`Sequence[torch.Tensor]`):
+                All as long as the first one, but for the last, which may be shorter.
+        """
+        results = []
+        for start in range(0, len(chunks), self.size):
+            turn = chunks[start : start + self.size]
+            # A process that has no chunk left does one again: a collective needs tensors of one shape from all.
+            own = turn[min(self.rank, len(turn) - 1)]
+            padded = torch.cat([own, own[-1:].expand(len(chunks[0]) - len(own), *own.shape[1:])])
+            made = function(padded).contiguous()
+            all_made = [torch.empty_like(made) for _ in range(self.size)]
+            dist.all_gather(all_made, made, group=self.group)
+            results += [part[: len(chunk)].cpu() for part, chunk in zip(all_made, turn, strict=False)]
+        return torch.cat(results)
