@@ -22,13 +22,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import yaml
+from scores import ROOT, as_arguments, score, write_whole
 
 import hia_diffusers
 
 
 matplotlib.use("agg")
 
-ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "ablation.yaml"
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
@@ -49,16 +49,6 @@ MEASURES = {
     "FID-p": "FID-p",
     "FVD-p": "FVD-p",
 }
-
-
-def as_arguments(options):
-    """Options by name, as the scripts of examples/ take them."""
-    for name, value in options.items():
-        if isinstance(value, bool):
-            yield f"--{name}" if value else f"--no-{name}"
-        else:
-            yield f"--{name}"
-            yield from map(str, value if isinstance(value, list) else [value])
 
 
 # 1. Trainings
@@ -108,18 +98,6 @@ def train(stages, seed, runs):
 # 2. Scores
 
 
-def score(model, options, path):
-    """The report of examples/evaluate_hia.py, from `path` where it is there."""
-    if not path.exists():
-        print(f"Scoring {path}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        options = {name.replace("_", "-"): value for name, value in options.items()}
-        options |= {"dataset": "procdance-v1", "model": str(model), "output": str(path)}
-        command = [sys.executable, str(ROOT / "examples" / "evaluate_hia.py"), *as_arguments(options)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(path.read_text())
-
-
 def run_group(group, rows, args):
     """Row -> the reports of its seeds; of all rows, or of those asked for and those that are done."""
     reports = {}
@@ -137,7 +115,7 @@ def run_group(group, rows, args):
                 model = args.model
                 if group == "training" and not path.exists():
                     model = train(stages_of_row(row, rows), seed, args.runs)
-                reports.setdefault(name, []).append(score(model, options, path))
+                reports.setdefault(name, []).append(score({**options, "model": str(model)}, path))
     return reports
 
 
@@ -194,12 +172,6 @@ def plot(reports, path):
     axes.legend()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-
-
-def write_whole(path, content):
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(content)
-    os.replace(unfinished, path)
 
 
 def between_marks(text, name, content):

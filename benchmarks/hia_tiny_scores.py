@@ -7,34 +7,33 @@ python benchmarks/hia_tiny_scores.py --check
 
 The first scores the model, its controls and what it is compared with by examples/evaluate_hia.py, on 50 clips or, what
 is generated for comparison, on the first 16, and writes docs/results/hia-tiny.json; a score that is in the work folder
-already is not made again. Differences are those on the clips that both have. The second scores the
-first clips again and compares them, clip by clip, with what that file has; it exits with 1 where they differ.
+already is not made again. Differences are those on the clips that both have. The second scores the first clips again
+and compares them, clip by clip, with what that file has; it exits with 1 where they differ.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from scores import ROOT, score, write_whole
 
 import hia_diffusers
 
 
-ROOT = Path(__file__).parents[1]
 STORED = ROOT / "docs" / "results" / "hia-tiny.json"
 
-MODEL = ["--guidance", "1", "--dtype", "bfloat16"]
-SOME = ["--max-clips", "16"]
+MODEL = {"guidance": 1, "dtype": "bfloat16"}
+SOME = {"max_clips": 16}
 SCORES = {
     "generated": MODEL,
-    "copy": ["--baseline", "copy"],
-    "autoencoder": [*MODEL, "--control", "autoencoder"],
-    "other-pose": [*MODEL, "--control", "other-pose", *SOME],
-    "other-reference": [*MODEL, "--control", "other-reference", *SOME],
-    "frame-by-frame": [*MODEL, "--no-motion-modules", *SOME],
+    "copy": {"baseline": "copy"},
+    "autoencoder": {**MODEL, "control": "autoencoder"},
+    "other-pose": {**MODEL, "control": "other-pose", **SOME},
+    "other-reference": {**MODEL, "control": "other-reference", **SOME},
+    "frame-by-frame": {**MODEL, "motion_modules": False, **SOME},
 }
 
 # What is checked: these of the first clips, with a tolerance for other processors.
@@ -91,16 +90,8 @@ FIGURES = {
 }
 
 
-def score(name, model, path, max_clips=None):
-    """The report of examples/evaluate_hia.py, from `path` where it is there."""
-    if not path.exists():
-        options = [] if "--baseline" in SCORES[name] else ["--model", str(model)]
-        options += [] if max_clips is None else ["--max-clips", str(max_clips)]  # the last one counts
-        script = ROOT / "examples" / "evaluate_hia.py"
-        command = [sys.executable, script, "--dataset", "procdance-v1", "--output", path, *SCORES[name], *options]
-        print(f"{name}: {path}", flush=True)
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-    return json.loads(path.read_text())
+def options_of(name, model):
+    return SCORES[name] if "baseline" in SCORES[name] else {**SCORES[name], "model": str(model)}
 
 
 def print_figures(figures):
@@ -113,7 +104,7 @@ def print_figures(figures):
 
 
 def measure(model, folder):
-    reports = {name: score(name, model, folder / f"{name}.json") for name in SCORES}
+    reports = {name: score(options_of(name, model), folder / f"{name}.json") for name in SCORES}
     stored = {
         "weights_sha256": reports["generated"]["source"]["weights_sha256"],
         "figures": {
@@ -127,7 +118,7 @@ def measure(model, folder):
         },
     }
     STORED.parent.mkdir(exist_ok=True)
-    STORED.write_text(json.dumps(stored, indent=1) + "\n")
+    write_whole(STORED, json.dumps(stored, indent=1) + "\n")
     print_figures(stored["figures"])
 
 
@@ -136,7 +127,7 @@ def check(model, folder):
     stored = json.loads(STORED.read_text())
     largest = {}
     for name in SCORES:
-        report = score(name, model, folder / f"{name}.json", CHECKED_CLIPS)
+        report = score({**options_of(name, model), "max_clips": CHECKED_CLIPS}, folder / f"{name}.json")
         weights = report["source"].get("weights_sha256", stored["weights_sha256"])
         if weights != stored["weights_sha256"]:
             sys.exit(f"{STORED} is of other weights.")

@@ -18,7 +18,6 @@ A clip that is done is kept in the folder; the same command goes on where it was
 import argparse
 import functools
 import json
-import os
 from pathlib import Path
 
 import diffusers
@@ -26,6 +25,7 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
+from scores import write_whole
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
@@ -66,12 +66,6 @@ def measure_clip(pipe, index, args):
         measured.append(variance((frames * 255).round().astype(np.uint8)))
         errors.append(float(np.abs(frames - truth.frames / 255)[outside].mean()))
     return {"measured": measured, "error_outside": errors, "truth": variance(truth.frames)}
-
-
-def write_whole(path, content):
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(content)
-    os.replace(unfinished, path)
 
 
 def kept(path, make):

@@ -1,0 +1,40 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of examples/evaluate_hia.py that are kept in files, for the benchmarks that compare them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def as_arguments(options):
+    """Options by name, as the scripts of examples/ take them."""
+    for name, value in options.items():
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            yield f"--{name}"
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+def score(options, path):
+    """The report on ProcDance-v1 with these options, from `path` where it is there."""
+    if not path.exists():
+        print(f"Scoring {path}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = {name.replace("_", "-"): value for name, value in options.items()}
+        options |= {"dataset": "procdance-v1", "output": str(path)}
+        command = [sys.executable, str(ROOT / "examples" / "evaluate_hia.py"), *as_arguments(options)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(path.read_text())
+
+
+def write_whole(path, content):
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(content)
+    os.replace(unfinished, path)
