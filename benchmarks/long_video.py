@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The most memory that a clip takes, by its length, when it is streamed to a file.
 
-python benchmarks/long_video.py [--model ID_OR_PATH] [--frames 16 100 1000] [--steps 2] [--device cpu]
+python benchmarks/long_video.py [--model ID_OR_PATH] [--frames 16 100 1000] [--steps 2]
+    [--dtype float32] [--device cpu]
 
 Each length is made in a process of its own, from a condition that is a `MotionBlurCondition`. Memory is the peak of
 the process, and on CUDA that of the device. More steps take longer and no more memory.
@@ -30,7 +31,7 @@ HEIGHT, WIDTH, FPS = 160, 96, 30
 
 def make_clip(num_frames, args, connection):
     diffusers.utils.logging.set_verbosity_error()
-    pipe = HIAPipeline.from_pretrained(args.model).to(args.device)
+    pipe = HIAPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     scene = ProceduralScene("test", identity=0, motion=0, setting=0)
     picture = Image.fromarray(scene.render([0], HEIGHT, WIDTH, FPS).frames[0])
@@ -56,6 +57,7 @@ def main():
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 100, 1000], help="(default: 16 100 1000)")
     parser.add_argument("--steps", type=int, default=2, help="denoising steps (default: 2)")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")

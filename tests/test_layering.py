@@ -18,7 +18,8 @@ ALLOWED_IMPORTS = {
     # The root only maps public names to the modules that define them.
     "__init__": {"_registration", "models", "scheduling_shifted_snr", "conditioning", "data.dataset", "pipeline_hia"},
     "models.appearance_encoder": {"models.modeling_hia", "models.reference_attention"},
-    "models.controlnet": {"models.modeling_hia"},
+    "models.reference_attention": {"models.context_attention"},
+    "models.controlnet": {"models.context_attention", "models.modeling_hia"},
     "models.unet_motion": {"models.modeling_hia", "models.reference_attention"},
     "conditioning.openpose": {"conditioning.keypoints"},
     "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose"},

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
 from diffusers.models.embeddings import ImageProjection
@@ -40,6 +40,7 @@ from .window_parallelism import WindowGroup
 
 Conditioning = MotionBlurCondition | list[PIL.Image.Image] | torch.Tensor
 STREAM_TYPES = ("pil", "np", "pt")
+FRAMES_OF_A_STEP = 16  # that the scheduler takes at a time where it may, so that a long clip has no long intermediates
 OUTPUT_TYPES = (*STREAM_TYPES, "latent")
 
 EXAMPLE_DOC_STRING = """
@@ -610,10 +611,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         device, dtype = self._execution_device, self.unet.dtype
         noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         noise = noise.to(device, dtype)
+        if self._window_group is not None:
+            self._window_group.check_equal("generator", noise)
         if not reference_noise:
             return noise * self.scheduler.init_noise_sigma
-        clean = reference_latents.to(device, dtype)[:, :, None].expand(shape)
-        return self.scheduler.add_noise(clean.contiguous(), noise, timestep.reshape(1).expand(shape[0]))
+        clean = reference_latents.to(device, dtype)[:, :, None]
+        noisy = torch.empty_like(noise)
+        for part, into in zip(noise.split(FRAMES_OF_A_STEP, dim=2), noisy.split(FRAMES_OF_A_STEP, dim=2), strict=True):
+            into.copy_(self.scheduler.add_noise(clean.expand_as(part), part, timestep.reshape(1).expand(shape[0])))
+        return noisy
 
     def denoise(
         self,
@@ -704,7 +710,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                         noise_pred[:, :, frames] += weights[frames] * predict(sample, t, window, reference, scale)
                     if self._window_group is not None:
                         self._window_group.sum_(noise_pred)
-                latents = self.scheduler.step(noise_pred, t, latents, **(extra_step_kwargs or {})).prev_sample
+                latents = self._step(noise_pred, t, latents, extra_step_kwargs or {})
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents}
@@ -713,6 +719,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
                     progress_bar.update()
         return latents
+
+    def _step(
+        self, noise_pred: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, kwargs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """The scheduler's step. DDIM without noise looks at each frame alone: it takes the place of its prediction."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, DDIMScheduler) or scheduler.config.thresholding or kwargs.get("eta"):
+            return scheduler.step(noise_pred, timestep, latents, **kwargs).prev_sample
+        noise_pred = noise_pred.to(latents.dtype)
+        for predicted, part in zip(*(x.split(FRAMES_OF_A_STEP, dim=2) for x in (noise_pred, latents)), strict=True):
+            predicted.copy_(scheduler.step(predicted, timestep, part, **kwargs).prev_sample)
+        return noise_pred
 
     def _predict_noise(
         self,
@@ -1015,21 +1033,16 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
             added_cond_kwargs = ({"image_embeds": embeds[0]}, {"image_embeds": embeds[1]})
 
-        # 5. Initial latents
-        initial = self.prepare_latents(
-            (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),
-            _repeat_to(reference_latents, batch_size),
-            step_times[0],
-            reference_noise=reference_noise,
-            generator=generator,
-            latents=latents,
-        )
-        if self._window_group is not None:
-            self._window_group.check_equal("generator", initial)
-
-        # 6. Denoise
+        # 5. Denoise. The initial latents have no name here, which would keep them in memory to the end.
         clean = self.denoise(
-            initial,
+            self.prepare_latents(
+                (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),
+                _repeat_to(reference_latents, batch_size),
+                step_times[0],
+                reference_noise=reference_noise,
+                generator=generator,
+                latents=latents,
+            ),
             step_times,
             (_repeat_to(context[0], batch_size), _repeat_to(context[1], batch_size)),
             clips,
@@ -1048,7 +1061,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
 
-        # 7. Decode
+        # 6. Decode
         frames: Any = clean
         if output_type != "latent":
             video = self.decode_latents(clean, decode_chunk_size)

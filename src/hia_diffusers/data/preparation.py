@@ -97,7 +97,7 @@ def read_index(root: str | os.PathLike) -> list[dict[str, Any]]:
     rows = table.to_pylist()
     for row in rows:
         for name in ("file_name", "annotations"):
-            _check_inside(filesystem, path, row[name], f"`root` ({root}): column {name}")
+            check_inside(filesystem, path, row[name], f"`root` ({root}): column {name}")
     return rows
 
 
@@ -147,7 +147,7 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
     for name in names:
         if name != name.encode("utf-8", "replace").decode("utf-8"):
             raise ValueError(f"`videos` holds a file whose name is not UTF-8: {name!r}.")
-        _check_inside(filesystem, path, name, f"`videos` ({videos})")
+        check_inside(filesystem, path, name, f"`videos` ({videos})")
         if not filesystem.isfile(f"{path}/{name}"):
             raise FileNotFoundError(f"`videos` names a file that does not exist: {name}.")
     return folder, sorted(names)
@@ -233,7 +233,7 @@ def _schema(pyarrow: Any) -> Any:
     return pyarrow.schema(list(COLUMNS.items()), metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 
 
-def _check_inside(filesystem: AbstractFileSystem, root: str, name: str, where: str) -> None:
+def check_inside(filesystem: AbstractFileSystem, root: str, name: str, where: str) -> None:
     """Refuses a path that is not relative to `root` or leaves it, also by a symbolic link."""
     path = PurePosixPath(name)
     is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name

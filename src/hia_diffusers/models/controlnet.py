@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 
+from .context_attention import ContextAttention
 from .modeling_hia import StrictLoadingMixin, extends_init
 
 
@@ -92,6 +94,9 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
                 f"{self.config.controlnet_conditioning_channel_order!r}."
             )
         self.controlnet_cond_embedding.__class__ = ReusableConditioningEmbedding
+        for module in self.modules():
+            if isinstance(module, BasicTransformerBlock):
+                module.attn2.__class__ = ContextAttention
 
     @classmethod
     def from_unet(

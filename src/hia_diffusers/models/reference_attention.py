@@ -21,6 +21,8 @@ from diffusers.models.attention_processor import Attention, XFormersAttnProcesso
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
+from .context_attention import ContextAttention
+
 
 # The key under which reference features travel in diffusers' `cross_attention_kwargs`.
 REFERENCE = "reference"
@@ -278,7 +280,8 @@ def install_reference_attention(
 ) -> list[str]:
     """Turn the spatial transformers of a UNet into `transformer_class` and their blocks into `block_class`, in place.
 
-    Parameters and state-dict keys stay as they are, so that checkpoints of the plain UNet remain valid.
+    Their cross-attention becomes [`ContextAttention`]. Parameters and state-dict keys stay as they are, so that
+    checkpoints of the plain UNet remain valid.
 
     Args:
         unet (`nn.Module`):
@@ -305,6 +308,8 @@ def install_reference_attention(
         for position, block in enumerate(transformer.transformer_blocks):
             block.__class__ = block_class
             block.position = position
+            if block.attn2 is not None:
+                block.attn2.__class__ = ContextAttention
             if spatial_position_embedding:
                 if block.norm1.normalized_shape[0] % 4:
                     raise ValueError(

@@ -1,0 +1,275 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Animates many pictures by Ray Data: one actor per GPU, or actors of one CPU thread where there is no GPU.
+
+    python examples/animate_many.py --jobs jobs.jsonl --output videos --model ID_OR_PATH
+
+The list of jobs is a .jsonl file with a job per line, or a .json or .yaml file with a list of jobs:
+
+    {"name": "anna", "image": "anna.png", "motion": "dance.safetensors", "sharpness": 0.8, "seed": 1}
+
+The video is videos/anna.mp4. `sharpness`, `seed` and `image_keypoints`, to which the motion is aligned, are optional.
+Paths are relative to the folder of the list. A run that is interrupted goes on where it was when the same command is
+given again, and tries what failed again.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+
+import animate
+import torch
+import yaml
+from animate import OneLineParser, fit_keypoints, fit_picture, load_picture, number, size
+from fsspec.implementations.local import LocalFileSystem
+
+from hia_diffusers import HIA_TINY, MotionBlurConditioner, WholeBodyKeypoints, retarget_keypoints
+from hia_diffusers.data.preparation import check_inside
+from hia_diffusers.data.video import write_video
+
+
+JOBS_HELP = (
+    "list of jobs, .jsonl, .json or .yaml: name, image and motion (keypoints saved by WholeBodyKeypoints) of each; "
+    "image_keypoints, sharpness and seed where wanted"
+)
+WORKERS_HELP = "number of Ray actors, each with a GPU or, where there is none, a CPU (default: one per GPU, or 1)"
+SIZE_HELP = "WIDTHxHEIGHT of the videos, multiples of 8 (default: the motion's, rounded); pictures are fitted into it"
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    image: Path
+    motion: Path
+    image_keypoints: Path | None = None
+    sharpness: float | str = "auto"
+    seed: int = 0
+
+
+class Animator:
+    """Makes the videos of jobs with one pipeline. Ray Data makes one in every actor."""
+
+    def __init__(self, jobs, args, device):
+        if device == "cpu":
+            torch.set_num_threads(1)  # their number changes the rounding, and so would that of actors
+        self.pipe = animate.load_pipeline(args.model, device, args.dtype)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.jobs, self.args = {job.name: job for job in jobs}, args
+
+    def __call__(self, batch):
+        job, error = self.jobs[batch["name"][0]], ""
+        try:
+            with begun_once(self.args.output / f".{job.name}.begun"):
+                self.make_video(job)
+        except Exception as exception:  # whatever it is, the other jobs go on
+            error = one_sentence(exception)
+        return {"name": [job.name], "error": [error]}
+
+    def make_video(self, job):
+        picture = load_picture(job.image)
+        motion = WholeBodyKeypoints.load(job.motion)
+        width, height = self.args.size or (max(8, round(side / 8) * 8) for side in (motion.width, motion.height))
+        fitted, place = fit_picture(picture, (width, height))
+        if job.image_keypoints is not None:
+            reference = animate.reference_keypoints(job, None, picture)
+            motion = retarget_keypoints(motion, fit_keypoints(reference, place, (width, height)))
+        conditioner = MotionBlurConditioner.for_size(height, width)
+        frames = self.pipe.stream(
+            fitted,
+            conditioner(motion.resize(height, width), sharpness=job.sharpness),
+            num_inference_steps=self.args.steps,
+            guidance_scale=self.args.guidance,
+            generator=torch.Generator().manual_seed(job.seed),
+        )
+        write_video(video_path(self.args.output, job), frames, motion.fps)
+
+
+@contextmanager
+def begun_once(mark):
+    """Refuses a job that killed the process it was begun in: Ray gives it to new processes again and again."""
+    if mark.exists():
+        mark.unlink()
+        raise RuntimeError("its process was killed; was there too little memory?")
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink()
+
+
+def one_sentence(error):
+    """What an exception says; the options of animate.py that it names are keys of a job here."""
+    return str(error).strip().split("\n")[0].removeprefix("--") or type(error).__name__
+
+
+def video_path(folder, job):
+    return folder / f"{job.name}.mp4"
+
+
+READERS = {
+    ".jsonl": lambda text: [json.loads(line) for line in text.split("\n") if line.strip()],
+    ".json": json.loads,
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+}
+
+
+def is_text(value):
+    return isinstance(value, str) and value != ""
+
+
+def is_name(value):
+    return is_text(value) and re.fullmatch(r"\w[\w .-]*", value) is not None
+
+
+def is_sharpness(value):
+    return value == "auto" or type(value) in (int, float) and 0 <= value <= 1
+
+
+def is_seed(value):
+    return type(value) is int and 0 <= value < 2**63
+
+
+# What the value of a key must be.
+KEYS = {
+    "name": (is_name, "made of letters, digits, '_', '-', '.' and blanks, and begin with one of the first three"),
+    "image": (is_text, "a path"),
+    "motion": (is_text, "a path"),
+    "image_keypoints": (is_text, "a path"),
+    "sharpness": (is_sharpness, "a number from 0 to 1 or 'auto'"),
+    "seed": (is_seed, f"a whole number from 0 to {2**63 - 1}"),
+}
+PATHS = ("image", "motion", "image_keypoints")
+
+
+def read_jobs(path):
+    if path.suffix not in READERS:
+        raise ValueError(f"--jobs: must end in {', '.join(READERS)}, got {str(path)!r}")
+    try:
+        entries = READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"--jobs: {str(path)!r} cannot be read ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"--jobs: {str(path)!r} must hold a list of jobs")
+    jobs = [make_job(entry, f"--jobs: job {index}", path.parent) for index, entry in enumerate(entries, 1)]
+    doubles = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
+    if doubles:
+        raise ValueError(f"--jobs: several jobs have the name {doubles[0]!r}")
+    return jobs
+
+
+def make_job(entry, where, folder):
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} must hold keys and values, got {entry!r}")
+    missing = [key.name for key in fields(Job) if key.default is MISSING and key.name not in entry]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    unknown = [str(key) for key in entry if key not in KEYS]
+    if unknown:
+        raise ValueError(f"{where} has the unknown keys {', '.join(unknown)}; known are {', '.join(KEYS)}")
+    for key, value in entry.items():
+        is_accepted, accepted = KEYS[key]
+        if not is_accepted(value):
+            raise ValueError(f"{where}: {key} must be {accepted}, got {value!r}")
+        if key in PATHS:
+            check_inside(LocalFileSystem(), str(folder), value, f"{where}: {key}")
+    job = Job(**entry)
+    return replace(job, **{key: (folder / entry[key]).resolve() for key in PATHS if key in entry})
+
+
+def make_parser():
+    parser = OneLineParser(prog="animate_many.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--jobs", type=Path, required=True, help=JOBS_HELP)
+    add("--output", type=Path, required=True, help="folder for the videos; those that are there are not made again")
+    add("--model", default=HIA_TINY, help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
+    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
+    add("--guidance", type=number(float, 0, 100), default=3.5, help="guidance scale (default: 3.5)")
+    add("--size", type=size, help=SIZE_HELP)
+    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
+    add("--workers", type=number(int, 1, 10**6), help=WORKERS_HELP)
+    return parser
+
+
+def run_jobs(jobs, args):
+    """Makes the videos on the cluster and returns the error of each job that failed by its name."""
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ImportError("Ray is in the `ray` extra: pip install 'hia-diffusers[ray]'") from error
+
+    ray.init(log_to_driver=False, ignore_reinit_error=True)
+    resources = ray.cluster_resources()
+    device, kind = ("cuda", "GPU") if "GPU" in resources else ("cpu", "CPU")
+    available = int(resources[kind])
+    workers = args.workers or (available if device == "cuda" else 1)
+    if workers > available:
+        raise ValueError(f"--workers: {workers} actors need a {kind} each, the cluster has {available}")
+
+    ray.cloudpickle.register_pickle_by_value(animate)  # other machines have the package, not the examples
+    names = ray.data.from_items([{"name": job.name} for job in jobs], override_num_blocks=len(jobs))
+    results = names.map_batches(
+        Animator,
+        fn_constructor_args=(jobs, args, device),
+        batch_size=1,
+        # No job waits behind a long one while another actor is idle.
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(jobs)), max_tasks_in_flight_per_actor=1),
+        num_gpus=1 if device == "cuda" else None,
+    )
+    failures = {}
+    try:
+        for row in results.iter_rows():
+            if row["error"]:
+                failures[row["name"]] = row["error"]
+            print(f"{'Failed' if row['error'] else 'Wrote'}: {row['name']}", flush=True)
+    except ray.exceptions.RayError as error:  # as a string, it is the traceback in the actor
+        raise RuntimeError(f"A Ray actor failed: {str(error).strip().splitlines()[-1]}") from error
+    return failures
+
+
+def write_failures(folder, failures):
+    partial = folder / ".failures.json.tmp"
+    partial.write_text(json.dumps(failures, indent=1))
+    os.replace(partial, folder / "failures.json")
+
+
+def animate_many(args):
+    jobs = read_jobs(args.jobs)
+    animate.check_model(args.model)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for left_over in (*args.output.glob(".*.begun"), *args.output.glob(".*.mp4.*.tmp")):  # by a run that was killed
+        left_over.unlink()
+    write_failures(args.output, {})  # a folder that cannot be written to is known before the pipeline is loaded
+    # Actors may have another working directory.
+    args.output = args.output.resolve()
+    args.model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
+
+    remaining = [job for job in jobs if not video_path(args.output, job).is_file()]
+    failures = run_jobs(remaining, args) if remaining else {}
+    write_failures(args.output, failures)
+    made = len(remaining) - len(failures)
+    print(f"{made} videos made, {len(jobs) - len(remaining)} were there before, {len(failures)} failed.")
+    for name, error in failures.items():
+        print(f"{name}: {error}")
+    return failures
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        failures = animate_many(args)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted. The same command goes on from here.\n")
+    if failures:
+        parser.exit(1)
+
+
+if __name__ == "__main__":
+    main()
