@@ -108,13 +108,13 @@ def parts_of_clip(networks, args):
     embedding = networks.controlnet.controlnet_cond_embedding
     embedded = add("ControlNet, embedding of the condition", 1, embedding, embedding, condition)
     clips = ClipEmbeddings(lambda _: condition[None], args.frames, condition.device)
-    clips.get(range(args.frames), condition.device, lambda _: embedded)  # known from now on
+    clips.get([range(args.frames)], condition.device, lambda _: embedded)  # known from now on
     add(
         "ControlNet",
         args.steps,
         networks.controlnet,
         lambda x: networks.controlnet(
-            x, timestep, context.expand(args.frames, -1, -1), clips.window(range(args.frames), x.device)
+            x, timestep, context.expand(args.frames, -1, -1), clips.windows([range(args.frames)], x.device)
         ),
         frames,
     )

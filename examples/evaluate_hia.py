@@ -34,6 +34,7 @@ DATASET_DEFAULTS = {"cross_identity": False, "frames": 32, "size": (96, 160), "s
 MODEL_DEFAULTS = {
     "steps": 25,
     "guidance": 3.5,
+    "guidance_interval": (0.0, 1.0),
     "reference_noise": True,
     "context_shift": True,
     "motion_modules": True,
@@ -114,6 +115,13 @@ def make_parser():
     add("--size", type=size, help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
     add("--steps", type=number(int, 1, 1000), help="denoising steps (default: 25)")
     add("--guidance", type=number(float, 0, 100), help="guidance scale, 1 for none (default: 3.5)")
+    add(
+        "--guidance-interval",
+        type=number(float, 0, 1),
+        nargs=2,
+        metavar=("START", "END"),
+        help="shares of the steps between which there is guidance (default: 0 1)",
+    )
     add("--reference-noise", action=flag, help="start from the noised reference picture (default: yes)")
     add("--context-shift", action=flag, help="shift the windows of long clips at each step (default: yes)")
     add(
@@ -169,6 +177,8 @@ def check_arguments(args):
         for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
+        if args.guidance_interval[0] >= args.guidance_interval[1]:
+            raise ValueError("--guidance-interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix != ".json":
@@ -515,6 +525,7 @@ def generate(pipe, reference, condition, args, seed):
         conditioning_frames=condition,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance,
+        guidance_interval=args.guidance_interval,
         reference_noise=args.reference_noise,
         context_shift=args.context_shift,
         generator=torch.Generator("cpu").manual_seed(seed),

@@ -66,6 +66,10 @@ BAD_CALLS = [
     ("controlnet_conditioning_scale", {"controlnet_conditioning_scale": None}),
     ("control_guidance_start", {"control_guidance_start": 0.9, "control_guidance_end": 0.1}),
     ("control_guidance_end", {"control_guidance_end": 1.5}),
+    ("guidance_interval", {"guidance_interval": 0.5}),
+    ("guidance_interval", {"guidance_interval": (0.5, 0.5)}),
+    ("guidance_interval", {"guidance_interval": (0.0, "1")}),
+    ("context_batch_size", {"context_batch_size": 0}),
     ("control_guidance_start", {"control_guidance_start": -0.5}),
     # the rest
     ("generator", {"generator": 42}),

@@ -201,10 +201,39 @@ def test_animation_cfg(pipe, condition, picture):
     assert (conditional - unconditional).abs().max() > 1e-2
     for scale in (1.0, 3.5):
         predicted = pipe._predict_noise(
-            sample, torch.tensor(500), context, condition, reference, scale, 1.0, (None, None), None
+            sample, torch.tensor(500), context, condition, reference, scale, False, 1.0, (None, None), None
         )
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_guidance_in_one_call_is_guidance_in_two(pipe, animate, adapter):
+    extra = {}
+    if adapter:
+        add_ip_adapter(pipe)
+        extra["ip_adapter_image"] = PIL.Image.new("RGB", (48, 64), "red")
+    batches = []
+    pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    separate = animate(pipe, guidance_scale=2.0, **extra)
+    assert batches == [1, 1, 1, 1]
+    batches.clear()
+    together = animate(pipe, guidance_scale=2.0, batch_guidance=True, **extra)
+    assert batches == [2, 2]
+    assert torch.allclose(together, separate, atol=1e-5)
+
+
+def test_guidance_interval(pipe, animate):
+    batches = []
+    pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "batch_guidance": True}
+    inside = animate(pipe, guidance_interval=(0.25, 0.75), **arguments)
+    assert batches == [1, 2, 2, 1]
+    assert not torch.allclose(inside, animate(pipe, **arguments), atol=1e-4)
+    assert torch.equal(
+        animate(pipe, guidance_interval=(0.1, 0.2), **arguments),
+        animate(pipe, num_inference_steps=4, guidance_scale=1.0),
+    )
 
 
 def test_no_unconditional_branch_at_guidance_of_one(pipe, animate):
@@ -283,7 +312,16 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
             for window in plans[-1]:
                 frames = list(window)
                 noise = pipe._predict_noise(
-                    latents[:, :, frames], t, context, condition[frames], reference, 1.0, 1.0, (None, None), None
+                    latents[:, :, frames],
+                    t,
+                    context,
+                    condition[frames],
+                    reference,
+                    1.0,
+                    False,
+                    1.0,
+                    (None, None),
+                    None,
                 )
                 for i, frame in enumerate(frames):
                     predictions[frame].append(noise[:, :, i])
@@ -291,6 +329,32 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
             latents = pipe.scheduler.step(mean, t, latents).prev_sample
     assert torch.allclose(got, latents, atol=1e-5)
     assert (plans[0] != plans[1]) == shift
+
+
+@pytest.mark.parametrize("batch_guidance", [False, True])
+def test_windows_at_a_time_change_nothing(pipe, picture, condition, batch_guidance):
+    """Two clips of 4 or 5 windows, 3 at a time, so that the last batch is smaller than the others."""
+    conditions = torch.rand(2, 10, 6, 64, 48, generator=seeded(2))
+    batches = []
+    pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    one, three = (
+        pipe(
+            picture,
+            conditions,
+            num_inference_steps=2,
+            guidance_scale=2.0,
+            batch_guidance=batch_guidance,
+            context_frames=4,
+            context_overlap=2,
+            context_batch_size=size,
+            generator=[seeded(0), seeded(1)],
+            output_type="pt",
+        ).frames
+        for size in (1, 3)
+    )
+    branches = 2 if batch_guidance else 1
+    assert {2 * branches, 6 * branches} < set(batches)
+    assert torch.allclose(one, three, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3])
@@ -310,7 +374,7 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
         )
         for t in pipe.scheduler.timesteps:
-            noise = pipe._predict_noise(latents, t, context, condition, reference, 1.0, 1.0, (None, None), None)
+            noise = pipe._predict_noise(latents, t, context, condition, reference, 1.0, False, 1.0, (None, None), None)
             latents = pipe.scheduler.step(noise, t, latents).prev_sample
     for result in results:
         assert torch.equal(result, latents)

@@ -4,7 +4,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
-from .models.controlnet import ClipEmbeddings, ConditioningWindow, HIAControlNetModel
+from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
@@ -322,11 +322,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
         guidance_scale: float = 3.5,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         controlnet_conditioning_scale: float = 1.0,
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
         context_frames: int = 16,
         context_overlap: int = 4,
+        context_batch_size: int = 1,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -362,6 +364,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         _check_counts(
             num_inference_steps=num_inference_steps,
             context_frames=context_frames,
+            context_batch_size=context_batch_size,
             num_videos_per_prompt=num_videos_per_prompt,
             decode_chunk_size=decode_chunk_size,
         )
@@ -387,6 +390,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 "`control_guidance_start` and `control_guidance_end` must satisfy 0 <= start < end <= 1, got"
                 f" {control_guidance_start} and {control_guidance_end}."
             )
+        if not isinstance(guidance_interval, (tuple, list)) or len(guidance_interval) != 2:
+            raise ValueError(f"`guidance_interval` must be a pair (start, end), got {guidance_interval!r}.")
+        start, end = guidance_interval
+        _check_finite(guidance_interval=start)
+        _check_finite(guidance_interval=end)
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"`guidance_interval` must satisfy 0 <= start < end <= 1, got {start} and {end}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
@@ -629,12 +639,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         conditioning_frames: ConditioningClips,
         reference_features: Callable[[torch.Tensor], ReferenceFeatures],
         guidance_scale: float = 3.5,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        batch_guidance: bool = False,
         controlnet_conditioning_scale: float = 1.0,
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
         context_frames: int = 16,
         context_overlap: int = 4,
         context_shift: bool = True,
+        context_batch_size: int = 1,
         added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
         cross_attention_kwargs: dict[str, Any] | None = None,
         extra_step_kwargs: Mapping[str, Any] | None = None,
@@ -674,17 +687,24 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         )
 
         def predict(
-            sample: torch.Tensor, t: torch.Tensor, window: range, reference: Any, scale: float
+            sample: torch.Tensor,
+            t: torch.Tensor,
+            windows: Sequence[range],
+            reference: Any,
+            guidance: float,
+            scale: float,
         ) -> torch.Tensor:
+            times = len(windows)
             return self._predict_noise(
-                sample[:, :, window.start : window.stop],
+                torch.cat([sample[:, :, window.start : window.stop] for window in windows]),
                 t,
-                context,
-                conditioning.window(window, latents.device),
+                (context[0].repeat(times, 1, 1), context[1].repeat(times, 1, 1)),
+                conditioning.windows(windows, latents.device),
                 reference,
-                guidance_scale,
+                guidance,
+                batch_guidance,
                 scale,
-                added_cond_kwargs,
+                (_repeat_embeds(added_cond_kwargs[0], times), _repeat_embeds(added_cond_kwargs[1], times)),
                 cross_attention_kwargs,
             )
 
@@ -696,18 +716,24 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                     continue
                 controlled = i / num_steps >= control_guidance_start and (i + 1) / num_steps <= control_guidance_end
                 scale = controlnet_conditioning_scale if controlled else 0.0
+                guided = i / num_steps >= guidance_interval[0] and (i + 1) / num_steps <= guidance_interval[1]
+                guidance = guidance_scale if guided else 1.0
                 reference = reference_features(t)
                 sample = self.scheduler.scale_model_input(latents, t)
 
                 windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
                 if len(windows) == 1 and self._window_group is None:
-                    noise_pred = predict(sample, t, windows[0], reference, scale)
+                    noise_pred = predict(sample, t, windows, reference, guidance, scale)
                 else:
                     weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
                     noise_pred = torch.zeros_like(latents)
-                    for window in windows if self._window_group is None else self._window_group.share(windows):
-                        frames = slice(window.start, window.stop)
-                        noise_pred[:, :, frames] += weights[frames] * predict(sample, t, window, reference, scale)
+                    shared = windows if self._window_group is None else self._window_group.share(windows)
+                    for first in range(0, len(shared), context_batch_size):
+                        batch = shared[first : first + context_batch_size]
+                        predicted = predict(sample, t, batch, reference, guidance, scale).chunk(len(batch))
+                        for window, prediction in zip(batch, predicted, strict=True):
+                            frames = slice(window.start, window.stop)
+                            noise_pred[:, :, frames] += weights[frames] * prediction
                     if self._window_group is not None:
                         self._window_group.sum_(noise_pred)
                 latents = self._step(noise_pred, t, latents, extra_step_kwargs or {})
@@ -737,16 +763,17 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         sample: torch.Tensor,
         timestep: torch.Tensor,
         context: tuple[torch.Tensor, torch.Tensor],
-        conditioning: torch.Tensor | ConditioningWindow,
+        conditioning: torch.Tensor | ConditioningWindows,
         reference: ReferenceFeatures,
         guidance_scale: float,
+        batch_guidance: bool,
         controlnet_conditioning_scale: float,
         added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
         cross_attention_kwargs: dict[str, Any] | None,
     ) -> torch.Tensor:
-        """Animation-CFG (paper Eq. 4, with its sign set right) on one window of frames."""
+        """Animation-CFG (paper Eq. 4, with its sign set right) on a batch of windows of frames."""
         num_frames = sample.shape[2]
-        residuals: dict[str, Any] = {}
+        residuals: list[torch.Tensor] = []
         if controlnet_conditioning_scale != 0:
             down_residuals, mid_residual = self.controlnet(
                 sample.transpose(1, 2).flatten(0, 1).to(self.controlnet.dtype),
@@ -756,27 +783,42 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 conditioning_scale=controlnet_conditioning_scale,
                 return_dict=False,
             )
-            residuals = {
-                "down_block_additional_residuals": tuple(residual.to(sample.dtype) for residual in down_residuals),
-                "mid_block_additional_residual": mid_residual.to(sample.dtype),
-            }
+            residuals = [residual.to(sample.dtype) for residual in (*down_residuals, mid_residual)]
 
-        def unet(branch: int, **conditions: Any) -> torch.Tensor:
+        def unet(
+            sample: torch.Tensor,
+            context: torch.Tensor,
+            added_cond_kwargs: Mapping[str, Any] | None,
+            reference: ReferenceFeatures | None = None,
+            residuals: Sequence[torch.Tensor] = (),
+        ) -> torch.Tensor:
             return self.unet(
                 sample,
                 timestep,
-                encoder_hidden_states=context[branch],
-                added_cond_kwargs=added_cond_kwargs[branch],
+                encoder_hidden_states=context,
+                added_cond_kwargs=added_cond_kwargs,
                 cross_attention_kwargs=cross_attention_kwargs,
+                down_block_additional_residuals=tuple(residuals[:-1]) if residuals else None,
+                mid_block_additional_residual=residuals[-1] if residuals else None,
+                reference_features=reference,
                 return_dict=False,
-                **conditions,
             )[0]
 
-        conditional = unet(0, reference_features=reference, **residuals)
-        if guidance_scale <= 1:
-            return conditional
-        # Both control modules are off: no reference, no ControlNet.
-        unconditional = unet(1)
+        # In the unconditional branch both control modules are off: no reference, no ControlNet.
+        if guidance_scale > 1 and batch_guidance:
+            predicted = unet(
+                sample.repeat(2, 1, 1, 1, 1),
+                torch.cat(context),
+                _joined_embeds(*added_cond_kwargs),
+                reference.batch(2 * len(sample), unconditional=True),
+                [torch.cat([residual, torch.zeros_like(residual)]) for residual in residuals],
+            )
+            conditional, unconditional = predicted.chunk(2)
+        else:
+            conditional = unet(sample, context[0], added_cond_kwargs[0], reference.batch(len(sample)), residuals)
+            if guidance_scale <= 1:
+                return conditional
+            unconditional = unet(sample, context[1], added_cond_kwargs[1])
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:
@@ -877,6 +919,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
         guidance_scale: float = 3.5,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        batch_guidance: bool = False,
         controlnet_conditioning_scale: float = 1.0,
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
@@ -884,6 +928,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context_frames: int = 16,
         context_overlap: int = 4,
         context_shift: bool = True,
+        context_batch_size: int = 1,
         num_videos_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -923,6 +968,12 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             guidance_scale (`float`, *optional*, defaults to 3.5):
                 The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
                 branch with neither reference nor ControlNet. At most 1 runs no unconditional branch.
+            guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+                Shares of the steps between which there is guidance (arXiv 2404.07724); the others run no unconditional
+                branch.
+            batch_guidance (`bool`, *optional*, defaults to `False`):
+                Whether both branches are one call of the UNet. It takes more memory, and more operations, as the
+                unconditional half carries the reference's tokens masked; quicker only where calls are what takes time.
             controlnet_conditioning_scale (`float`, *optional*, defaults to 1.0):
                 Factor on the ControlNet's residuals.
             control_guidance_start (`float`, *optional*, defaults to 0.0):
@@ -938,6 +989,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             context_shift (`bool`, *optional*, defaults to `True`):
                 Prompt travelling (Sec. 3.4): shift the windows by a random offset at each step. The offsets come from
                 a fixed seed of their own.
+            context_batch_size (`int`, *optional*, defaults to 1):
+                Windows that are denoised at a time. More take more memory.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
                 Videos per picture and motion.
             eta (`float`, *optional*, defaults to 0.0):
@@ -987,11 +1040,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             timesteps=timesteps,
             sigmas=sigmas,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
             control_guidance_start=control_guidance_start,
             control_guidance_end=control_guidance_end,
             context_frames=context_frames,
             context_overlap=context_overlap,
+            context_batch_size=context_batch_size,
             num_videos_per_prompt=num_videos_per_prompt,
             generator=generator,
             latents=latents,
@@ -1048,12 +1103,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             clips,
             reference_at if self.config.reference_timestep == "current" else lambda timestep: once,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            batch_guidance=batch_guidance,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
             control_guidance_start=control_guidance_start,
             control_guidance_end=control_guidance_end,
             context_frames=context_frames,
             context_overlap=context_overlap,
             context_shift=context_shift,
+            context_batch_size=context_batch_size,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=cross_attention_kwargs,
             extra_step_kwargs=extra_step_kwargs,
@@ -1097,6 +1155,23 @@ def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
     if len(entries) == batch_size:
         return entries
     return entries.repeat_interleave(batch_size // len(entries), dim=0)
+
+
+def _repeat_embeds(added_cond_kwargs: Mapping[str, Any] | None, times: int) -> Mapping[str, Any] | None:
+    """The embeddings of IP-Adapters for a batch in which the clips come so many times, one after the other."""
+    if added_cond_kwargs is None or times == 1:
+        return added_cond_kwargs
+    embeds = added_cond_kwargs["image_embeds"]
+    return {"image_embeds": [entries.repeat(times, *[1] * (entries.ndim - 1)) for entries in embeds]}
+
+
+def _joined_embeds(
+    conditional: Mapping[str, Any] | None, unconditional: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    if conditional is None or unconditional is None:
+        return None
+    pairs = zip(conditional["image_embeds"], unconditional["image_embeds"], strict=True)
+    return {"image_embeds": [torch.cat(pair) for pair in pairs]}
 
 
 def _in_unit_range(values: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ControlNet of HIA: six channels of pose and hand blur (paper Sec. 3.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,15 @@ class ClipEmbeddings:
         self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
         self._known: set[int] = set()
 
-    def window(self, frames: range, device: torch.device) -> "ConditioningWindow":
-        """Frames whose embeddings will be wanted on `device`."""
-        return ConditioningWindow(self, frames, device)
+    def windows(self, windows: Sequence[range], device: torch.device) -> "ConditioningWindows":
+        """Windows of frames whose embeddings will be wanted on `device`, one after the other as a batch."""
+        return ConditioningWindows(self, windows, device)
 
-    def get(self, frames: range, device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Embeddings `(B * frames, C, h, w)`; `embed` makes those that are not known yet."""
-        unknown = [frame for frame in frames if frame not in self._known]
+    def get(
+        self, windows: Sequence[range], device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Embeddings `(windows * B * frames, C, h, w)`; `embed` makes those that are not known yet."""
+        unknown = sorted({frame for window in windows for frame in window} - self._known)
         if unknown:
             made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
             if self._kept is None:
@@ -52,24 +54,25 @@ class ClipEmbeddings:
             self._kept[:, unknown] = made.to(self.device)
             self._known.update(unknown)
         assert self._kept is not None
-        return self._kept[:, frames.start : frames.stop].flatten(0, 1).to(device)
+        kept = [self._kept[:, window.start : window.stop].flatten(0, 1) for window in windows]
+        return torch.cat(kept).to(device)
 
 
 @dataclass(frozen=True)
-class ConditioningWindow:
+class ConditioningWindows:
     """What the ControlNet takes as `controlnet_cond` in place of frames."""
 
     embeddings: ClipEmbeddings
-    frames: range
+    windows: Sequence[range]
     device: torch.device
 
 
 class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
-    """The embedding of conditioning frames, which a [`ConditioningWindow`] keeps."""
+    """The embedding of conditioning frames, which [`ConditioningWindows`] keep."""
 
-    def forward(self, conditioning: torch.Tensor | ConditioningWindow) -> torch.Tensor:
-        if isinstance(conditioning, ConditioningWindow):
-            return conditioning.embeddings.get(conditioning.frames, conditioning.device, super().forward)
+    def forward(self, conditioning: torch.Tensor | ConditioningWindows) -> torch.Tensor:
+        if isinstance(conditioning, ConditioningWindows):
+            return conditioning.embeddings.get(conditioning.windows, conditioning.device, super().forward)
         return super().forward(conditioning)
 
 

@@ -46,6 +46,26 @@ class ReferenceFeatures:
         self.features = dict(features)
         self.dropped = dropped
         self._key_values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._batches: dict[tuple[int, bool], ReferenceFeatures] = {}
+
+    def batch(self, size: int, unconditional: bool = False) -> "ReferenceFeatures":
+        """Features for a batch in which the clips come several times, one after the other, kept as long as these are.
+
+        Args:
+            size (`int`):
+                Of the batch, a multiple of the clips.
+            unconditional (`bool`, *optional*, defaults to `False`):
+                Whether the second half of the batch sees no reference.
+        """
+        clips = len(next(iter(self.features.values())))
+        if size == clips:
+            return self
+        if (size, unconditional) not in self._batches:
+            features = {name: values.repeat(size // clips, 1, 1) for name, values in self.features.items()}
+            device = next(iter(features.values())).device
+            dropped = torch.arange(size, device=device) >= size // 2 if unconditional else None
+            self._batches[size, unconditional] = ReferenceFeatures(features, dropped)
+        return self._batches[size, unconditional]
 
     def key_value(self, name: str, attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of the block `name`, each `(B, tokens, C)`, by that block's own projections."""

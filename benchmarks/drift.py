@@ -1,0 +1,116 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether long clips drift away from the person, and whether their windows over time show.
+
+python benchmarks/drift.py [--model ID_OR_PATH] [--frames 256] [--clips 4] [--steps 10] [--guidance 1]
+    [--dtype bfloat16] [--device cpu]
+
+Clips of ProcDance-v1, made longer, with prompt travelling, without it, and without layers over time, where nothing can
+drift. Drift is the mean L1 of the last quarter over that of the first, in the face, for the identity, and outside of
+the box of the person, for the background. The quarters hold other motion, so it is told as a share of what the clip
+without layers over time has: 1 is no drift. Seams are how much frames change beside the truth where, without prompt
+travelling, a window begins or the one before it has ended, over how much they do elsewhere: 1 is no seam.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+
+import hia_diffusers
+from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers.data.synthetic import proc_dance_v1
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from evaluate_hia import leave_out_motion_modules  # noqa: E402
+
+
+HEIGHT, WIDTH = 160, 96
+CONTEXT_FRAMES, CONTEXT_OVERLAP = 16, 4
+MARGIN = 8  # pixels around the box of the keypoints
+WAYS = ("with prompt travelling", "without prompt travelling", "without layers over time")
+
+
+def outside_of_person(keypoints):
+    """`(F, H, W)`: the pixels that the box of each frame's keypoints leaves free."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    free = []
+    for xy, score in zip(keypoints.xy, keypoints.score, strict=True):
+        (left, top), (right, bottom) = xy[score > 0].min(axis=0) - MARGIN, xy[score > 0].max(axis=0) + MARGIN
+        free.append((columns < left) | (columns > right) | (rows < top) | (rows > bottom))
+    return np.stack(free)
+
+
+def drift(errors, mask):
+    quarter = len(errors) // 4
+    first, last = (errors[part][mask[part]].mean() for part in (slice(quarter), slice(-quarter, None)))
+    return last / first
+
+
+def seams(frames, truth):
+    stride = CONTEXT_FRAMES - CONTEXT_OVERLAP
+    starts = np.arange(stride, len(frames) - CONTEXT_FRAMES, stride)
+    at_seam = np.zeros(len(frames), dtype=bool)
+    at_seam[starts] = at_seam[starts + CONTEXT_OVERLAP] = True
+    changes = np.abs(np.diff(frames, axis=0) - np.diff(truth, axis=0)).mean(axis=(1, 2, 3))
+    return changes[at_seam[1:]].mean() / changes[~at_seam[1:]].mean()
+
+
+def make_clip(pipe, clip, truth, way, args, seed):
+    reference = clip.target.render([clip.reference_frame], HEIGHT, WIDTH, clip.fps).frames[0]
+    return pipe(
+        reference / np.float32(255),
+        MotionBlurConditioner.for_size(HEIGHT, WIDTH)(truth.keypoints, truth.frames),
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        context_frames=CONTEXT_FRAMES,
+        context_overlap=CONTEXT_OVERLAP,
+        context_shift=way == WAYS[0],
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    ).frames[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    parser.add_argument("--frames", type=int, default=256, help="of each clip (default: 256)")
+    parser.add_argument("--clips", type=int, default=4, help="(default: 4)")
+    parser.add_argument("--steps", type=int, default=10, help="denoising steps (default: 10)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale (default: 1)")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()
+    found = {way: [] for way in WAYS}
+    pipe = HIAPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    clips = proc_dance_v1()[: args.clips]
+    truths = [clip.target.render(range(args.frames), HEIGHT, WIDTH, clip.fps) for clip in clips]
+    for way in WAYS:
+        if way == WAYS[-1]:
+            leave_out_motion_modules(pipe.unet)
+        for index, (clip, truth) in enumerate(zip(clips, truths, strict=True)):
+            pictures = truth.frames / np.float32(255)
+            frames = make_clip(pipe, clip, truth, way, args, seed=index)
+            errors = np.abs(frames - pictures).mean(axis=-1)
+            outside = outside_of_person(truth.keypoints)
+            found[way].append((drift(errors, truth.face_mask), drift(errors, outside), seams(frames, pictures)))
+    print(f"{args.clips} clips of {args.frames} frames, {args.steps} steps, guidance {args.guidance}, {args.dtype}")
+    print("| | drift of the face | drift of the background | seams |")
+    print("| --- | --- | --- | --- |")
+    still = np.array(found[WAYS[-1]])
+    for way in WAYS:
+        values = np.array(found[way])
+        values[:, :2] /= still[:, :2]
+        means, spreads = values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5
+        print(f"| {way} | {' | '.join(f'{m:.3f} ± {s:.3f}' for m, s in zip(means, spreads, strict=True))} |")
+
+
+if __name__ == "__main__":
+    main()

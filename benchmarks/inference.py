@@ -1,0 +1,379 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a clip is made, beside the peers' way with the same weights and beside diffusers' own AnimateDiff.
+
+python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160] [--frames 16] [--steps 25]
+    [--guidance 3.5] [--dtype float32] [--device cpu] [--repeats 5] [--compile]
+
+- `hia`: this package's pipeline.
+- `hia, one call`: likewise with `batch_guidance`.
+- `naive`: the same weights in the way of MagicAnimate and AnimateAnyone: the reference is encoded at every step, its K
+  and V are projected at every step and for every frame, the condition is embedded at every step, cross-attention to
+  the one token of the context is computed, the unconditional branch runs with ControlNet and reference shapes, and the
+  VAE decodes frame by frame. The frames are the same.
+- `animatediff`: diffusers' `AnimateDiffControlNetPipeline` with networks of the same size. It knows no reference.
+
+Each makes a clip to warm up and is then timed `--repeats` times, in turns; seconds are medians, and ratios are those
+of medians of the same run. The most memory that each way takes is measured in a process of its own: of the device, or
+on a CPU (of Linux) of the process, beyond what it has before the first clip. Then come the parts of `hia`, and the
+operations per second that it reaches as a share of those of a large matrix product in the same run.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import re
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from unittest import mock
+
+import diffusers
+import torch
+from diffusers import (
+    AnimateDiffControlNetPipeline,
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from diffusers.models.attention_processor import Attention
+from flops import Networks, measured_rates, parts_of_clip
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from hia_diffusers import (
+    HIA_TINY,
+    HIAAppearanceEncoder,
+    HIAControlNetModel,
+    HIAPipeline,
+    HIAUNetMotionModel,
+    ShiftedSNRScheduler,
+)
+from hia_diffusers.models.autoencoder import decode_latents
+from hia_diffusers.models.context_attention import ContextAttention
+from hia_diffusers.models.reference_attention import ReferenceFeatures
+
+
+# Channels of the UNet and of the VAE, and of the context.
+WIDTHS = {
+    "middle": ((128, 256, 512, 512), (64, 128, 256, 256), 256),
+    "sd15": ((320, 640, 1280, 1280), (128, 256, 512, 512), 768),
+}
+
+
+# 1. Networks
+
+
+def make_pipeline(args):
+    dtype = getattr(torch, args.dtype)
+    if args.networks == "hia-tiny":
+        pipe = HIAPipeline.from_pretrained(HIA_TINY, dtype=dtype)
+    else:
+        torch.manual_seed(0)
+        unet_channels, vae_channels, context_channels = WIDTHS[args.networks]
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=unet_channels,
+            layers_per_block=2,
+            cross_attention_dim=context_channels,
+            attention_head_dim=8,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=vae_channels,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=context_channels))
+        pipe = HIAPipeline(
+            vae=vae,
+            image_encoder=image_encoder,
+            unet=HIAUNetMotionModel.from_unet2d(unet),
+            appearance_encoder=HIAAppearanceEncoder.from_unet(unet),
+            controlnet=HIAControlNetModel.from_unet(unet),
+            scheduler=ShiftedSNRScheduler(),
+            feature_extractor=CLIPImageProcessor(),
+        ).to(dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(args.device)
+
+
+def make_animatediff(pipe):
+    """Networks of the same sizes as those of `pipe`. The VAE serves for its factor only: `pipe` decodes."""
+    with torch.device(pipe.device):
+        pipeline = AnimateDiffControlNetPipeline(
+            vae=AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(8,) * 4,
+                latent_channels=pipe.unet.config.in_channels,
+                norm_num_groups=8,
+            ),
+            text_encoder=None,
+            tokenizer=None,
+            unet=UNetMotionModel.from_config(pipe.unet.config),
+            motion_adapter=None,
+            controlnet=ControlNetModel.from_config({**pipe.controlnet.config, "conditioning_channels": 3}),
+            scheduler=DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"),
+        ).to(pipe.device, pipe.unet.dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# 2. The three ways
+
+
+class FeaturesPerFrame(ReferenceFeatures):
+    """K and V are projected at every call, and for every frame."""
+
+    def __init__(self, features, num_frames, dropped):
+        super().__init__(features, dropped)
+        self.num_frames = num_frames
+
+    def key_value(self, name, attention):
+        features = self.features[name].repeat_interleave(self.num_frames, dim=0)
+        return tuple(
+            projection(features).unflatten(0, (-1, self.num_frames))[:, 0]
+            for projection in (attention.to_k, attention.to_v)
+        )
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def run_hia(pipe, picture, condition, args, **options):
+    return pipe(
+        picture,
+        condition,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        generator=seeded(),
+        output_type="pt",
+        **options,
+    ).frames
+
+
+@torch.no_grad()
+@mock.patch.object(ContextAttention, "forward", Attention.forward)
+def run_naive(pipe, picture, condition, args):
+    num_frames, (height, width) = len(condition), condition.shape[-2:]
+    guided = args.guidance > 1
+    branches = 2 if guided else 1
+    pipe.scheduler.set_timesteps(args.steps, device=pipe.device)
+    conditional, unconditional = pipe.encode_image(picture)
+    context = torch.cat([unconditional, conditional]) if guided else conditional
+    frames = condition.to(pipe.device, pipe.controlnet.dtype).repeat(branches, 1, 1, 1)
+    reference_latents = pipe.encode_reference_latents(picture, height, width)
+    shape = (1, pipe.unet.config.in_channels, num_frames, *reference_latents.shape[-2:])
+    latents = pipe.prepare_latents(shape, reference_latents, pipe.scheduler.timesteps[0], generator=seeded())
+    dropped = torch.tensor([True, False][2 - branches :], device=pipe.device)
+    kept = ~dropped.repeat_interleave(num_frames)[:, None, None, None]
+    for t in pipe.scheduler.timesteps:
+        features = pipe.encode_reference(reference_latents.repeat(branches, 1, 1, 1), context, 0).features
+        sample = latents.repeat(branches, 1, 1, 1, 1)
+        down, mid = pipe.controlnet(
+            sample.transpose(1, 2).flatten(0, 1),
+            t,
+            encoder_hidden_states=context.repeat_interleave(num_frames, dim=0),
+            controlnet_cond=frames,
+            return_dict=False,
+        )
+        predicted = pipe.unet(
+            sample,
+            t,
+            context,
+            down_block_additional_residuals=tuple(residual * kept for residual in down),
+            mid_block_additional_residual=mid * kept,
+            reference_features=FeaturesPerFrame(features, num_frames, dropped if guided else None),
+            return_dict=False,
+        )[0]
+        if guided:
+            without, with_conditions = predicted.chunk(2)
+            predicted = without + args.guidance * (with_conditions - without)
+        latents = pipe.scheduler.step(predicted, t, latents).prev_sample
+    decoded = torch.cat([decode_latents(pipe.vae, frame[None]).cpu() for frame in latents[0].transpose(0, 1)])
+    return (decoded / 2 + 0.5).clamp(0, 1)[None]
+
+
+def run_animatediff(pipe, animatediff, condition, args):
+    context = torch.zeros(1, 1, pipe.unet.config.cross_attention_dim, device=pipe.device, dtype=pipe.unet.dtype)
+    latents = animatediff(
+        prompt_embeds=context,
+        negative_prompt_embeds=context,
+        conditioning_frames=[*condition[:, :3]],
+        num_frames=len(condition),
+        height=condition.shape[-2],
+        width=condition.shape[-1],
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        generator=seeded(),
+        output_type="latent",
+    ).frames
+    return pipe.decode_latents(latents)
+
+
+# 3. Measurements
+
+
+def synchronize(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(call, device):
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def inputs(args):
+    width, height = map(int, args.size.split("x"))
+    picture = torch.rand(3, height, width, generator=seeded())
+    return picture, torch.rand(args.frames, 6, height, width, generator=seeded())
+
+
+def ways(pipe, args):
+    picture, condition = inputs(args)
+    animatediff = make_animatediff(pipe)
+    return {
+        "hia": lambda: run_hia(pipe, picture, condition, args),
+        "hia, one call": lambda: run_hia(pipe, picture, condition, args, batch_guidance=True),
+        "naive": lambda: run_naive(pipe, picture, condition, args),
+        "animatediff": lambda: run_animatediff(pipe, animatediff, condition, args),
+    }
+
+
+def seconds_of_parts(pipe, call, device):
+    """Seconds in each network during one call."""
+    seconds, starts, hooks = defaultdict(float), {}, []
+
+    def before(name):
+        def hook(*_):
+            synchronize(device)
+            starts[name] = time.perf_counter()
+
+        return hook
+
+    def after(name):
+        def hook(*_):
+            synchronize(device)
+            seconds[name] += time.perf_counter() - starts[name]
+
+        return hook
+
+    modules = {
+        "appearance encoder": [pipe.appearance_encoder],
+        "ControlNet": [pipe.controlnet],
+        "UNet": [pipe.unet],
+        "UNet, motion modules": [
+            module for name, module in pipe.unet.named_modules() if name.split(".")[-2:-1] == ["motion_modules"]
+        ],
+        "VAE, decoding": [pipe.vae.decoder],
+    }
+    for name, parts in modules.items():
+        for part in parts:
+            hooks += [part.register_forward_pre_hook(before(name)), part.register_forward_hook(after(name))]
+    try:
+        seconds["all"] = seconds_of(call, device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seconds
+
+
+def most_memory(way, args, connection):
+    """In bytes, in a process of its own: what a clip takes beyond the networks."""
+    prepare(args)
+    call = ways(make_pipeline(args), args)[way]
+    if torch.device(args.device).type == "cuda":
+        before = torch.cuda.memory_allocated()
+        call()
+        connection.send(torch.cuda.max_memory_allocated() - before)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = peak_of_process()
+        call()
+        connection.send(peak_of_process() - before)
+
+
+def peak_of_process():
+    """In bytes."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def memory_of(way, args):
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=most_memory, args=(way, args, sending))
+    process.start()
+    sending.close()
+    taken = receiving.recv()
+    process.join()
+    return taken
+
+
+def prepare(args):
+    diffusers.utils.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(args.threads)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", choices=["hia-tiny", *WIDTHS], default="hia-tiny", help="(default: hia-tiny)")
+    parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the frames (default: 96x160)")
+    parser.add_argument("--frames", type=int, default=16, help="of the clip, one window (default: 16)")
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance", type=float, default=3.5, help="guidance scale (default: 3.5)")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: all cores)")
+    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="`compile_repeated_blocks` of all networks of `hia`")
+    args = parser.parse_args()
+    prepare(args)
+    pipe = make_pipeline(args)
+    calls = ways(pipe, args)
+    difference = (calls["hia"]().float() - calls["naive"]().float()).abs().max()
+    if args.compile:
+        for network in (pipe.unet, pipe.controlnet, pipe.appearance_encoder):
+            network.compile_repeated_blocks(fullgraph=True)
+    for call in calls.values():
+        call()
+    seconds = {name: [] for name in calls}
+    for _ in range(args.repeats):
+        for name, call in calls.items():
+            seconds[name].append(seconds_of(call, args.device))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+
+    print(f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance}")
+    print(f"{args.dtype}, {args.device}, {args.threads} threads, torch {torch.__version__}")
+    print(f"frames of hia and of naive differ by at most {difference:.2g} of 1")
+    print("| way | seconds a clip | spread | seconds a frame | times naive's speed | memory of a clip, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, median in medians.items():
+        spread = (max(seconds[name]) - min(seconds[name])) / median
+        print(
+            f"| {name} | {median:.3f} | {spread:.0%} | {median / args.frames:.4f} | {medians['naive'] / median:.2f} | "
+            f"{memory_of(name, args) / 1e6:.0f} |"
+        )
+    parts = seconds_of_parts(pipe, calls["hia"], args.device)
+    for name, spent in parts.items():
+        print(f"{name:24}{spent:9.3f} s {spent / parts['all']:7.1%}")
+    counted = parts_of_clip(Networks.of_pipeline(pipe), args)
+    operations = sum(part.operations * part.calls for part in counted)
+    rate, _ = measured_rates(pipe.unet.dtype, args.device)
+    print(
+        f"{operations / medians['hia'] / 1e12:.3g} TFLOP/s of {rate / 1e12:.3g} of a matrix product: "
+        f"{operations / medians['hia'] / rate:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step spends its time on, stage by stage, beside how fast the data come.
+
+python benchmarks/training.py [--model ID_OR_PATH] [--size 96x160] [--batch-size 1] [--repeats 5] [--threads 1]
+
+The losses, data and optimizer are those of examples/train_hia.py, with procedural people and bfloat16. `data` is one
+process that draws samples, and `encoding` what the frozen networks make of them: both are done once for each sample
+where `--cache_latents` keeps it, which the regional stage, whose losses look at pictures, still has to load. Seconds
+are medians; the first of all steps is not counted.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import diffusers
+import torch
+from accelerate import Accelerator
+
+import hia_diffusers
+
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import train_hia  # noqa: E402
+
+from hia_diffusers.training.components import load_components  # noqa: E402
+from hia_diffusers.training.denoiser import ConditionalDenoiser  # noqa: E402
+from hia_diffusers.training.stages import STAGES, train_only  # noqa: E402
+
+
+FRAMES = {"spatial": 4, "regional": 4}  # of a sample, as hia-tiny has them; the temporal stages have their own
+
+
+class Stopwatch:
+    """Seconds of each part, one number for each repetition."""
+
+    def __init__(self, device):
+        self.device, self.seconds = device, {}
+
+    def __call__(self, part, function):
+        self._synchronize()
+        start = time.perf_counter()
+        result = function()
+        self._synchronize()
+        self.seconds.setdefault(part, []).append(time.perf_counter() - start)
+        return result
+
+    def _synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def medians(self):
+        return {part: statistics.median(values[1:]) for part, values in self.seconds.items()}
+
+
+def seconds_of_stage(stage, args, accelerator):
+    options = ["--stage", stage, "--pretrained_model_name_or_path", args.model, "--procedural_clips", "1000"]
+    options += ["--sizes", args.size, "--mixed_precision", "bf16", "--train_batch_size", str(args.batch_size)]
+    options += ["--output_dir", str(Path(tempfile.gettempdir()) / "none")]
+    if stage in FRAMES:
+        options += ["--num_frames", str(FRAMES[stage]), "--frame_stride", "4", "16"]
+    options = train_hia.parse_args(options)
+    dataset = train_hia.build_dataset(options)
+    pipeline = load_components(pretrained_model_name_or_path=args.model).pipeline
+    model = ConditionalDenoiser(
+        pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet, pipeline.config.reference_timestep
+    )
+    parameters = train_only(model, train_hia.trained_parts(options))
+    train_hia.freeze_in_half_precision(pipeline, model, accelerator)
+    optimizer = train_hia.build_optimizer(options, parameters, 1)
+    losses = train_hia.HIALosses(options, accelerator, model, pipeline, None)
+    options.cache_latents = "none"  # so that the losses take what is encoded already
+    watch = Stopwatch(accelerator.device)
+    for step in range(args.repeats + 1):
+        indices = range(step * args.batch_size, (step + 1) * args.batch_size)
+        samples = watch("data", lambda indices=indices: [dataset[index] for index in indices])
+        batch = torch.utils.data.default_collate(samples)
+        pictures = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "reference_pixel_values")}
+        with accelerator.autocast():
+            encoded = watch("encoding", lambda pictures=pictures: train_hia.encode(pipeline, pictures))
+            batch |= encoded
+            loss = watch("losses", lambda batch=batch, step=step: losses.total(losses(step, batch)))
+        watch("gradients", loss.backward)
+        watch("optimizer", optimizer.step)
+        optimizer.zero_grad()
+    return watch.medians()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the pictures (default: 96x160)")
+    parser.add_argument("--batch-size", type=int, default=1, help="samples of a step (default: 1)")
+    parser.add_argument("--repeats", type=int, default=5, help="steps that are timed (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU (default: 1, as of two processes on 2 cores)")
+    args = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(args.threads)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    parts = ("data", "encoding", "losses", "gradients", "optimizer")
+    print(f"| stage | {', s | '.join(parts)}, s | samples/s | with cached samples | times as fast |")
+    print("| --- |" + " --- |" * (len(parts) + 3))
+    for stage in STAGES:
+        seconds = seconds_of_stage(stage, args, accelerator)
+        cached = sum(seconds[part] for part in ("losses", "gradients", "optimizer"))
+        plain = cached + seconds["data"] + seconds["encoding"]
+        print(
+            f"| {stage} | {' | '.join(f'{seconds[part]:.3f}' for part in parts)} | {args.batch_size / plain:.2f} | "
+            f"{args.batch_size / cached:.2f} | {plain / cached:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
