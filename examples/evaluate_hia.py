@@ -35,6 +35,7 @@ MODEL_DEFAULTS = {
     "steps": 25,
     "guidance": 3.5,
     "guidance_interval": (0.0, 1.0),
+    "deep_cache_interval": 1,
     "reference_noise": True,
     "context_shift": True,
     "motion_modules": True,
@@ -122,6 +123,7 @@ def make_parser():
         metavar=("START", "END"),
         help="shares of the steps between which there is guidance (default: 0 1)",
     )
+    add("--deep-cache-interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
     add("--reference-noise", action=flag, help="start from the noised reference picture (default: yes)")
     add("--context-shift", action=flag, help="shift the windows of long clips at each step (default: yes)")
     add(
@@ -526,6 +528,7 @@ def generate(pipe, reference, condition, args, seed):
         num_inference_steps=args.steps,
         guidance_scale=args.guidance,
         guidance_interval=args.guidance_interval,
+        deep_cache_interval=args.deep_cache_interval,
         reference_noise=args.reference_noise,
         context_shift=args.context_shift,
         generator=torch.Generator("cpu").manual_seed(seed),

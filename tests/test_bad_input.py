@@ -70,6 +70,7 @@ BAD_CALLS = [
     ("guidance_interval", {"guidance_interval": (0.5, 0.5)}),
     ("guidance_interval", {"guidance_interval": (0.0, "1")}),
     ("context_batch_size", {"context_batch_size": 0}),
+    ("deep_cache_interval", {"deep_cache_interval": 0}),
     ("control_guidance_start", {"control_guidance_start": -0.5}),
     # the rest
     ("generator", {"generator": 42}),

@@ -31,6 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.context_windows import context_windows
+from hia_diffusers.models.deep_cache import DeepCache
 
 
 def seeded(seed=0):
@@ -201,7 +202,18 @@ def test_animation_cfg(pipe, condition, picture):
     assert (conditional - unconditional).abs().max() > 1e-2
     for scale in (1.0, 3.5):
         predicted = pipe._predict_noise(
-            sample, torch.tensor(500), context, condition, reference, scale, False, 1.0, (None, None), None
+            sample,
+            torch.tensor(500),
+            context,
+            condition,
+            reference,
+            scale,
+            False,
+            1.0,
+            (None, None),
+            None,
+            DeepCache(pipe.unet, 1),
+            0,
         )
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
@@ -322,6 +334,8 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
                     1.0,
                     (None, None),
                     None,
+                    DeepCache(pipe.unet, 1),
+                    0,
                 )
                 for i, frame in enumerate(frames):
                     predictions[frame].append(noise[:, :, i])
@@ -374,7 +388,20 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
         )
         for t in pipe.scheduler.timesteps:
-            noise = pipe._predict_noise(latents, t, context, condition, reference, 1.0, False, 1.0, (None, None), None)
+            noise = pipe._predict_noise(
+                latents,
+                t,
+                context,
+                condition,
+                reference,
+                1.0,
+                False,
+                1.0,
+                (None, None),
+                None,
+                DeepCache(pipe.unet, 1),
+                0,
+            )
             latents = pipe.scheduler.step(noise, t, latents).prev_sample
     for result in results:
         assert torch.equal(result, latents)
@@ -447,6 +474,104 @@ def test_one_picture_with_two_motions_and_two_videos_of_each(pipe, picture, cond
     for i in range(4):
         alone = pipe(picture, conditions[i // 2], generator=seeded(i), **arguments).frames
         assert torch.allclose(batch[i], alone[0], atol=1e-5)
+
+
+# Reuse of deep blocks
+
+
+def deep_blocks(unet):
+    return [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
+
+
+def count_calls(**modules):
+    calls = dict.fromkeys(modules, 0)
+    for name, module in modules.items():
+        module.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    return calls
+
+
+def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
+    """Two steps, of which the second reuses, against one whole step and one by blocks that are made to repeat."""
+    got = pipe(
+        picture,
+        condition,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        deep_cache_interval=2,
+        generator=seeded(),
+        output_type="latent",
+    ).frames
+    with torch.no_grad():
+        context = pipe.encode_image(picture)
+        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference = pipe.encode_reference(reference_latents, context[0])
+        pipe.scheduler.set_timesteps(2)
+        first, second = pipe.scheduler.timesteps
+        latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, first, generator=seeded())
+        arguments = (context, condition, reference, 1.0, False, 1.0, (None, None), None, DeepCache(pipe.unet, 1), 0)
+        outputs = {}
+        hooks = [
+            block.register_forward_hook(lambda block, args, output: outputs.update({block: output}))
+            for block in (pipe.controlnet, *deep_blocks(pipe.unet))
+        ]
+        noise = pipe._predict_noise(latents, first, *arguments)
+        latents = pipe.scheduler.step(noise, first, latents).prev_sample
+        for hook in hooks:
+            hook.remove()
+        whole = pipe._predict_noise(latents, second, *arguments)
+        for block, output in outputs.items():
+            monkeypatch.setattr(block, "forward", lambda *args, output=output, **kwargs: output)
+        noise = pipe._predict_noise(latents, second, *arguments)
+    assert not torch.allclose(noise, whole, atol=1e-4)
+    assert torch.allclose(got, pipe.scheduler.step(noise, second, latents).prev_sample, atol=1e-5)
+
+
+def test_deep_blocks_run_in_every_third_step_and_where_settings_change(pipe, animate):
+    unet = pipe.unet
+    calls = count_calls(deep=unet.mid_block.resnets[0], outer=unet.up_blocks[-1], control=pipe.controlnet)
+    cached = animate(pipe, num_inference_steps=6, guidance_scale=1.0, deep_cache_interval=3)
+    assert calls == {"deep": 2, "outer": 6, "control": 2}
+    calls.update(dict.fromkeys(calls, 0))
+    whole = animate(pipe, num_inference_steps=6, guidance_scale=1.0)
+    assert calls == {"deep": 6, "outer": 6, "control": 6}
+    assert not torch.allclose(cached, whole, atol=1e-4)
+    calls.update(dict.fromkeys(calls, 0))
+    # Guidance sets in at the third of 6 steps: whole steps are 0, 2 and 5, the last two with both branches.
+    animate(pipe, num_inference_steps=6, guidance_scale=2.0, guidance_interval=(0.3, 1.0), deep_cache_interval=3)
+    assert calls == {"deep": 1 + 2 + 2, "outer": 2 + 4 * 2, "control": 3}
+
+
+@pytest.mark.parametrize("options", [{}, {"context_batch_size": 2}, {"batch_guidance": True}])
+def test_windows_keep_their_own_deep_blocks(pipe, picture, options):
+    """Two windows that share no frame: each is what it is alone."""
+    halves = [torch.rand(1, 6, 64, 48, generator=seeded(i)).expand(4, -1, -1, -1) for i in range(2)]
+    noise = [torch.randn(1, 4, 1, 8, 6, generator=seeded(i)).expand(-1, -1, 4, -1, -1) for i in range(2)]
+    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "deep_cache_interval": 2, "output_type": "latent"}
+    together = pipe(
+        picture,
+        torch.cat(halves),
+        latents=torch.cat(noise, dim=2),
+        context_frames=4,
+        context_overlap=0,
+        context_shift=False,
+        **arguments,
+        **options,
+    ).frames
+    alone = [pipe(picture, half, latents=own, **arguments).frames for half, own in zip(halves, noise, strict=True)]
+    assert torch.allclose(together, torch.cat(alone, dim=2), rtol=1e-4, atol=1e-3)
+
+
+def test_the_unet_is_as_before_after_reuse_and_errors(pipe, animate):
+    base = animate(pipe)
+    forwards = [block.forward for block in deep_blocks(pipe.unet)]
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        animate(pipe, deep_cache_interval=2, callback_on_step_end=fail)
+    assert [block.forward for block in deep_blocks(pipe.unet)] == forwards
+    assert torch.equal(animate(pipe), base)
 
 
 # Schedulers, callbacks

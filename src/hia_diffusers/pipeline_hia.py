@@ -29,6 +29,7 @@ from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
 from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel
+from .models.deep_cache import DeepCache
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
@@ -329,6 +330,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context_frames: int = 16,
         context_overlap: int = 4,
         context_batch_size: int = 1,
+        deep_cache_interval: int = 1,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -365,6 +367,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             num_inference_steps=num_inference_steps,
             context_frames=context_frames,
             context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
             num_videos_per_prompt=num_videos_per_prompt,
             decode_chunk_size=decode_chunk_size,
         )
@@ -648,6 +651,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context_overlap: int = 4,
         context_shift: bool = True,
         context_batch_size: int = 1,
+        deep_cache_interval: int = 1,
         added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
         cross_attention_kwargs: dict[str, Any] | None = None,
         extra_step_kwargs: Mapping[str, Any] | None = None,
@@ -693,6 +697,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             reference: Any,
             guidance: float,
             scale: float,
+            cache: DeepCache,
         ) -> torch.Tensor:
             times = len(windows)
             return self._predict_noise(
@@ -706,11 +711,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 scale,
                 (_repeat_embeds(added_cond_kwargs[0], times), _repeat_embeds(added_cond_kwargs[1], times)),
                 cross_attention_kwargs,
+                cache,
+                windows[0].start,
             )
 
         self._num_timesteps = num_steps
         num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
-        with self.progress_bar(total=num_steps) as progress_bar:
+        with DeepCache(self.unet, deep_cache_interval) as cache, self.progress_bar(total=num_steps) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
@@ -721,16 +728,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 reference = reference_features(t)
                 sample = self.scheduler.scale_model_input(latents, t)
 
-                windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
+                cache.begin_step(guidance, scale)
+                if not cache.reuse:
+                    windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
                 if len(windows) == 1 and self._window_group is None:
-                    noise_pred = predict(sample, t, windows, reference, guidance, scale)
+                    noise_pred = predict(sample, t, windows, reference, guidance, scale, cache)
                 else:
                     weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
                     noise_pred = torch.zeros_like(latents)
                     shared = windows if self._window_group is None else self._window_group.share(windows)
                     for first in range(0, len(shared), context_batch_size):
                         batch = shared[first : first + context_batch_size]
-                        predicted = predict(sample, t, batch, reference, guidance, scale).chunk(len(batch))
+                        predicted = predict(sample, t, batch, reference, guidance, scale, cache).chunk(len(batch))
                         for window, prediction in zip(batch, predicted, strict=True):
                             frames = slice(window.start, window.stop)
                             noise_pred[:, :, frames] += weights[frames] * prediction
@@ -770,11 +779,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         controlnet_conditioning_scale: float,
         added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
         cross_attention_kwargs: dict[str, Any] | None,
+        cache: DeepCache,
+        batch: int,
     ) -> torch.Tensor:
-        """Animation-CFG (paper Eq. 4, with its sign set right) on a batch of windows of frames."""
+        """Animation-CFG (paper Eq. 4, with its sign set right) on windows of frames; `batch` tells them apart."""
         num_frames = sample.shape[2]
-        residuals: list[torch.Tensor] = []
-        if controlnet_conditioning_scale != 0:
+
+        def control() -> list[torch.Tensor]:
             down_residuals, mid_residual = self.controlnet(
                 sample.transpose(1, 2).flatten(0, 1).to(self.controlnet.dtype),
                 timestep,
@@ -783,30 +794,37 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 conditioning_scale=controlnet_conditioning_scale,
                 return_dict=False,
             )
-            residuals = [residual.to(sample.dtype) for residual in (*down_residuals, mid_residual)]
+            return [residual.to(sample.dtype) for residual in (*down_residuals, mid_residual)]
+
+        residuals = cache.output((batch, "control"), control) if controlnet_conditioning_scale != 0 else []
 
         def unet(
+            branch: str,
             sample: torch.Tensor,
             context: torch.Tensor,
             added_cond_kwargs: Mapping[str, Any] | None,
             reference: ReferenceFeatures | None = None,
             residuals: Sequence[torch.Tensor] = (),
         ) -> torch.Tensor:
-            return self.unet(
-                sample,
-                timestep,
-                encoder_hidden_states=context,
-                added_cond_kwargs=added_cond_kwargs,
-                cross_attention_kwargs=cross_attention_kwargs,
-                down_block_additional_residuals=tuple(residuals[:-1]) if residuals else None,
-                mid_block_additional_residual=residuals[-1] if residuals else None,
-                reference_features=reference,
-                return_dict=False,
-            )[0]
+            return cache.run(
+                (batch, branch),
+                lambda: self.unet(
+                    sample,
+                    timestep,
+                    encoder_hidden_states=context,
+                    added_cond_kwargs=added_cond_kwargs,
+                    cross_attention_kwargs=cross_attention_kwargs,
+                    down_block_additional_residuals=tuple(residuals[:-1]) if residuals else None,
+                    mid_block_additional_residual=residuals[-1] if residuals else None,
+                    reference_features=reference,
+                    return_dict=False,
+                )[0],
+            )
 
         # In the unconditional branch both control modules are off: no reference, no ControlNet.
         if guidance_scale > 1 and batch_guidance:
             predicted = unet(
+                "both",
                 sample.repeat(2, 1, 1, 1, 1),
                 torch.cat(context),
                 _joined_embeds(*added_cond_kwargs),
@@ -815,10 +833,11 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
             conditional, unconditional = predicted.chunk(2)
         else:
-            conditional = unet(sample, context[0], added_cond_kwargs[0], reference.batch(len(sample)), residuals)
+            own_reference = reference.batch(len(sample))
+            conditional = unet("conditional", sample, context[0], added_cond_kwargs[0], own_reference, residuals)
             if guidance_scale <= 1:
                 return conditional
-            unconditional = unet(sample, context[1], added_cond_kwargs[1])
+            unconditional = unet("unconditional", sample, context[1], added_cond_kwargs[1])
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:
@@ -929,6 +948,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         context_overlap: int = 4,
         context_shift: bool = True,
         context_batch_size: int = 1,
+        deep_cache_interval: int = 1,
         num_videos_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -991,6 +1011,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 a fixed seed of their own.
             context_batch_size (`int`, *optional*, defaults to 1):
                 Windows that are denoised at a time. More take more memory.
+            deep_cache_interval (`int`, *optional*, defaults to 1):
+                Steps of which one is computed whole ([`~models.deep_cache.DeepCache`]): in the others the ControlNet
+                and all but the outermost blocks of the UNet give what they gave, and windows stay where they are.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
                 Videos per picture and motion.
             eta (`float`, *optional*, defaults to 0.0):
@@ -1047,6 +1070,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             context_frames=context_frames,
             context_overlap=context_overlap,
             context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
             num_videos_per_prompt=num_videos_per_prompt,
             generator=generator,
             latents=latents,
@@ -1112,6 +1136,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             context_overlap=context_overlap,
             context_shift=context_shift,
             context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=cross_attention_kwargs,
             extra_step_kwargs=extra_step_kwargs,
