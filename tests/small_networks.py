@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of networks as small as they get; written as YAML they are a file for `--from_scratch`."""
 
+import torch
+
+from hia_diffusers.training.components import load_components
+
+
 NETWORKS = {
     "unet": {
         "sample_size": 8,
@@ -47,3 +52,15 @@ def autoencoder_dc(num_stages: int = 4, **options) -> dict:
         )
     }
     return {"latent_channels": 4, "encoder_out_shortcut": False, "decoder_in_shortcut": False, **sides, **options}
+
+
+def write_pipeline(folder, networks):
+    """Without a weight that is zero and stays so."""
+    pipeline = load_components(from_scratch=networks).pipeline
+    generator = torch.Generator().manual_seed(0)
+    for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
+        for parameter in network.parameters():
+            with torch.no_grad():
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+    pipeline.save_pretrained(folder)
+    return folder

@@ -181,6 +181,14 @@ def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condi
 # Guidance, reference noise, windows: each against its formula
 
 
+def predict(pipe, sample, timestep, context, condition, reference, guidance_scale):
+    """One window, whole, with separate branches."""
+    cache = DeepCache(pipe.unet, 1)
+    return pipe._predict_noise(
+        sample, timestep, context, condition, reference, guidance_scale, False, 1.0, (None, None), None, cache, 0
+    )
+
+
 @torch.no_grad()
 def test_animation_cfg(pipe, condition, picture):
     """Eq. 4 with its sign set right; the unconditional branch sees no reference, no ControlNet and no context."""
@@ -201,20 +209,7 @@ def test_animation_cfg(pipe, condition, picture):
     unconditional = pipe.unet(sample, 500, torch.zeros_like(context[0])).sample
     assert (conditional - unconditional).abs().max() > 1e-2
     for scale in (1.0, 3.5):
-        predicted = pipe._predict_noise(
-            sample,
-            torch.tensor(500),
-            context,
-            condition,
-            reference,
-            scale,
-            False,
-            1.0,
-            (None, None),
-            None,
-            DeepCache(pipe.unet, 1),
-            0,
-        )
+        predicted = predict(pipe, sample, torch.tensor(500), context, condition, reference, scale)
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
 
@@ -323,20 +318,7 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
             predictions = [[] for _ in range(num_frames)]
             for window in plans[-1]:
                 frames = list(window)
-                noise = pipe._predict_noise(
-                    latents[:, :, frames],
-                    t,
-                    context,
-                    condition[frames],
-                    reference,
-                    1.0,
-                    False,
-                    1.0,
-                    (None, None),
-                    None,
-                    DeepCache(pipe.unet, 1),
-                    0,
-                )
+                noise = predict(pipe, latents[:, :, frames], t, context, condition[frames], reference, 1.0)
                 for i, frame in enumerate(frames):
                     predictions[frame].append(noise[:, :, i])
             mean = torch.stack([torch.stack(p).mean(0) for p in predictions], dim=2)
@@ -388,20 +370,7 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
         )
         for t in pipe.scheduler.timesteps:
-            noise = pipe._predict_noise(
-                latents,
-                t,
-                context,
-                condition,
-                reference,
-                1.0,
-                False,
-                1.0,
-                (None, None),
-                None,
-                DeepCache(pipe.unet, 1),
-                0,
-            )
+            noise = predict(pipe, latents, t, context, condition, reference, 1.0)
             latents = pipe.scheduler.step(noise, t, latents).prev_sample
     for result in results:
         assert torch.equal(result, latents)
@@ -508,20 +477,20 @@ def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
         pipe.scheduler.set_timesteps(2)
         first, second = pipe.scheduler.timesteps
         latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, first, generator=seeded())
-        arguments = (context, condition, reference, 1.0, False, 1.0, (None, None), None, DeepCache(pipe.unet, 1), 0)
+        arguments = (context, condition, reference, 1.0)
         outputs = {}
         hooks = [
             block.register_forward_hook(lambda block, args, output: outputs.update({block: output}))
             for block in (pipe.controlnet, *deep_blocks(pipe.unet))
         ]
-        noise = pipe._predict_noise(latents, first, *arguments)
+        noise = predict(pipe, latents, first, *arguments)
         latents = pipe.scheduler.step(noise, first, latents).prev_sample
         for hook in hooks:
             hook.remove()
-        whole = pipe._predict_noise(latents, second, *arguments)
+        whole = predict(pipe, latents, second, *arguments)
         for block, output in outputs.items():
             monkeypatch.setattr(block, "forward", lambda *args, output=output, **kwargs: output)
-        noise = pipe._predict_noise(latents, second, *arguments)
+        noise = predict(pipe, latents, second, *arguments)
     assert not torch.allclose(noise, whole, atol=1e-4)
     assert torch.allclose(got, pipe.scheduler.step(noise, second, latents).prev_sample, atol=1e-5)
 

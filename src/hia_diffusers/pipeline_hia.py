@@ -624,15 +624,17 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         device, dtype = self._execution_device, self.unet.dtype
         noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         noise = noise.to(device, dtype)
+        if reference_noise:
+            clean = reference_latents.to(device, dtype)[:, :, None]
+            initial = torch.empty_like(noise)
+            parts = zip(*(x.split(FRAMES_OF_A_STEP, dim=2) for x in (noise, initial)), strict=True)
+            for part, into in parts:
+                into.copy_(self.scheduler.add_noise(clean.expand_as(part), part, timestep.reshape(1).expand(shape[0])))
+        else:
+            initial = noise * self.scheduler.init_noise_sigma
         if self._window_group is not None:
-            self._window_group.check_equal("generator", noise)
-        if not reference_noise:
-            return noise * self.scheduler.init_noise_sigma
-        clean = reference_latents.to(device, dtype)[:, :, None]
-        noisy = torch.empty_like(noise)
-        for part, into in zip(noise.split(FRAMES_OF_A_STEP, dim=2), noisy.split(FRAMES_OF_A_STEP, dim=2), strict=True):
-            into.copy_(self.scheduler.add_noise(clean.expand_as(part), part, timestep.reshape(1).expand(shape[0])))
-        return noisy
+            self._window_group.check_equal("generator", initial)
+        return initial
 
     def denoise(
         self,

@@ -14,10 +14,9 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 from forked_script import run_script
 from safetensors.torch import load_file
-from small_networks import NETWORKS
+from small_networks import NETWORKS, write_pipeline
 
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
-from hia_diffusers.training.components import load_components
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "distill_hia_lcm.py"
@@ -82,17 +81,9 @@ def tensors_of(folder):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """Without a weight that is zero and stays so."""
     folder = tmp_path_factory.mktemp("teacher")
     networks = {**NETWORKS, "scheduler": {"prediction_type": "sample", "snr_shift_factor": 0.5}}
-    pipeline = load_components(from_scratch=networks).pipeline
-    generator = torch.Generator().manual_seed(0)
-    for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
-        for parameter in network.parameters():
-            with torch.no_grad():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    pipeline.save_pretrained(folder)
-    return folder
+    return write_pipeline(folder, networks)
 
 
 @pytest.fixture(scope="module")

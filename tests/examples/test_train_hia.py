@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from forked_script import run_script
 from safetensors.torch import load_file, save_file
-from small_networks import NETWORKS
+from small_networks import NETWORKS, write_pipeline
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hia_diffusers.data.clip_preparation import PreparationOptions
@@ -183,18 +183,6 @@ def entries(folder):
 
 def wait_for_new(process, folder, beginning, before):
     wait_until(process, lambda: any(name.startswith(beginning) for name, _ in entries(folder) - before))
-
-
-def write_pipeline(folder, networks):
-    """Without a weight that is zero and stays so."""
-    pipeline = load_components(from_scratch=networks).pipeline
-    generator = torch.Generator().manual_seed(0)
-    for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
-        for parameter in network.parameters():
-            with torch.no_grad():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    pipeline.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
