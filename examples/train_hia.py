@@ -20,6 +20,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections import Counter
 from dataclasses import fields
 from datetime import timedelta
@@ -606,11 +607,10 @@ def averaged_weights(ema, parameters):
 def out_of_memory_as_advice(compute_losses, networks, batch):
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(advice(compute_losses, networks, batch)) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # the failed step's tensors: an estimate needs memory, too
         raise SystemExit(advice(compute_losses, networks, batch)) from error
 
 
