@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's ablations on procedural people: trains and scores the rows of benchmarks/ablation.yaml.
 
-python benchmarks/ablation.py [--runs runs/ablation] [--only training|inference] [--rows NAME ...]
+python benchmarks/ablation.py [--runs runs/ablation] [--only tuning|training|inference] [--rows NAME ...]
 
 Writes docs/results/ablation.json and docs/results/ablation-*.png, and the tables between the marks in docs/results.md.
 All trainings and scores are kept in the folder of runs: after any interruption the same command goes on where it was.
@@ -65,6 +65,8 @@ def stages_of_row(row, rows):
             continue
         of_config = config["stages"]["spatial" if stage == "base" else stage]
         options = {**common, **of_config, **rows["stages"].get(stage, {}), **own}
+        if "learning_rate" in row:
+            options["learning_rate"] = row["learning_rate"]
         if stages:
             options = {name: value for name, value in options.items() if name not in STARTING_POINT}
         stages[stage] = {name: value for name, value in options.items() if value is not None}
@@ -96,6 +98,22 @@ def train(stages, seed, runs):
 
 
 # 2. Scores
+
+
+def tune(rows, args):
+    """The table of what each baseline reaches with other learning rates."""
+    lines = ["| | learning rate | L1 | PSNR | FVD-p |", "| --- | --- | --- | --- | --- |"]
+    for name, rates in rows["tuning"].items():
+        for rate in rates:
+            row = rows["training"][name] | {"learning_rate": rate}
+            options = rows["evaluation"] | row["evaluation"] | rows["tuning_evaluation"]
+            key = hashlib.sha256(json.dumps([row, options], sort_keys=True).encode()).hexdigest()[:12]
+            path = args.runs / "scores" / f"tuning-{key}.json"
+            model = None if path.exists() else str(train(stages_of_row(row, rows), 0, args.runs))
+            measures = score({**options, "model": model}, path)["measures"]
+            values = [f"{measures[measure]['value']:.4g}" for measure in ("l1", "psnr", "FVD-p")]
+            lines.append(f"| {name} | {rate} | {' | '.join(values)} |")
+    return "\n".join(lines)
 
 
 def run_group(group, rows, args):
@@ -186,7 +204,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of trainings and scores")
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="of the inference rows (default: hia-tiny)")
-    parser.add_argument("--only", choices=["training", "inference"], help="one of the two groups of rows")
+    parser.add_argument("--only", choices=["tuning", "training", "inference"], help="one of the groups of rows")
     parser.add_argument("--rows", nargs="+", help="run these only, beside those that are done")
     args = parser.parse_args()
     args.runs = args.runs.resolve()  # scripts run in the repository's folder
@@ -196,7 +214,12 @@ def main():
         parser.error(f"--rows: {ROWS.name} has no row {', '.join(sorted(unknown))}")
     results_path = RESULTS / "ablation.json"
     results = json.loads(results_path.read_text()) if results_path.exists() else {}
-    for group in ("training", "inference") if args.only is None else (args.only,):
+    for group in ("tuning", "training", "inference") if args.only is None else (args.only,):
+        if group == "tuning":
+            written = tune(rows, args)
+            write_whole(PAGE, between_marks(PAGE.read_text(), group, written))
+            print(written)
+            continue
         reports = run_group(group, rows, args)
         if "full" not in reports:
             continue
