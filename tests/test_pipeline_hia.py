@@ -31,6 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.context_windows import context_windows
+from hia_diffusers.models.controlnet import ClipEmbeddings
 from hia_diffusers.models.deep_cache import DeepCache
 
 
@@ -107,6 +108,30 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
         {"image_embeds": torch.ones(1, 1, 32)},
     ):
         assert (animate(pipe, **change) - base).abs().max() > 1e-4, change
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_guidance": True, "context_batch_size": 2},
+        {"deep_cache_interval": 2, "guidance_interval": (0.3, 0.7)},
+    ],
+)
+def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
+    """On the meta device there are no values that the host could look at: who looks, fails."""
+    monkeypatch.setattr(
+        "hia_diffusers.pipeline_hia.ClipEmbeddings",  # of long clips are kept on the host
+        lambda read, num_frames, device: ClipEmbeddings(read, num_frames, torch.device("meta")),
+    )
+    for network in pipe.components.values():
+        if isinstance(network, torch.nn.Module):
+            network.to("meta")
+    for num_frames in (3, 7):
+        condition = torch.rand(num_frames, 6, 64, 48)
+        windows = {"context_frames": 4, "context_overlap": 2}
+        latents = animate(pipe, conditioning_frames=condition, output_type="latent", **windows, **options)
+        assert latents.is_meta and latents.shape == (1, 4, num_frames, 8, 6)
 
 
 # Forms of the inputs

@@ -5,6 +5,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -668,7 +669,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
                 From [`HIAPipeline.prepare_latents`].
             timesteps (`torch.Tensor`):
-                Of the scheduler.
+                Of the scheduler, on the host.
             context (`tuple[torch.Tensor, torch.Tensor]`):
                 From [`HIAPipeline.encode_image`].
             conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
@@ -717,6 +718,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 windows[0].start,
             )
 
+        device_timesteps = timesteps.to(latents.device)
         self._num_timesteps = num_steps
         num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
         with DeepCache(self.unet, deep_cache_interval) as cache, self.progress_bar(total=num_steps) as progress_bar:
@@ -727,22 +729,22 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 scale = controlnet_conditioning_scale if controlled else 0.0
                 guided = i / num_steps >= guidance_interval[0] and (i + 1) / num_steps <= guidance_interval[1]
                 guidance = guidance_scale if guided else 1.0
-                reference = reference_features(t)
+                reference = reference_features(device_timesteps[i])
                 sample = self.scheduler.scale_model_input(latents, t)
 
                 cache.begin_step(guidance, scale)
                 if not cache.reuse:
                     windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
                 if len(windows) == 1 and self._window_group is None:
-                    noise_pred = predict(sample, t, windows, reference, guidance, scale, cache)
+                    noise_pred = predict(sample, device_timesteps[i], windows, reference, guidance, scale, cache)
                 else:
                     weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
                     noise_pred = torch.zeros_like(latents)
                     shared = windows if self._window_group is None else self._window_group.share(windows)
                     for first in range(0, len(shared), context_batch_size):
                         batch = shared[first : first + context_batch_size]
-                        predicted = predict(sample, t, batch, reference, guidance, scale, cache).chunk(len(batch))
-                        for window, prediction in zip(batch, predicted, strict=True):
+                        predicted = predict(sample, device_timesteps[i], batch, reference, guidance, scale, cache)
+                        for window, prediction in zip(batch, predicted.chunk(len(batch)), strict=True):
                             frames = slice(window.start, window.stop)
                             noise_pred[:, :, frames] += weights[frames] * prediction
                     if self._window_group is not None:
@@ -871,8 +873,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     ) -> Iterator[Any]:
         """Animate one picture and hand out its frames one by one, so that a long video is written while it is decoded.
 
-        Denoising is done when this returns: all frames of a clip become final in the last step. What grows with the
-        length of the clip are its latents and the embeddings of its conditioning frames.
+        Denoising is done when this returns: all frames of a clip become final in the last step. A thread decodes the
+        next chunk of frames while those of the last one are handed out and, say, written. What grows with the length
+        of the clip are its latents and the embeddings of its conditioning frames.
 
         Args:
             image, conditioning_frames:
@@ -902,12 +905,21 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         latents = self(image, clips, output_type="latent", return_dict=True, **kwargs).frames
         return self._stream_frames(latents, output_type, decode_chunk_size)
 
-    @torch.no_grad()
     def _stream_frames(self, latents: torch.Tensor, output_type: str, decode_chunk_size: int) -> Iterator[Any]:
         num_processes = 1 if self._window_group is None else self._window_group.size
-        for chunk in latents.split(decode_chunk_size * num_processes, dim=2):
+
+        @torch.no_grad()  # which each thread has for itself
+        def decode(chunk: torch.Tensor) -> Any:
             video = self.decode_latents(chunk, decode_chunk_size)
-            yield from self.video_processor.postprocess_video(video, output_type=output_type)[0]
+            return self.video_processor.postprocess_video(video, output_type=output_type)[0]
+
+        chunks = latents.split(decode_chunk_size * num_processes, dim=2)
+        with ThreadPoolExecutor(1) as ahead:
+            decoding = ahead.submit(decode, chunks[0])
+            for chunk in chunks[1:]:
+                frames, decoding = decoding.result(), ahead.submit(decode, chunk)
+                yield from frames
+            yield from decoding.result()
         self.maybe_free_model_hooks()
 
     # 3. The call
@@ -1088,9 +1100,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         self._interrupt = False
         accepted = inspect.signature(self.scheduler.step).parameters
         extra_step_kwargs = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in accepted}
-        step_times, _ = retrieve_timesteps(
-            self.scheduler, num_inference_steps, self._execution_device, timesteps, sigmas
-        )
+        # On the host, where schedulers look at their values: on the device, each look would wait for it.
+        step_times, _ = retrieve_timesteps(self.scheduler, num_inference_steps, None, timesteps, sigmas)
 
         # 2. Context
         context = self.encode_image(pictures, image_embeds, prompt_embeds)

@@ -35,6 +35,7 @@ class ClipEmbeddings:
     def __init__(self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device):
         self.read, self.num_frames, self.device = read, num_frames, device
         self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
+        self._pinned = False
         self._known: set[int] = set()
 
     def windows(self, windows: Sequence[range], device: torch.device) -> "ConditioningWindows":
@@ -50,12 +51,18 @@ class ClipEmbeddings:
             made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
             if self._kept is None:
                 shape = (made.shape[0], self.num_frames, *made.shape[2:])
-                self._kept = made.new_empty(shape, device=self.device)
-            self._kept[:, unknown] = made.to(self.device)
+                # Copies to and from pinned memory wait in the queue of the GPU, and the host does not wait for them.
+                self._pinned = device.type == "cuda" and self.device.type == "cpu"
+                self._kept = torch.empty(shape, dtype=made.dtype, device=self.device, pin_memory=self._pinned)
+            for frame, embedding in zip(unknown, made.unbind(1), strict=True):
+                self._kept[:, frame].copy_(embedding, non_blocking=self._pinned)
             self._known.update(unknown)
         assert self._kept is not None
-        kept = [self._kept[:, window.start : window.stop].flatten(0, 1) for window in windows]
-        return torch.cat(kept).to(device)
+        kept = [
+            self._kept[:, window.start : window.stop].to(device, non_blocking=self._pinned).flatten(0, 1)
+            for window in windows
+        ]
+        return torch.cat(kept)
 
 
 @dataclass(frozen=True)
