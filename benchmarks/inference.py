@@ -3,7 +3,7 @@
 """How fast a clip is made, beside the peers' way with the same weights and beside diffusers' own AnimateDiff.
 
 python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160] [--frames 16] [--steps 25]
-    [--guidance 3.5] [--dtype float32] [--device cpu] [--repeats 5] [--compile blocks|whole]
+    [--guidance 3.5] [--dtype float32] [--device cpu] [--repeats 5] [--compile blocks|whole] [--record]
 
 - `hia`: this package's pipeline.
 - `hia, one call`: likewise with `batch_guidance`.
@@ -15,13 +15,16 @@ python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160]
 - `animatediff`: diffusers' `AnimateDiffControlNetPipeline` with networks of the same size. It knows no reference.
 
 Each makes a clip to warm up and is then timed `--repeats` times, in turns; seconds are medians, and ratios are those
-of medians of the same run. The most memory that each way takes is measured in a process of its own: of the device, or
-on a CPU (of Linux) of the process, beyond what it has before the first clip. Then come the parts of `hia`, and the
-operations per second of the quickest of its ways as a share of those of a large matrix product in the same run.
+of medians of the same run. Beside the ratio to `naive` stands how many times it is that of the version that was last
+recorded for the same networks, inputs and device, by `--record`, in benchmarks/inference.json. The most memory that
+each way takes is measured in a process of its own: of the device, or on a CPU (of Linux) of the process, beyond what
+it has before the first clip. Then come the parts of `hia`, and the operations per second of the quickest of its ways
+as a share of those of a large matrix product in the same run.
 """
 
 import argparse
 import functools
+import json
 import logging
 import multiprocessing
 import re
@@ -43,6 +46,7 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import Attention
 from flops import Networks, measured_rates, parts_of_clip
+from scores import write_whole
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hia_diffusers import (
@@ -52,11 +56,14 @@ from hia_diffusers import (
     HIAPipeline,
     HIAUNetMotionModel,
     ShiftedSNRScheduler,
+    __version__,
 )
 from hia_diffusers.models.autoencoder import decode_latents
 from hia_diffusers.models.context_attention import ContextAttention
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 
+
+RECORDS = Path(__file__).with_suffix(".json")
 
 # Channels of the UNet and of the VAE, and of the context.
 WIDTHS = {
@@ -320,6 +327,21 @@ def memory_of(way, args):
     return taken
 
 
+def record_name(args):
+    clip = f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance:g}"
+    device = (
+        torch.cuda.get_device_name() if torch.device(args.device).type == "cuda" else f"{args.threads} CPU threads"
+    )
+    return f"{clip}, {args.dtype}, {device}"
+
+
+def record(name, speeds):
+    """`speeds`: of each way, in times that of `naive`."""
+    records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
+    records[name] = {"version": __version__, "times naive's speed": speeds}
+    write_whole(RECORDS, json.dumps(records, indent=1) + "\n")
+
+
 def prepare(args):
     diffusers.utils.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
@@ -338,6 +360,7 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: all cores)")
     parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5)")
     parser.add_argument("--compile", choices=["blocks", "whole"], help="repeated blocks, or whole networks, of `hia`")
+    parser.add_argument("--record", action="store_true", help="what later versions are compared with")
     args = parser.parse_args()
     prepare(args)
     pipe = make_pipeline(args)
@@ -356,17 +379,26 @@ def main():
             seconds[name].append(seconds_of(call, args.device))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
 
-    print(f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance}")
-    print(f"{args.dtype}, {args.device}, {args.threads} threads, torch {torch.__version__}")
+    name = record_name(args)
+    speeds = {way: round(medians["naive"] / median, 3) for way, median in medians.items()}
+    recorded = json.loads(RECORDS.read_text()).get(name) if RECORDS.exists() else None
+    before = recorded["times naive's speed"] if recorded else {}
+
+    print(f"{name}, torch {torch.__version__}")
     print(f"frames of hia and of naive differ by at most {difference:.2g} of 1")
-    print("| way | seconds a clip | spread | seconds a frame | times naive's speed | memory of a clip, MB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, median in medians.items():
-        spread = (max(seconds[name]) - min(seconds[name])) / median
+    print("| way | seconds a clip | spread | seconds a frame | times naive's speed | beside the record | memory, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for way, median in medians.items():
+        spread = (max(seconds[way]) - min(seconds[way])) / median
+        memory = "" if way == "hia, compiled" else round(memory_of(way, args) / 1e6)
+        beside = f"{speeds[way] / before[way]:.2f}" if way in before else ""
         print(
-            f"| {name} | {median:.3f} | {spread:.0%} | {median / args.frames:.4f} | {medians['naive'] / median:.2f} | "
-            f"{'' if name == 'hia, compiled' else round(memory_of(name, args) / 1e6)} |"
+            f"| {way} | {median:.3f} | {spread:.0%} | {median / args.frames:.4f} | {speeds[way]:.2f} | {beside} | "
+            f"{memory} |",
+            flush=True,
         )
+    if args.record:
+        record(name, speeds)
     parts = seconds_of_parts(pipe, calls["hia"], args.device)
     for name, spent in parts.items():
         print(f"{name:24}{spent:9.3f} s {spent / parts['all']:7.1%}")
