@@ -11,9 +11,7 @@ student tells from there is what the student shall tell from x_t. See docs/train
 """
 
 import argparse
-import contextlib
 import copy
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -24,11 +22,9 @@ import train_hia
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from diffusers import LCMScheduler
-from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 import hia_diffusers
-from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
 from hia_diffusers.training.checkpoints import CheckpointFolder
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
@@ -48,19 +44,8 @@ SHARED_OPTIONS = {
     *("resume_from_checkpoint", "report_to", "logging_dir"),
 }
 
-# There it is an option of validation; here it is what the student learns, and a continuation must have the same.
-train_hia.FREE_OPTIONS.discard("guidance_scale")
-
 
 # 1. Options
-
-
-@contextlib.contextmanager
-def mistakes_in_one_line():
-    try:
-        yield
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"distill_hia_lcm.py: error: {' '.join(str(error).split())}") from error
 
 
 def build_parser():
@@ -72,11 +57,11 @@ def build_parser():
     )
     group = parser.add_argument_group("distillation")
     group.add_argument(
-        "--guidance_scale",
+        "--teacher_guidance_scale",
         type=train_hia.AT_LEAST_ZERO,
         nargs="+",
         default=[3.5],
-        help="of the teacher's animation-CFG, or least and greatest, drawn between; 1 for no unconditional branch",
+        help="of its animation-CFG, or least and greatest, drawn between; 1 for no unconditional branch",
     )
     group.add_argument("--num_ddim_timesteps", type=train_hia.COUNT, default=50, help="steps of the teacher's DDIM")
     group.add_argument(
@@ -109,8 +94,9 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if (args.train_data_dir is None) == (args.procedural_clips is None):
         parser.error("give either --train_data_dir or --procedural_clips.")
-    if len(args.guidance_scale) > 2 or args.guidance_scale != sorted(args.guidance_scale):
-        parser.error(f"--guidance_scale must be one number, or least and greatest, got {args.guidance_scale}.")
+    scales = args.teacher_guidance_scale
+    if len(scales) > 2 or scales != sorted(scales):
+        parser.error(f"--teacher_guidance_scale must be one number, or least and greatest, got {scales}.")
     if args.use_8bit_adam and args.use_muon:
         parser.error("give either --use_8bit_adam or --use_muon.")
     if Path(args.pretrained_model_name_or_path).resolve() == Path(args.output_dir).resolve():
@@ -160,11 +146,12 @@ def consistency_loss(args, prediction, target):
 def draw(args, batch_number, rank, shape):
     """Noise, steps of DDIM and guidance scales, by the run's seed and the number of batch and sample."""
     noise, steps, scales = [], [], []
+    least, *_, greatest = 2 * args.teacher_guidance_scale
     for position in range(rank * shape[0], (rank + 1) * shape[0]):
         seed = np.random.SeedSequence([args.seed, batch_number, position]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seed[0]))
         steps.append(torch.randint(args.num_ddim_timesteps, (), generator=generator))
-        scales.append(torch.empty(()).uniform_(args.guidance_scale[0], args.guidance_scale[-1], generator=generator))
+        scales.append(torch.empty(()).uniform_(least, greatest, generator=generator))
         noise.append(torch.randn((1, *shape[1:]), generator=generator))
     return torch.cat(noise), torch.stack(steps), torch.stack(scales)
 
@@ -200,7 +187,7 @@ class Distillation:
     def guided(self, noisy, timesteps, null_context, conditions, scales):
         """The teacher's answer under animation-CFG (Eq. 4)."""
         answer = self.teacher(noisy, timesteps, *conditions)
-        if self.args.guidance_scale[0] == self.args.guidance_scale[-1] == 1:
+        if set(self.args.teacher_guidance_scale) == {1}:
             return answer
         everywhere = torch.ones_like(timesteps, dtype=torch.bool)
         unconditional = self.teacher(noisy, timesteps, null_context, *conditions[1:], everywhere)
@@ -229,26 +216,16 @@ By `examples/distill_hia_lcm.py` of hia-diffusers {version}, {steps} steps with 
 
 
 def export_pipeline(args, scheduler, unet, folder):
-    """The teacher with the student's averaged weights and LCMScheduler; `model_index.json` comes last."""
+    """The teacher with the student's averaged weights and LCMScheduler."""
     pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     pipeline.unet.load_state_dict(unet)
     pipeline.scheduler = scheduler
-    unfinished = folder / ".unfinished-pipeline"
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    pipeline.save_pretrained(unfinished)
     learnt = {name: value for name, value in vars(args).items() if name not in train_hia.FREE_OPTIONS}
     rows = "\n".join(f"| `{name}` | {value} |" for name, value in learnt.items())
     card = CARD.format(
         version=hia_diffusers.__version__, steps=args.max_train_steps, torch=torch.__version__, rows=rows
     )
-    (unfinished / "README.md").write_text((unfinished / "README.md").read_text() + card)
-    (folder / "model_index.json").unlink(missing_ok=True)  # of a shorter run
-    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "model_index.json"):
-        if (folder / path.name).is_dir():
-            shutil.rmtree(folder / path.name)
-        path.replace(folder / path.name)
-    unfinished.rmdir()
+    train_hia.save_whole_pipeline(pipeline, folder, card)
 
 
 def main(args):
@@ -265,8 +242,8 @@ def main(args):
     checkpoint, options = train_hia.check_resumable(args, folder, checkpoints, accelerator)
 
     # Networks
-    with mistakes_in_one_line():
-        dataset = train_hia.build_dataset.__wrapped__(args)  # without the other script's name before its mistakes
+    dataset = train_hia.build_dataset(args)
+    with train_hia.mistakes_in_one_line():
         pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     train_hia.check_fit(args, pipeline)
     scheduler = student_scheduler(pipeline.scheduler, args.num_ddim_timesteps)
@@ -284,27 +261,10 @@ def main(args):
     target.unet.to(accelerator.device)
 
     # Data
-    sampler = AspectBucketBatchSampler(
-        dataset, args.train_batch_size, accelerator.num_processes, accelerator.process_index, args.seed
-    )
-    loader = torch.utils.data.DataLoader(
-        train_hia.cached_samples(args, accelerator, dataset, pipeline) if args.cache_latents else dataset,
-        batch_sampler=sampler,
-        num_workers=args.dataloader_num_workers,
-        persistent_workers=args.dataloader_num_workers > 0,
-        worker_init_fn=train_hia.leave_process_group,
-    )
+    loader = train_hia.build_loader(args, accelerator, dataset, pipeline)
 
     # Optimizer
-    optimizer = train_hia.build_optimizer(args, parameters, accelerator.num_processes)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer=optimizer,
-        num_warmup_steps=args.lr_warmup_steps,
-        num_training_steps=args.max_train_steps,
-        num_cycles=args.lr_num_cycles,
-        power=args.lr_power,
-    )
+    optimizer, lr_scheduler = train_hia.build_optimizer(args, parameters, accelerator.num_processes)
     model, optimizer = accelerator.prepare(student, optimizer)
     progress = train_hia.Progress()
     train_hia.save_trained_weights_only(accelerator, trained)
@@ -312,6 +272,7 @@ def main(args):
     if checkpoint is not None:
         accelerator.load_state(checkpoint)
         accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+    checkpoints.delete_unfinished(accelerator)
     if accelerator.is_main_process:
         train_hia.write_json(folder / train_hia.OPTIONS_FILE, options)
     if args.report_to:

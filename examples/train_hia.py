@@ -104,7 +104,7 @@ def mistakes_in_one_line():
     try:
         yield
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"train_hia.py: error: {error}") from error
+        raise SystemExit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}") from error
 
 
 def number(kind, low, high=math.inf, excluded=None):
@@ -341,6 +341,18 @@ def build_dataset(args):
         blur_condition_dropout=args.blur_condition_dropout,
         on_error="skip",
         seed=args.seed,
+    )
+
+
+def build_loader(args, accelerator, dataset, pipeline):
+    return torch.utils.data.DataLoader(
+        cached_samples(args, accelerator, dataset, pipeline) if args.cache_latents else dataset,
+        batch_sampler=AspectBucketBatchSampler(
+            dataset, args.train_batch_size, accelerator.num_processes, accelerator.process_index, args.seed
+        ),
+        num_workers=args.dataloader_num_workers,
+        persistent_workers=args.dataloader_num_workers > 0,
+        worker_init_fn=leave_process_group,
     )
 
 
@@ -725,9 +737,9 @@ Stage `{stage}` of `examples/train_hia.py` of hia-diffusers {version}, {steps} s
 """
 
 
-def write_model_card(args, path, devices):
+def training_card(args, devices):
     rows = "\n".join(f"| `{name}` | {value} |" for name, value in vars(args).items() if name not in FREE_OPTIONS)
-    card = TRAINING_CARD.format(
+    return TRAINING_CARD.format(
         stage=args.stage,
         version=hia_diffusers.__version__,
         steps=args.max_train_steps,
@@ -735,7 +747,22 @@ def write_model_card(args, path, devices):
         devices=devices,
         rows=rows,
     )
-    path.write_text(path.read_text() + card)
+
+
+def save_whole_pipeline(pipeline, folder, training_card):
+    """What is told of the training goes to the end of the model card; `model_index.json` comes last."""
+    unfinished = folder / ".unfinished-pipeline"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    pipeline.save_pretrained(unfinished)
+    with open(unfinished / "README.md", "a") as card:
+        card.write(training_card)
+    (folder / "model_index.json").unlink(missing_ok=True)  # of a shorter run
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "model_index.json"):
+        if (folder / path.name).is_dir():
+            shutil.rmtree(folder / path.name)
+        path.replace(folder / path.name)
+    unfinished.rmdir()
 
 
 def push_to_hub(args, folder):
@@ -769,21 +796,11 @@ def write_json(path, content):
 
 
 def export_pipeline(args, trained, folder, devices):
-    """The starting point with the trained weights, in full precision; `model_index.json` comes last."""
+    """The starting point with the trained weights, in full precision."""
     pipeline = build_components(args).pipeline
     model = ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet)
     model.load_state_dict(trained, strict=False)
-    unfinished = folder / ".unfinished-pipeline"
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    pipeline.save_pretrained(unfinished)
-    write_model_card(args, unfinished / "README.md", devices)
-    (folder / "model_index.json").unlink(missing_ok=True)  # of a shorter run
-    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "model_index.json"):
-        if (folder / path.name).is_dir():
-            shutil.rmtree(folder / path.name)
-        path.replace(folder / path.name)
-    unfinished.rmdir()
+    save_whole_pipeline(pipeline, folder, training_card(args, devices))
 
 
 # 6. The run
@@ -889,6 +906,7 @@ def agree_with_launcher(args, accelerator):
 
 
 def build_optimizer(args, parameters, num_processes):
+    """The optimizer and its schedule of learning rates."""
     learning_rate = args.learning_rate
     if args.scale_lr:
         learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
@@ -906,14 +924,25 @@ def build_optimizer(args, parameters, num_processes):
         matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
         # Updates of the size of Adam's, so that they have its learning rate.
         muon = {"lr": learning_rate, "weight_decay": args.adam_weight_decay, "use_adjusted_lr": True}
-        return Muon([{"params": matrices, "use_muon": True, **muon}, {"params": others, "use_muon": False, **adam}])
-    optimizer_class = torch.optim.AdamW
-    if args.use_8bit_adam:
+        optimizer = Muon(
+            [{"params": matrices, "use_muon": True, **muon}, {"params": others, "use_muon": False, **adam}]
+        )
+    elif args.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
+            from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise SystemExit("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from error
-    return optimizer_class(parameters, **adam)
+        optimizer = AdamW8bit(parameters, **adam)
+    else:
+        optimizer = torch.optim.AdamW(parameters, **adam)
+    return optimizer, get_scheduler(
+        args.lr_scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=args.lr_warmup_steps,
+        num_training_steps=args.max_train_steps,
+        num_cycles=args.lr_num_cycles,
+        power=args.lr_power,
+    )
 
 
 def main(args):
@@ -967,28 +996,11 @@ def main(args):
             accelerator.print("No --arcface: the identity loss (Eq. 2) is off.")
 
     # Data
-    sampler = AspectBucketBatchSampler(
-        dataset, args.train_batch_size, accelerator.num_processes, accelerator.process_index, args.seed
-    )
-    loader = torch.utils.data.DataLoader(
-        cached_samples(args, accelerator, dataset, pipeline) if args.cache_latents else dataset,
-        batch_sampler=sampler,
-        num_workers=args.dataloader_num_workers,
-        persistent_workers=args.dataloader_num_workers > 0,
-        worker_init_fn=leave_process_group,
-    )
+    loader = build_loader(args, accelerator, dataset, pipeline)
     validation = Validation(args, pipeline) if args.validation_steps else None
 
     # Optimizer
-    optimizer = build_optimizer(args, parameters, accelerator.num_processes)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer=optimizer,
-        num_warmup_steps=args.lr_warmup_steps,
-        num_training_steps=args.max_train_steps,
-        num_cycles=args.lr_num_cycles,
-        power=args.lr_power,
-    )
+    optimizer, lr_scheduler = build_optimizer(args, parameters, accelerator.num_processes)
     networks = on_meta(model)  # to count their memory, before processes may divide it
     model, optimizer = accelerator.prepare(model, optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]  # new ones under FSDP
@@ -1004,6 +1016,7 @@ def main(args):
     if checkpoint is not None:
         accelerator.load_state(checkpoint)
         accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+    checkpoints.delete_unfinished(accelerator)
     if accelerator.is_main_process:
         write_json(folder / OPTIONS_FILE, options)
     if args.report_to:

@@ -46,7 +46,7 @@ def options(teacher, **more):
         "procedural_clips": 4,
         "sizes": "32x48",
         "num_frames": 2,
-        "guidance_scale": 1,
+        "teacher_guidance_scale": 1,
         "num_ddim_timesteps": 20,
         "max_train_steps": 4,
         "learning_rate": 1e-3,
@@ -177,7 +177,7 @@ class Answers(torch.nn.Module):
 
 @pytest.mark.parametrize(("scale", "guided"), [(1, 0.5), (3, 0.2 + 3 * 0.3)])
 def test_the_target_is_the_average_on_the_next_point_of_the_teachers_path(scheduler, monkeypatch, scale, guided):
-    args = parsed(guidance_scale=scale, num_ddim_timesteps=50, loss_type="l2")
+    args = parsed(teacher_guidance_scale=scale, num_ddim_timesteps=50, loss_type="l2")
     args.cache_latents = "encoded already"
     monkeypatch.setattr(
         script, "draw", lambda *_: (torch.ones(2, 1, 1, 1, 1), torch.tensor([10, 0]), torch.full((2,), float(scale)))
@@ -208,7 +208,7 @@ def test_the_target_is_the_average_on_the_next_point_of_the_teachers_path(schedu
 
 
 def test_draws_depend_on_seed_batch_and_sample_only():
-    args = parsed(guidance_scale=[2, 4])
+    args = parsed(teacher_guidance_scale=[2, 4])
     noise, steps, scales = script.draw(args, 5, 0, (64, 1, 1, 1, 1))
     assert set(steps.tolist()) <= set(range(20)) and len(set(steps.tolist())) > 10
     assert 2 <= scales.min() < 2.3 and 3.7 < scales.max() <= 4
@@ -273,15 +273,15 @@ def test_a_run_goes_on_exactly(teacher, distilled, tmp_path):
     folder.mkdir()
     shutil.copytree(distilled / "checkpoint-2", folder / "checkpoint-2")
     shutil.copy(distilled / "options.json", folder)
-    printed = distil(folder, teacher, "--resume_from_checkpoint", "latest", "--guidance_scale", 2, status=1)
-    assert "had other options: --guidance_scale was [1.0], is [2.0]." in printed
+    printed = distil(folder, teacher, "--resume_from_checkpoint", "latest", "--teacher_guidance_scale", 2, status=1)
+    assert "had other options: --teacher_guidance_scale was [1.0], is [2.0]." in printed
     assert "step 2." in distil(folder, teacher, "--resume_from_checkpoint", "latest")
     whole, other = tensors_of(distilled), tensors_of(folder)
     assert all(torch.equal(whole[name], other[name]) for name in whole)
 
 
 def test_guidance_motion_modules_only_and_a_cache(teacher, tmp_path):
-    more = {"guidance_scale": [2, 4], "trainable": "motion_modules", "max_train_steps": 2, "loss_type": "l2"}
+    more = {"teacher_guidance_scale": [2, 4], "trainable": "motion_modules", "max_train_steps": 2, "loss_type": "l2"}
     distil(tmp_path / "run", teacher, "--gradient_checkpointing", cache_latents=tmp_path / "cache", **more)
     before, after = tensors_of(teacher), tensors_of(tmp_path / "run")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -294,8 +294,11 @@ def test_guidance_motion_modules_only_and_a_cache(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"guidance_scale": [4, 2]}, "--guidance_scale must be one number, or least and greatest, got [4.0, 2.0]."),
-        ({"guidance_scale": -1}, "must be a number of at least 0"),
+        (
+            {"teacher_guidance_scale": [4, 2]},
+            "--teacher_guidance_scale must be one number, or least and greatest, got [4.0, 2.0].",
+        ),
+        ({"teacher_guidance_scale": -1}, "must be a number of at least 0"),
         ({"train_data_dir": "data"}, "give either --train_data_dir or --procedural_clips."),
         ({"trainable": "controlnet"}, "invalid choice: 'controlnet'"),
         ({"pretrained_model_name_or_path": "run"}, "--output_dir must be another folder"),
@@ -313,7 +316,7 @@ def test_options_that_cannot_be_are_one_sentence(capsys, more, message):
     ("more", "message"),
     [
         ({"num_ddim_timesteps": 30}, "--num_ddim_timesteps must divide 1000, got 30."),
-        ({"num_frames": 301}, "distill_hia_lcm.py: error: "),
+        ({"num_frames": 301}, "error: `num_frames` must fit into a clip"),
         ({"sizes": "31x48"}, "--sizes must be multiples of 2"),
     ],
 )

@@ -12,9 +12,11 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -664,7 +666,7 @@ def test_bad_values_are_one_sentence(capsys, arguments, message):
 
 def stopped(folder, *arguments):
     """What the script says when it refuses to begin; without another process, as nothing has begun."""
-    with pytest.raises(SystemExit) as error:
+    with mock.patch.object(sys, "argv", [str(SCRIPT)]), pytest.raises(SystemExit) as error:
         script.main(parsed(*arguments, "--output_dir", folder))
     return str(error.value)
 

@@ -66,6 +66,17 @@ def test_none_is_deleted_before_the_new_one_is_there(tmp_path, accelerator):
     assert checkpoints.steps() == [1]
 
 
+def test_what_was_left_unfinished_can_be_deleted_without_a_save(tmp_path, accelerator, monkeypatch):
+    checkpoints = CheckpointFolder(tmp_path, total_limit=1)
+    checkpoints.save(2, write, accelerator)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", interrupted)
+        checkpoints.save(4, write, accelerator)  # ends while it deletes the other
+    assert names(tmp_path) == [".unfinished-checkpoint-2-deleted", "checkpoint-4"]
+    checkpoints.delete_unfinished(accelerator)
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
 def test_other_things_in_the_folder_are_left_alone(tmp_path, accelerator):
     for name in ("checkpoint-best", "checkpoint-", "notes", ".unfinished-pipeline"):
         (tmp_path / name).mkdir()

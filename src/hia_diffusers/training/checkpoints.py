@@ -30,7 +30,8 @@ class CheckpointFolder:
     """The folders `checkpoint-STEP` of a run.
 
     A checkpoint is written under another name, and renamed when all of it is on the disk; one that is to go is renamed
-    before it is deleted. Whatever an interrupted run left behind under such a name is deleted at the next save.
+    before it is deleted. Whatever an interrupted run left behind under such a name is deleted at the next save, or by
+    [`~CheckpointFolder.delete_unfinished`] where none may follow.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -83,10 +84,8 @@ class CheckpointFolder:
         if self.path(step).exists():
             raise FileExistsError(f"`step` must be one without a checkpoint, but {self.path(step)} is there.")
         unfinished = self.folder / f"{UNFINISHED}{PREFIX}{step}"
-        accelerator.wait_for_everyone()
+        self.delete_unfinished(accelerator)
         if accelerator.is_main_process:
-            for path in self.folder.glob(f"{UNFINISHED}{PREFIX}*"):
-                shutil.rmtree(path)
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
         write(unfinished)
@@ -102,6 +101,19 @@ class CheckpointFolder:
                 shutil.rmtree(doomed)
         accelerator.wait_for_everyone()
         return self.path(step)
+
+    def delete_unfinished(self, accelerator: Any) -> None:
+        """
+        Delete what is no whole checkpoint, on all processes together.
+
+        Args:
+            accelerator (`accelerate.Accelerator`):
+                Of the run.
+        """
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for path in self.folder.glob(f"{UNFINISHED}{PREFIX}*"):
+                shutil.rmtree(path)
 
 
 def _write_to_disk(path: Path) -> None:
