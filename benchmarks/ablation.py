@@ -58,6 +58,8 @@ def stages_of_row(row, rows):
     """Stage -> its options, in order, without the stages that the row leaves out."""
     config = yaml.safe_load((ROOT / rows["config"]).read_text())
     common = {name: value for name, value in config.items() if name != "stages"}
+    if "learning_rate" in row:
+        common["learning_rate"] = row["learning_rate"]
     stages = {}
     for stage in STAGES:
         own = row.get(stage, {} if stage in rows["stages"] else None)
@@ -65,8 +67,6 @@ def stages_of_row(row, rows):
             continue
         of_config = config["stages"]["spatial" if stage == "base" else stage]
         options = {**common, **of_config, **rows["stages"].get(stage, {}), **own}
-        if "learning_rate" in row:
-            options["learning_rate"] = row["learning_rate"]
         if stages:
             options = {name: value for name, value in options.items() if name not in STARTING_POINT}
         stages[stage] = {name: value for name, value in options.items() if value is not None}
@@ -101,12 +101,12 @@ def train(stages, seed, runs):
 
 
 def tune(rows, args):
-    """The table of what each baseline reaches with other learning rates."""
+    """The table of what methods reach with other learning rates."""
     lines = ["| | learning rate | L1 | PSNR | FVD-p |", "| --- | --- | --- | --- | --- |"]
     for name, rates in rows["tuning"].items():
         for rate in rates:
             row = rows["training"][name] | {"learning_rate": rate}
-            options = rows["evaluation"] | row["evaluation"] | rows["tuning_evaluation"]
+            options = rows["evaluation"] | row.get("evaluation", {}) | rows["tuning_evaluation"]
             key = hashlib.sha256(json.dumps([row, options], sort_keys=True).encode()).hexdigest()[:12]
             path = args.runs / "scores" / f"tuning-{key}.json"
             model = None if path.exists() else str(train(stages_of_row(row, rows), 0, args.runs))

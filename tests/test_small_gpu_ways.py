@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from small_networks import NETWORKS, write_pipeline
-from torchao.quantization import Int8WeightOnlyConfig
 
 from hia_diffusers import HIAPipeline
 
@@ -21,8 +20,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def load_int8(folder):
+    quantization = pytest.importorskip("torchao.quantization")
+
     def load():
-        mapping = {name: TorchAoConfig(Int8WeightOnlyConfig()) for name in QUANTISED}
+        mapping = {name: TorchAoConfig(quantization.Int8WeightOnlyConfig()) for name in QUANTISED}
         config = PipelineQuantizationConfig(quant_mapping=mapping)
         return HIAPipeline.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
 
