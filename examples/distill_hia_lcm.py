@@ -247,9 +247,9 @@ def main(args):
         pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     train_hia.check_fit(args, pipeline)
     scheduler = student_scheduler(pipeline.scheduler, args.num_ddim_timesteps)
-    frozen = (pipeline.appearance_encoder, pipeline.controlnet)
+    frozen, config = (pipeline.appearance_encoder, pipeline.controlnet), pipeline.config
     teacher, target, student = (
-        ConditionalDenoiser(*frozen, unet, pipeline.config.reference_timestep)
+        ConditionalDenoiser(*frozen, unet, config.reference_timestep, config.unconditional_controlnet)
         for unet in (*(copy.deepcopy(pipeline.unet).requires_grad_(False) for _ in range(2)), pipeline.unet)
     )
     parameters = train_only(student, args.trainable)

@@ -975,7 +975,11 @@ def main(args):
     check_fit(args, pipeline)
     accelerator.print(loaded.report)
     model = ConditionalDenoiser(
-        pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet, pipeline.config.reference_timestep
+        pipeline.appearance_encoder,
+        pipeline.controlnet,
+        pipeline.unet,
+        pipeline.config.reference_timestep,
+        pipeline.config.unconditional_controlnet,
     )
     parameters = train_only(model, trained_parts(args))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

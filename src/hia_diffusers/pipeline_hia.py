@@ -29,7 +29,7 @@ from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
-from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel
+from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
 from .models.deep_cache import DeepCache
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
@@ -141,6 +141,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
             The timestep at which the appearance encoder runs: 0, once per clip, or the current one, once per step
             (weights of MagicAnimate).
+        unconditional_controlnet (`bool`, *optional*, defaults to `False`):
+            Whether the ControlNet also acts in the unconditional branch of guidance, with what it gives on the context
+            of the other (weights of MagicAnimate and Moore-AnimateAnyone).
 
     Raises:
         TypeError: If a component is of a class that does not fit.
@@ -163,6 +166,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
         reference_timestep: str = "zero",
+        unconditional_controlnet: bool = False,
     ) -> None:
         super().__init__()
         if reference_timestep not in ("zero", "current"):
@@ -189,7 +193,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self.register_to_config(reference_timestep=reference_timestep)
+        self.register_to_config(
+            reference_timestep=reference_timestep, unconditional_controlnet=unconditional_controlnet
+        )
         self._interrupt = False
         self._window_group: WindowGroup | None = None
         self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
@@ -227,6 +233,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                     f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
                     f" {vae_scale_factor(vae)}; set the ControlNet's `conditioning_embedding_out_channels`."
                 )
+        if unet is not None and controlnet is not None and controlnet.config.embedding_only:
+            given, taken = controlnet.config.block_out_channels[0], unet.config.block_out_channels[0]
+            if given != taken:
+                raise ValueError(f"`controlnet` gives pose features of {given} channels but `unet` takes {taken}.")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "HIAPipeline":
@@ -818,14 +828,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                     encoder_hidden_states=context,
                     added_cond_kwargs=added_cond_kwargs,
                     cross_attention_kwargs=cross_attention_kwargs,
-                    down_block_additional_residuals=tuple(residuals[:-1]) if residuals else None,
-                    mid_block_additional_residual=residuals[-1] if residuals else None,
                     reference_features=reference,
                     return_dict=False,
+                    **unet_arguments(residuals),
                 )[0],
             )
 
-        # In the unconditional branch both control modules are off: no reference, no ControlNet.
+        # In the unconditional branch the reference is off, and the ControlNet, unless the weights want it otherwise.
+        controlled = self.config.unconditional_controlnet
         if guidance_scale > 1 and batch_guidance:
             predicted = unet(
                 "both",
@@ -833,7 +843,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 torch.cat(context),
                 _joined_embeds(*added_cond_kwargs),
                 reference.batch(2 * len(sample), unconditional=True),
-                [torch.cat([residual, torch.zeros_like(residual)]) for residual in residuals],
+                [torch.cat([value, value if controlled else torch.zeros_like(value)]) for value in residuals],
             )
             conditional, unconditional = predicted.chunk(2)
         else:
@@ -841,7 +851,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             conditional = unet("conditional", sample, context[0], added_cond_kwargs[0], own_reference, residuals)
             if guidance_scale <= 1:
                 return conditional
-            unconditional = unet("unconditional", sample, context[1], added_cond_kwargs[1])
+            unconditional = unet(
+                "unconditional", sample, context[1], added_cond_kwargs[1], residuals=residuals if controlled else ()
+            )
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:

@@ -144,7 +144,7 @@ def tiny_unet2d(**kwargs):
     ("hia", "new"),
     [
         (HIAAppearanceEncoder, {"spatial_position_embedding"}),
-        (HIAControlNetModel, set()),
+        (HIAControlNetModel, {"embedding_only"}),
         (
             HIAUNetMotionModel,
             {"reference_attention_blocks", "motion_norm", "resnet_norm", "spatial_position_embedding"},

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 
 from .context_attention import ContextAttention
@@ -83,21 +83,43 @@ class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
         return super().forward(conditioning)
 
 
+def unet_arguments(residuals: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Under which names an [`HIAUNetMotionModel`] takes what an [`HIAControlNetModel`] gives.
+
+    Args:
+        residuals (`Sequence[torch.Tensor]`):
+            Those of the down blocks, then that of the middle block; or the pose features alone; or none.
+    """
+    if not residuals:
+        return {}
+    *down, last = residuals
+    if not down:
+        return {"pose_features": last}
+    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": last}
+
+
 class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
     """A [`~diffusers.ControlNetModel`] that takes the six channels of [`MotionBlurCondition`] by default.
 
     Args:
+        embedding_only (`bool`, *optional*, defaults to `False`):
+            Whether the network is its conditioning embedding alone, whose output the UNet takes as `pose_features`,
+            as the pose guider of Moore-AnimateAnyone is.
         kwargs:
             The arguments of [`~diffusers.ControlNetModel`]; `conditioning_channels` defaults to 6.
+
+    Raises:
+        ValueError: If `controlnet_conditioning_channel_order` is not `"rgb"`.
     """
 
     _repeated_blocks = ["BasicTransformerBlock"]
     _skip_layerwise_casting_patterns = ["norm"]
     _other_class_hint = "widen a plain ControlNet with HIAControlNetModel.from_controlnet(controlnet)."
 
-    @extends_init(ControlNetModel, conditioning_channels=6)
-    def __init__(self, **kwargs: Any) -> None:
+    @extends_init(ControlNetModel, conditioning_channels=6, embedding_only=False)
+    def __init__(self, embedding_only: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.register_to_config(embedding_only=embedding_only)
         if self.config.controlnet_conditioning_channel_order != "rgb":
             raise ValueError(
                 "`controlnet_conditioning_channel_order` must be 'rgb', the order of the condition, got "
@@ -107,6 +129,13 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         for module in self.modules():
             if isinstance(module, BasicTransformerBlock):
                 module.attn2.__class__ = ContextAttention
+        if embedding_only:
+            for name in [name for name, _ in self.named_children() if name != "controlnet_cond_embedding"]:
+                setattr(self, name, None)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        if not self.config.embedding_only:  # where it is, diffusers misses the blocks that could be recomputed
+            super()._set_gradient_checkpointing(*args, **kwargs)
 
     @classmethod
     def from_unet(
@@ -151,3 +180,49 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         state_dict["controlnet_cond_embedding.conv_in.weight"] = torch.cat([weight, zeros], dim=1)
         model.load_state_dict(state_dict)
         return model.to(device=controlnet.device, dtype=controlnet.dtype)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor | ConditioningWindows,
+        conditioning_scale: float = 1.0,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> ControlNetOutput | tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Read conditioning frames.
+
+        Args:
+            sample (`torch.Tensor` of shape `(N, C, h, w)`):
+                Noisy latents.
+            timestep (`torch.Tensor` or `float` or `int`):
+                The timestep, one for all or one per frame.
+            encoder_hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
+                Context for cross-attention.
+            controlnet_cond (`torch.Tensor` of shape `(N, C, H, W)` or [`ConditioningWindows`]):
+                Conditioning frames in [0, 1].
+            conditioning_scale (`float`, *optional*, defaults to 1.0):
+                Factor on what is returned.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a `ControlNetOutput` instead of a tuple.
+            kwargs:
+                Further arguments of [`~diffusers.ControlNetModel.forward`].
+
+        Returns:
+            `ControlNetOutput` or `tuple`: residuals of the down blocks and of the middle block, each `(N, C, h, w)`.
+            With `embedding_only` no residuals of down blocks, and in place of the other the pose features. See
+            [`unet_arguments`].
+        """
+        if self.config.embedding_only:
+            features = self.controlnet_cond_embedding(controlnet_cond) * conditioning_scale
+            return ControlNetOutput((), features) if return_dict else ((), features)
+        return super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            controlnet_cond,
+            conditioning_scale,
+            return_dict=return_dict,
+            **kwargs,
+        )

@@ -44,6 +44,15 @@ class ClipGroupNorm(nn.GroupNorm):
         return super().forward(clips).transpose(1, 2).flatten(0, 1)
 
 
+class InputConvolution(nn.Conv2d):
+    """The first convolution of a UNet. What its input has beyond its channels is added to its output."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.shape[1] == self.in_channels:
+            return super().forward(hidden_states)
+        return super().forward(hidden_states[:, : self.in_channels]) + hidden_states[:, self.in_channels :]
+
+
 class MotionAttention(Attention):
     """Attention along time. It stays on SDPA: xformers' kernels do not take a sequence for each pixel of each clip."""
 
@@ -149,6 +158,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             REFERENCE_PARTS[reference_attention_blocks],
             spatial_position_embedding,
         )
+        self.conv_in.__class__ = InputConvolution
         self._clip_norms: list[ClipGroupNorm] = []
         for module in self.modules():
             if isinstance(module, AnimateDiffTransformer3D):
@@ -220,6 +230,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         mid_block_additional_residual: torch.Tensor | None = None,
         return_dict: bool = True,
         reference_features: Mapping[str, torch.Tensor] | ReferenceFeatures | None = None,
+        pose_features: torch.Tensor | None = None,
     ) -> UNetMotionOutput | tuple[torch.Tensor]:
         """Predict the noise of a clip.
 
@@ -241,9 +252,12 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             reference_features (`Mapping[str, torch.Tensor]` or [`ReferenceFeatures`], *optional*):
                 Features of the appearance encoder by block name, `(B, tokens, C)`. A [`ReferenceFeatures`] keeps its K
                 and V over calls; a mapping is projected at every call. Without it no block sees a reference.
+            pose_features (`torch.Tensor` of shape `(B * F, C, H, W)`, *optional*):
+                Added to the output of the first convolution, as Moore-AnimateAnyone has it; C is that output's.
 
         Raises:
-            ValueError: If the features are those of other blocks, or of another number of clips.
+            ValueError: If the features are those of other blocks, or of another number of clips, or those of the pose
+                have another shape or meet an adapter of the first convolution.
         """
         num_frames = sample.shape[2]
         if encoder_hidden_states.shape[0] == sample.shape[0]:
@@ -257,6 +271,15 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                 reference_features = ReferenceFeatures(reference_features)
             self._check_reference(reference_features, batch_size=sample.shape[0])
             cross_attention_kwargs = {**(cross_attention_kwargs or {}), REFERENCE: reference_features}
+        if pose_features is not None:
+            expected = (sample.shape[0] * num_frames, self.config.block_out_channels[0], *sample.shape[-2:])
+            if pose_features.shape != expected:
+                raise ValueError(f"`pose_features` must have the shape {expected}, got {tuple(pose_features.shape)}.")
+            if not isinstance(self.conv_in, InputConvolution):
+                raise ValueError("`pose_features` cannot be given while an adapter changes the first convolution.")
+            # As channels of the input they take no way of their own through the parent's forward.
+            clips = pose_features.unflatten(0, (-1, num_frames)).transpose(1, 2)
+            sample = torch.cat([sample, clips.to(sample.dtype)], dim=1)
         return super().forward(
             sample,
             timestep,

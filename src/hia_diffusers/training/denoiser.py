@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..models.appearance_encoder import HIAAppearanceEncoder
-from ..models.controlnet import HIAControlNetModel
+from ..models.controlnet import HIAControlNetModel, unet_arguments
 from ..models.reference_attention import ReferenceFeatures
 from ..models.unet_motion import HIAUNetMotionModel
 
@@ -25,6 +25,8 @@ class ConditionalDenoiser(nn.Module):
             Denoises.
         reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
             As in [`HIAPipeline`].
+        unconditional_controlnet (`bool`, *optional*, defaults to `False`):
+            As in [`HIAPipeline`].
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class ConditionalDenoiser(nn.Module):
         controlnet: HIAControlNetModel,
         unet: HIAUNetMotionModel,
         reference_timestep: Literal["zero", "current"] = "zero",
+        unconditional_controlnet: bool = False,
     ) -> None:
         super().__init__()
         self.appearance_encoder = appearance_encoder
         self.controlnet = controlnet
         self.unet = unet
         self.reference_timestep = reference_timestep
+        self.unconditional_controlnet = unconditional_controlnet
 
     def forward(
         self,
@@ -64,7 +68,8 @@ class ConditionalDenoiser(nn.Module):
                 Conditioning frames in [0, 1].
             dropped (`torch.Tensor` of shape `(B,)`, *optional*):
                 Bool; the clips that get neither reference nor residuals of the ControlNet, as the unconditional branch
-                of animation-CFG (Eq. 4). Both networks run all the same and get gradients of zero.
+                of animation-CFG (Eq. 4). Both networks run all the same and get gradients of zero. With
+                `unconditional_controlnet` they do get the residuals.
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`.
@@ -72,22 +77,22 @@ class ConditionalDenoiser(nn.Module):
         num_frames = noisy_latents.shape[2]
         reference_timesteps = timesteps if self.reference_timestep == "current" else torch.zeros_like(timesteps)
         features = self.appearance_encoder(reference_latents, reference_timesteps, context).reference_features
-        residuals, mid_residual = self.controlnet(
+        down_residuals, last_residual = self.controlnet(
             noisy_latents.transpose(1, 2).flatten(0, 1),
             timesteps.repeat_interleave(num_frames),
             encoder_hidden_states=context.repeat_interleave(num_frames, dim=0),
             controlnet_cond=conditioning.flatten(0, 1),
             return_dict=False,
         )
-        if dropped is not None:
+        residuals = [*down_residuals, last_residual]
+        if dropped is not None and not self.unconditional_controlnet:
             kept = ~dropped.repeat_interleave(num_frames)[:, None, None, None]
-            residuals, mid_residual = [residual * kept for residual in residuals], mid_residual * kept
+            residuals = [residual * kept for residual in residuals]
         return self.unet(
             noisy_latents,
             timesteps,
             context,
-            down_block_additional_residuals=tuple(residuals),
-            mid_block_additional_residual=mid_residual,
+            **unet_arguments(residuals),
             reference_features=ReferenceFeatures(features, dropped),
             return_dict=False,
         )[0]

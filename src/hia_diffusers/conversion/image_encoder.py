@@ -1,0 +1,90 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The CLIP image encoder of sd-image-variations, with its feature extractor."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .converted import Conversion, ConversionReport
+from .key_tables import ComponentKeys, KeyTable, fill
+from .state_dicts import as_folder, find_file, find_weights, read_config, read_state_dict
+
+
+# transformers no longer saves the numbers of positions.
+TABLE = KeyTable(unused=(r"\.position_ids$",))
+
+
+def convert_image_encoder(
+    weights: str | os.PathLike,
+    allow: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Bring a CLIP image encoder and its feature extractor into one folder, as safetensors.
+
+    Args:
+        weights (`str` or `os.PathLike`):
+            Folder of a pipeline with `image_encoder/` and `feature_extractor/`, such as sd-image-variations, or a
+            folder with the files of both in it.
+        allow (`Collection[str]`, *optional*, defaults to `()`):
+            Keys of the file that may be left, and keys of the encoder that may be missing and are new then.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            Of the weights.
+
+    Returns:
+        [`Conversion`]: of a `CLIPVisionModelWithProjection`, with its `feature_extractor`.
+
+    Raises:
+        FileNotFoundError: If a folder or file is missing.
+        ValueError: If a file cannot be read, or keys are left or missing.
+    """
+    encoder, feature_extractor, rows = load_image_encoder(*find_image_encoder("weights", weights), allow, dtype)
+    return Conversion(encoder, ConversionReport(tuple(rows)), feature_extractor)
+
+
+def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, Path, Path]:
+    """
+    Where the parts lie, without reading them.
+
+    Args:
+        argument (`str`):
+            Name of the argument that leads to them, for errors.
+        weights (`str` or `os.PathLike`):
+            As for [`convert_image_encoder`].
+
+    Returns:
+        `tuple[str, Path, Path]`: the argument, the folder of the encoder, the folder of the feature extractor.
+    """
+    folder = as_folder(argument, weights)
+    encoder = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
+    find_weights(argument, encoder)
+    extractor = find_file(
+        argument, folder / "feature_extractor" / "preprocessor_config.json", folder / "preprocessor_config.json"
+    )
+    return argument, encoder, extractor.parent
+
+
+def load_image_encoder(
+    argument: str, folder: Path, extractor_folder: Path, allow: Collection[str], dtype: torch.dtype
+) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor, list[ComponentKeys]]:
+    """
+    Read what [`find_image_encoder`] found.
+
+    Args:
+        argument, folder, extractor_folder:
+            Its result.
+        allow, dtype:
+            As for [`fill`].
+    """
+    kind = read_config(argument, folder).get("model_type")
+    if kind != "clip_vision_model":
+        raise ValueError(
+            f"`{argument}`: {folder} must hold a CLIPVisionModelWithProjection, got the model type {kind}."
+        )
+    extractor = CLIPImageProcessor.from_pretrained(extractor_folder)
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder))
+    state_dict = read_state_dict(argument, find_weights(argument, folder))
+    return encoder, extractor, fill("image_encoder", encoder, [(state_dict, TABLE)], allow, dtype)

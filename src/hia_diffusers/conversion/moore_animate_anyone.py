@@ -1,0 +1,202 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Moore-AnimateAnyone, and the parts of it that Champ has as well."""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.appearance_encoder import HIAAppearanceEncoder
+from ..models.controlnet import HIAControlNetModel
+from ..pipeline_hia import HIAPipeline
+from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
+from .converted import Conversion, ConversionReport
+from .image_encoder import find_image_encoder, load_image_encoder
+from .key_tables import ComponentKeys, KeyTable, fill
+from .stable_diffusion import empty_motion_unet, load_vae
+from .state_dicts import StateDict, as_folder, find_file, find_weights, read_config, read_state_dict
+
+
+# The reference UNet goes on behind the last features that it hands out, and nothing comes of that.
+TABLES = {
+    "denoising_unet": MOTION_TABLE,
+    "motion_module": MOTION_TABLE,
+    "reference_unet": KeyTable(
+        unused=(
+            r"^conv_(norm_)?out\.",
+            r"^up_blocks\.3\.attentions\.2\.proj_out\.",
+            r"^up_blocks\.3\.attentions\.2\.transformer_blocks\.0\.(attn1|norm2|attn2|norm3|ff)\.",
+        )
+    ),
+    "pose_guider": KeyTable(renames=((r"^", "controlnet_cond_embedding."),)),
+}
+
+# What the UNet computes: our default, and so nothing else if that were to change.
+UNET_OPTIONS = {"reference_attention_blocks": "full", "motion_norm": "frame", "resnet_norm": "frame"}
+
+# Options of a ControlNet that it shares with the UNet beside it.
+SHARED_OPTIONS = (
+    *("in_channels", "block_out_channels", "layers_per_block", "down_block_types", "norm_num_groups"),
+    *("cross_attention_dim", "attention_head_dim"),
+)
+
+
+def convert_moore_animate_anyone(
+    weights: str | os.PathLike,
+    base: str | os.PathLike,
+    image_encoder: str | os.PathLike,
+    vae: str | os.PathLike | None = None,
+    allow: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Convert the published weights of Moore-AnimateAnyone.
+
+    Args:
+        weights (`str` or `os.PathLike`):
+            Folder with `reference_unet.pth`, `denoising_unet.pth`, `motion_module.pth` and `pose_guider.pth`. Motion
+            modules in `denoising_unet.pth` go before those of `motion_module.pth`.
+        base (`str` or `os.PathLike`):
+            Folder of Stable Diffusion 1.5 in the layout of diffusers; the configuration of its UNet and, if `vae` is
+            not given, its VAE are read.
+        image_encoder (`str` or `os.PathLike`):
+            As `weights` of [`convert_image_encoder`].
+        vae (`str` or `os.PathLike`, *optional*):
+            Folder of another `AutoencoderKL`; Moore-AnimateAnyone runs on `sd-vae-ft-mse`.
+        allow (`Collection[str]`, *optional*, defaults to `()`):
+            Keys of the sources that may be left, and keys of a component that may be missing and are new then.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            Of the weights.
+
+    Returns:
+        [`Conversion`]: of an [`HIAPipeline`] with pose maps of 3 channels as conditioning frames.
+
+    Raises:
+        FileNotFoundError: If a folder or file is missing.
+        ValueError: If a file cannot be read, or keys are left or missing.
+    """
+    pose_guider_file = find_file("weights", as_folder("weights", weights) / "pose_guider.pth")
+    sources = _Sources(weights, base, image_encoder, vae)
+    pose_guider = read_state_dict("weights", pose_guider_file)
+    with torch.device("meta"):
+        controlnet = HIAControlNetModel(**sources.controlnet_options(), **_pose_guider_options(pose_guider))
+    rows = fill("controlnet", controlnet, [(pose_guider, TABLES["pose_guider"])], allow, dtype)
+    return sources.conversion(controlnet, rows, allow, dtype)
+
+
+def convert_champ(
+    weights: str | os.PathLike,
+    base: str | os.PathLike,
+    image_encoder: str | os.PathLike,
+    vae: str | os.PathLike | None = None,
+    allow: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Convert what Champ's published weights share with Moore-AnimateAnyone: all but what reads the pose.
+
+    Args:
+        weights (`str` or `os.PathLike`):
+            Folder with `reference_unet.pth`, `denoising_unet.pth` and `motion_module.pth`. The four guidance encoders
+            beside them, which have attention of their own, are left.
+        base, image_encoder, vae, allow, dtype:
+            As for [`convert_moore_animate_anyone`].
+
+    Returns:
+        [`Conversion`]: of an [`HIAPipeline`] with a new pose guider of 3 channels, which adds nothing before it is
+        trained.
+
+    Raises:
+        FileNotFoundError: If a folder or file is missing.
+        ValueError: If a file cannot be read, or keys are left or missing.
+    """
+    sources = _Sources(weights, base, image_encoder, vae)
+    controlnet = HIAControlNetModel(
+        **sources.controlnet_options(),
+        embedding_only=True,
+        conditioning_channels=3,
+        conditioning_embedding_out_channels=(16, 32, 96, 256),
+    )
+    rows = [ComponentKeys("controlnet", "new", made=tuple(controlnet.state_dict()))]
+    guidance = tuple(str(path) for path in sorted(Path(weights).glob("guidance_encoder_*.pth")))
+    return sources.conversion(controlnet.to(dtype).eval(), rows, allow, dtype, left_over=guidance)
+
+
+class _Sources:
+    """Where the parts lie that both have. All files are looked for before the first is read."""
+
+    def __init__(self, weights: Any, base: Any, image_encoder: Any, vae: Any) -> None:
+        folder, base = as_folder("weights", weights), as_folder("base", base)
+        names = ("denoising_unet", "motion_module", "reference_unet")
+        self.files = {name: find_file("weights", folder / f"{name}.pth") for name in names}
+        self.vae_argument = "base" if vae is None else "vae"
+        self.vae = base / "vae" if vae is None else as_folder("vae", vae)
+        find_weights(self.vae_argument, self.vae)
+        self.image_encoder = find_image_encoder("image_encoder", image_encoder)
+        self.unet_config = read_config("base", base / "unet")
+
+    def controlnet_options(self) -> dict[str, Any]:
+        return {name: self.unet_config[name] for name in SHARED_OPTIONS if name in self.unet_config}
+
+    def conversion(
+        self,
+        controlnet: HIAControlNetModel,
+        controlnet_rows: list[ComponentKeys],
+        allow: Collection[str],
+        dtype: torch.dtype,
+        left_over: tuple[str, ...] = (),
+    ) -> Conversion:
+        weights = {name: read_state_dict("weights", path) for name, path in self.files.items()}
+        motion = weights["motion_module"]
+        unet = empty_motion_unet(
+            self.unet_config,
+            motion_max_seq_length=motion_max_seq_length(motion),
+            use_motion_mid_block=has_motion_mid_block(motion),
+            **UNET_OPTIONS,
+        )
+        with torch.device("meta"):
+            appearance_encoder = HIAAppearanceEncoder.from_config(self.unet_config)
+        sources = {name: (weights[name], TABLES[name]) for name in weights}
+        rows = fill("unet", unet, [sources["motion_module"], sources["denoising_unet"]], allow, dtype)
+        rows += fill("appearance_encoder", appearance_encoder, [sources["reference_unet"]], allow, dtype)
+        autoencoder, vae_rows = load_vae(self.vae_argument, self.vae, allow, dtype)
+        encoder, feature_extractor, encoder_rows = load_image_encoder(*self.image_encoder, allow, dtype)
+        pipeline = HIAPipeline(
+            vae=autoencoder,
+            image_encoder=encoder,
+            unet=unet,
+            appearance_encoder=appearance_encoder,
+            controlnet=controlnet,
+            scheduler=ShiftedSNRScheduler(
+                snr_shift_factor=1.0,
+                prediction_type="v_prediction",
+                rescale_betas_zero_snr=True,
+                timestep_spacing="trailing",
+                steps_offset=1,
+            ),
+            feature_extractor=feature_extractor,
+            unconditional_controlnet=True,
+        )
+        return Conversion(pipeline, ConversionReport((*rows, *controlnet_rows, *vae_rows, *encoder_rows), left_over))
+
+
+def _pose_guider_options(weights: StateDict) -> Mapping[str, Any]:
+    """Options of a ControlNet of which the pose guider is the conditioning embedding."""
+    convolution = weights.tensors.get("conv_in.weight")
+    widening = {}
+    for key, tensor in weights.tensors.items():
+        if (match := re.fullmatch(r"blocks\.(\d+)\.weight", key)) and int(match[1]) % 2:
+            widening[int(match[1])] = tensor.shape[0]
+    if convolution is None or convolution.ndim != 4 or not widening:
+        raise ValueError(
+            f"`weights`: {weights.path} must hold a pose guider, whose keys are conv_in, blocks.0 to blocks.5 and"
+            " conv_out."
+        )
+    return {
+        "embedding_only": True,
+        "conditioning_channels": convolution.shape[1],
+        "conditioning_embedding_out_channels": (convolution.shape[0], *(widening[i] for i in sorted(widening))),
+    }

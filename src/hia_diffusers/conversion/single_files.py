@@ -1,0 +1,86 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Components in the layout of the original Stable Diffusion, which diffusers converts."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_described_config(component: str, model_class: Any, config: str, **kwargs: Any) -> Any:
+    """
+    The configuration of what is in a single file, which does not say it itself.
+
+    Args:
+        component (`str`):
+            Its name, for errors.
+        model_class (`type`):
+            A class of diffusers.
+        config (`str`):
+            Local folder or Hub id.
+        kwargs:
+            Options of `load_config`, such as `subfolder`.
+
+    Raises:
+        FileNotFoundError: If it cannot be read.
+    """
+    try:
+        return model_class.load_config(config, **kwargs)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"`config` must be a local folder or a Hub id with the configuration of the {component}, but {config}"
+            " cannot be read."
+        ) from error
+
+
+def load_from_single_file(
+    component: str,
+    model_class: Any,
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    config: str,
+    dtype: torch.dtype,
+    **kwargs: Any,
+) -> Any:
+    """
+    A component by diffusers' `from_single_file`, with no key left or missing, about which that is silent.
+
+    Args:
+        component (`str`):
+            Its name, for errors.
+        model_class (`type`):
+            A model class of diffusers.
+        path (`Path`):
+            The file, for errors.
+        tensors (`dict[str, torch.Tensor]`):
+            Of the component alone, under the keys of the file.
+        config (`str`):
+            Local folder or Hub id with the component's configuration.
+        dtype (`torch.dtype`):
+            Of the weights.
+        kwargs:
+            Options of `load_config`, such as `subfolder`.
+
+    Raises:
+        ValueError: If the tensors are not those that the configuration describes.
+    """
+    with torch.device("meta"):
+        described = read_described_config(component, model_class, config, **kwargs)
+        expected = model_class.from_config(described).state_dict()
+    try:
+        # A copy, as diffusers takes keys out of the dictionary. It renames them one to one, so their number tells.
+        model = model_class.from_single_file(dict(tensors), config=config, torch_dtype=dtype, **kwargs)
+        fits = len(tensors) == len(expected) and not any(tensor.is_meta for tensor in model.state_dict().values())
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _mismatch(component, path, config, len(expected), len(tensors)) from error
+    if not fits:
+        raise _mismatch(component, path, config, len(expected), len(tensors))
+    return model.eval()
+
+
+def _mismatch(component: str, path: Path, config: str, expected: int, found: int) -> ValueError:
+    return ValueError(
+        f"`weights`: {path} must hold the {expected} tensors of the {component} that `config` describes, those of"
+        f" {config}, but has {found} for it, or others."
+    )
