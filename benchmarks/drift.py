@@ -13,8 +13,6 @@ travelling, a window begins or the one before it has ended, over how much they d
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -22,12 +20,8 @@ import torch
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers.commands.evaluate import leave_out_motion_modules
 from hia_diffusers.data.synthetic import proc_dance_v1
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from evaluate_hia import leave_out_motion_modules  # noqa: E402
 
 
 HEIGHT, WIDTH = 160, 96

@@ -21,15 +21,15 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
-import animate
 import torch
 import yaml
-from animate import OneLineParser, fit_keypoints, fit_picture, load_picture, number, size
 from fsspec.implementations.local import LocalFileSystem
 
-from hia_diffusers import HIA_TINY, MotionBlurConditioner, WholeBodyKeypoints, retarget_keypoints
+from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
+from hia_diffusers.animation.picture import load_picture
+from hia_diffusers.commands.arguments import OneLineParser, number, size
+from hia_diffusers.commands.loading import check_model, load_pipeline
 from hia_diffusers.data.preparation import check_inside
-from hia_diffusers.data.video import write_video
 
 
 JOBS_HELP = (
@@ -56,8 +56,8 @@ class Animator:
     def __init__(self, jobs, args, device):
         if device == "cpu":
             torch.set_num_threads(1)  # their number changes the rounding, and so would that of actors
-        self.pipe = animate.load_pipeline(args.model, device, args.dtype)
-        self.pipe.set_progress_bar_config(disable=True)
+        self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype))
+        self.animate.pipe.set_progress_bar_config(disable=True)
         self.jobs, self.args = {job.name: job for job in jobs}, args
 
     def __call__(self, batch):
@@ -70,22 +70,19 @@ class Animator:
         return {"name": [job.name], "error": [error]}
 
     def make_video(self, job):
-        picture = load_picture(job.image)
-        motion = WholeBodyKeypoints.load(job.motion)
-        width, height = self.args.size or (max(8, round(side / 8) * 8) for side in (motion.width, motion.height))
-        fitted, place = fit_picture(picture, (width, height))
-        if job.image_keypoints is not None:
-            reference = animate.reference_keypoints(job, None, picture)
-            motion = retarget_keypoints(motion, fit_keypoints(reference, place, (width, height)))
-        conditioner = MotionBlurConditioner.for_size(height, width)
-        frames = self.pipe.stream(
-            fitted,
-            conditioner(motion.resize(height, width), sharpness=job.sharpness),
+        width, height = self.args.size or (None, None)
+        self.animate(
+            load_picture(job.image),
+            WholeBodyKeypoints.load(job.motion),
+            video_path(self.args.output, job),
+            image_keypoints=job.image_keypoints,
+            sharpness=job.sharpness,
+            height=height,
+            width=width,
             num_inference_steps=self.args.steps,
             guidance_scale=self.args.guidance,
             generator=torch.Generator().manual_seed(job.seed),
         )
-        write_video(video_path(self.args.output, job), frames, motion.fps)
 
 
 @contextmanager
@@ -102,8 +99,7 @@ def begun_once(mark):
 
 
 def one_sentence(error):
-    """What an exception says; the options of animate.py that it names are keys of a job here."""
-    return str(error).strip().split("\n")[0].removeprefix("--") or type(error).__name__
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def video_path(folder, job):
@@ -210,7 +206,6 @@ def run_jobs(jobs, args):
     if workers > available:
         raise ValueError(f"--workers: {workers} actors need a {kind} each, the cluster has {available}")
 
-    ray.cloudpickle.register_pickle_by_value(animate)  # other machines have the package, not the examples
     names = ray.data.from_items([{"name": job.name} for job in jobs], override_num_blocks=len(jobs))
     results = names.map_batches(
         Animator,
@@ -239,7 +234,7 @@ def write_failures(folder, failures):
 
 def animate_many(args):
     jobs = read_jobs(args.jobs)
-    animate.check_model(args.model)
+    check_model(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     for left_over in (*args.output.glob(".*.begun"), *args.output.glob(".*.mp4.*.tmp")):  # by a run that was killed
         left_over.unlink()

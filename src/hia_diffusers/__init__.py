@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 HIA_TINY = str(Path(__file__).parent / "assets" / "hia_tiny")
 
 _MODULES = {
+    "HIAAnimation": "hia_diffusers.animation.animator",
+    "HIAAnimator": "hia_diffusers.animation.animator",
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
     "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
     "HIAControlNetModel": "hia_diffusers.models.controlnet",
@@ -38,6 +40,8 @@ __all__ = sorted([*_MODULES, "HIA_TINY"])
 _BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")
 
 if TYPE_CHECKING:
+    from .animation.animator import HIAAnimation as HIAAnimation
+    from .animation.animator import HIAAnimator as HIAAnimator
     from .conditioning.detection import KeypointDetector as KeypointDetector
     from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
     from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition

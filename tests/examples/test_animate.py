@@ -1,14 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import av
-import cv2
 import diffusers
 import numpy as np
 import pytest
@@ -16,22 +14,14 @@ from onnx_models import draw_people, points_in, write_models
 from PIL import Image
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
+from hia_diffusers.animation.driving import Driving
+from hia_diffusers.commands import animate
 from hia_diffusers.conditioning.detection import KeypointDetector
 from hia_diffusers.conditioning.retargeting import smooth_keypoints
 from hia_diffusers.data.video import read_video, write_video
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-animate = load_script("animate")
 
 
 def run(script, *arguments, cwd):
@@ -111,8 +101,8 @@ def call(**changes):
     return [word for word in words if word is not True]
 
 
-def assert_one_error_line(stderr, *named):
-    assert stderr.startswith("animate.py: error: ") and stderr.count("\n") == 1, stderr
+def assert_one_error_line(stderr, *named, prog="hia-diffusers animate"):
+    assert stderr.startswith(f"{prog}: error: ") and stderr.count("\n") == 1, stderr
     assert all(name in stderr for name in named), stderr
 
 
@@ -174,14 +164,11 @@ def test_the_seed_decides_the_frames(tmp_path):
     assert not np.array_equal(first, frames("1"))
 
 
-def condition_of(size=None, **changes):
-    """The condition that a call makes, and its size."""
-    args = animate.make_parser().parse_args(call(**changes))
-    driving, kind = animate.load_driving(args.driving, args.driving_type, args.max_frames)
-    animate.check_use(args, kind)
-    picture = animate.load_picture(args.image)
-    _, place = animate.fit_picture(picture, size)
-    return animate.make_condition(args, driving, kind, picture, place, size)
+def condition_of(size, **changes):
+    """The condition that a call makes."""
+    words = call(**changes, size="{}x{}".format(*size))
+    with animate.told_aloud():
+        return animate.prepare(animate.make_parser().parse_args(words))[1].condition
 
 
 def drawn_box(pose):
@@ -266,24 +253,6 @@ def test_the_sharpness_of_the_driving_is_measured_before_the_motion_is_aligned()
     np.testing.assert_array_equal(aligned.hand_sharpness, as_it_is.hand_sharpness)
 
 
-def test_keypoints_of_the_picture_stay_on_it_when_it_is_fitted():
-    picture = Image.new("RGB", (60, 90))
-    points = np.array([(10.5, 20.5), (50.5, 80.5)])
-    for x, y in points:
-        picture.paste((255, 255, 255), (int(x) - 1, int(y) - 1, int(x) + 2, int(y) + 2))
-    xy = np.full((1, 133, 2), np.nan)
-    xy[0, :2] = points
-    keypoints = WholeBodyKeypoints(xy, np.ones((1, 133)), 90, 60, 1.0)
-    for size in ((120, 200), (128, 64), (60, 90)):
-        fitted, place = animate.fit_picture(picture, size)
-        moved = animate.fit_keypoints(keypoints, place, size)
-        assert (moved.width, moved.height) == size
-        bright = np.argwhere(np.asarray(fitted.convert("L")) > 100)[:, ::-1] + 0.5
-        halves = bright[:, 1] > bright[:, 1].mean()
-        centers = [bright[~halves].mean(axis=0), bright[halves].mean(axis=0)]
-        np.testing.assert_allclose(moved.xy[0, :2], centers, atol=0.4)
-
-
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
@@ -303,11 +272,13 @@ def test_videos_are_told_apart_aloud(tmp_path, capsys, name, kind, said):
     stage[:, 10:60, 24:40] = (200, 150, 125)
     write_video(tmp_path / "stage.mp4", stage, fps=30)
     path = tmp_path / name if (tmp_path / name).exists() else Path(name)
-    assert animate.load_driving(path, "auto", None)[1] == kind
+    with animate.told_aloud():
+        assert Driving.load(path).kind == kind
     printed = capsys.readouterr().out
     assert said in printed and "--driving-type" in printed
     other = {"pose": "video", "video": "pose"}[kind]
-    assert animate.load_driving(path, other, None)[1] == other
+    with animate.told_aloud():
+        assert Driving.load(path, other).kind == other
     assert capsys.readouterr().out == ""
 
 
@@ -334,7 +305,7 @@ BAD_CALLS = [
     ({"driving": "motion.safetensors", "driving_type": "video"}, "motion.safetensors", "cannot be decoded"),
     ({"driving": "walk.mp4", **MODELS, "pose_model": "missing.onnx"}, "`pose_model`", "missing.onnx"),
     ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "keypoint detector: `device`", "warp"),
-    ({"driving": "walk.mp4", **MODELS, "person": "0,0,9,9"}, "`person`", "nobody"),
+    ({"driving": "walk.mp4", **MODELS, "person": "0,0,9,9"}, "--person", "nobody"),
     ({"driving": "nobody.mp4", **MODELS}, "--driving", "nobody"),
     ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "nobody", "--no-retarget"),
     ({"retarget": True, **MODELS, "image": "nobody.png"}, "--image", "nobody"),
@@ -411,7 +382,7 @@ def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, name
 def test_bad_call_of_the_real_program(inputs, changes, named):
     result = run("animate.py", *call(**changes), cwd=inputs)
     assert (result.returncode, result.stdout) == (2, "")
-    assert_one_error_line(result.stderr, named)
+    assert_one_error_line(result.stderr, named, prog="animate.py")
     assert not (inputs / "out.mp4").exists()
 
 
@@ -421,74 +392,3 @@ def test_an_output_folder_without_the_right_to_write(tmp_path, capsys):
     with pytest.raises(SystemExit):
         animate.main(call(output=str(tmp_path / "out.mp4")))
     assert_one_error_line(capsys.readouterr().err, "--output", str(tmp_path))
-
-
-def ramp(dtype=np.uint8, top=255):
-    """Dark on the left and bright on the right, 40 wide and 20 high."""
-    return np.tile(np.linspace(0, top, 40), (20, 1)).round().astype(dtype)
-
-
-@pytest.mark.parametrize("name", ["grey.png", "grey16.png", "grey16.tiff", "grey32.tiff", "colour16.png"])
-def test_greys_and_16_bit_pictures(tmp_path, name):
-    path = tmp_path / name
-    if name == "colour16.png":
-        cv2.imwrite(str(path), np.stack([ramp(np.uint16, 65535)] * 3, axis=-1))
-    else:
-        grey = {"grey.png": ramp(), "grey32.tiff": ramp(np.int32, 65535)}.get(name, ramp(np.uint16, 65535))
-        Image.fromarray(grey).save(path)
-    picture = animate.load_picture(path)
-    assert picture.mode == "RGB" and picture.size == (40, 20)
-    np.testing.assert_allclose(np.asarray(picture), np.stack([ramp()] * 3, axis=-1), atol=1)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "transparent RGB"])
-def test_transparency_is_white(tmp_path, mode):
-    path = tmp_path / "picture.png"
-    picture = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
-    picture.paste((30, 30, 30, 255), (20, 0, 40, 20))
-    if mode == "transparent RGB":
-        picture.convert("RGB").save(path, transparency=(0, 0, 0))
-    else:
-        picture.convert(mode).save(path)
-    assert Image.open(path).mode == mode.split()[-1]
-    pixels = np.asarray(animate.load_picture(path), dtype=int)
-    assert pixels.shape == (20, 40, 3)
-    assert (pixels[:, :20] == 255).all() and np.abs(pixels[:, 20:] - 30).max() <= 3
-
-
-def test_half_transparency_is_mixed_with_white(tmp_path):
-    Image.new("RGBA", (8, 8), (200, 0, 0, 128)).save(tmp_path / "picture.png")
-    pixels = np.asarray(animate.load_picture(tmp_path / "picture.png"), dtype=int)
-    np.testing.assert_allclose(pixels[0, 0], [227, 127, 127], atol=1)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_exif_orientation_is_applied(tmp_path, dtype):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    top = np.iinfo(dtype).max
-    Image.fromarray(ramp(dtype, top)).save(tmp_path / "picture.png", exif=exif)
-    picture = animate.load_picture(tmp_path / "picture.png")
-    assert picture.size == (20, 40)
-    np.testing.assert_allclose(np.asarray(picture)[..., 0], np.rot90(ramp(), -1), atol=1)
-
-
-def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
-    picture = Image.new("RGB", (50, 100), (10, 120, 200))
-    picture.paste((250, 0, 0), (12, 25, 37, 75))
-    picture.paste((0, 0, 0), (0, 1, 1, 99))  # the sides, which no bar joins, do not colour the bars
-    picture.paste((0, 0, 0), (49, 1, 50, 99))
-    fitted, place = animate.fit_picture(picture, (32, 128))
-    assert place == (0, 32, 32, 64)
-    fitted = np.asarray(fitted)
-    assert fitted.shape == (128, 32, 3)
-    assert (fitted[:32] == (10, 120, 200)).all() and (fitted[-32:] == (10, 120, 200)).all()
-    red = np.argwhere(fitted[..., 0] > 128)
-    assert np.abs(np.ptp(red, axis=0) + 1 - (32, 16)).max() <= 1
-    assert capsys.readouterr().out == "The picture's 50x100 is fitted into 32x128 with bars in its border colour.\n"
-
-
-def test_a_picture_of_the_same_aspect_is_only_resized(capsys):
-    picture, place = animate.fit_picture(Image.new("RGB", (128, 64)), (64, 32))
-    assert picture.size == (64, 32) and place == (0, 0, 64, 32)
-    assert capsys.readouterr().out == ""

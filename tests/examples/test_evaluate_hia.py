@@ -1,7 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from PIL import Image
 from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
+from hia_diffusers.commands import evaluate as evaluate_hia
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
 from hia_diffusers.data.synthetic import proc_dance_v1
 from hia_diffusers.data.video import read_video, write_video
@@ -33,16 +33,6 @@ from hia_diffusers.models.autoencoder import decode_latents, encode_pictures
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_hia.py"
 HEIGHT, WIDTH = 64, 48
 LENGTHS = {"dance": 18, "walk": 3}
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("example_evaluate_hia", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-evaluate_hia = load_script()
 
 
 def pictures(num_frames, seed):
@@ -108,7 +98,7 @@ def evaluate(output, *options, **changes):
 
 def assert_one_error_line(capsys, *named):
     stderr = capsys.readouterr().err
-    assert stderr.startswith("evaluate_hia.py: error: ") and stderr.count("\n") == 1, stderr
+    assert stderr.startswith("hia-diffusers evaluate: error: ") and stderr.count("\n") == 1, stderr
     assert all(name in stderr for name in named), stderr
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import pytest
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from onnx_models import write_models
 
+from hia_diffusers.commands import prepare
 from hia_diffusers.data.clip_preparation import PARTIAL_FOLDER
 from hia_diffusers.data.clip_rules import ClipRules
 from hia_diffusers.data.preparation import read_index
@@ -25,16 +25,6 @@ from hia_diffusers.data.preparation import read_index
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_dataset.py"
 NUM_VIDEOS, NUM_KILLS = 6, 20
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("example_prepare_dataset", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare = load_script()
 
 
 def run(*arguments, timeout=600):
@@ -170,7 +160,7 @@ def test_mistakes_are_one_line(inputs, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         prepare.main([*map(str, with_keypoints(inputs, tmp_path / "out")), *arguments])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"prepare_dataset.py: error: {message}\n"
+    assert capsys.readouterr().err == f"hia-diffusers prepare: error: {message}\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,8 @@ import av.logging
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
+
+from .sound import Sound, open_sound
 
 
 # Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
@@ -156,10 +158,15 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
 
 
 def write_video(
-    path: str | os.PathLike, frames: np.ndarray | Iterable, fps: float, keyframe_interval: int | None = None
+    path: str | os.PathLike,
+    frames: np.ndarray | Iterable,
+    fps: float,
+    keyframe_interval: int | None = None,
+    audio_from: str | os.PathLike | None = None,
 ) -> None:
     """
-    Encodes frames as H.264 in an MP4 file (yuv420p, BT.709). The file appears under its name only when it is complete.
+    Encodes frames as H.264 in an MP4 file (yuv420p, BT.709), where wanted with the sound of another file. The file
+    appears under its name only when it is complete.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -173,17 +180,19 @@ def write_video(
         keyframe_interval (`int`, *optional*):
             At most this many frames from one keyframe to the next: [`read_frames`] decodes fewer than that in vain.
             The default is the encoder's, 250, which gives the smallest file.
+        audio_from (`str` or `os.PathLike`, *optional*):
+            A video or audio file whose sound is added, from its first picture on and cut to the length of `frames`;
+            sound that begins later begins later here, too. AAC, AC-3, E-AC-3, ALAC, FLAC, MP3 and Opus are copied,
+            anything else is encoded as AAC. A file without sound adds none.
 
     Raises:
-        `ValueError`: if `frames`, `fps` or `keyframe_interval` are not as above, or `path` does not end in `.mp4`.
-        `FileNotFoundError`: if the folder of `path` does not exist.
+        `ValueError`: if `frames`, `fps` or `keyframe_interval` are not as above, `path` does not end in `.mp4`, or the
+            sound cannot be read.
+        `FileNotFoundError`: if `audio_from` or the folder of `path` does not exist.
         `OSError`: if the file cannot be written, as on a full disk.
     """
     path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    check_output(path)
     rate = _exact_rate(fps)
     # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
     options = {"crf": "16", "x264-params": "cpu-independent=1"}
@@ -194,12 +203,32 @@ def write_video(
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _encode(partial, iter(frames), rate, options)
+        with nullcontext() if audio_from is None else open_sound(audio_from) as sound:
+            _encode(partial, iter(frames), rate, options, sound)
         os.replace(partial, path)
     except av.FFmpegError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """
+    What [`write_video`] asks of a file before it takes the first frame.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The `.mp4` file to write, in a folder that exists.
+
+    Raises:
+        `ValueError`: if `path` does not end in `.mp4`.
+        `FileNotFoundError`: if the folder of `path` does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
 
 
 def _name(path: str | os.PathLike | BinaryIO) -> str:
@@ -258,7 +287,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     return np.rot90(frame.to_ndarray(format="rgb24", interpolation=CONVERSION), round(frame.rotation / 90))
 
 
-def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str]) -> None:
+def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str], sound: Sound | None) -> None:
     first = next(frames, None)
     if first is None:
         raise ValueError("`frames` must hold at least one frame, got none.")
@@ -273,6 +302,8 @@ def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str
         context.thread_count = 1  # the number of threads changes the bytes, and so would that of cores
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        if sound is not None:
+            sound.add_to(container)
         for index, picture in enumerate(itertools.chain([first], frames)):
             pixels = _as_uint8(picture, index)
             if pixels.shape != shape:
@@ -286,7 +317,11 @@ def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str
                 interpolation=CONVERSION,
             )
             container.mux(stream.encode(frame))
+            if sound is not None:
+                sound.write_until(index / rate)
         container.mux(stream.encode())
+        if sound is not None:
+            sound.finish((index + 1) / rate)
 
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:

@@ -1,0 +1,43 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `hia-diffusers`, also `python -m hia_diffusers`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands.arguments import OneLineParser
+
+
+# Each is a module of `commands`, imported only when it is run.
+COMMANDS = {
+    "animate": "animate the person in a picture with the motion of a video, of keypoints or of a pose video",
+    "prepare": "make training clips of a folder of videos",
+    "evaluate": "score predicted videos, or a pipeline on procedural people",
+    "convert": "convert published weights of other projects",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Run a command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            The command and its options. The default is what the process was called with.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = OneLineParser(prog="hia-diffusers", description="Human image animation.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"hia-diffusers {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, description="Each has --help, too."
+    )
+    for name, meaning in COMMANDS.items():
+        commands.add_parser(name, help=meaning, add_help=False)
+    command = parser.parse_args(words[:1]).command
+    importlib.import_module(f"hia_diffusers.commands.{command}").main(words[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,453 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""A picture and a driving clip to a video, in one call or step by step.
+
+Axes: F frames, H, W.
+"""
+
+import inspect
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from ..conditioning.detection import KeypointDetector
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
+from ..data.sound import has_sound
+from ..data.video import Video, check_output, write_video
+from .driving import Driving
+from .picture import fit_keypoints, fit_picture, load_picture
+
+
+if TYPE_CHECKING:
+    from ..pipeline_hia import HIAPipeline
+
+# Width and height of results are multiples of this, the factor of Stable Diffusion's autoencoder.
+SIZE_STEP = 8
+
+# Arguments of a call of the pipeline that the animator gives itself.
+OWN_ARGUMENTS = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class HIAAnimation:
+    """
+    What [`HIAAnimator`] makes, with the result of every step. `dataclasses.replace` exchanges some of it.
+
+    Args:
+        picture (`PIL.Image.Image`):
+            The reference picture, fitted into the size of the result.
+        driving ([`~animation.driving.Driving`]):
+            The driving clip.
+        condition (`MotionBlurCondition`):
+            The condition of F frames, in the size of the result.
+        fps (`float`):
+            Frames per second of the result.
+        keypoints (`WholeBodyKeypoints`, *optional*):
+            The person in the driving clip, smoothed where detected. `None` where the driving is a pose video.
+        image_keypoints (`WholeBodyKeypoints`, *optional*):
+            The person in the picture as it was given, one frame. `None` where the motion is not aligned to it.
+        retargeted (`WholeBodyKeypoints`, *optional*):
+            `keypoints` aligned to the person in `picture`. `None` where they are not.
+        frames (`list[PIL.Image.Image]`, *optional*):
+            The F frames of the result. `None` before they are generated, and where they went to a file instead.
+    """
+
+    picture: PIL.Image.Image
+    driving: Driving
+    condition: MotionBlurCondition
+    fps: float
+    keypoints: WholeBodyKeypoints | None = None
+    image_keypoints: WholeBodyKeypoints | None = None
+    retargeted: WholeBodyKeypoints | None = None
+    frames: Sequence[Any] | None = None
+
+    def save(self, path: str | os.PathLike, sound: bool | str | os.PathLike = True) -> None:
+        """
+        Write the frames to an MP4 file.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                The `.mp4` file; an existing one is replaced.
+            sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
+                Whether to add the sound of the driving clip, where it has any, or another file whose sound to add.
+
+        Raises:
+            `FileNotFoundError`, `OSError`, `ValueError`: as [`~data.video.write_video`], or there are no frames.
+        """
+        if self.frames is None:
+            raise ValueError("`frames` are not there: they were not generated, or written to a file instead.")
+        write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound))
+
+    def preview(self) -> list[PIL.Image.Image]:
+        """
+        Picture, condition and, where they are there, frames side by side.
+
+        Returns:
+            `list[PIL.Image.Image]`: F RGB pictures, two or three times as wide as the frames.
+        """
+        columns = [[self.picture] * len(self.condition), self.condition.preview()]
+        if self.frames is not None:
+            columns.append(list(self.frames))
+        return [PIL.Image.fromarray(np.hstack(row)) for row in zip(*columns, strict=True)]
+
+    def sound_file(self, sound: bool | str | os.PathLike = True) -> str | os.PathLike | None:
+        """
+        The file whose sound the result gets, once that is known to be readable; `None` where there is no sound.
+
+        Args:
+            sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
+                As for [`~HIAAnimation.save`].
+
+        Raises:
+            `FileNotFoundError`, `ValueError`: as [`~data.sound.has_sound`].
+        """
+        file = self.driving.sound if sound is True else sound or None
+        return file if file is not None and has_sound(file, len(self.condition) / self.fps) else None
+
+
+class HIAAnimator:
+    r"""
+    Animates the person in a picture with the motion of a driving clip, which may be a video of another person,
+    keypoints or an OpenPose-style pose video.
+
+    ```py
+    animator = HIAAnimator(pipe)
+    animation = animator("person.png", "dance.mp4", output="out.mp4")
+    ```
+
+    A call runs these steps; each is a method, and what each returns is an attribute of the [`HIAAnimation`] and can be
+    given to the next call in place of being computed:
+
+    1. `load_driving`: a file becomes frames or keypoints.
+    2. `detect`: the keypoints of the person in a video, smoothed.
+    3. `retarget`: the motion gets the proportions and the place of the person in the picture.
+    4. `condition`: keypoints become what the ControlNet reads.
+    5. `generate`: the pipeline makes the frames.
+
+    `prepare` runs the first four, so that they can be looked at before the fifth, which takes long. What the animator
+    decides by itself, such as which kind of clip a file is, it logs at the level INFO.
+
+    Args:
+        pipe ([`HIAPipeline`], *optional*):
+            The pipeline. All steps but `generate` do without; it may be set later, as `animator.pipe`.
+        detector (`KeypointDetector`, `OpenPoseKeypointDetector` or `dict[str, Any]`, *optional*):
+            What finds people, or the arguments of a [`KeypointDetector`], which is made when it is first needed. The
+            default is one with its default models, which are downloaded then. Needs the `pose` extra.
+    """
+
+    def __init__(self, pipe: "HIAPipeline | None" = None, detector: Any = None):
+        self.pipe = pipe
+        self.detector = detector
+
+    def __call__(
+        self,
+        image: str | os.PathLike | PIL.Image.Image,
+        driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
+        output: str | os.PathLike | None = None,
+        sound: bool | str | os.PathLike = True,
+        **kwargs: Any,
+    ) -> HIAAnimation:
+        """
+        From a picture and a driving clip to frames, or to a video file.
+
+        Args:
+            image, driving:
+                As for [`~HIAAnimator.prepare`].
+            output, sound:
+                As for [`~HIAAnimator.generate`].
+            kwargs:
+                Further arguments of [`~HIAAnimator.prepare`], such as `sharpness`, and of [`HIAPipeline.__call__`],
+                such as `num_inference_steps`, `guidance_scale` and `generator`.
+
+        Returns:
+            [`HIAAnimation`]: with `frames`, unless there is an `output`.
+
+        Raises:
+            As `prepare` and `generate`. Arguments of `generate` that cannot be used are known before the first step.
+        """
+        names = inspect.signature(self.prepare).parameters
+        preparation = {name: kwargs.pop(name) for name in names if name in kwargs}
+        self._pipe_for(output, kwargs)
+        return self.generate(self.prepare(image, driving, **preparation), output, sound, **kwargs)
+
+    def prepare(
+        self,
+        image: str | os.PathLike | PIL.Image.Image,
+        driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
+        driving_type: str = "auto",
+        max_frames: int | None = None,
+        person: Sequence[float] | None = None,
+        retarget: bool | None = None,
+        image_keypoints: str | os.PathLike | WholeBodyKeypoints | None = None,
+        sharpness: str | float | Sequence[float] | np.ndarray = "auto",
+        height: int | None = None,
+        width: int | None = None,
+        keypoints: WholeBodyKeypoints | None = None,
+        retargeted: WholeBodyKeypoints | None = None,
+        condition: MotionBlurCondition | None = None,
+        fps: float | None = None,
+    ) -> HIAAnimation:
+        """
+        Every step but the last: what the pipeline is called with.
+
+        Args:
+            image (`str`, `os.PathLike` or `PIL.Image.Image`):
+                Picture of the person. Where its aspect is not that of the result, it is fitted into it whole, with
+                bars in the colour of its border.
+            driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
+                The motion: a video of a person, keypoints (also a `.safetensors` or `.npz` file of them) or an
+                OpenPose-style pose video.
+            driving_type (`str`, *optional*, defaults to `"auto"`):
+                `"video"`, `"keypoints"` or `"pose"`; `"auto"` tells them apart by the suffix and the colours.
+            max_frames (`int`, *optional*):
+                Use only the beginning of the motion, of so many frames.
+            person (`Sequence[float]`, *optional*):
+                x0, y0, x1, y1 in pixels, a box around the person to follow in a video. The default follows the largest
+                in the first frame.
+            retarget (`bool`, *optional*):
+                Whether to give the motion the proportions and the place of the person in the picture. The default
+                does so for a video of a person, and where `image_keypoints` are given.
+            image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
+                The person in `image`, one frame, in pixels of `image`. Detected by default, where needed.
+            sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
+                How sharp the hands shall be. `"auto"` leaves it to the model, `"driving"` measures it on a video of a
+                person; numbers in [0, 1] as [`MotionBlurConditioner.__call__`] takes them.
+            height, width (`int`, *optional*):
+                Size of the result in pixels, multiples of 8. By default the driving's, rounded.
+            keypoints (`WholeBodyKeypoints`, *optional*):
+                The person in the driving clip, in place of what `detect` finds.
+            retargeted (`WholeBodyKeypoints`, *optional*):
+                Keypoints aligned to the fitted picture, in place of what `retarget` makes.
+            condition (`MotionBlurCondition`, *optional*):
+                In place of what the step `condition` makes; the result has its size.
+            fps (`float`, *optional*):
+                Frames per second of the result, in place of the driving's.
+
+        Returns:
+            [`HIAAnimation`]: without `frames`.
+
+        Raises:
+            `FileNotFoundError`: there is no such file.
+            `ImportError`: people must be found, and the `pose` extra is not installed.
+            `TypeError`, `ValueError`: an argument cannot be used, alone or with the kind of clip that the driving is,
+                or nobody is found. What can be known before people are looked for is.
+        """
+        picture = load_picture(image)
+        motion = self.load_driving(driving, driving_type, max_frames)
+        _check_use(motion, person, retarget, image_keypoints, sharpness)
+        if condition is not None:
+            width, height = condition.width, condition.height
+        width, height = _result_size(motion, width, height)
+        fitted, place = fit_picture(picture, (width, height))
+        measured = isinstance(sharpness, str) and sharpness == "driving"
+
+        reference = None
+        if condition is None and motion.kind == "pose":
+            condition = self.condition(motion, height, width)
+        elif condition is None:
+            if retarget is None:
+                retarget = motion.kind == "video" or image_keypoints is not None
+            if retarget and retargeted is None:  # one frame, so it goes before the many of the driving
+                reference = self._image_keypoints(picture, image_keypoints)
+            if retargeted is None or measured:
+                keypoints = self.detect(motion, person) if keypoints is None else keypoints
+                if measured:
+                    sharpness = MotionBlurConditioner()(keypoints, motion.frames).hand_sharpness
+                if reference is not None:
+                    retargeted = self.retarget(keypoints, fit_keypoints(reference, place, (width, height)))
+            aligned: Any = keypoints if retargeted is None else retargeted
+            condition = self.condition(aligned, height, width, sharpness)
+        fps = motion.fps if fps is None else fps
+        return HIAAnimation(fitted, motion, condition, fps, keypoints, reference, retargeted)
+
+    def load_driving(
+        self,
+        driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
+        driving_type: str = "auto",
+        max_frames: int | None = None,
+    ) -> Driving:
+        """
+        Read the driving clip: [`~animation.driving.Driving.load`].
+
+        Args:
+            driving, driving_type, max_frames:
+                As for [`~HIAAnimator.prepare`].
+        """
+        return Driving.load(driving, driving_type, max_frames)
+
+    def detect(self, driving: Driving, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
+        """
+        The person in the driving clip: found and smoothed in a video, or the keypoints that drive.
+
+        Args:
+            driving ([`~animation.driving.Driving`]):
+                The clip; no pose video.
+            person (`Sequence[float]`, *optional*):
+                As for [`~HIAAnimator.prepare`].
+        """
+        if driving.keypoints is not None:
+            return driving.keypoints
+        keypoints = self._detector()(driving.frames, driving.fps, person)
+        found = keypoints.score.any(axis=1).sum()
+        if not found:
+            raise ValueError("`driving`: nobody is found in it")
+        logger.info("The person is found in %d of %d frames of the driving.", found, len(keypoints))
+        return smooth_keypoints(keypoints)
+
+    def retarget(self, keypoints: WholeBodyKeypoints, reference: WholeBodyKeypoints) -> WholeBodyKeypoints:
+        """
+        The motion with the proportions and the place of the person in the picture: [`retarget_keypoints`].
+
+        Args:
+            keypoints (`WholeBodyKeypoints`):
+                The motion.
+            reference (`WholeBodyKeypoints`):
+                The person in the fitted picture, one frame.
+        """
+        try:
+            retargeted = retarget_keypoints(keypoints, reference)
+        except ValueError as error:
+            raise ValueError(f"`retarget`: {error}") from error
+        logger.info("The motion is aligned to the person in the picture.")
+        return retargeted
+
+    def condition(
+        self,
+        motion: WholeBodyKeypoints | Driving,
+        height: int,
+        width: int,
+        sharpness: str | float | Sequence[float] | np.ndarray = "auto",
+    ) -> MotionBlurCondition:
+        """
+        The condition in the size of the result, with lines as wide as [`MotionBlurConditioner.for_size`] has them.
+
+        Args:
+            motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):
+                Keypoints, or a pose video, whose hands are unknown.
+            height, width (`int`):
+                Size of the result in pixels.
+            sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
+                As [`MotionBlurConditioner.__call__`] takes it.
+        """
+        conditioner = MotionBlurConditioner.for_size(height, width)
+        if isinstance(motion, WholeBodyKeypoints):
+            return conditioner(motion.resize(height, width), sharpness=sharpness)
+        pictures = (PIL.Image.fromarray(frame) for frame in motion.frames)
+        size, filter_ = (width, height), PIL.Image.Resampling.LANCZOS
+        return conditioner.from_pose_video([picture.resize(size, filter_) for picture in pictures])
+
+    def generate(
+        self,
+        animation: HIAAnimation,
+        output: str | os.PathLike | None = None,
+        sound: bool | str | os.PathLike = True,
+        **kwargs: Any,
+    ) -> HIAAnimation:
+        """
+        Run the pipeline.
+
+        Args:
+            animation ([`HIAAnimation`]):
+                What `prepare` returned.
+            output (`str` or `os.PathLike`, *optional*):
+                A `.mp4` file to write each frame to as it is decoded, in place of keeping them; an existing one is
+                replaced.
+            sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
+                As for [`HIAAnimation.save`].
+            kwargs:
+                Arguments of [`HIAPipeline.__call__`].
+
+        Returns:
+            [`HIAAnimation`]: the same with `frames`, unless there is an `output`.
+
+        Raises:
+            `TypeError`: the pipeline has no such argument.
+            `ValueError`: there is no pipeline, or it cannot use an argument.
+            `FileNotFoundError`, `OSError`, `ValueError`: as [`~data.video.write_video`]. What can be known of `output`
+                and of `sound` before the pipeline runs is.
+        """
+        pipe = self._pipe_for(output, kwargs)
+        audio = None if output is None else animation.sound_file(sound)
+        height, width = animation.condition.height, animation.condition.width
+        frames = pipe.stream(animation.picture, animation.condition, height=height, width=width, **kwargs)
+        if output is None:
+            return replace(animation, frames=list(frames))
+        write_video(output, frames, animation.fps, audio_from=audio)
+        return animation
+
+    def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":
+        """The pipeline, once it is there and knows the arguments, and the output can be written."""
+        if self.pipe is None:
+            raise ValueError("`pipe` must be a HIAPipeline to generate frames, got None.")
+        known = inspect.signature(type(self.pipe).__call__).parameters.keys() - set(OWN_ARGUMENTS)
+        unknown = sorted(kwargs.keys() - known)
+        if unknown:
+            raise TypeError(f"`{unknown[0]}` is an argument of neither HIAAnimator nor its pipeline.")
+        if output is not None:
+            check_output(output)
+        return self.pipe
+
+    def _detector(self) -> Any:
+        if self.detector is None or isinstance(self.detector, Mapping):
+            try:
+                self.detector = KeypointDetector(**(self.detector or {}))
+            except ValueError as error:
+                raise ValueError(f"keypoint detector: {error}") from error
+            logger.info("Keypoints are detected with onnxruntime's %s.", self.detector.providers["pose"])
+        return self.detector
+
+    def _image_keypoints(
+        self, picture: PIL.Image.Image, image_keypoints: str | os.PathLike | WholeBodyKeypoints | None
+    ) -> WholeBodyKeypoints:
+        """The keypoints of the person in the picture, given or detected."""
+        if image_keypoints is None:
+            keypoints = self._detector()(np.asarray(picture)[None], fps=1)
+            if not keypoints.score.any():
+                raise ValueError("`image`: nobody is found in it; give `image_keypoints` or `retarget=False`")
+            return keypoints
+        keypoints = image_keypoints
+        if not isinstance(keypoints, WholeBodyKeypoints):
+            keypoints = WholeBodyKeypoints.load(keypoints)
+        if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:
+            raise ValueError(
+                f"`image_keypoints`: must be one frame of the picture's {picture.width}x{picture.height}, "
+                f"got {len(keypoints)} of {keypoints.width}x{keypoints.height}"
+            )
+        return keypoints
+
+
+def _check_use(driving: Driving, person: Any, retarget: bool | None, image_keypoints: Any, sharpness: Any) -> None:
+    """Arguments that the kind of driving has no use for."""
+    word = sharpness if isinstance(sharpness, str) else None
+    if word not in (None, "auto", "driving"):
+        raise ValueError(f"`sharpness` must be auto, driving or numbers in [0, 1], got {word!r}.")
+    if driving.kind == "pose" and word != "auto":
+        raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
+    if driving.kind != "video" and word == "driving":
+        raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")
+    if driving.kind == "pose" and (retarget or image_keypoints is not None):
+        raise ValueError("`retarget`: a pose video has no keypoints that could be aligned to the picture")
+    if driving.kind != "video" and person is not None:
+        raise ValueError("`person`: only a video of a person can show several")
+    if image_keypoints is not None and retarget is False:
+        raise ValueError("`image_keypoints`: with `retarget=False` there is no use for them")
+
+
+def _result_size(driving: Driving, width: int | None, height: int | None) -> tuple[int, int]:
+    sides = {"width": width, "height": height}
+    for name, side in sides.items():
+        if side is not None and (not isinstance(side, int) or side < SIZE_STEP or side % SIZE_STEP):
+            raise ValueError(f"`{name}` must be a positive multiple of {SIZE_STEP}, got {side!r}.")
+    rounded = {name: max(SIZE_STEP, round(getattr(driving, name) / SIZE_STEP) * SIZE_STEP) for name in sides}
+    if width is None and height is None and tuple(rounded.values()) != (driving.width, driving.height):
+        logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded.values())
+    return width or rounded["width"], height or rounded["height"]

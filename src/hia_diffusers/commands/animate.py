@@ -1,0 +1,212 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Animates the person in a picture with the motion of a person in a video, of a keypoint file or of a pose video."""
+
+import argparse
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import OneLineParser, number, size
+from .loading import check_model, choose_device, load_pipeline
+
+
+if TYPE_CHECKING:
+    from ..animation.animator import HIAAnimation, HIAAnimator
+
+DRIVING_HELP = (
+    "the motion: a video of a person, keypoints (.safetensors or .npz, saved by WholeBodyKeypoints) or an "
+    "OpenPose-style pose video; the result has its frame rate"
+)
+DRIVING_TYPE_HELP = "what --driving is (default: auto, by its suffix and the colours of the video; prints its choice)"
+SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, where it has any)"
+PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
+RETARGET_HELP = (
+    "give the motion the proportions and the place of the person in the picture "
+    "(default: yes for a video of a person and where --image-keypoints is given)"
+)
+IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
+FEET_MODEL_HELP = "as --pose-model, for the feet; none keeps the feet of --pose-model (default: dwpose-l-384x288)"
+SHARPNESS_HELP = (
+    "how sharp the hands shall be, from 0 (all motion blur) to 1; driving: as in a --driving that is a video of a "
+    "person; not for pose videos (default: auto, the model chooses)"
+)
+SIZE_HELP = (
+    "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
+    "is fitted into it whole, with bars in the colour of its border"
+)
+HIA_TINY_LIMITS = (
+    "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
+)
+
+# Arguments of the animator in its messages that are options of the same name here.
+OPTIONS = re.compile("`(image|driving|driving_type|image_keypoints|person|retarget|sharpness)(=False)?`")
+
+
+def sharpness(text: str) -> str | float:
+    return text if text in ("auto", "driving") else number(float, 0, 1)(text)
+
+
+def box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        x0 = x1 = y0 = y1 = 0.0
+    if not (0 <= x0 < x1 < float("inf") and 0 <= y0 < y1 < float("inf")):
+        raise argparse.ArgumentTypeError(f"must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1, got {text!r}")
+    return x0, y0, x1, y1
+
+
+def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--image", type=Path, required=True, help="picture of the person")
+    add("--driving", type=Path, required=True, help=DRIVING_HELP)
+    add("--driving-type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
+    add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
+    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
+    add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
+    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
+    add("--guidance", type=number(float, 0, 100), default=3.5, help="guidance scale (default: 3.5)")
+    add("--size", type=size, help=SIZE_HELP)
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise (default: 0)")
+    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
+    add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
+    add("--sound", action=argparse.BooleanOptionalAction, help=SOUND_HELP)
+    add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
+    add = parser.add_argument_group("keypoints").add_argument
+    add("--retarget", action=argparse.BooleanOptionalAction, help=RETARGET_HELP)
+    add("--image-keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
+    add("--person", type=box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
+    add("--detector-model", default="yolox-m", help="name or ONNX file of the person detector (default: yolox-m)")
+    add("--pose-model", default="rtmw-l-384x288", help="name or ONNX file of the pose model (default: rtmw-l-384x288)")
+    add("--feet-model", default="dwpose-l-384x288", help=FEET_MODEL_HELP)
+    add("--detector-device", default="cpu", help="cpu, cuda or cuda:N, for the three models above (default: cpu)")
+    return parser
+
+
+def preview_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_preview.mp4")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    inputs = {"--image": args.image, "--driving": args.driving, "--image-keypoints": args.image_keypoints}
+    inputs = {option: path for option, path in inputs.items() if path is not None}
+    for option, path in inputs.items():
+        if not path.is_file():
+            raise ValueError(f"{option}: there is no file {str(path)!r}")
+    if args.output.suffix != ".mp4":
+        raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
+    folder = args.output.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--output: {str(folder)!r} is no folder that can be written to")
+    for path in [args.output, preview_path(args.output)] if args.preview else [args.output]:
+        if path.is_dir():
+            raise ValueError(f"--output: {str(path)!r} is a folder")
+        if path.resolve() in [given.resolve() for given in inputs.values()]:
+            raise ValueError(f"--output: {str(path)!r} is one of the inputs")
+
+
+def as_options(message: str) -> str:
+    """A message of the animator in terms of the command line."""
+    return OPTIONS.sub(lambda name: f"--{'no-' if name[2] else ''}{name[1].replace('_', '-')}", message)
+
+
+class _Printed(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(as_options(record.getMessage()), flush=True)
+
+
+@contextmanager
+def told_aloud() -> Iterator[None]:
+    """Prints what the animator decides."""
+    logger, handler = logging.getLogger("hia_diffusers.animation"), _Printed()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
+    """What can be made without the pipeline."""
+    from ..animation.animator import HIAAnimator
+
+    detector: dict[str, Any] = {"detector_model": args.detector_model, "pose_model": args.pose_model}
+    detector["feet_model"] = None if args.feet_model == "none" else args.feet_model
+    animator = HIAAnimator(detector=detector | {"device": args.detector_device})
+    width, height = args.size or (None, None)
+    animation = animator.prepare(
+        args.image,
+        args.driving,
+        driving_type=args.driving_type,
+        max_frames=args.max_frames,
+        person=args.person,
+        retarget=args.retarget,
+        image_keypoints=args.image_keypoints,
+        sharpness=args.sharpness,
+        height=height,
+        width=width,
+    )
+    return animator, animation
+
+
+def animate(args: argparse.Namespace) -> None:
+    check_arguments(args)
+    device = choose_device(args.device)
+    if args.model is not None:
+        check_model(args.model)
+    with told_aloud():
+        animator, animation = prepare(args)
+
+    import torch
+
+    from .. import HIA_TINY
+    from ..data.video import write_video
+
+    sound = animation.sound_file(args.sound is not False) or False
+    if args.model is None:
+        print(HIA_TINY_LIMITS)
+    animator.pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype)
+    result = animator.generate(
+        animation,
+        None if args.preview else args.output,
+        sound,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        generator=torch.Generator("cpu").manual_seed(args.seed),
+    )
+    if args.preview:  # a stream of frames can be written once
+        result.save(args.output, sound)
+    condition, fps = result.condition, result.fps
+    length = f"{len(condition)} frames of {condition.width}x{condition.height} at {fps:g} frames per second"
+    print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
+    if args.preview:
+        write_video(preview_path(args.output), result.preview(), fps)
+        print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers animate") -> None:
+    """
+    Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            Its options. The default is what the process was called with.
+        prog (`str`, *optional*, defaults to `"hia-diffusers animate"`):
+            Its name in messages.
+    """
+    parser = make_parser(prog)
+    args = parser.parse_args(argv)
+    try:
+        animate(args)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(as_options(str(error)))

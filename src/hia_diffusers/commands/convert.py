@@ -1,0 +1,102 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Converts published weights of other projects into pipelines of HIA, and into parts that training starts from."""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .arguments import OneLineParser
+
+
+# Source: module and function of hia_diffusers.conversion, what it converts, and its options beside the common ones.
+SOURCES = {
+    "magic-animate": ("magic_animate", "convert_magic_animate", "MagicAnimate: a whole pipeline", ["base", "vae"]),
+    "moore-animate-anyone": (
+        "moore_animate_anyone",
+        "convert_moore_animate_anyone",
+        "Moore-AnimateAnyone: a whole pipeline",
+        ["base", "image_encoder", "vae"],
+    ),
+    "champ": (
+        "moore_animate_anyone",
+        "convert_champ",
+        "Champ: a pipeline without its guidance encoders, to train",
+        ["base", "image_encoder", "vae"],
+    ),
+    "motion-adapter": ("animatediff", "convert_motion_adapter", "AnimateDiff: a MotionAdapter", []),
+    "stable-diffusion": (
+        "stable_diffusion",
+        "convert_stable_diffusion",
+        "Stable Diffusion 1.5: a pipeline of diffusers",
+        ["config"],
+    ),
+    "controlnet": (
+        "controlnet",
+        "convert_controlnet",
+        "a ControlNet of Stable Diffusion 1.5: one of six channels",
+        ["config", "conditioning_channels"],
+    ),
+    "image-encoder": ("image_encoder", "convert_image_encoder", "the CLIP image encoder of sd-image-variations", []),
+}
+
+WEIGHTS_HELP = "what was published: a file or a folder (docs/conversion.md says which)"
+ALLOW_HELP = "keys that may be left over or missing; those that are missing get new weights"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "base": {"required": True, "help": "folder of Stable Diffusion 1.5 in the layout of diffusers"},
+    "image_encoder": {"required": True, "help": "folder of sd-image-variations-diffusers"},
+    "vae": {"help": "folder of another AutoencoderKL, such as sd-vae-ft-mse (default: that of --base)"},
+    "config": {"help": "for a single file: local folder or Hub id with the same configurations"},
+    "conditioning_channels": {"type": int, "help": "input channels of the result (default: 6)"},
+}
+
+
+def make_parser(prog: str = "hia-diffusers convert") -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    for source, (_, _, description, options) in SOURCES.items():
+        subparser = sources.add_parser(source, help=description, description=description, allow_abbrev=False)
+        add = subparser.add_argument
+        add("--weights", required=True, help=WEIGHTS_HELP)
+        add("--output", type=Path, required=True, help="folder to make")
+        for name in options:
+            add(f"--{name.replace('_', '-')}", **OPTIONS[name])
+        add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the result's weights")
+        add("--variant", help="of the names of the result's files, such as fp16")
+        add("--allow", nargs="+", default=[], metavar="KEY", help=ALLOW_HELP)
+    return parser
+
+
+def convert(args: argparse.Namespace) -> None:
+    import torch
+
+    from ..conversion.converted import check_new_folder
+
+    check_new_folder("output", args.output)
+    module, function, _, names = SOURCES[args.source]
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    converter = getattr(importlib.import_module(f"hia_diffusers.conversion.{module}"), function)
+    conversion = converter(args.weights, **options, allow=args.allow, dtype=getattr(torch, args.dtype))
+    print(conversion.report)
+    conversion.save_pretrained(args.output, **({"variant": args.variant} if args.variant else {}))
+    print(f"Written to {args.output}.")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers convert") -> None:
+    """
+    Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            Its options. The default is what the process was called with.
+        prog (`str`, *optional*, defaults to `"hia-diffusers convert"`):
+            Its name in messages.
+    """
+    parser = make_parser(prog)
+    args = parser.parse_args(argv)
+    try:
+        convert(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        parser.error(str(error))

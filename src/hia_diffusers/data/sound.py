@@ -1,0 +1,201 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The sound of a video file, for an MP4 file with other pictures.
+
+It is copied as it is where it can be. Times are seconds since the first picture of the file that it comes from.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+
+
+# MP4 files can hold more, such as PCM and Vorbis, but few players play it.
+COPIED_CODECS = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
+
+# What AAC is encoded with, where the sound cannot be copied.
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+AAC_BIT_RATE = 96_000  # per channel
+AAC_FRAME_SIZE = 1024
+
+
+def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
+    """
+    Whether a file has sound. It is read once, so that what [`~data.video.write_video`] could not use is known before.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A video or audio file, in any container that FFmpeg reads.
+        seconds (`float`, *optional*):
+            Read only so much. The default reads all of it.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if `path` is no such file, or its sound is damaged or in a codec that FFmpeg does not know.
+    """
+    with open_sound(path) as sound:
+        if sound is not None:
+            sound.check(seconds)
+        return sound is not None
+
+
+@contextmanager
+def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
+    """
+    The sound of a file; of several the one that a player would choose.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A video or audio file, in any container that FFmpeg reads.
+
+    Returns:
+        A context manager that gives a [`Sound`], or `None` where the file has none.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if `path` is no such file, or its sound is in a codec that FFmpeg does not know.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} to take sound from.")
+    with ExitStack() as stack:
+        # Some releases of PyAV let FFmpeg print beside the error.
+        with _reading(path), av.logging.Capture():
+            source = stack.enter_context(av.open(str(path), metadata_errors="replace"))
+        stream = source.streams.best("audio")
+        if stream is not None and stream.codec_context is None:
+            raise ValueError(f"The sound of {str(path)!r} is in a codec that FFmpeg does not know.")
+        yield None if stream is None else Sound(path, source, stream)
+
+
+class Sound:
+    """
+    The sound of an open file, handed to an MP4 file little by little. Made by [`open_sound`].
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file, for messages.
+        source (`av.container.InputContainer`):
+            The open file.
+        stream (`av.AudioStream`):
+            Its sound.
+    """
+
+    def __init__(self, path: str | os.PathLike, source: Any, stream: Any):
+        self._path, self._source, self._stream = path, source, stream
+        pictures = source.streams.best("video")
+        self._begin = Fraction(0)
+        if pictures is not None and pictures.start_time is not None:
+            self._begin = pictures.start_time * pictures.time_base
+        self._is_copied = stream.codec_context.codec.canonical_name in COPIED_CODECS
+        self._next: Any = None
+
+    def check(self, end: float | None = None) -> None:
+        """
+        Read it.
+
+        Args:
+            end (`float`, *optional*):
+                Until when. The default reads all of it.
+
+        Raises:
+            `ValueError`: if it is damaged.
+        """
+        with _reading(self._path):
+            for part in self._source.demux(self._stream) if self._is_copied else self._source.decode(self._stream):
+                if end is not None and part.pts is not None and _start(part) - self._begin > end:
+                    break
+
+    def add_to(self, output: Any) -> None:
+        """
+        Add a stream to a file that nothing has been written to.
+
+        Args:
+            output (`av.container.OutputContainer`):
+                The MP4 file.
+        """
+        if self._is_copied:
+            packets = self._copied(output.add_stream_from_template(self._stream))
+        else:
+            rate = self._stream.rate if self._stream.rate in AAC_RATES else 48000
+            encoder = output.add_stream("aac", rate=rate, options={"flags": "+bitexact"})
+            encoder.layout = "mono" if self._stream.channels == 1 else "stereo"
+            encoder.bit_rate = AAC_BIT_RATE * encoder.channels
+            packets = self._encoded(encoder)
+        # One packet before the first picture stays: most codecs need it to decode the one after. It is not played.
+        self._packets = (packet for packet in packets if _start(packet) + 2 * _duration(packet) > 0)
+        self._output = output
+        self._next = next(self._packets, None)
+
+    def write_until(self, end: Fraction) -> None:
+        """
+        Write what has not been written and is over at a time.
+
+        Args:
+            end (`Fraction`):
+                The time.
+        """
+        while self._next is not None and _start(self._next) + _duration(self._next) <= end:
+            self._output.mux(self._next)
+            self._next = next(self._packets, None)
+
+    def finish(self, end: Fraction) -> None:
+        """
+        Write what has not been written, cut at a time.
+
+        Args:
+            end (`Fraction`):
+                The time.
+        """
+        self.write_until(end)
+        if self._next is not None and (start := _start(self._next)) < end:
+            packet, rate = self._next, self._stream.rate  # some time bases are as coarse as a packet
+            packet.pts = packet.dts = round(start * rate)
+            packet.duration = max(1, round((end - start) * rate))
+            packet.time_base = Fraction(1, rate)
+            self._output.mux(packet)
+
+    def _copied(self, stream: Any) -> Iterator[Any]:
+        with _reading(self._path):
+            for packet in self._source.demux(self._stream):
+                if packet.size == 0:
+                    continue
+                packet.pts = packet.dts = self._since_begin(packet, packet.time_base)
+                packet.stream = stream
+                yield packet
+
+    def _encoded(self, encoder: Any) -> Iterator[Any]:
+        resampler = av.AudioResampler("fltp", encoder.layout, encoder.rate, frame_size=AAC_FRAME_SIZE)
+        with _reading(self._path):
+            for frame in itertools.chain(self._source.decode(self._stream), [None]):
+                for block in resampler.resample(frame):
+                    block.pts = self._since_begin(block, Fraction(1, encoder.rate))
+                    yield from encoder.encode(block)
+            yield from encoder.encode()
+
+    def _since_begin(self, part: Any, time_base: Fraction) -> int:
+        if part.pts is None:
+            raise ValueError(f"The sound of {str(self._path)!r} stores no time stamps.")
+        return part.pts - round(self._begin / time_base)
+
+
+@contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ValueError(f"The sound of {str(path)!r} cannot be read: {error.strerror}.") from error
+
+
+def _start(packet: Any) -> Fraction:
+    return packet.pts * packet.time_base
+
+
+def _duration(packet: Any) -> Fraction:
+    return (packet.duration or 0) * packet.time_base

@@ -1,0 +1,209 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from dancing_videos import BLUE, FPS, HEIGHT, WIDTH, dancer_boxes, draw_scene, keypoints_of
+from onnx_models import draw_people, write_models
+from PIL import Image
+from sounding_videos import sound_codec, sound_end, write_clip
+
+from hia_diffusers import HIAAnimator, KeypointDetector, WholeBodyKeypoints, retarget_keypoints, smooth_keypoints
+from hia_diffusers.data.video import Video, read_video
+
+
+NUM_FRAMES = 5
+SIZE = {"height": 64, "width": 96}
+BOXES = dancer_boxes(NUM_FRAMES)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return KeypointDetector(**write_models(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture(scope="module")
+def dance(tmp_path_factory):
+    """A video of a person, with sound that is longer."""
+    path = tmp_path_factory.mktemp("driving") / "dance.mkv"
+    return write_clip(path, "pcm_s16le", frames=draw_scene(BOXES, BLUE))
+
+
+@pytest.fixture
+def person():
+    return Image.fromarray(draw_people([[(60, 8, 76, 60)]], 64, 96)[0])
+
+
+@pytest.fixture
+def animator(pipe, detector):
+    return HIAAnimator(pipe, detector)
+
+
+def steps(seed=0):
+    return {"num_inference_steps": 2, "guidance_scale": 1.0, "generator": torch.Generator().manual_seed(seed)}
+
+
+class Unwanted:
+    """A detector that must not be asked."""
+
+    def __call__(self, *args, **kwargs):
+        raise AssertionError("looked for people")
+
+
+def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp_path):
+    animation = animator(person, dance, **SIZE, **steps())
+    assert animation.picture.size == (96, 64) and animation.fps == FPS
+    assert animation.driving.kind == "video" and animation.driving.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+    expected = smooth_keypoints(detector(read_video(dance).frames, FPS))
+    np.testing.assert_array_equal(animation.keypoints.xy, expected.xy)
+    aligned = retarget_keypoints(expected, animation.image_keypoints)
+    np.testing.assert_allclose(animation.retargeted.xy, aligned.xy, atol=1e-4)
+    assert animation.condition.to_tensor().shape == (NUM_FRAMES, 6, 64, 96)
+    assert len(animation.frames) == NUM_FRAMES and animation.frames[0].size == (96, 64)
+    assert [picture.size for picture in animation.preview()] == [(3 * 96, 64)] * NUM_FRAMES
+
+    animation.save(tmp_path / "saved.mp4")
+    streamed = animator(person, dance, tmp_path / "streamed.mp4", **SIZE, **steps())
+    assert streamed.frames is None and [picture.size for picture in streamed.preview()] == [(2 * 96, 64)] * NUM_FRAMES
+    assert (tmp_path / "streamed.mp4").read_bytes() == (tmp_path / "saved.mp4").read_bytes()
+    video = read_video(tmp_path / "saved.mp4")
+    assert video.fps == FPS and len(video.frames) == NUM_FRAMES
+    assert sound_codec(tmp_path / "saved.mp4") == "aac"
+    assert sound_end(tmp_path / "saved.mp4") == pytest.approx(NUM_FRAMES / FPS, abs=0.002)
+    with pytest.raises(ValueError, match="`frames` are not there"):
+        streamed.save(tmp_path / "again.mp4")
+
+
+def test_every_result_can_be_given_in_place_of_being_computed(animator, dance, person):
+    whole = animator(person, dance, **SIZE, **steps())
+    animator.detector = Unwanted()
+    given = {"driving": whole.driving, "image_keypoints": whole.image_keypoints, "keypoints": whole.keypoints}
+    again = animator(whole.picture, **given, **SIZE, **steps())
+    np.testing.assert_array_equal(again.retargeted.xy, whole.retargeted.xy)
+    for last in ({"retargeted": whole.retargeted, **SIZE}, {"condition": whole.condition}):
+        again = animator(person, dance, **last, **steps(), fps=12)
+        assert again.fps == 12 and again.keypoints is None
+        np.testing.assert_array_equal(again.condition.to_tensor(), whole.condition.to_tensor())
+        np.testing.assert_array_equal(np.stack(again.frames), np.stack(whole.frames))
+    moved = replace(whole.keypoints, xy=whole.keypoints.xy + 8)
+    other = animator.prepare(person, dance, keypoints=moved, retarget=False, height=HEIGHT, width=WIDTH)
+    expected = animator.condition(moved, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(other.condition.pose, expected.pose)
+
+
+def test_a_step_can_be_replaced_in_a_subclass(pipe, detector, dance, person):
+    class Mirrored(HIAAnimator):
+        def detect(self, driving, person=None):
+            return super().detect(driving, person).flip_horizontal()
+
+    plain, mirrored = (kind(pipe, detector).prepare(person, dance, retarget=False) for kind in (HIAAnimator, Mirrored))
+    np.testing.assert_array_equal(mirrored.keypoints.xy, plain.keypoints.flip_horizontal().xy)
+    assert not np.array_equal(mirrored.condition.pose, plain.condition.pose)
+
+
+def test_keypoints_and_pose_videos_need_no_detector(pipe, person, tmp_path):
+    animator = HIAAnimator(pipe, Unwanted())
+    keypoints = keypoints_of(BOXES)
+    keypoints.save(tmp_path / "dance.safetensors")
+    for driving in (keypoints, tmp_path / "dance.safetensors", str(tmp_path / "dance.safetensors")):
+        animation = animator.prepare(person, driving, max_frames=3, sharpness=0.5)
+        assert animation.driving.kind == "keypoints" and animation.retargeted is None
+        assert animation.condition.to_tensor().shape == (3, 6, HEIGHT, WIDTH)
+        np.testing.assert_array_equal(animation.keypoints.xy, keypoints.xy[:3])
+    drawn = animator.condition(keypoints, HEIGHT, WIDTH).pose
+    poses = animator.prepare(person, Video(drawn, 24.0))
+    assert poses.driving.kind == "pose" and poses.keypoints is None and poses.fps == 24
+    np.testing.assert_array_equal(poses.condition.pose, drawn)
+    assert poses.condition.to_tensor()[:, 3:].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("sound", "codec"), [(True, "aac"), (False, None), ("other.mkv", "flac"), ("silent.mkv", None)]
+)
+def test_whose_sound(animator, dance, person, tmp_path, sound, codec):
+    write_clip(tmp_path / "other.mkv", "flac")
+    write_clip(tmp_path / "silent.mkv", None)
+    sound = tmp_path / sound if isinstance(sound, str) else sound
+    condition = animator.condition(keypoints_of(BOXES), 64, 48)
+    animator(person, dance, tmp_path / "out.mp4", sound, condition=condition, **steps())
+    assert sound_codec(tmp_path / "out.mp4") == codec
+
+
+def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog):
+    caplog.set_level(logging.INFO, logger="hia_diffusers.animation")
+    animator = HIAAnimator(detector=write_models(tmp_path))
+    animator.prepare(person, keypoints_of(BOXES))
+    assert isinstance(animator.detector, dict)
+    animator.prepare(person, dance)
+    assert isinstance(animator.detector, KeypointDetector)
+    told = "\n".join(caplog.messages)
+    for message in (
+        "The picture's 96x64 is fitted into 160x128 with bars in its border colour.",
+        "The driving is taken as a video of a person",
+        "Keypoints are detected with onnxruntime's CPUExecutionProvider.",
+        f"The person is found in {NUM_FRAMES} of {NUM_FRAMES} frames of the driving.",
+        "The motion is aligned to the person in the picture.",
+    ):
+        assert message in told
+    with pytest.raises(ValueError, match="keypoint detector: `device`"):
+        HIAAnimator(detector={**write_models(tmp_path), "device": "warp"}).prepare(person, dance)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"guidence_scale": 2.0}, TypeError, "`guidence_scale` is an argument of neither HIAAnimator nor"),
+        ({"output_type": "np"}, TypeError, "`output_type`"),
+        ({"output": "out.gif"}, ValueError, "must end in '.mp4'"),
+        ({"output": "missing/out.mp4"}, FileNotFoundError, "no folder 'missing'"),
+        ({"height": 65}, ValueError, "`height` must be a positive multiple of 8, got 65"),
+        ({"image": 3}, TypeError, "`image` must be a path or a PIL picture, got int"),
+        ({"image": "missing.png"}, ValueError, "`image`: 'missing.png' cannot be read as a picture"),
+        ({"driving": None}, TypeError, "`driving` must be a path, WholeBodyKeypoints, a Video or a Driving"),
+        ({"driving": "missing.mp4"}, FileNotFoundError, "missing.mp4"),
+        ({"driving_type": "depth"}, ValueError, "`driving_type` must be auto, video, keypoints, pose, got 'depth'"),
+        ({"driving": keypoints_of(BOXES), "driving_type": "pose"}, ValueError, "`driving_type` is 'pose', but"),
+        ({"max_frames": 0}, ValueError, "`max_frames` must be at least 1, got 0"),
+        ({"sharpness": "sharp"}, ValueError, "`sharpness` must be auto, driving or numbers"),
+        ({"driving_type": "pose", "sharpness": 0.5}, ValueError, "`sharpness`: a pose video"),
+        ({"driving_type": "pose", "retarget": True}, ValueError, "`retarget`: a pose video"),
+        ({"driving": keypoints_of(BOXES), "sharpness": "driving"}, ValueError, "`sharpness`: it can be measured"),
+        ({"driving": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: only a video"),
+        ({"image_keypoints": keypoints_of(BOXES)}, ValueError, "`image_keypoints`: must be one frame of .* got 5"),
+        ({"image_keypoints": "x", "retarget": False}, ValueError, "`image_keypoints`: with `retarget=False`"),
+    ],
+)
+def test_bad_calls_are_known_before_people_are_looked_for(
+    pipe, dance, person, tmp_path, monkeypatch, changes, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"image": person, "driving": dance} | changes
+    with pytest.raises(error, match=message):
+        HIAAnimator(pipe, Unwanted())(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_sound_and_a_missing_pipeline_are_known_before_frames_are_made(animator, person, dance, tmp_path):
+    (tmp_path / "text.mp4").write_text("no sound\n" * 100)
+    animation = animator.prepare(person, keypoints_of(BOXES))
+    animator.pipe.unet.register_forward_pre_hook(lambda *_: pytest.fail("the pipeline ran"))
+    with pytest.raises(ValueError, match="The sound of .*text.mp4' cannot be read"):
+        animator.generate(animation, tmp_path / "out.mp4", tmp_path / "text.mp4", **steps())
+    animator.pipe = None
+    with pytest.raises(ValueError, match="`pipe` must be a HIAPipeline"):
+        animator(person, dance)
+
+
+def test_nobody_to_animate(animator, person, dance):
+    empty = Image.fromarray(draw_people([[]], 64, 96)[0])
+    with pytest.raises(ValueError, match="`image`: nobody is found in it; give `image_keypoints` or `retarget=False`"):
+        animator.prepare(empty, dance)
+    with pytest.raises(ValueError, match="`driving`: nobody is found in it"):
+        animator.prepare(person, Video(draw_people([[]] * 3), 24.0), driving_type="video")
+    head = WholeBodyKeypoints(np.full((1, 133, 2), 5.0), np.ones((1, 133)) * (np.arange(133) < 5), 64, 96, 1)
+    with pytest.raises(ValueError, match="`retarget`: .*shoulders"):
+        animator.prepare(person, dance, image_keypoints=head)

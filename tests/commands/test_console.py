@@ -1,0 +1,121 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `hia-diffusers` as users run it; what each command does is tested with the examples."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dancing_videos import BLUE, FPS, dancer_boxes, draw_scene
+from onnx_models import draw_people, write_models
+from PIL import Image
+from sounding_videos import sound_codec, sound_end, write_clip
+
+from hia_diffusers.__main__ import COMMANDS
+from hia_diffusers.data.video import read_video
+
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def run(*words, program=("-m", "hia_diffusers"), path=SOURCE, cwd=None):
+    environment = {**os.environ, "PYTHONPATH": str(path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *program, *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_needs_no_torch(words):
+    program = (
+        "import json, sys\nfrom hia_diffusers.__main__ import main\ntry:\n    main([*sys.argv[1:], '--help'])\n"
+        "finally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    result = run(*words, program=("-c", program))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: {' '.join(['hia-diffusers', *words])} ")
+    if not words:
+        assert all(name in result.stdout for name in COMMANDS)
+    loaded = {name.split(".")[0] for name in json.loads(result.stderr.splitlines()[-1])}
+    assert loaded.isdisjoint({"torch", "diffusers", "transformers"})
+
+
+def test_the_installed_script_is_this_command():
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="hia-diffusers")
+    assert entry.load().__module__ == "hia_diffusers.__main__"
+    script = Path(sys.executable).with_name("hia-diffusers")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"hia-diffusers {importlib.metadata.version('hia-diffusers')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "hia-diffusers: error: the following arguments are required: COMMAND"),
+        (["dance"], "hia-diffusers: error: argument COMMAND: invalid choice: 'dance'"),
+        (["anim"], "hia-diffusers: error: argument COMMAND: invalid choice: 'anim'"),
+        (["--fast", "animate"], "hia-diffusers: error: "),
+        (["animate"], "hia-diffusers animate: error: the following arguments are required: --image"),
+        (["prepare", "--videos", "none", "--output", "out"], "hia-diffusers prepare: error: `videos` is neither"),
+        (["evaluate", "--output", "scores.json"], "hia-diffusers evaluate: error: give --predictions and --targets"),
+        (["convert", "dall-e"], "hia-diffusers convert: error: argument SOURCE: invalid choice: 'dall-e'"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line_and_exit_with_two(tmp_path, words, message):
+    result = run(*words, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A video of a person with sound, a picture of another, and the models that find them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_clip(folder / "dance.mkv", "pcm_s16le", frames=draw_scene(dancer_boxes(6), BLUE))
+    Image.fromarray(draw_people([[(60, 8, 76, 60)]], 64, 96)[0]).save(folder / "person.png")
+    write_models(folder)
+    return folder
+
+
+def animate(inputs, *words, **options):
+    models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}-model", f"{name}.onnx")]
+    clip = ["--image", "person.png", "--driving", "dance.mkv", "--device", "cpu", "--size", "48x32", "--steps", "2"]
+    return run("animate", *clip, *models, *words, cwd=inputs, **options)
+
+
+def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
+    result = animate(inputs, "--output", tmp_path / "out.mp4", "--max-frames", 4, "--guidance", 1)
+    assert result.returncode == 0, result.stderr
+    assert "The person is found in 4 of 4 frames of the driving." in result.stdout
+    wrote = (
+        f"Wrote {tmp_path / 'out.mp4'}: 4 frames of 48x32 at 30 frames per second, with the sound of the driving.\n"
+    )
+    assert result.stdout.endswith(wrote)
+    video = read_video(tmp_path / "out.mp4")
+    assert video.frames.shape == (4, 32, 48, 3) and video.fps == FPS and np.ptp(video.frames) > 0
+    assert sound_codec(tmp_path / "out.mp4") == "aac"
+    assert sound_end(tmp_path / "out.mp4") == pytest.approx(4 / FPS, abs=0.002)
+
+
+def test_the_sound_can_be_left_out_and_the_preview_has_none(inputs, tmp_path):
+    options = ["--output", tmp_path / "out.mp4", "--max-frames", 2, "--guidance", 1, "--preview"]
+    result = animate(inputs, *options, "--no-sound")
+    assert result.returncode == 0, result.stderr
+    assert "2 frames of 48x32 at 30 frames per second.\n" in result.stdout
+    assert sound_codec(tmp_path / "out.mp4") is sound_codec(tmp_path / "out_preview.mp4") is None
+
+
+def test_a_missing_extra_is_named(inputs, tmp_path):
+    """onnxruntime is hidden behind a module that cannot be imported."""
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('hidden')")
+    result = animate(inputs, "--output", tmp_path / "out.mp4", path=f"{SOURCE}{os.pathsep}{tmp_path}")
+    assert result.returncode == 2
+    message = "`KeypointDetector` needs the `pose` extra: pip install 'hia-diffusers[pose]'."
+    assert result.stderr.splitlines()[-1] == f"hia-diffusers animate: error: {message}"
+    assert not (tmp_path / "out.mp4").exists()
