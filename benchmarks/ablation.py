@@ -51,6 +51,10 @@ MEASURES = {
 }
 
 
+def short_hash(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
 # 1. Trainings
 
 
@@ -83,7 +87,7 @@ def train(stages, seed, runs):
     history, folder = [], None
     for stage, options in stages.items():
         history.append({"stage": stage, **options, "seed": seed})
-        name = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:12]
+        name = short_hash(history)
         previous, folder = folder, runs / f"{stage}-{name}"
         if (folder / "model_index.json").exists():
             continue
@@ -107,7 +111,7 @@ def tune(rows, args):
         for rate in rates:
             row = rows["training"][name] | {"learning_rate": rate}
             options = rows["evaluation"] | row.get("evaluation", {}) | rows["tuning_evaluation"]
-            key = hashlib.sha256(json.dumps([row, options], sort_keys=True).encode()).hexdigest()[:12]
+            key = short_hash([row, options])
             path = args.runs / "scores" / f"tuning-{key}.json"
             model = None if path.exists() else str(train(stages_of_row(row, rows), 0, args.runs))
             measures = score({**options, "model": model}, path)["measures"]
@@ -127,7 +131,7 @@ def run_group(group, rows, args):
                 options |= row.get("evaluation", {})
             else:
                 options |= rows["inference_evaluation"] | row
-            key = hashlib.sha256(json.dumps([row, options], sort_keys=True).encode()).hexdigest()[:12]
+            key = short_hash([row, options])
             path = args.runs / "scores" / f"{group}-{number}-{seed}-{key}.json"
             if args.rows is None or name in args.rows or path.exists():
                 model = args.model

@@ -220,10 +220,11 @@ def export_pipeline(args, scheduler, unet, folder):
     pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     pipeline.unet.load_state_dict(unet)
     pipeline.scheduler = scheduler
-    learnt = {name: value for name, value in vars(args).items() if name not in train_hia.FREE_OPTIONS}
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in learnt.items())
     card = CARD.format(
-        version=hia_diffusers.__version__, steps=args.max_train_steps, torch=torch.__version__, rows=rows
+        version=hia_diffusers.__version__,
+        steps=args.max_train_steps,
+        torch=torch.__version__,
+        rows=train_hia.option_rows(args),
     )
     train_hia.save_whole_pipeline(pipeline, folder, card)
 

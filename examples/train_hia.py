@@ -737,15 +737,19 @@ Stage `{stage}` of `examples/train_hia.py` of hia-diffusers {version}, {steps} s
 """
 
 
+def option_rows(args):
+    """Of a table in a model card."""
+    return "\n".join(f"| `{name}` | {value} |" for name, value in vars(args).items() if name not in FREE_OPTIONS)
+
+
 def training_card(args, devices):
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in vars(args).items() if name not in FREE_OPTIONS)
     return TRAINING_CARD.format(
         stage=args.stage,
         version=hia_diffusers.__version__,
         steps=args.max_train_steps,
         torch=torch.__version__,
         devices=devices,
-        rows=rows,
+        rows=option_rows(args),
     )
 
 

@@ -14,7 +14,7 @@ from ..scheduling_shifted_snr import ShiftedSNRScheduler
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
 from .key_tables import KeyTable, fill
-from .stable_diffusion import check_text_encoder, empty_motion_unet, load_text_encoder, load_vae
+from .stable_diffusion import check_text_encoder, empty_motion_unet, find_vae, load_text_encoder, load_vae
 from .state_dicts import as_folder, find_file, find_weights, read_config, read_state_dict
 
 
@@ -60,8 +60,6 @@ def convert_magic_animate(
         ValueError: If a file cannot be read, or keys are left or missing.
     """
     folder, base = as_folder("weights", weights), as_folder("base", base)
-    vae_argument = "base" if vae is None else "vae"
-    vae_folder = base / "vae" if vae is None else as_folder("vae", vae)
     encoder_folder, controlnet_folder = folder / "appearance_encoder", folder / "densepose_controlnet"
     motion_file = find_file(
         "weights",
@@ -74,7 +72,7 @@ def convert_magic_animate(
         "unet": find_weights("base", base / "unet"),
     }
     check_text_encoder("base", base)
-    find_weights(vae_argument, vae_folder)
+    vae_source = find_vae(base, vae)
     configs = {
         "encoder": read_config("weights", encoder_folder),
         "controlnet": read_config("weights", controlnet_folder),
@@ -99,7 +97,7 @@ def convert_magic_animate(
     rows += fill("appearance_encoder", appearance_encoder, [source], allow, dtype)
     source = (read_state_dict("weights", files["controlnet"]), TABLES["controlnet"])
     rows += fill("controlnet", controlnet, [source], allow, dtype)
-    autoencoder, vae_rows = load_vae(vae_argument, vae_folder, allow, dtype)
+    autoencoder, vae_rows = load_vae(*vae_source, allow, dtype)
     text_encoder, tokenizer, text_rows = load_text_encoder("base", base, allow, dtype)
     pipeline = HIAPipeline(
         vae=autoencoder,

@@ -18,8 +18,8 @@ from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_leng
 from .converted import Conversion, ConversionReport
 from .image_encoder import find_image_encoder, load_image_encoder
 from .key_tables import ComponentKeys, KeyTable, fill
-from .stable_diffusion import empty_motion_unet, load_vae
-from .state_dicts import StateDict, as_folder, find_file, find_weights, read_config, read_state_dict
+from .stable_diffusion import empty_motion_unet, find_vae, load_vae
+from .state_dicts import StateDict, as_folder, find_file, read_config, read_state_dict
 
 
 # The reference UNet goes on behind the last features that it hands out, and nothing comes of that.
@@ -132,9 +132,7 @@ class _Sources:
         folder, base = as_folder("weights", weights), as_folder("base", base)
         names = ("denoising_unet", "motion_module", "reference_unet")
         self.files = {name: find_file("weights", folder / f"{name}.pth") for name in names}
-        self.vae_argument = "base" if vae is None else "vae"
-        self.vae = base / "vae" if vae is None else as_folder("vae", vae)
-        find_weights(self.vae_argument, self.vae)
+        self.vae = find_vae(base, vae)
         self.image_encoder = find_image_encoder("image_encoder", image_encoder)
         self.unet_config = read_config("base", base / "unet")
 
@@ -162,7 +160,7 @@ class _Sources:
         sources = {name: (weights[name], TABLES[name]) for name in weights}
         rows = fill("unet", unet, [sources["motion_module"], sources["denoising_unet"]], allow, dtype)
         rows += fill("appearance_encoder", appearance_encoder, [sources["reference_unet"]], allow, dtype)
-        autoencoder, vae_rows = load_vae(self.vae_argument, self.vae, allow, dtype)
+        autoencoder, vae_rows = load_vae(*self.vae, allow, dtype)
         encoder, feature_extractor, encoder_rows = load_image_encoder(*self.image_encoder, allow, dtype)
         pipeline = HIAPipeline(
             vae=autoencoder,

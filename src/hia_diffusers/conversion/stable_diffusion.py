@@ -71,6 +71,24 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
         return HIAUNetMotionModel.from_config({**unet.config, **options, "_use_default_values": []})
 
 
+def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
+    """
+    Name of the argument that leads to the autoencoder, and its folder: the first two arguments of [`load_vae`].
+
+    Args:
+        base (`Path`):
+            Folder of Stable Diffusion 1.5 in the layout of diffusers, whose autoencoder is taken if there is no other.
+        vae (`str` or `os.PathLike`, *optional*):
+            Folder of another.
+
+    Raises:
+        FileNotFoundError: If it has no weights.
+    """
+    argument, folder = ("base", base / "vae") if vae is None else ("vae", as_folder("vae", vae))
+    find_weights(argument, folder)
+    return argument, folder
+
+
 def load_vae(
     argument: str, folder: Path, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[AutoencoderKL, list[ComponentKeys]]:
