@@ -23,10 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_memory import ATTENTION, sd15_networks
 
 from hia_diffusers import HIA_TINY, HIAPipeline
+from hia_diffusers.memory_counting import GPUOperators, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
 from hia_diffusers.models.controlnet import ClipEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures
-from hia_diffusers.training.memory import GPUOperators, on_meta
 
 
 MOTION_MODULE = re.compile(r"\.motion_modules\.\d+$")

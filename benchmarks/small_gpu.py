@@ -51,8 +51,8 @@ from inference import WIDTHS, inputs, make_pipeline, run_hia, seconds_of
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
+from hia_diffusers.memory_counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
-from hia_diffusers.training.memory import GPUOperators, LiveBytes, gibibytes, on_meta
 
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder")  # whose weights are cast or quantised

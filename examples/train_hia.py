@@ -53,6 +53,7 @@ from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips
 from hia_diffusers.data.video import write_video
+from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.models.autoencoder import encode_pictures
 from hia_diffusers.training.checkpoints import CheckpointFolder, step_of
@@ -69,7 +70,7 @@ from hia_diffusers.training.losses import (
     prediction_target,
     regional_loss,
 )
-from hia_diffusers.training.memory import TrainingSetup, on_meta, out_of_memory_advice
+from hia_diffusers.training.memory import TrainingSetup, out_of_memory_advice
 from hia_diffusers.training.regional_decoding import decode_windows, region_windows
 from hia_diffusers.training.sample_cache import SampleCache, weights_hash
 from hia_diffusers.training.stages import STAGES, TrainingStage, train_only

@@ -31,6 +31,7 @@ ALLOWED_IMPORTS = {
     "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},
     "pipeline_hia": {"models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning"},
+    "context_memory": {"memory_counting", "models", "pipeline_hia"},
     "animation.picture": {"conditioning"},
     "animation.driving": {"conditioning", "data.video"},
     "animation.animator": {"animation", "conditioning", "data.sound", "data.video", "pipeline_hia"},
@@ -54,7 +55,14 @@ ALLOWED_IMPORTS = {
     "data.synthetic_person": {"data.synthetic_motion", "data.synthetic_shapes"},
     "data.synthetic_setting": {"data.synthetic_shapes"},
     "metrics": {"metrics"},
-    "training": {"models", "scheduling_shifted_snr", "training", "metrics.identity", "metrics.weights"},
+    "training": {
+        "memory_counting",
+        "models",
+        "scheduling_shifted_snr",
+        "training",
+        "metrics.identity",
+        "metrics.weights",
+    },
     "training.components": {"models", "scheduling_shifted_snr", "pipeline_hia"},
     "conversion": {"conversion", "models", "pipeline_hia", "scheduling_shifted_snr"},
 }

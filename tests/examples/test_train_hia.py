@@ -34,10 +34,11 @@ from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
 from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frames
+from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.iresnet import IResNet
-from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory, on_meta
+from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.training.regional_decoding import decode_windows
 from hia_diffusers.training.stages import PARTS, STAGES
 

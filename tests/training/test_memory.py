@@ -11,13 +11,11 @@ import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
 from pytorch_optimizer import Muon
 from small_networks import autoencoder_dc
-from torch import nn
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
+from hia_diffusers.memory_counting import LiveBytes
 from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.memory import (
-    GPUOperators,
-    LiveBytes,
     StepBytes,
     TrainingMemory,
     TrainingSetup,
@@ -227,37 +225,6 @@ def test_checkpointing_keeps_less_for_the_backward_pass(spatial, checkpointed):
 
 def test_attention_keeps_no_scores(denoiser, spatial):
     assert count_step(denoiser, replace(SPATIAL, height=256)).activations < 2.01 * spatial.activations
-
-
-def test_casting_is_that_of_autocast_without_cache():
-    twice = nn.Linear(5, 5)
-    half = nn.Linear(5, 5).requires_grad_(False).bfloat16()
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(2), nn.Linear(36, 5))
-    layers.extend([twice, nn.SiLU(), twice, nn.SiLU(), half])
-    layers[3].requires_grad_(False)
-    picture = torch.zeros(2, 3, 8, 8)
-
-    def count(cast):
-        layers.zero_grad()
-        with LiveBytes([picture, *layers.parameters()]) as memory:
-            with cast:
-                loss = layers(picture).float().sum()
-            kept = memory.live
-            loss.backward()
-        return kept, memory.peak
-
-    own = count(GPUOperators(torch.bfloat16))
-    assert own == count(torch.autocast("cpu", torch.bfloat16, cache_enabled=False))
-    assert own != count(torch.autocast("cpu", torch.bfloat16))
-
-
-def test_norms_stay_in_float32_under_mixed_precision():
-    states = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16)
-    with GPUOperators(torch.bfloat16):
-        assert nn.GroupNorm(2, 8)(states).dtype == torch.float32
-        assert nn.functional.layer_norm(states, (4,)).dtype == torch.float32
-    with GPUOperators(None):
-        assert nn.GroupNorm(2, 8).bfloat16()(states).dtype == torch.bfloat16
 
 
 def test_processes_divide_what_their_sharding_says(denoiser, pristine_pipe, spatial_step):
