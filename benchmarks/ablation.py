@@ -62,8 +62,7 @@ def stages_of_row(row, rows):
     """Stage -> its options, in order, without the stages that the row leaves out."""
     config = yaml.safe_load((ROOT / rows["config"]).read_text())
     common = {name: value for name, value in config.items() if name != "stages"}
-    if "learning_rate" in row:
-        common["learning_rate"] = row["learning_rate"]
+    common["learning_rate"] = row.get("learning_rate", rows["learning_rate"])
     stages = {}
     for stage in STAGES:
         own = row.get(stage, {} if stage in rows["stages"] else None)
@@ -111,9 +110,9 @@ def tune(rows, args):
         for rate in rates:
             row = rows["training"][name] | {"learning_rate": rate}
             options = rows["evaluation"] | row.get("evaluation", {}) | rows["tuning_evaluation"]
-            key = short_hash([row, options])
-            path = args.runs / "scores" / f"tuning-{key}.json"
-            model = None if path.exists() else str(train(stages_of_row(row, rows), 0, args.runs))
+            stages = stages_of_row(row, rows)
+            path = args.runs / "scores" / f"tuning-{short_hash([stages, options])}.json"
+            model = None if path.exists() else str(train(stages, 0, args.runs))
             measures = score({**options, "model": model}, path)["measures"]
             values = [f"{measures[measure]['value']:.4g}" for measure in ("l1", "psnr", "FVD-p")]
             lines.append(f"| {name} | {rate} | {' | '.join(values)} |")
@@ -124,19 +123,17 @@ def run_group(group, rows, args):
     """Row -> the reports of its seeds; of all rows, or of those asked for and those that are done."""
     reports = {}
     for number, (name, row) in enumerate(rows[group].items()):
+        if group == "training":
+            stages, own = stages_of_row(row, rows), row.get("evaluation", {})
+        else:
+            stages, own = {}, rows["inference_evaluation"] | row
         for seed in rows["seeds"][group]:
             # Seeds of clips follow one another from the seed of the evaluation on.
-            options = {**rows["evaluation"], "seed": 1000 * seed}
-            if group == "training":
-                options |= row.get("evaluation", {})
-            else:
-                options |= rows["inference_evaluation"] | row
-            key = short_hash([row, options])
-            path = args.runs / "scores" / f"{group}-{number}-{seed}-{key}.json"
+            options = {**rows["evaluation"], "seed": 1000 * seed, **own}
+            path = args.runs / "scores" / f"{group}-{number}-{seed}-{short_hash([stages, options])}.json"
             if args.rows is None or name in args.rows or path.exists():
-                model = args.model
-                if group == "training" and not path.exists():
-                    model = train(stages_of_row(row, rows), seed, args.runs)
+                trained = stages and not path.exists()
+                model = train(stages, seed, args.runs) if trained else args.model
                 reports.setdefault(name, []).append(score({**options, "model": str(model)}, path))
     return reports
 
