@@ -13,6 +13,7 @@ from .commands.arguments import OneLineParser
 # Each is a module of `commands`, imported only when it is run.
 COMMANDS = {
     "animate": "animate the person in a picture with the motion of a video, of keypoints or of a pose video",
+    "app": "serve a web page on which people animate a picture with a motion",
     "prepare": "make training clips of a folder of videos",
     "evaluate": "score predicted videos, or a pipeline on procedural people",
     "convert": "convert published weights of other projects",

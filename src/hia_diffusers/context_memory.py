@@ -108,7 +108,7 @@ def _peak_of_step(
     latents = zeros(num_windows * num_clips, config.in_channels, context_frames, *latent_size)
     reference_latents = zeros(num_clips, config.in_channels, *latent_size)
     channels = pipe.controlnet.config.conditioning_channels
-    condition = SimpleNamespace(read=lambda frames: zeros(len(latents), len(frames), channels, height, width))
+    condition: Any = SimpleNamespace(read=lambda frames: zeros(len(latents), len(frames), channels, height, width))
     known = [context, latents, reference_latents, *pipe.unet.parameters(), *pipe.unet.buffers()]
     known += [*pipe.controlnet.parameters(), *pipe.appearance_encoder.parameters()]
     with LiveBytes(known) as memory, GPUOperators(None):

@@ -41,7 +41,7 @@ def test_help_needs_no_torch(words):
     if not words:
         assert all(name in result.stdout for name in COMMANDS)
     loaded = {name.split(".")[0] for name in json.loads(result.stderr.splitlines()[-1])}
-    assert loaded.isdisjoint({"torch", "diffusers", "transformers"})
+    assert loaded.isdisjoint({"torch", "diffusers", "transformers", "gradio"})
 
 
 def test_the_installed_script_is_this_command():
@@ -62,6 +62,7 @@ def test_the_installed_script_is_this_command():
         (["animate"], "hia-diffusers animate: error: the following arguments are required: --image"),
         (["prepare", "--videos", "none", "--output", "out"], "hia-diffusers prepare: error: `videos` is neither"),
         (["evaluate", "--output", "scores.json"], "hia-diffusers evaluate: error: give --predictions and --targets"),
+        (["app", "--port", "0"], "hia-diffusers app: error: argument --port: must be a whole number from 1 to 65535"),
         (["convert", "dall-e"], "hia-diffusers convert: error: argument SOURCE: invalid choice: 'dall-e'"),
     ],
     ids=str,
@@ -119,3 +120,10 @@ def test_a_missing_extra_is_named(inputs, tmp_path):
     message = "`KeypointDetector` needs the `pose` extra: pip install 'hia-diffusers[pose]'."
     assert result.stderr.splitlines()[-1] == f"hia-diffusers animate: error: {message}"
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_the_page_names_its_extra_before_the_model_is_loaded(tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ImportError('hidden')")
+    result = run("app", "--model", tmp_path / "none", path=f"{SOURCE}{os.pathsep}{tmp_path}")
+    message = "`hia-diffusers app` needs the `demo` extra: pip install 'hia-diffusers[demo]'."
+    assert (result.returncode, result.stderr) == (2, f"hia-diffusers app: error: {message}\n")

@@ -1,0 +1,204 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what a user asks for to two video files."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..animation.animator import HIAAnimation, HIAAnimator
+from ..data.video import write_video
+from .decoding import Decoder
+from .jobs import Job
+from .limits import Limits
+from .shipped import MOTIONS, Shipped
+
+
+MAX_STEPS = 100
+MAX_GUIDANCE = 20.0
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """
+    What a user asks for; the browser is not believed.
+
+    Args:
+        picture (`Path`):
+            An uploaded file.
+        motion (`str` or `Path`):
+            A key of [`~app.shipped.MOTIONS`], or an uploaded file.
+        num_frames (`int`):
+            Length of the result, or less where the motion is shorter.
+        sharpness (`float`, *optional*):
+            How sharp the hands shall be, in [0, 1]. `None` leaves it to the model.
+        steps (`int`):
+            Denoising steps.
+        guidance (`float`):
+            Guidance scale, at least 1.
+        seed (`int`):
+            Of the noise.
+        fit (`bool`):
+            Whether keypoints that were uploaded or come with the page are given the proportions of the person in the
+            picture.
+    """
+
+    picture: Path
+    motion: str | Path
+    num_frames: int
+    sharpness: float | None
+    steps: int
+    guidance: float
+    seed: int
+    fit: bool
+
+    def check(self, limits: Limits) -> None:
+        """
+        Raise a `ValueError` that says what cannot be.
+
+        Args:
+            limits ([`~app.limits.Limits`]):
+                Holds the greatest `num_frames`.
+        """
+        if isinstance(self.motion, str) and self.motion not in MOTIONS:
+            raise ValueError(f"There is no motion {self.motion!r}.")
+        _check_number("Number of frames", self.num_frames, 1, limits.max_frames, int)
+        _check_number("Steps", self.steps, 1, MAX_STEPS, int)
+        _check_number("Guidance", self.guidance, 1, MAX_GUIDANCE, (int, float))
+        _check_number("Seed", self.seed, 0, MAX_SEED, int)
+        if self.sharpness is not None:
+            _check_number("Sharpness of the hands", self.sharpness, 0, 1, (int, float))
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    The files that were made.
+
+    Args:
+        video (`Path`):
+            The animation.
+        preview (`Path`):
+            Picture, condition and animation side by side.
+        about (`str`):
+            Length and size.
+    """
+
+    video: Path
+    preview: Path
+    about: str
+
+
+class Animations:
+    """
+    Makes animations.
+
+    Args:
+        animator ([`HIAAnimator`]):
+            With its pipeline.
+        size (`tuple[int, int]`):
+            Width and height of all results.
+        limits ([`~app.limits.Limits`]):
+            Of what is read and made.
+        folder (`Path`):
+            Where results go, each into a folder of a name that cannot be guessed.
+    """
+
+    def __init__(self, animator: HIAAnimator, size: tuple[int, int], limits: Limits, folder: Path):
+        self.animator, self.size, self.limits, self.folder = animator, size, limits, folder
+        self.decoder = Decoder(limits)
+        self.shipped = Shipped(*size)
+
+    def make(self, wish: Wish, job: Job) -> Result:
+        """
+        Run all steps.
+
+        Args:
+            wish ([`Wish`]):
+                What to make.
+            job ([`~app.jobs.Job`]):
+                Is told each step, and ends it when it is cancelled.
+
+        Raises:
+            `ValueError`: something of the wish cannot be used.
+            `ImportError`: people must be found, and the `pose` extra is not installed.
+            `Cancelled`: the job was cancelled.
+        """
+        wish.check(self.limits)
+        job.reached("Reading the picture", 0, 1)
+        picture = self.decoder.picture(wish.picture)
+        animation = self.prepare(picture, wish, job)
+        result = replace(animation, frames=list(self._frames(animation, wish, job)))
+
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir()
+        video, preview = folder / "animation.mp4", folder / "preview.mp4"
+        result.save(video)
+        write_video(preview, result.preview(), result.fps)
+        width, height = self.size
+        about = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
+        return Result(video, preview, about)
+
+    def prepare(self, picture: Image.Image, wish: Wish, job: Job) -> HIAAnimation:
+        """
+        All steps before the pipeline.
+
+        Args:
+            picture (`PIL.Image.Image`):
+                The picture of the wish.
+            wish ([`Wish`]):
+                What to make.
+            job ([`~app.jobs.Job`]):
+                Is told each step.
+        """
+        job.reached("Reading the motion", 0, 1)
+        driving: Any
+        if isinstance(wish.motion, str):
+            driving = self.shipped.motion(wish.motion, wish.num_frames, picture)
+        else:
+            driving = self.decoder.motion(wish.motion)
+        driving = self.animator.load_driving(driving, max_frames=wish.num_frames)
+        job.reached("Preparing the motion", 0, 1)
+        known = self.shipped.keypoints(picture)
+        options: dict[str, Any] = {}
+        if driving.kind != "pose" and known is not None and not isinstance(wish.motion, str):
+            options = {"image_keypoints": known}
+        elif driving.kind == "keypoints" and known is None and wish.fit:
+            options = {"retarget": True}
+        sharpness = "auto" if wish.sharpness is None else wish.sharpness
+        width, height = self.size
+        return self.animator.prepare(picture, driving, sharpness=sharpness, width=width, height=height, **options)
+
+    def _frames(self, animation: HIAAnimation, wish: Wish, job: Job) -> Iterator[Image.Image]:
+        def step_done(pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+            job.reached("Denoising", step + 1, wish.steps)
+            return {}
+
+        job.reached("Denoising", 0, wish.steps)
+        pipe: Any = self.animator.pipe
+        frames = pipe.stream(
+            animation.picture,
+            animation.condition,
+            width=animation.condition.width,
+            height=animation.condition.height,
+            num_inference_steps=wish.steps,
+            guidance_scale=float(wish.guidance),
+            generator=torch.Generator("cpu").manual_seed(wish.seed),
+            callback_on_step_end=step_done,
+        )
+        for done, frame in enumerate(frames):
+            job.reached("Decoding", done, len(animation.condition))
+            yield frame
+
+
+def _check_number(name: str, value: Any, low: float, high: float, kinds: type | tuple[type, ...]) -> None:
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high):
+        whole = "whole " if kinds is int else ""
+        raise ValueError(f"{name} must be a {whole}number from {low} to {high:g}, got {value!r}.")

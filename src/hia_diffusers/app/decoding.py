@@ -1,0 +1,126 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Uploaded files to pictures and motions, read in a process of their own that is killed where it takes too long.
+
+Decoders are large, and a file may be made to hang them or to take them over. So the process gets the path of one file,
+may write none, and answers in numbers, which cannot carry code.
+"""
+
+import json
+import math
+import multiprocessing
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..animation.driving import KEYPOINT_SUFFIXES
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..data.video import Video
+from . import readers
+from .limits import Limits
+
+
+MAX_TEXT_BYTES = 2**16
+
+# What readers answer with, and so what a process that was taken over cannot add to.
+DTYPES = ("uint8", "float32")
+
+
+class Decoder:
+    """
+    Reads uploaded files within limits.
+
+    Args:
+        limits ([`~app.limits.Limits`]):
+            What a file may hold, and what reading it may take.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        # A process that has loaded the libraries already is forked; other systems than Linux do not fork safely.
+        self._processes: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            from multiprocessing import forkserver
+
+            self._processes.set_forkserver_preload([readers.__name__])
+            forkserver.ensure_running()
+
+    def picture(self, path: Path) -> Image.Image:
+        """
+        Read a picture.
+
+        Args:
+            path (`Path`):
+                The file.
+
+        Raises:
+            `ValueError`: it is no picture, or beyond the limits.
+        """
+        _, arrays = self._read("picture", path)
+        return Image.fromarray(arrays["pixels"])
+
+    def motion(self, path: Path) -> Video | WholeBodyKeypoints:
+        """
+        Read the beginning of a video or of a keypoint file.
+
+        Args:
+            path (`Path`):
+                The file.
+
+        Raises:
+            `ValueError`: it is neither, or beyond the limits.
+        """
+        if path.suffix.lower() in KEYPOINT_SUFFIXES:
+            numbers, arrays = self._read("keypoints", path)
+            size = int(numbers["height"]), int(numbers["width"])
+            return WholeBodyKeypoints(arrays["xy"], arrays["score"], *size, numbers["fps"])
+        numbers, arrays = self._read("video", path)
+        return Video(arrays["frames"], numbers["fps"])
+
+    def _read(self, kind: str, path: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        receiver, sender = self._processes.Pipe(duplex=False)
+        process = self._processes.Process(target=readers.answer, args=(sender, kind, path, self.limits), daemon=True)
+        too_long = threading.Event()
+
+        def stop() -> None:
+            too_long.set()
+            process.kill()
+
+        process.start()
+        sender.close()
+        watch = threading.Timer(self.limits.seconds, stop)
+        watch.start()
+        try:
+            return _received(receiver, self.limits.memory_bytes)
+        except (EOFError, OSError):
+            process.join(1)
+            if too_long.is_set() or process.exitcode == -getattr(signal, "SIGXCPU", 0):
+                reason = f"takes more than {self.limits.seconds:g} seconds to read; give a smaller or a shorter one"
+            else:
+                reason = "cannot be read: it makes the decoder fail"
+            raise ValueError(f"{path.name!r} {reason}.") from None
+        finally:
+            watch.cancel()
+            process.kill()
+            process.join()
+            process.close()
+            receiver.close()
+
+
+def _received(receiver: Connection, max_bytes: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    text = json.loads(receiver.recv_bytes(MAX_TEXT_BYTES))
+    if "error" in text:
+        raise ValueError(text["error"])
+    arrays = {}
+    for name, dtype, shape in text["arrays"]:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if dtype not in DTYPES or size > max_bytes:
+            raise ValueError(f"{name} of {shape} {dtype} are more than a file may hold.")
+        arrays[name] = np.frombuffer(receiver.recv_bytes(size), dtype).reshape(shape)
+    return text["numbers"], arrays

@@ -1,0 +1,136 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads uploaded files. Only a process that may be killed does so: see [`~app.decoding`]."""
+
+import itertools
+import json
+import os
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+from PIL import Image
+
+from ..animation.picture import load_picture
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..data.video import read_frame_rate, stream_frames
+from .limits import Limits
+
+
+# Other formats of Pillow start programs, as EPS does, or are read by code that few have looked at.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
+
+# Pictures are scaled down to this; it is more than results are made in.
+MAX_PICTURE_SIDE = 2048
+
+# FFmpeg's names. Playlists and scripts, which name other files and addresses to read, are none of these.
+VIDEO_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi")
+
+Answer = tuple[dict[str, float], dict[str, np.ndarray]]
+
+
+def read_picture(path: Path, limits: Limits) -> Answer:
+    """A picture as `pixels`, uint8 `(H, W, 3)`."""
+    Image.MAX_IMAGE_PIXELS = None  # the check below is the stricter one
+    try:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
+            _check_pixels(image.width, image.height, limits.max_picture_pixels)
+            picture = load_picture(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path.name!r} cannot be read as a JPEG, PNG or WebP picture.") from error
+    picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
+    return {}, {"pixels": np.asarray(picture)}
+
+
+def read_video(path: Path, limits: Limits) -> Answer:
+    """The beginning of a video as `frames`, uint8 `(F, H, W, 3)`, and `fps`."""
+    _check_container(path, limits)
+    fps = read_frame_rate(path)
+    frames = np.empty(0, np.uint8)
+    count = 0
+    for frame in itertools.islice(stream_frames(path), limits.max_frames):
+        if not count:
+            _check_pixels(frame.shape[1], frame.shape[0], limits.max_video_pixels)
+            frames = np.empty((limits.max_frames, *frame.shape), np.uint8)
+        if frame.shape != frames.shape[1:]:
+            raise ValueError(f"{path.name!r} changes its frame size at frame {count}.")
+        frames[count] = frame
+        count += 1
+    return {"fps": fps}, {"frames": frames[:count]}
+
+
+def read_keypoints(path: Path, limits: Limits) -> Answer:
+    """The beginning of the keypoints, as [`WholeBodyKeypoints`] has them."""
+    keypoints = WholeBodyKeypoints.load(path)[: limits.max_frames]
+    numbers = {name: getattr(keypoints, name) for name in ("height", "width", "fps")}
+    return numbers, {"xy": keypoints.xy, "score": keypoints.score}
+
+
+READERS = {"picture": read_picture, "video": read_video, "keypoints": read_keypoints}
+
+
+def answer(connection: Connection, kind: str, path: Path, limits: Limits) -> None:
+    """
+    What the process does: reads a file, and sends what it holds, or one sentence on why it cannot be used.
+
+    Args:
+        connection (`Connection`):
+            Takes one JSON text with `error`, or with `numbers` and the name, dtype and shape of each of `arrays`; then
+            the bytes of these.
+        kind (`str`):
+            A key of `READERS`.
+        path (`Path`):
+            The file.
+        limits ([`~app.limits.Limits`]):
+            What it may hold and take.
+    """
+    _limit_resources(limits)
+    try:
+        numbers, arrays = READERS[kind](path, limits)
+    except MemoryError:
+        message = f"{path.name!r} takes too much memory to read."
+    except (OSError, ValueError) as error:
+        message = str(error).replace(str(path), path.name)
+    else:
+        about = [(name, array.dtype.name, array.shape) for name, array in arrays.items()]
+        connection.send_bytes(json.dumps({"numbers": numbers, "arrays": about}).encode())
+        for array in arrays.values():
+            connection.send_bytes(np.ascontiguousarray(array).data.cast("B"))
+        return
+    connection.send_bytes(json.dumps({"error": message}).encode())
+
+
+def _check_container(path: Path, limits: Limits) -> None:
+    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
+    try:
+        with av.logging.Capture(), av.open(str(path), options=options, metadata_errors="replace") as container:
+            if container.streams.video:
+                context: Any = container.streams.video[0].codec_context
+                _check_pixels(context.width, context.height, limits.max_video_pixels)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path.name!r} cannot be read as an MP4, MOV, MKV, WebM or AVI video.") from error
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} is too large: at most {max_pixels / 1e6:.3g} million pixels are taken.")
+
+
+def _limit_resources(limits: Limits) -> None:
+    """No more time, memory or file than reading takes, where the platform can say so."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    seconds = int(limits.seconds) + 1
+    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
+    if sys.platform == "linux":  # elsewhere it is unknown what the libraries take
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        bounds[resource.RLIMIT_AS] = pages * os.sysconf("SC_PAGE_SIZE") + limits.memory_bytes
+    for bound, value in bounds.items():
+        hard = resource.getrlimit(bound)[1]
+        resource.setrlimit(bound, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

@@ -1,0 +1,108 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Serves a web page on which people animate a picture with a motion."""
+
+import argparse
+import logging
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .animate import FEET_MODEL_HELP, HIA_TINY_LIMITS
+from .arguments import OneLineParser, number, size
+from .loading import check_model, choose_device, load_pipeline
+
+
+TINY_SIZE, USUAL_SIZE = (96, 160), (512, 896)
+
+HOST_HELP = "address to listen on; 0.0.0.0 lets other machines in (default: 127.0.0.1, this machine only)"
+SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hia-tiny, else 512x896)"
+
+
+def make_parser(prog: str = "hia-diffusers app") -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
+    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
+    add("--size", type=size, help=SIZE_HELP)
+    add("--host", default="127.0.0.1", help=HOST_HELP)
+    add("--port", type=number(int, 1, 65535), default=7860, help="port to listen on (default: 7860)")
+    add("--max-frames", type=number(int, 1, 10000), default=64, help="longest result, in frames (default: 64)")
+    add("--max-upload-mb", type=number(int, 1, 10**4), default=50, help="largest upload, in MiB (default: 50)")
+    add("--queue-size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn (default: 20)")
+    add = parser.add_argument_group("keypoints of uploaded videos").add_argument
+    add("--detector-model", default="yolox-m", help="name or ONNX file of the person detector (default: yolox-m)")
+    add("--pose-model", default="rtmw-l-384x288", help="name or ONNX file of the pose model (default: rtmw-l-384x288)")
+    add("--feet-model", default="dwpose-l-384x288", help=FEET_MODEL_HELP)
+    add("--detector-device", default="cpu", help="cpu, cuda or cuda:N, for the three models above (default: cpu)")
+    return parser
+
+
+def check_extra() -> None:
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        message = "`hia-diffusers app` needs the `demo` extra: pip install 'hia-diffusers[demo]'."
+        raise ImportError(message) from error
+
+
+def serve(args: argparse.Namespace) -> None:
+    check_extra()
+    device = choose_device(args.device)
+    if args.model is not None:
+        check_model(args.model)
+
+    from .. import HIA_TINY
+    from ..animation.animator import HIAAnimator
+    from ..app.limits import Limits
+    from ..app.server import serve as serve_page
+
+    detector: dict[str, Any] = {"detector_model": args.detector_model, "pose_model": args.pose_model}
+    detector["feet_model"] = None if args.feet_model == "none" else args.feet_model
+    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype)
+    pipe.set_progress_bar_config(disable=True)
+    limits = Limits(max_frames=args.max_frames, max_upload_bytes=args.max_upload_mb * 2**20)
+    if args.model is None:
+        print(HIA_TINY_LIMITS)
+        about, guidance = "The model is hia-tiny, which knows drawn people like those below and nothing else.", 1.0
+    else:
+        about, guidance = f"The model is {Path(args.model).name}.", 3.5
+    serve_page(
+        HIAAnimator(pipe, detector | {"device": args.detector_device}),
+        args.size or (USUAL_SIZE if args.model else TINY_SIZE),
+        limits,
+        about,
+        guidance,
+        args.host,
+        args.port,
+        args.queue_size,
+        ready=lambda address: print(f"The page is at {address} until Ctrl+C.", flush=True),
+    )
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers app") -> None:
+    """
+    Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            Its options. The default is what the process was called with.
+        prog (`str`, *optional*, defaults to `"hia-diffusers app"`):
+            Its name in messages.
+    """
+    parser = make_parser(prog)
+    args = parser.parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("hia_diffusers.app").setLevel(logging.INFO)
+    # So that what users gave and got is deleted, too, when a service manager stops the server.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        serve(args)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(re.sub("`(host|port)`", r"--\1", str(error)))
+    except KeyboardInterrupt:
+        parser.exit(0, "Stopped.\n")

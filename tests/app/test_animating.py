@@ -1,0 +1,117 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a wish to video files, with a small pipeline and without a browser."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hia_diffusers import HIAAnimator, MotionBlurConditioner
+from hia_diffusers.app.animating import Animations, Wish
+from hia_diffusers.app.jobs import Cancelled, Job
+from hia_diffusers.app.limits import Limits
+from hia_diffusers.app.server import delete_old
+from hia_diffusers.app.shipped import MOTIONS, PEOPLE
+from hia_diffusers.data.video import read_video, write_video
+
+
+WIDTH, HEIGHT = 48, 64
+
+
+@pytest.fixture
+def animations(pristine_pipe, tmp_path):
+    folder = tmp_path / "private"
+    folder.mkdir()
+    return Animations(HIAAnimator(pristine_pipe), (WIDTH, HEIGHT), Limits(max_frames=4), folder)
+
+
+@pytest.fixture
+def wish(animations, tmp_path):
+    animations.shipped.pictures[0].save(tmp_path / "example.png")
+    motion = next(iter(MOTIONS))
+    return Wish(tmp_path / "example.png", motion, 3, sharpness=None, steps=2, guidance=1, seed=0, fit=False)
+
+
+def test_a_shipped_motion_and_an_example_become_two_videos(animations, wish):
+    reports = []
+    made = animations.make(wish, Job(lambda *report: reports.append(report)))
+    assert read_video(made.video).frames.shape == (3, HEIGHT, WIDTH, 3)
+    assert read_video(made.preview).frames.shape == (3, HEIGHT, 3 * WIDTH, 3)
+    assert made.about == f"3 frames of {WIDTH}x{HEIGHT} at 30 frames per second"
+    assert [report for report in reports if report[0] == "Denoising"] == [("Denoising", done, 2) for done in range(3)]
+    assert [report for report in reports if report[0] == "Decoding"] == [("Decoding", done, 3) for done in range(3)]
+
+
+def test_each_example_dances_with_its_own_body_and_another_picture_with_somebody_elses(animations):
+    shipped = animations.shipped
+    assert len(shipped.pictures) == len(PEOPLE)
+    moved = [shipped.motion("Pointing", 2, picture).xy for picture in shipped.pictures]
+    assert len({xy.tobytes() for xy in moved}) == len(PEOPLE)
+    stranger = Image.new("RGB", (WIDTH, HEIGHT))
+    assert shipped.keypoints(stranger) is None and len(shipped.motion("Pointing", 2, stranger)) == 2
+    assert np.isfinite(shipped.keypoints(shipped.pictures[0]).xy).all()
+
+
+def test_uploaded_keypoints_are_fitted_to_an_example_and_pose_videos_are_not(animations, wish, tmp_path):
+    picture, other = animations.shipped.pictures[:2]
+    keypoints = animations.shipped.motion("Pointing", 4, other)
+    keypoints.save(tmp_path / "motion.npz")
+    pose = MotionBlurConditioner.for_size(HEIGHT, WIDTH)(keypoints).pose
+    write_video(tmp_path / "pose.mp4", pose, 25)
+
+    def prepared(name):
+        return animations.prepare(picture, replace(wish, motion=tmp_path / name), Job(lambda *report: None))
+
+    fitted = prepared("motion.npz")
+    assert fitted.retargeted is not None and len(fitted.condition) == 3
+    posed = prepared("pose.mp4")
+    assert posed.driving.kind == "pose" and posed.fps == 25 and len(posed.condition) == 3
+
+
+def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, wish):
+    steps = []
+
+    def report(stage, done, total):
+        if stage == "Denoising":
+            steps.append(done)
+            if done == 1:
+                job.cancel()
+
+    job = Job(report)
+    with pytest.raises(Cancelled, match="Denoising 2/50"):
+        animations.make(replace(wish, steps=50), job)
+    assert steps == [0, 1] and not list(animations.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"motion": "../../etc"}, "There is no motion '../../etc'."),
+        ({"num_frames": 5}, "Number of frames must be a whole number from 1 to 4, got 5."),
+        ({"steps": 10**9}, "Steps must be a whole number from 1 to 100, got 1000000000."),
+        ({"steps": "2"}, "Steps must be a whole number from 1 to 100, got '2'."),
+        ({"guidance": None}, "Guidance must be a number from 1 to 20, got None."),
+        ({"guidance": float("nan")}, "Guidance must be a number from 1 to 20, got nan."),
+        ({"seed": -1}, "Seed must be a whole number from 0 to"),
+        ({"sharpness": True}, "Sharpness of the hands must be a number from 0 to 1, got True."),
+    ],
+)
+def test_a_wish_that_no_page_sends_is_refused(animations, wish, change, message):
+    with pytest.raises(ValueError) as error:
+        animations.make(replace(wish, **change), Job(lambda *report: None))
+    assert str(error.value).startswith(message)
+
+
+def test_old_files_are_deleted_and_then_the_folders_that_they_were_in(tmp_path):
+    for name in ("kept.png", "a/result.mp4", "b/upload.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    kept = frozenset({tmp_path / "kept.png"})
+    for left in (["a", "b", "b/upload.png", "kept.png"], ["b", "b/upload.png", "kept.png"]):
+        time.sleep(0.6)
+        (tmp_path / "b/upload.png").write_bytes(b"y")
+        delete_old(tmp_path, 0.3, kept)
+        assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left

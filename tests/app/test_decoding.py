@@ -1,0 +1,146 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files that nobody vouches for: what is read of them, and that they cannot hang, fill or take over the server."""
+
+import io
+import struct
+import time
+import zipfile
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from hia_diffusers import WholeBodyKeypoints
+from hia_diffusers.app.decoding import Decoder
+from hia_diffusers.app.limits import Limits
+from hia_diffusers.data.video import write_video
+
+
+LIMITS = Limits(max_frames=4, seconds=60)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return Decoder(LIMITS)
+
+
+def frames_of(count, height=32, width=24):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def write_repeated(path, count, height, width):
+    """A small file of many frames: the same compressed picture over and over."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
+        data = bytes((stream.encode(frame.reformat(format="yuv420p")) + stream.encode())[0])
+        for number in range(count):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 30)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = True
+            container.mux(packet)
+    return path
+
+
+def png_header(width, height):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(b"\0" * 1000)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_pictures_keep_their_pixels_and_large_ones_are_scaled_down(tmp_path, decoder):
+    pixels = frames_of(1)[0]
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    assert np.array_equal(np.asarray(decoder.picture(tmp_path / "small.png")), pixels)
+    Image.new("L", (4096, 1024), 9).save(tmp_path / "large.webp")
+    assert decoder.picture(tmp_path / "large.webp").size == (2048, 512)
+
+
+def test_only_the_beginning_of_a_motion_is_read(tmp_path, decoder):
+    video = write_repeated(tmp_path / "long.mkv", 5000, 16, 16)
+    motion = decoder.motion(video)
+    assert motion.frames.shape == (4, 16, 16, 3) and motion.fps == 30
+
+    xy = np.random.default_rng(0).uniform(0, 20, (9, 133, 2)).astype(np.float32)
+    keypoints = WholeBodyKeypoints(xy, np.ones((9, 133), np.float32), 32, 24, 25.0)
+    for name in ("motion.safetensors", "motion.npz"):
+        keypoints.save(tmp_path / name)
+        read = decoder.motion(tmp_path / name)
+        assert np.array_equal(read.xy, xy[:4]) and (read.height, read.width, read.fps) == (32, 24, 25.0)
+
+
+def hostile_motions(folder):
+    write_video(folder / "whole.mp4", frames_of(8), 30)
+    whole = (folder / "whole.mp4").read_bytes()
+    (folder / "secret.txt").write_text("not for you")
+    pickled = io.BytesIO()
+    np.savez(pickled, xy=np.array([{"a": 1}], dtype=object))
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nwhole.mp4\n#EXT-X-ENDLIST\n"
+    contents = {
+        "cut.mp4": (whole[:300], "holds no video stream"),
+        "half.mp4": (whole[: len(whole) // 2], "cannot be decoded as a video"),
+        "nothing.mp4": (b"", "cannot be read as an MP4"),
+        "text.mp4": (b"I am a text.\n" * 99, "cannot be read as an MP4"),
+        "playlist.mp4": (playlist.encode(), "cannot be read as an MP4"),
+        "script.mp4": (b"ffconcat version 1.0\nfile whole.mp4\n", "cannot be read as an MP4"),
+        "pickle.npz": (pickled.getvalue(), "cannot be read as a .npz file"),
+        "cut.safetensors": (struct.pack("<Q", 2**60) + b"{}", "cannot be read as a .safetensors file"),
+    }
+    for name, (content, message) in contents.items():
+        (folder / name).write_bytes(content)
+        yield name, message
+    yield write_repeated(folder / "huge.mkv", 1, 2048, 2048).name, "2048x2048 is too large"
+
+
+def test_hostile_motions_are_refused_in_a_sentence_without_paths(tmp_path, decoder):
+    for name, message in hostile_motions(tmp_path):
+        with pytest.raises(ValueError, match=message) as error:
+            decoder.motion(tmp_path / name)
+        assert str(tmp_path) not in str(error.value), name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png_header(60000, 60000), "60000x60000 is too large: at most 50 million pixels"),
+        (png_header(600, 600), "cannot be read as a"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as a JPEG, PNG or WebP picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read as a JPEG, PNG or WebP picture"),
+    ],
+    ids=["bomb", "cut", "eps", "svg"],
+)
+def test_hostile_pictures_are_refused(tmp_path, decoder, content, message):
+    (tmp_path / "picture.png").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        decoder.picture(tmp_path / "picture.png")
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_what_takes_too_long_is_killed(tmp_path):
+    video = write_repeated(tmp_path / "slow.mkv", 6000, 360, 640)
+    assert video.stat().st_size < 20e6
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="'slow.mkv' takes more than 1 seconds to read"):
+        Decoder(Limits(max_frames=6000, seconds=1, memory_bytes=8 * 2**30)).motion(video)
+    assert time.monotonic() - start < 30
+
+
+def test_what_takes_too_much_memory_is_refused(tmp_path):
+    """A file of 200 kB that unpacks to 200 MB."""
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (2 * 10**8,)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xy.npy", array.getvalue() + bytes(2 * 10**8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 10**6
+    with pytest.raises(ValueError, match="'bomb.npz' takes too much memory"):
+        Decoder(replace(LIMITS, memory_bytes=10**8)).motion(tmp_path / "bomb.npz")
