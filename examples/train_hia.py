@@ -779,7 +779,10 @@ def push_to_hub(args, folder):
         api.upload_folder(
             repo_id=api.create_repo(name, exist_ok=True).repo_id,
             folder_path=folder,
-            allow_patterns=["model_index.json", "README.md", *(f"{component}/*" for component in components)],
+            allow_patterns=[
+                *("model_index.json", "pipeline.py", "README.md"),
+                *(f"{component}/*" for component in components),
+            ],
             commit_message=f"Stage {args.stage}, {args.max_train_steps} steps",
         )
     except Exception as error:  # of the network, the Hub or its storage, which have no class in common

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +45,11 @@ def half_pipe():
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, half_pipe):
-    """Repositories: whole with an fp16 variant and custom code, sharded, a component alone, and a broken one."""
+    """Repositories: whole with an fp16 variant, sharded, a component alone, and a broken one."""
     root = tmp_path_factory.mktemp("hub")
     pipe = random_tiny_pipeline(seed=0)
     half_pipe.save_pretrained(root / "user" / "hia", variant="fp16")
     pipe.save_pretrained(root / "user" / "hia")  # last: transformers' config holds the dtype of the last save
-    (root / "user" / "hia" / "pipeline.py").write_text("from hia_diffusers import HIAPipeline\n")
     pipe.save_pretrained(root / "user" / "sharded", max_shard_size="300KB")
     pipe.unet.save_pretrained(root / "user" / "unet")
     MotionBlurConditioner(max_motion=2.0).save_pretrained(root / "user" / "unet" / "conditioner")
@@ -72,6 +72,7 @@ def run_fresh(program, endpoint, home):
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
         "PYTHONPATH": str(SOURCE),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
@@ -117,10 +118,11 @@ report = {}
 half = HIAPipeline.from_pretrained("user/hia", variant="fp16", dtype=torch.float16)
 report["fp16"] = digest(half)
 report["sharded"] = digest(HIAPipeline.from_pretrained("user/sharded"))
-custom = DiffusionPipeline.from_pretrained("user/hia", custom_pipeline="user/hia", trust_remote_code=True)
-report["custom"] = [digest(custom), type(custom).__name__]
+for custom_pipeline in ("pipeline", "user/hia"):
+    custom = DiffusionPipeline.from_pretrained("user/hia", custom_pipeline=custom_pipeline, trust_remote_code=True)
+    report[f"custom {custom_pipeline}"] = [digest(custom), type(custom).__name__]
 try:
-    DiffusionPipeline.from_pretrained("user/hia", custom_pipeline="user/hia")
+    DiffusionPipeline.from_pretrained("user/hia", custom_pipeline="pipeline")
 except Exception as error:
     report["untrusted"] = str(error)
 
@@ -151,7 +153,7 @@ print(json.dumps(report))
         report = run_fresh(program, server.endpoint, tmp_path)
     assert report["fp16"] == digest(half_pipe)
     assert report["sharded"] == report["parts"] == expected
-    assert report["custom"] == [expected, "HIAPipeline"]
+    assert report["custom pipeline"] == report["custom user/hia"] == [expected, "HIAPipeline"]
     assert "trust_remote_code" in report["untrusted"]
     assert report["conditioner"] == 2.0
     assert report["alone"] and report["half unet"] == "torch.float16"
@@ -159,7 +161,69 @@ print(json.dumps(report))
     assert "holds a HIAAppearanceEncoder, not a HIAUNetMotionModel" in report["class"]
 
 
+MODULAR_DIGEST = """
+def digest_modular(pipe):
+    pipe.load_components()
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
+    condition = torch.rand(2, 6, 64, 48, generator=torch.Generator().manual_seed(1))
+    inputs = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(2), "output_type": "pt"}
+    frames = pipe(image=picture, conditioning_frames=condition, output="frames", **inputs)
+    return hashlib.sha256(frames.contiguous().numpy().tobytes()).hexdigest()
+"""
+
+
+def test_a_modular_pipeline_is_uploaded_and_loaded_from_the_hub(hub, expected, tmp_path):
+    upload = f"""
+import json
+from hia_diffusers import HIAModularPipeline
+
+pipe = HIAModularPipeline.from_pretrained("user/hia")
+frames = digest_modular(pipe)
+pipe.save_pretrained({str(tmp_path / "saved")!r}, push_to_hub=True, repo_id="user/modular", token="users-token")
+print(json.dumps(frames))
+"""
+    load = """
+import json
+from diffusers import ModularPipeline
+
+report = {"loaded": digest_modular(ModularPipeline.from_pretrained("user/modular", trust_remote_code=True))}
+try:
+    ModularPipeline.from_pretrained("user/modular")
+except ValueError as error:
+    report["untrusted"] = str(error)
+from hia_diffusers import HIAModularPipeline
+
+report["own code"] = digest_modular(HIAModularPipeline.from_pretrained("user/modular"))
+print(json.dumps(report))
+"""
+    with HubServer(hub, {"users-token": "user"}) as server:
+        assert run_fresh(MODULAR_DIGEST + upload, server.endpoint, tmp_path / "home") == expected
+        shutil.rmtree(tmp_path / "saved")
+        report = run_fresh(MODULAR_DIGEST + load, server.endpoint, tmp_path / "other_home")
+    assert report["loaded"] == report["own code"] == expected
+    assert "trust_remote_code" in report["untrusted"]
+
+
 # From a folder
+
+
+def test_diffusers_loads_a_saved_folder_by_its_custom_pipeline(tmp_path, expected):
+    random_tiny_pipeline(seed=0).save_pretrained(tmp_path / "hia")
+    program = f"""
+import json
+from diffusers import DiffusionPipeline
+
+folder = {str(tmp_path / "hia")!r}
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+try:
+    DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline")
+except ValueError as error:
+    print(json.dumps([digest(pipe), type(pipe).__name__, str(error)]))
+"""
+    frames, name, error = run_fresh(program, "http://127.0.0.1:1", tmp_path / "home")
+    assert (frames, name) == (expected, "HIAPipeline")
+    assert "trust_remote_code" in error
 
 
 def test_saved_pipelines_give_the_same_frames_bit_for_bit(tmp_path, expected):

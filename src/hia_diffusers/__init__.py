@@ -19,8 +19,10 @@ _MODULES = {
     "HIAAnimator": "hia_diffusers.animation.animator",
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
     "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
+    "HIABlocks": "hia_diffusers.modular_hia",
     "HIAControlNetModel": "hia_diffusers.models.controlnet",
     "HIADataset": "hia_diffusers.data.dataset",
+    "HIAModularPipeline": "hia_diffusers.modular_hia",
     "HIAPipeline": "hia_diffusers.pipeline_hia",
     "HIAPipelineOutput": "hia_diffusers.pipeline_hia",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from .models.controlnet import HIAControlNetModel as HIAControlNetModel
     from .models.reference_attention import ReferenceFeatures as ReferenceFeatures
     from .models.unet_motion import HIAUNetMotionModel as HIAUNetMotionModel
+    from .modular_hia import HIABlocks as HIABlocks
+    from .modular_hia import HIAModularPipeline as HIAModularPipeline
     from .pipeline_hia import HIAPipeline as HIAPipeline
     from .pipeline_hia import HIAPipelineOutput as HIAPipelineOutput
     from .scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler

@@ -98,6 +98,12 @@ states here what the weights were trained from and which license applies, and re
 Animate only people who have agreed to it.
 """
 
+# For `custom_pipeline` of diffusers, which looks for a pipeline's class in a file of the checkpoint.
+PIPELINE_FILE = "pipeline.py"
+PIPELINE_CODE = """# The class is that of the installed package: pip install hia-diffusers
+from hia_diffusers import HIAPipeline
+"""
+
 
 @dataclass
 class HIAPipelineOutput(BaseOutput):
@@ -269,10 +275,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, and a model card beside it.
+        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, with two files beside it.
 
-        A `README.md` that is there already is kept.
+        They are a model card, unless there is a `README.md` already, and `pipeline.py`, which says to
+        `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` that the class is this one.
         """
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / PIPELINE_FILE).write_text(PIPELINE_CODE)  # first: diffusers may upload the folder
         super().save_pretrained(save_directory, *args, **kwargs)
         card = Path(save_directory) / "README.md"
         if not card.exists():
@@ -419,7 +428,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 f"`callback_on_step_end_tensor_inputs` may hold {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
         self._check_schedule(timesteps, sigmas)
-        batch_size = max(len(images), len(clips)) * num_videos_per_prompt
+        batch_size = self.batch_size(images, clips, num_videos_per_prompt)
         latents_shape = (batch_size, self.unet.config.in_channels, clips.num_frames, *latent_size)
         _check_noise(latents_shape, generator, latents)
         self._check_context(len(images), image_embeds, prompt_embeds)
@@ -481,6 +490,20 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             _as_pictures(ip_adapter_image, "ip_adapter_image")
 
     # 2. The stages of a call
+
+    @staticmethod
+    def batch_size(image: Any, conditioning_frames: ConditioningClips, num_videos_per_prompt: int = 1) -> int:
+        """How many clips a call makes.
+
+        Args:
+            image:
+                Reference pictures.
+            conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
+                As many clips as pictures, or one of either.
+            num_videos_per_prompt (`int`, *optional*, defaults to 1):
+                Videos per picture and motion.
+        """
+        return max(len(_as_pictures(image)), len(conditioning_frames)) * num_videos_per_prompt
 
     def encode_image(
         self,
@@ -548,6 +571,36 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         ]
         return conditional, [torch.zeros_like(embeds) for embeds in conditional]
 
+    def prepare_added_cond_kwargs(
+        self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None, batch_size: int
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The UNet's `added_cond_kwargs` for the conditional and the unconditional branch; `None` without IP-Adapters.
+
+        The arguments are those of [`HIAPipeline.prepare_ip_adapter_embeds`].
+        """
+        if ip_adapter_image is None and ip_adapter_image_embeds is None:
+            return None, None
+        embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
+        return {"image_embeds": embeds[0]}, {"image_embeds": embeds[1]}
+
+    def prepare_timesteps(
+        self, num_inference_steps: int, timesteps: list[int] | None = None, sigmas: list[float] | None = None
+    ) -> torch.Tensor:
+        """Set the scheduler's steps.
+
+        The arguments are those of [`HIAPipeline.__call__`].
+
+        Returns:
+            `torch.Tensor`: the timesteps, on the host, where schedulers look at their values: on the device, each look
+            would wait for it.
+        """
+        return retrieve_timesteps(self.scheduler, num_inference_steps, None, timesteps, sigmas)[0]
+
+    def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
+        """Of `generator` and `eta`, those that the scheduler's `step` takes."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
+
     def prepare_conditioning_frames(self, conditioning_frames: Any, height: int, width: int) -> ConditioningClips:
         """Conditioning frames in one form.
 
@@ -586,6 +639,32 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             {name: features.to(self.unet.dtype) for name, features in output.reference_features.items()}
         )
 
+    def prepare_reference(
+        self, reference_latents: torch.Tensor, context: torch.Tensor, batch_size: int
+    ) -> Callable[[torch.Tensor | int], ReferenceFeatures]:
+        """The reference features at a timestep: always the same, or computed anew, as `reference_timestep` says.
+
+        Args:
+            reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
+                From [`HIAPipeline.encode_reference_latents`].
+            context (`torch.Tensor` of shape `(1 or B, tokens, C)`):
+                Of the conditional branch.
+            batch_size (`int`):
+                B.
+
+        Returns:
+            `Callable`: from a timestep to the [`ReferenceFeatures`] of B clips.
+        """
+
+        def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
+            features = self.encode_reference(reference_latents, context, timestep).features
+            return ReferenceFeatures({name: _repeat_to(value, batch_size) for name, value in features.items()})
+
+        if self.config.reference_timestep == "current":
+            return reference_at
+        once = reference_at(0)
+        return lambda timestep: once
+
     def encode_reference_latents(self, image: Any, height: int, width: int) -> torch.Tensor:
         """Latents of the reference pictures, scaled as the VAE's configuration says.
 
@@ -621,7 +700,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Args:
             shape (`tuple[int, ...]`):
                 `(B, C, F, h, w)`.
-            reference_latents (`torch.Tensor` of shape `(B, C, h, w)`):
+            reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
                 From [`HIAPipeline.encode_reference_latents`].
             timestep (`torch.Tensor`):
                 The first timestep.
@@ -636,7 +715,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         noise = noise.to(device, dtype)
         if reference_noise:
-            clean = reference_latents.to(device, dtype)[:, :, None]
+            clean = _repeat_to(reference_latents.to(device, dtype), shape[0])[:, :, None]
             initial = torch.empty_like(noise)
             parts = zip(*(x.split(FRAMES_OF_A_STEP, dim=2) for x in (noise, initial)), strict=True)
             for part, into in parts:
@@ -653,7 +732,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         timesteps: torch.Tensor,
         context: tuple[torch.Tensor, torch.Tensor],
         conditioning_frames: ConditioningClips,
-        reference_features: Callable[[torch.Tensor], ReferenceFeatures],
+        reference_features: Callable[[torch.Tensor | int], ReferenceFeatures],
         guidance_scale: float = 3.5,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         batch_guidance: bool = False,
@@ -681,20 +760,21 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             timesteps (`torch.Tensor`):
                 Of the scheduler, on the host.
             context (`tuple[torch.Tensor, torch.Tensor]`):
-                From [`HIAPipeline.encode_image`].
+                From [`HIAPipeline.encode_image`], each of 1 or B entries.
             conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
                 From [`HIAPipeline.prepare_conditioning_frames`], B clips.
             reference_features (`Callable`):
-                The reference features at a timestep.
+                From [`HIAPipeline.prepare_reference`].
             added_cond_kwargs (`tuple`, *optional*):
-                The UNet's `added_cond_kwargs` for the conditional and the unconditional branch.
+                From [`HIAPipeline.prepare_added_cond_kwargs`].
             extra_step_kwargs (`Mapping`, *optional*):
-                For the scheduler's `step`.
+                From [`HIAPipeline.prepare_extra_step_kwargs`].
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
         """
         num_frames, num_steps = latents.shape[2], len(timesteps)
+        context = (_repeat_to(context[0], len(latents)), _repeat_to(context[1], len(latents)))
         # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
         offsets = torch.Generator().manual_seed(0)
         conditioning = ClipEmbeddings(
@@ -729,7 +809,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
 
         device_timesteps = timesteps.to(latents.device)
-        self._num_timesteps = num_steps
+        self._guidance_scale, self._num_timesteps = guidance_scale, num_steps
         num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
         with DeepCache(self.unet, deep_cache_interval) as cache, self.progress_bar(total=num_steps) as progress_bar:
             for i, t in enumerate(timesteps):
@@ -875,6 +955,22 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             decoded = self._window_group.map(lambda chunk: decode_latents(self.vae, chunk), chunks)
         return decoded.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
+    def decode(self, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int = 16) -> Any:
+        """Decode clips to the frames of a [`HIAPipelineOutput`].
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
+                Clean latents.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"`, or `"latent"` for `latents` as they are.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+        """
+        if output_type == "latent":
+            return latents
+        video = self.decode_latents(latents, decode_chunk_size)
+        return self.video_processor.postprocess_video(video, output_type=output_type)
+
     def stream(
         self,
         image: Any,
@@ -911,7 +1007,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             raise ValueError(f"`output_type` must be one of {STREAM_TYPES}, got {output_type!r}.")
         _check_counts(decode_chunk_size=decode_chunk_size)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
-        num_clips = max(len(_as_pictures(image)), len(clips)) * kwargs.get("num_videos_per_prompt", 1)
+        num_clips = self.batch_size(image, clips, kwargs.get("num_videos_per_prompt", 1))
         if num_clips > 1:
             raise ValueError(f"`image` and `conditioning_frames` must be those of one clip, got {num_clips}.")
         latents = self(image, clips, output_type="latent", return_dict=True, **kwargs).frames
@@ -922,8 +1018,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         @torch.no_grad()  # which each thread has for itself
         def decode(chunk: torch.Tensor) -> Any:
-            video = self.decode_latents(chunk, decode_chunk_size)
-            return self.video_processor.postprocess_video(video, output_type=output_type)[0]
+            return self.decode(chunk, output_type, decode_chunk_size)[0]
 
         chunks = latents.split(decode_chunk_size * num_processes, dim=2)
         with ThreadPoolExecutor(1) as ahead:
@@ -1001,16 +1096,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
                 taken by a ControlNet of 6: the blur is then unknown. One picture with several motions, and several
                 pictures with one motion, make a batch as well.
-            height (`int`, *optional*):
-                Of the video in pixels, a multiple of the VAE's factor; by default that of `conditioning_frames`.
-            width (`int`, *optional*):
-                Likewise.
+            height, width (`int`, *optional*):
+                Of the video in pixels, multiples of the VAE's factor; by default those of `conditioning_frames`.
             num_inference_steps (`int`, *optional*, defaults to 25):
                 Denoising steps.
             timesteps (`list[int]`, *optional*):
                 Descending timesteps to use instead of the scheduler's spacing.
             sigmas (`list[float]`, *optional*):
-                Sigmas likewise, where the scheduler takes them.
+                Descending sigmas to use instead, where the scheduler takes them.
             guidance_scale (`float`, *optional*, defaults to 3.5):
                 The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
                 branch with neither reference nor ControlNet. At most 1 runs no unconditional branch.
@@ -1025,7 +1118,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             control_guidance_start (`float`, *optional*, defaults to 0.0):
                 Share of the steps after which the ControlNet sets in.
             control_guidance_end (`float`, *optional*, defaults to 1.0):
-                Share of the steps after which it stops.
+                Share of the steps after which the ControlNet stops.
             reference_noise (`bool`, *optional*, defaults to `True`):
                 Initial reference noise (Sec. 3.4); `False` starts from pure noise.
             context_frames (`int`, *optional*, defaults to 16):
@@ -1055,7 +1148,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             ip_adapter_image (*optional*):
                 A picture, or a list with one per loaded IP-Adapter.
             ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
-                Embeddings instead, per adapter `(1 or B, images, ...)`.
+                Embeddings instead of `ip_adapter_image`, per adapter `(1 or B, images, ...)`.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, *optional*, defaults to `True`):
@@ -1067,7 +1160,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
-                Which tensors it is given.
+                Which tensors `callback_on_step_end` is given.
 
         Returns:
             [`HIAPipelineOutput`] or `tuple`.
@@ -1108,49 +1201,36 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             decode_chunk_size=decode_chunk_size,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        self._guidance_scale = guidance_scale
         self._interrupt = False
-        accepted = inspect.signature(self.scheduler.step).parameters
-        extra_step_kwargs = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in accepted}
-        # On the host, where schedulers look at their values: on the device, each look would wait for it.
-        step_times, _ = retrieve_timesteps(self.scheduler, num_inference_steps, None, timesteps, sigmas)
+        step_times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
 
         # 2. Context
         context = self.encode_image(pictures, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
         height, width = height or clips.height, width or clips.width
-        batch_size = max(len(context[0]), len(clips)) * num_videos_per_prompt
+        batch_size = self.batch_size(pictures, clips, num_videos_per_prompt)
         clips = self.prepare_conditioning_frames(clips, height, width).repeat_to(batch_size)
 
         # 4. Reference
         reference_latents = self.encode_reference_latents(pictures, height, width)
-
-        def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
-            features = self.encode_reference(reference_latents, context[0], timestep).features
-            return ReferenceFeatures({name: _repeat_to(value, batch_size) for name, value in features.items()})
-
-        if self.config.reference_timestep == "zero":
-            once = reference_at(0)
-        added_cond_kwargs: tuple[Any, Any] = (None, None)
-        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
-            embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
-            added_cond_kwargs = ({"image_embeds": embeds[0]}, {"image_embeds": embeds[1]})
+        reference_features = self.prepare_reference(reference_latents, context[0], batch_size)
+        added_cond_kwargs = self.prepare_added_cond_kwargs(ip_adapter_image, ip_adapter_image_embeds, batch_size)
 
         # 5. Denoise. The initial latents have no name here, which would keep them in memory to the end.
         clean = self.denoise(
             self.prepare_latents(
                 (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),
-                _repeat_to(reference_latents, batch_size),
+                reference_latents,
                 step_times[0],
                 reference_noise=reference_noise,
                 generator=generator,
                 latents=latents,
             ),
             step_times,
-            (_repeat_to(context[0], batch_size), _repeat_to(context[1], batch_size)),
+            context,
             clips,
-            reference_at if self.config.reference_timestep == "current" else lambda timestep: once,
+            reference_features,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             batch_guidance=batch_guidance,
@@ -1164,16 +1244,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             deep_cache_interval=deep_cache_interval,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=cross_attention_kwargs,
-            extra_step_kwargs=extra_step_kwargs,
+            extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
 
         # 6. Decode
-        frames: Any = clean
-        if output_type != "latent":
-            video = self.decode_latents(clean, decode_chunk_size)
-            frames = self.video_processor.postprocess_video(video, output_type=output_type)
+        frames = self.decode(clean, output_type, decode_chunk_size)
         self.maybe_free_model_hooks()
         return HIAPipelineOutput(frames=frames) if return_dict else (frames,)
 

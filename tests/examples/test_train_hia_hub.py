@@ -101,7 +101,7 @@ def test_the_pipeline_is_uploaded_and_nothing_else(uploads):
     assert uploaded == {name: local[name] for name in uploaded}
     components = {name for name, value in json.loads(uploaded["model_index.json"]).items() if isinstance(value, list)}
     assert components >= {"unet", "appearance_encoder", "controlnet", "vae", "image_encoder", "scheduler"}
-    assert {name.split("/")[0] for name in uploaded} == {"model_index.json", "README.md"} | {
+    assert {name.split("/")[0] for name in uploaded} == {"model_index.json", "pipeline.py", "README.md"} | {
         name for name in components if (folder / "run" / name).exists()
     }
     assert b"users-token" not in b"".join(local.values())

@@ -1,0 +1,408 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""HIA as modular blocks of diffusers: the stages of [`HIAPipeline`], which can be used, left out and replaced singly.
+
+A block takes its values from the state, and computes with the method of [`HIAPipeline`] that does the same in a call.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ModularPipeline, ModularPipelineBlocks, SequentialPipelineBlocks
+from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineState
+from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, ConfigSpec, InputParam, OutputParam
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from .animation.animator import HIAAnimator
+from .conditioning.clips import ConditioningClips
+from .models.appearance_encoder import HIAAppearanceEncoder
+from .models.controlnet import HIAControlNetModel
+from .models.unet_motion import HIAUNetMotionModel
+from .pipeline_hia import HIAPipeline
+from .scheduling_shifted_snr import ShiftedSNRScheduler
+
+
+COMPONENTS = {
+    "vae": AutoencoderKL,
+    "image_encoder": CLIPVisionModelWithProjection,
+    "unet": HIAUNetMotionModel,
+    "appearance_encoder": HIAAppearanceEncoder,
+    "controlnet": HIAControlNetModel,
+    "scheduler": ShiftedSNRScheduler,
+    "feature_extractor": CLIPImageProcessor,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
+CONFIGS = ("reference_timestep", "unconditional_controlnet")  # arguments of HIAPipeline that are no components
+
+# What a saved folder holds as code: nothing of its own.
+BLOCKS_FILE = "modular_hia.py"
+BLOCKS_CODE = """# The blocks are those of the installed package: pip install hia-diffusers
+from hia_diffusers import HIABlocks
+"""
+
+
+def pipeline_of(components: ModularPipeline) -> HIAPipeline:
+    """The pipeline of the components that a modular pipeline holds, whose methods the blocks call."""
+    arguments: dict[str, Any] = {name: getattr(components, name, None) for name in COMPONENTS}
+    return HIAPipeline(**arguments, **{name: components.config[name] for name in CONFIGS})
+
+
+def described_inputs(function: Callable[..., Any]) -> dict[str, InputParam]:
+    """The arguments of a function as inputs of blocks, with what its docstring says of each."""
+    docstring = inspect.cleandoc(function.__doc__ or "") + "\n"
+    descriptions = {
+        name: " ".join(text.split())
+        for names, text in re.findall(r"^    ([\w, ]+)(?: \(.*\))?:\n((?:        .*\n|\n)+)", docstring, re.MULTILINE)
+        for name in names.split(", ")
+    }
+    inputs = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        inputs[name] = InputParam(name, parameter.annotation, default, required, descriptions.get(name, ""))
+    return inputs
+
+
+def shared_options(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The optional arguments of a stage that are arguments of a call as well."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(
+        parameter.name
+        for parameter in parameters
+        if parameter.name in CALL_INPUTS and parameter.default is not parameter.empty
+    )
+
+
+CALL_INPUTS = described_inputs(HIAPipeline.__call__)
+INPUTS = described_inputs(HIAAnimator.prepare) | CALL_INPUTS
+INPUTS["conditioning_frames"].required = INPUTS["driving"].required = False  # one of them
+
+# What blocks hand on to those after them.
+INTERMEDIATES = {
+    "fps": (float, "Frames per second of the driving clip."),
+    "conditioning_clips": (ConditioningClips, "The conditioning frames of B clips, in the size of the video."),
+    "batch_size": (int, "B, the clips to make."),
+    "context": (tuple, "Context of cross-attention for both branches of guidance, each `(1 or B, tokens, C)`."),
+    "reference_latents": (torch.Tensor, "Latents of the reference pictures, `(1 or B, C, h, w)`."),
+    "reference_features": (Callable, "The reference features of B clips at a timestep."),
+    "step_times": (torch.Tensor, "The scheduler's timesteps."),
+    "initial_latents": (torch.Tensor, "The noisy latents that denoising starts from, `(B, C, F, h, w)`."),
+    "clean_latents": (torch.Tensor, "The latents of the video, `(B, C, F, h, w)`."),
+    "frames": (list, "A batch of clips, in the form that `output_type` says."),
+}
+
+
+class HIAStep(ModularPipelineBlocks):
+    """A block that is described by the names of the components it uses, the values it takes, and those it gives."""
+
+    model_name = "hia"
+    uses: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> str:
+        return inspect.cleandoc(type(self).__doc__ or "")
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec(name, COMPONENTS[name]) for name in self.uses]
+
+    @property
+    def expected_configs(self) -> list[ConfigSpec]:
+        parameters = inspect.signature(HIAPipeline).parameters
+        return [ConfigSpec(name, parameters[name].default) for name in CONFIGS]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            INPUTS.get(name) or InputParam(name, INTERMEDIATES[name][0], None, True, INTERMEDIATES[name][1])
+            for name in self.takes
+        ]
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return [OutputParam(name, *INTERMEDIATES[name]) for name in self.gives]
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        for name in self.uses:
+            if getattr(components, name) is None and name not in HIAPipeline._optional_components:
+                raise ValueError(f"`{name}` is missing: call `load_components` or `update_components` first.")
+        values = self.get_block_state(state)
+        self.run(pipeline_of(components), values)
+        self.set_block_state(state, values)
+        return components, state
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        """Compute what the block gives.
+
+        Args:
+            pipe ([`HIAPipeline`]):
+                Of the components.
+            values (`BlockState`):
+                What the block takes, by name. What it gives is set on it, and may also replace what it takes.
+        """
+        raise NotImplementedError
+
+
+class HIADrivingStep(HIAStep):
+    """Where there is a driving clip, makes the conditioning frames of it, and fits the picture to them."""
+
+    options = ("driving", "driving_type", "max_frames", "person", "retarget", "image_keypoints", "sharpness")
+    takes = ("image", "conditioning_frames", *options, "height", "width")
+    gives = ("fps",)
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        values.fps = None
+        if values.driving is None:
+            return
+        if values.conditioning_frames is not None:
+            raise ValueError("Give `conditioning_frames` or `driving`, not both.")
+        arguments = {name: values[name] for name in self.options}
+        animation = HIAAnimator().prepare(values.image, height=values.height, width=values.width, **arguments)
+        values.image, values.conditioning_frames, values.fps = animation.picture, animation.condition, animation.fps
+
+
+class HIAInputStep(HIAStep):
+    """Checks all inputs, before any network runs, and brings the conditioning frames into one form."""
+
+    uses = tuple(COMPONENTS)
+    options = shared_options(HIAPipeline.check_inputs)
+    takes = ("image", "conditioning_frames", "height", "width", *options)
+    gives = ("conditioning_clips", "batch_size")
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        if values.conditioning_frames is None:
+            raise ValueError("`conditioning_frames` must be given, or a `driving` clip to make them of.")
+        frames, channels = values.conditioning_frames, pipe.controlnet.config.conditioning_channels
+        clips = ConditioningClips.from_any(frames, channels)
+        arguments = {name: values[name] for name in self.options}
+        pipe.check_inputs(values.image, clips, values.height, values.width, **arguments)
+        values.height, values.width = values.height or clips.height, values.width or clips.width
+        values.batch_size = pipe.batch_size(values.image, clips, values.num_videos_per_prompt)
+        clips = pipe.prepare_conditioning_frames(clips, values.height, values.width)
+        values.conditioning_clips = clips.repeat_to(values.batch_size)
+
+
+class HIAImageEncoderStep(HIAStep):
+    """Makes the context of cross-attention: the reference picture's token, or the empty prompt."""
+
+    uses = ("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "unet")
+    takes = ("image", "image_embeds", "prompt_embeds")
+    gives = ("context",)
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        values.context = pipe.encode_image(values.image, values.image_embeds, values.prompt_embeds)
+
+
+class HIAReferenceEncoderStep(HIAStep):
+    """Encodes the reference picture: its latents, and the features that the UNet attends to."""
+
+    uses = ("vae", "appearance_encoder", "unet")
+    takes = ("image", "height", "width", "context", "batch_size")
+    gives = ("reference_latents", "reference_features")
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        latents = pipe.encode_reference_latents(values.image, values.height, values.width)
+        values.reference_latents = latents
+        values.reference_features = pipe.prepare_reference(latents, values.context[0], values.batch_size)
+
+
+class HIAPrepareLatentsStep(HIAStep):
+    """Sets the scheduler's steps and draws the latents that denoising starts from."""
+
+    uses = ("unet", "scheduler")
+    takes = (
+        *("num_inference_steps", "timesteps", "sigmas", "reference_noise", "generator", "latents"),
+        *("reference_latents", "conditioning_clips", "batch_size"),
+    )
+    gives = ("step_times", "initial_latents")
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        values.step_times = pipe.prepare_timesteps(values.num_inference_steps, values.timesteps, values.sigmas)
+        channels, num_frames = pipe.unet.config.in_channels, values.conditioning_clips.num_frames
+        values.initial_latents = pipe.prepare_latents(
+            (values.batch_size, channels, num_frames, *values.reference_latents.shape[-2:]),
+            values.reference_latents,
+            values.step_times[0],
+            reference_noise=values.reference_noise,
+            generator=values.generator,
+            latents=values.latents,
+        )
+
+
+class HIADenoiseStep(HIAStep):
+    """Denoises the clips: the loop over steps and windows of frames."""
+
+    uses = ("unet", "controlnet", "scheduler", "image_encoder", "feature_extractor")  # the last two for IP-Adapters
+    options = shared_options(HIAPipeline.denoise)
+    takes = (
+        *("initial_latents", "step_times", "context", "conditioning_clips", "reference_features", "batch_size"),
+        *("ip_adapter_image", "ip_adapter_image_embeds", "generator", "eta", *options),
+    )
+    gives = ("clean_latents",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress_bar_config: dict[str, Any] = {}
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Options of tqdm, such as `disable`, as of [`~diffusers.DiffusionPipeline.set_progress_bar_config`]."""
+        self._progress_bar_config = kwargs
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        pipe.set_progress_bar_config(**self._progress_bar_config)
+        values.clean_latents = pipe.denoise(
+            values.initial_latents,
+            values.step_times,
+            values.context,
+            values.conditioning_clips,
+            values.reference_features,
+            added_cond_kwargs=pipe.prepare_added_cond_kwargs(
+                values.ip_adapter_image, values.ip_adapter_image_embeds, values.batch_size
+            ),
+            extra_step_kwargs=pipe.prepare_extra_step_kwargs(values.generator, values.eta),
+            **{name: values[name] for name in self.options},
+        )
+
+
+class HIADecodeStep(HIAStep):
+    """Decodes the latents to frames."""
+
+    uses = ("vae",)
+    takes = ("clean_latents", "output_type", "decode_chunk_size")
+    gives = ("frames",)
+
+    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+        values.frames = pipe.decode(values.clean_latents, values.output_type, values.decode_chunk_size)
+
+
+class HIABlocks(SequentialPipelineBlocks):
+    """The stages of [`HIAPipeline`] as blocks of a modular pipeline.
+
+    The inputs are the arguments of [`HIAPipeline.__call__`], and the motion may also be a `driving` clip, with the
+    arguments of [`HIAAnimator.prepare`]; it is used in place of `conditioning_frames`.
+
+    ```py
+    pipe = HIABlocks().init_pipeline("path/or/hub-id")
+    pipe.load_components()
+    frames = pipe(image=picture, conditioning_frames=condition, output="frames")[0]
+    ```
+    """
+
+    model_name = "hia"
+    block_classes = [
+        HIADrivingStep,
+        HIAInputStep,
+        HIAImageEncoderStep,
+        HIAReferenceEncoderStep,
+        HIAPrepareLatentsStep,
+        HIADenoiseStep,
+        HIADecodeStep,
+    ]
+    block_names = [
+        *("driving", "input", "image_encoder", "reference_encoder", "prepare_latents", "denoise", "decode"),
+    ]
+
+    @property
+    def description(self) -> str:
+        return "Animates the person in a picture with the motion of conditioning frames, or of a driving clip."
+
+    def init_pipeline(
+        self, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
+    ) -> "HIAModularPipeline":
+        """A pipeline of these blocks.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
+                Hub id or folder of a [`HIAPipeline`] or a [`HIAModularPipeline`], of which `load_components` takes the
+                components.
+            kwargs:
+                Those of [`~diffusers.ModularPipelineBlocks.init_pipeline`].
+        """
+        return HIAModularPipeline(
+            deepcopy(self), pretrained_model_name_or_path=pretrained_model_name_or_path, **kwargs
+        )
+
+
+class HIAModularPipeline(ModularPipeline):
+    """A modular pipeline of [`HIABlocks`].
+
+    `HIAModularPipeline.from_pretrained` reads the folders of [`HIAPipeline`] and its own, and runs no code of theirs.
+    What `save_pretrained` writes is also read by `diffusers.ModularPipeline` with `trust_remote_code=True`, and so by
+    the command `diffusers-cli`.
+
+    Args:
+        blocks (`ModularPipelineBlocks`, *optional*):
+            By default all of [`HIABlocks`].
+        kwargs:
+            Those of [`~diffusers.ModularPipeline`].
+    """
+
+    default_blocks_name = "HIABlocks"
+
+    def __init__(self, blocks: ModularPipelineBlocks | None = None, **kwargs: Any) -> None:
+        super().__init__(blocks=HIABlocks() if blocks is None else blocks, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, trust_remote_code: bool = False, **kwargs: Any
+    ) -> "HIAModularPipeline":
+        """Make a pipeline of a checkpoint, whose components `load_components` then loads.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                Hub id or folder of a [`HIAPipeline`] or a [`HIAModularPipeline`].
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Whether to use the blocks in the folder, which are code, in place of [`HIABlocks`].
+            kwargs:
+                Those of [`~diffusers.ModularPipeline.from_pretrained`].
+        """
+        if trust_remote_code:
+            return super().from_pretrained(pretrained_model_name_or_path, trust_remote_code=True, **kwargs)
+        return cls(pretrained_model_name_or_path=pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def _load_pipeline_config(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        modular, plain = super()._load_pipeline_config(*args, **kwargs)
+        # HIAPipeline writes [null, null] for the components that it lacks: there is nothing to load.
+        return modular, plain and {name: value for name, value in plain.items() if value != [None, None]}
+
+    def load_components(self, *args: Any, **kwargs: Any) -> None:
+        """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.
+
+        The arguments are those of [`~diffusers.ModularPipeline.load_components`].
+        """
+        if "torch_dtype" not in kwargs:  # without one, transformers takes that in its config, and diffusers float32
+            kwargs.setdefault("dtype", torch.float32)
+        super().load_components(*args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the pipeline as [`~diffusers.ModularPipeline.save_pretrained`] does, and its blocks beside it.
+
+        Blocks of another class than [`HIABlocks`] are left to their own `save_pretrained`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder.
+            kwargs:
+                Those of [`~diffusers.ModularPipeline.save_pretrained`]; `overwrite_modular_index` is `True` by
+                default.
+        """
+        if type(self._blocks) is HIABlocks:
+            self._blocks.save_pretrained(save_directory)
+            (Path(save_directory) / BLOCKS_FILE).write_text(BLOCKS_CODE)
+        super().save_pretrained(str(save_directory), **{"overwrite_modular_index": True, **kwargs})
+
+    def to_json_string(self) -> str:
+        # The class that is to load the folder, which diffusers looks for among its own.
+        config = json.loads(super().to_json_string()) | {"_class_name": ModularPipeline.__name__}
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"

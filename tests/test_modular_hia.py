@@ -1,0 +1,261 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The modular blocks against the pipeline whose stages they are, in Python and from the command line of diffusers."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import ModularPipeline, SequentialPipelineBlocks
+
+from hia_diffusers import (
+    HIA_TINY,
+    HIAAnimator,
+    HIABlocks,
+    HIAModularPipeline,
+    HIAPipeline,
+    MotionBlurConditioner,
+    WholeBodyKeypoints,
+)
+from hia_diffusers.modular_hia import HIADecodeStep
+
+
+def modular_of(pipe: HIAPipeline, blocks=None) -> HIAModularPipeline:
+    modular = HIAModularPipeline(blocks)
+    configs = {name: pipe.config[name] for name in ("reference_timestep", "unconditional_controlnet")}
+    modular.update_components(**pipe.components, **configs)
+    modular.set_progress_bar_config(disable=True)
+    return modular
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_keypoints():
+    """Two frames in the size of hia-tiny."""
+    points = np.random.default_rng(0).uniform(20, 80, (2, 133, 2))
+    return WholeBodyKeypoints(points, np.ones((2, 133)), height=160, width=96, fps=25.0)
+
+
+@pytest.fixture
+def inputs(picture, condition):
+    return {"image": picture, "conditioning_frames": condition, "num_inference_steps": 2, "output_type": "pt"}
+
+
+# The same frames
+
+
+@pytest.mark.parametrize(
+    "configs, changes",
+    [
+        ({}, {}),
+        ({"reference_timestep": "current", "unconditional_controlnet": True}, {"reference_noise": False, "eta": 0.5}),
+        ({}, {"context_frames": 2, "context_overlap": 1, "batch_guidance": True, "guidance_interval": (0.0, 0.5)}),
+        ({}, {"num_videos_per_prompt": 2, "height": 72, "width": 40, "output_type": "latent"}),
+    ],
+)
+def test_blocks_give_the_frames_of_the_pipeline_bit_for_bit(pipe, inputs, configs, changes):
+    pipe.register_to_config(**configs)
+    arguments = inputs | changes
+    expected = pipe(**arguments, generator=seeded()).frames
+    assert torch.equal(modular_of(pipe)(**arguments, generator=seeded(), output="frames"), expected)
+
+
+def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, picture, tmp_path):
+    random_keypoints().save(tmp_path / "motion.safetensors")
+    animation = HIAAnimator().prepare(picture, random_keypoints(), sharpness=0.8, height=80, width=48)
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
+    expected = pipe(animation.picture, animation.condition, generator=seeded(), **arguments).frames
+    driving = {"driving": str(tmp_path / "motion.safetensors"), "sharpness": 0.8, "height": 80, "width": 48}
+    state = modular_of(pipe)(image=picture, generator=seeded(), **driving, **arguments)
+    assert torch.equal(state.frames, expected)
+    assert state.fps == 25.0
+
+
+def test_stages_run_apart_from_each_other(pipe, inputs):
+    expected = pipe(**inputs, generator=seeded()).frames
+    blocks = HIABlocks()
+    decode = SequentialPipelineBlocks.from_blocks_dict({"decode": blocks.sub_blocks.pop("decode")})
+    state = modular_of(pipe, blocks)(**inputs, generator=seeded())
+    assert "frames" not in state.values
+
+    decoder = HIAModularPipeline(decode)
+    assert list(decoder.components) == ["vae"]
+    decoder.update_components(vae=pipe.vae)
+    assert torch.equal(decoder(clean_latents=state.clean_latents, output_type="pt", output="frames"), expected)
+
+
+def test_a_block_can_be_put_between(pipe, inputs):
+    class Darken(HIADecodeStep):
+        """Halves what has been decoded."""
+
+        uses = ()
+        takes = ("frames",)
+
+        def run(self, pipe, values):
+            values.frames = values.frames / 2
+
+    blocks = HIABlocks()
+    blocks.sub_blocks["darken"] = Darken()
+    frames = modular_of(pipe, blocks)(**inputs, generator=seeded(), output="frames")
+    assert torch.equal(frames, pipe(**inputs, generator=seeded()).frames / 2)
+
+
+def test_a_state_is_gone_on_from_with_other_values(pipe, inputs):
+    modular = modular_of(pipe)
+    state = modular(**inputs, generator=seeded())
+    expected = pipe(**inputs | {"guidance_scale": 2.0}, generator=seeded()).frames
+    assert torch.equal(modular(state=state, guidance_scale=2.0, generator=seeded(), output="frames"), expected)
+
+
+def test_the_callback_and_the_progress_bar_are_those_of_the_pipeline(pipe, inputs, capfd):
+    modular, steps = modular_of(pipe), []
+    modular(**inputs, callback_on_step_end=lambda pipe, i, t, tensors: steps.append((i, pipe.guidance_scale)))
+    assert steps == [(0, 3.5), (1, 3.5)]
+    assert capfd.readouterr().err == ""
+    modular.set_progress_bar_config(desc="denoising")
+    modular(**inputs)
+    assert "denoising" in capfd.readouterr().err
+
+
+# Inputs
+
+
+def test_the_inputs_are_the_arguments_of_the_call_and_a_driving_clip():
+    inputs = {entry.name: entry for entry in HIABlocks().inputs}
+    call = dict(inspect.signature(HIAPipeline.__call__).parameters)
+    del call["self"], call["return_dict"]
+    driving = {"driving", "driving_type", "max_frames", "person", "retarget", "image_keypoints", "sharpness"}
+    assert inputs.keys() == call.keys() | driving
+    for name, parameter in call.items():
+        assert inputs[name].default == (None if parameter.default is parameter.empty else parameter.default)
+    assert [name for name, entry in inputs.items() if entry.required] == ["image"]
+    assert all(len(entry.description) > 10 and entry.type_hint is not None for entry in inputs.values())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"guidance_scale": float("nan")}, "`guidance_scale`"),
+        ({"conditioning_frames": None}, "`conditioning_frames` must be given, or a `driving`"),
+        ({"driving": "motion.safetensors"}, "`conditioning_frames` or `driving`, not both"),
+        ({"conditioning_frames": None, "driving": "missing.safetensors"}, "missing.safetensors"),
+        ({"image": None}, "'image' is missing"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_network_runs(pipe, inputs, changes, message):
+    for network in (pipe.vae, pipe.image_encoder, pipe.unet, pipe.appearance_encoder, pipe.controlnet):
+        network.to("meta")
+    with pytest.raises((FileNotFoundError, TypeError, ValueError), match=message):
+        modular_of(pipe)(**inputs | changes)
+
+
+def test_a_component_that_is_missing_is_named(pipe, inputs):
+    modular = modular_of(pipe)
+    modular.update_components(unet=None)
+    with pytest.raises(ValueError, match="`unet` is missing: call `load_components`"):
+        modular(**inputs)
+
+
+# Saved folders
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """hia-tiny as a modular pipeline; a picture, and a motion of two frames, beside it."""
+    folder = tmp_path_factory.mktemp("modular")
+    pipe = HIAModularPipeline.from_pretrained(HIA_TINY)
+    pipe.load_components()
+    pipe.save_pretrained(folder / "hia-tiny")
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 96, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(folder / "person.png")
+    random_keypoints().save(folder / "motion.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(saved):
+    """The pipeline's own frames of the picture and the motion."""
+    pipe = HIAPipeline.from_pretrained(HIA_TINY)
+    condition = MotionBlurConditioner.for_size(160, 96)(random_keypoints(), sharpness=0.8)
+    with PIL.Image.open(saved / "person.png") as picture:
+        frames = pipe(picture, condition, num_inference_steps=1, guidance_scale=1.0, generator=seeded()).frames[0]
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def diffusers_cli(saved, *arguments):
+    environment = os.environ | {
+        "HF_HOME": str(saved / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    command = [str(Path(sys.executable).with_name("diffusers-cli")), *arguments]
+    return subprocess.run(command, cwd=saved, env=environment, capture_output=True, text=True, timeout=300)
+
+
+RUN_INPUTS = {"image": "person.png", "driving": "motion.safetensors", "sharpness": 0.8}
+RUN = (
+    *("run", "-m", "hia-tiny", "--output-key", "frames", "--seed", "0", "--device-map", "cpu", "--output", "out.mp4"),
+    *("--pipeline-kwargs", json.dumps(RUN_INPUTS | {"num_inference_steps": 1, "guidance_scale": 1.0})),
+)
+
+
+def test_the_code_in_a_saved_folder_is_an_import(saved):
+    assert [path.name for path in (saved / "hia-tiny").rglob("*.py")] == ["modular_hia.py"]
+    lines = (saved / "hia-tiny" / "modular_hia.py").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["from hia_diffusers import HIABlocks"]
+
+
+def test_the_command_schema_lists_the_inputs(saved):
+    result = diffusers_cli(saved, "--format", "json", "schema", "-m", "hia-tiny", "--trust-remote-code")
+    assert result.returncode == 0, result.stderr
+    schema = json.loads(result.stdout)
+    assert schema["pipeline_class"] == "HIABlocks"
+    assert [entry["name"] for entry in schema["inputs"]] == [entry.name for entry in HIABlocks().inputs]
+
+
+def test_the_command_run_writes_the_frames_of_the_pipeline(saved, expected):
+    result = diffusers_cli(saved, *RUN, "--trust-remote-code")
+    assert result.returncode == 0, result.stderr
+    written = [np.asarray(PIL.Image.open(path)) for path in sorted((saved / "out-frames").iterdir())]
+    assert len(written) == 2
+    assert np.array_equal(written, expected)
+
+
+@pytest.mark.parametrize("arguments", [("schema", "-m", "hia-tiny"), RUN], ids=["schema", "run"])
+def test_neither_command_runs_the_code_untrusted(saved, arguments):
+    result = diffusers_cli(saved, *arguments)
+    assert result.returncode != 0
+    assert "trust_remote_code=True" in result.stderr
+
+
+@pytest.mark.parametrize("source", ["own", "moved", "plain", "diffusers"])
+def test_whatever_reads_a_folder_gives_the_same_frames(saved, expected, source, tmp_path, monkeypatch, caplog):
+    folder = saved / "hia-tiny"
+    if source == "moved":
+        folder = tmp_path / "moved"
+        (saved / "hia-tiny").rename(folder)
+    try:
+        if source == "diffusers":
+            monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+            pipe = ModularPipeline.from_pretrained(folder, trust_remote_code=True)
+        else:
+            pipe = HIAModularPipeline.from_pretrained(HIA_TINY if source == "plain" else folder)
+        pipe.load_components()
+    finally:
+        if source == "moved":
+            folder.rename(saved / "hia-tiny")
+    assert not [record for record in caplog.records if "Failed" in record.getMessage()]
+    with PIL.Image.open(saved / "person.png") as picture:
+        inputs = {"image": picture, "driving": saved / "motion.safetensors", "sharpness": 0.8}
+        arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": seeded(), "output": "frames"}
+        frames = pipe(**inputs, **arguments)[0]
+    assert np.array_equal([np.asarray(frame) for frame in frames], expected)
