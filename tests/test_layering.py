@@ -18,7 +18,7 @@ ALLOWED_IMPORTS = {
     # The root only maps public names to the modules that define them.
     "__init__": {
         *("_registration", "models", "scheduling_shifted_snr", "conditioning", "data.dataset", "pipeline_hia"),
-        "animation.animator",
+        *("animation.animator", "modular_hia"),
     },
     "models.appearance_encoder": {"models.modeling_hia", "models.reference_attention"},
     "models.reference_attention": {"models.context_attention"},
@@ -34,12 +34,16 @@ ALLOWED_IMPORTS = {
     "context_memory": {"memory_counting", "models", "pipeline_hia"},
     "animation.picture": {"conditioning"},
     "animation.driving": {"conditioning", "data.video"},
-    "animation.animator": {"animation", "conditioning", "data.sound", "data.video", "pipeline_hia"},
+    "animation.animator": {"animation", "conditioning", "data.sound", "data.video", "data.watermark", "pipeline_hia"},
+    "modular_hia": {"models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "animation.animator"},
     # Commands are like users: they may import the root.
     "commands": {"__init__", "commands", "animation", "conditioning", "data", "metrics", "models", "pipeline_hia"},
+    "app": {"app", "animation", "conditioning", "data.synthetic", "data.video"},
+    "commands.app": {"__init__", "commands", "animation", "app"},
     "commands.convert": {"commands", "conversion"},
     "__main__": {"__init__", "commands"},
     "data.video": {"data.sound"},
+    "data.watermark": {"data.video"},
     "data.clip_preparation": {"conditioning", "data.clip_rules", "data.scene_cuts", "data.video"},
     "data.preparation": {"data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"},
     "data.clips": {"conditioning", "data.preparation", "data.synthetic", "data.video"},
@@ -69,8 +73,8 @@ ALLOWED_IMPORTS = {
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {
-    *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "insightface", "lpips", "matplotlib", "onnx"),
-    *("onnxruntime", "pandas", "peft", "pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity"),
+    *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "imwatermark", "insightface", "lpips", "matplotlib"),
+    *("onnx", "onnxruntime", "pandas", "peft", "pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity"),
     *("torchmetrics", "yaml"),
 }
 

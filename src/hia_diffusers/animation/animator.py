@@ -21,6 +21,7 @@ from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditione
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
 from ..data.video import Video, check_output, write_video
+from ..data.watermark import Watermark
 from .driving import Driving
 from .picture import fit_keypoints, fit_picture, load_picture
 
@@ -33,6 +34,9 @@ SIZE_STEP = 8
 
 # Arguments of a call of the pipeline that the animator gives itself.
 OWN_ARGUMENTS = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
+
+# In the metadata of every result. The word in brackets is IPTC's for pictures that a trained model made.
+COMMENT = "AI-generated with hia-diffusers (trainedAlgorithmicMedia)"
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class HIAAnimation:
 
     def save(self, path: str | os.PathLike, sound: bool | str | os.PathLike = True) -> None:
         """
-        Write the frames to an MP4 file.
+        Write the frames to an MP4 file, with a comment in its metadata that says that they are generated.
 
         Args:
             path (`str` or `os.PathLike`):
@@ -85,7 +89,7 @@ class HIAAnimation:
         """
         if self.frames is None:
             raise ValueError("`frames` are not there: they were not generated, or written to a file instead.")
-        write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound))
+        write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound), comment=COMMENT)
 
     def preview(self) -> list[PIL.Image.Image]:
         """
@@ -142,11 +146,14 @@ class HIAAnimator:
         detector (`KeypointDetector`, `OpenPoseKeypointDetector` or `dict[str, Any]`, *optional*):
             What finds people, or the arguments of a [`KeypointDetector`], which is made when it is first needed. The
             default is one with its default models, which are downloaded then. Needs the `pose` extra.
+        watermark ([`~data.watermark.Watermark`], *optional*):
+            Marks every frame that is generated. The default marks none.
     """
 
-    def __init__(self, pipe: "HIAPipeline | None" = None, detector: Any = None):
+    def __init__(self, pipe: "HIAPipeline | None" = None, detector: Any = None, watermark: Watermark | None = None):
         self.pipe = pipe
         self.detector = detector
+        self.watermark = watermark
 
     def __call__(
         self,
@@ -247,6 +254,8 @@ class HIAAnimator:
         if condition is not None:
             width, height = condition.width, condition.height
         width, height = _result_size(motion, width, height)
+        if self.watermark is not None:
+            self.watermark.check_size(width, height)
         fitted, place = fit_picture(picture, (width, height))
         measured = isinstance(sharpness, str) and sharpness == "driving"
 
@@ -379,9 +388,11 @@ class HIAAnimator:
         audio = None if output is None else animation.sound_file(sound)
         height, width = animation.condition.height, animation.condition.width
         frames = pipe.stream(animation.picture, animation.condition, height=height, width=width, **kwargs)
+        if self.watermark is not None:
+            frames = map(self.watermark, frames)
         if output is None:
             return replace(animation, frames=list(frames))
-        write_video(output, frames, animation.fps, audio_from=audio)
+        write_video(output, frames, animation.fps, audio_from=audio, comment=COMMENT)
         return animation
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":

@@ -39,12 +39,16 @@ SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
     "is fitted into it whole, with bars in the colour of its border"
 )
+WATERMARK_HELP = "label the frames, in the lower right corner (default: no label; without TEXT: AI-generated)"
+INVISIBLE_WATERMARK_HELP = (
+    "hide a mark in the frames, which hia_diffusers.data.watermark.read_watermark finds; needs the watermark extra"
+)
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
 )
 
 # Arguments of the animator in its messages that are options of the same name here.
-OPTIONS = re.compile("`(image|driving|driving_type|image_keypoints|person|retarget|sharpness)(=False)?`")
+OPTIONS = re.compile("`(image|driving|driving_type|image_keypoints|person|retarget|sharpness|watermark)(=False)?`")
 
 
 def sharpness(text: str) -> str | float:
@@ -78,6 +82,8 @@ def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
     add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
     add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
     add("--sound", action=argparse.BooleanOptionalAction, help=SOUND_HELP)
+    add("--watermark", nargs="?", const="AI-generated", metavar="TEXT", help=WATERMARK_HELP)
+    add("--invisible-watermark", action="store_true", help=INVISIBLE_WATERMARK_HELP)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
     add = parser.add_argument_group("keypoints").add_argument
     add("--retarget", action=argparse.BooleanOptionalAction, help=RETARGET_HELP)
@@ -139,10 +145,14 @@ def told_aloud() -> Iterator[None]:
 def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
     """What can be made without the pipeline."""
     from ..animation.animator import HIAAnimator
+    from ..data.watermark import Watermark
 
     detector: dict[str, Any] = {"detector_model": args.detector_model, "pose_model": args.pose_model}
     detector["feet_model"] = None if args.feet_model == "none" else args.feet_model
-    animator = HIAAnimator(detector=detector | {"device": args.detector_device})
+    watermark = None
+    if args.watermark is not None or args.invisible_watermark:
+        watermark = Watermark(args.watermark, args.invisible_watermark)
+    animator = HIAAnimator(detector=detector | {"device": args.detector_device}, watermark=watermark)
     width, height = args.size or (None, None)
     animation = animator.prepare(
         args.image,
@@ -170,6 +180,7 @@ def animate(args: argparse.Namespace) -> None:
     import torch
 
     from .. import HIA_TINY
+    from ..animation.animator import COMMENT
     from ..data.video import write_video
 
     sound = animation.sound_file(args.sound is not False) or False
@@ -190,7 +201,7 @@ def animate(args: argparse.Namespace) -> None:
     length = f"{len(condition)} frames of {condition.width}x{condition.height} at {fps:g} frames per second"
     print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
     if args.preview:
-        write_video(preview_path(args.output), result.preview(), fps)
+        write_video(preview_path(args.output), result.preview(), fps, comment=COMMENT)
         print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
 
 

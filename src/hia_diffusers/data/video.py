@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
-from .sound import Sound, open_sound
+from .sound import ANY_METADATA, Sound, open_sound
 
 
 # Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
@@ -157,12 +157,32 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
     return float(rate)
 
 
+def read_comment(path: str | os.PathLike) -> str | None:
+    """
+    The comment in a video file's metadata.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+
+    Returns:
+        `str`, *optional*: `None` where there is none.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it is no video.
+    """
+    with _opened(path) as (container, _):
+        return container.metadata.get("comment")
+
+
 def write_video(
     path: str | os.PathLike,
     frames: np.ndarray | Iterable,
     fps: float,
     keyframe_interval: int | None = None,
     audio_from: str | os.PathLike | None = None,
+    comment: str | None = None,
 ) -> None:
     """
     Encodes frames as H.264 in an MP4 file (yuv420p, BT.709), where wanted with the sound of another file. The file
@@ -184,6 +204,8 @@ def write_video(
             A video or audio file whose sound is added, from its first picture on and cut to the length of `frames`;
             sound that begins later begins later here, too. AAC, AC-3, E-AC-3, ALAC, FLAC, MP3 and Opus are copied,
             anything else is encoded as AAC. A file without sound adds none.
+        comment (`str`, *optional*):
+            Is stored as the comment in the file's metadata; [`read_comment`] reads it.
 
     Raises:
         `ValueError`: if `frames`, `fps` or `keyframe_interval` are not as above, `path` does not end in `.mp4`, or the
@@ -204,7 +226,7 @@ def write_video(
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with nullcontext() if audio_from is None else open_sound(audio_from) as sound:
-            _encode(partial, iter(frames), rate, options, sound)
+            _encode(partial, iter(frames), rate, options, sound, comment)
         os.replace(partial, path)
     except av.FFmpegError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
@@ -247,7 +269,7 @@ def _opened(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[Any, Any]]:
     source = str(path) if isinstance(path, os.PathLike) else path
     try:
         # Some releases of PyAV let FFmpeg print beside the error.
-        with av.logging.Capture(), av.open(source, metadata_errors="replace") as container:
+        with av.logging.Capture(), av.open(source, **ANY_METADATA) as container:
             # FFmpeg renders plain text (.txt, .nfo) as a terminal screen; nobody means that as a video.
             if container.format.name == "tty" or not container.streams.video:
                 raise ValueError(f"{_name(path)!r} holds no video stream.")
@@ -287,13 +309,17 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     return np.rot90(frame.to_ndarray(format="rgb24", interpolation=CONVERSION), round(frame.rotation / 90))
 
 
-def _encode(path: Path, frames: Iterator, rate: Fraction, options: dict[str, str], sound: Sound | None) -> None:
+def _encode(
+    path: Path, frames: Iterator, rate: Fraction, options: dict[str, str], sound: Sound | None, comment: str | None
+) -> None:
     first = next(frames, None)
     if first is None:
         raise ValueError("`frames` must hold at least one frame, got none.")
     shape = _as_uint8(first, 0).shape
     height, width = shape[:2]
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = height + height % 2, width + width % 2
