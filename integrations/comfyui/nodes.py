@@ -1,0 +1,258 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes: each is a step of `hia_diffusers.HIAAnimator`.
+
+IMAGE is what ComfyUI means by it: float32 `(B, H, W, 3)` in [0, 1]. Without ComfyUI the nodes work as plain classes.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline
+from hia_diffusers.animation.driving import KINDS, Driving
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.data.video import Video
+
+
+try:
+    import comfy.model_management
+    import comfy.utils
+    import folder_paths
+
+    IN_COMFYUI = True
+except ImportError:
+    IN_COMFYUI = False
+
+CATEGORY = "HIA"
+TINY = "hia-tiny"
+DTYPES = ["float32", "float16", "bfloat16"]
+TINY_SIZE = {"height": 160, "width": 96}
+REFERENCE_FRAME = 60  # of an example, beyond its motion
+
+
+def to_image(pictures: Any) -> torch.Tensor:
+    """uint8 pictures as an IMAGE."""
+    return torch.from_numpy(np.stack(pictures)).float() / 255
+
+
+def to_arrays(image: torch.Tensor) -> np.ndarray:
+    """An IMAGE as uint8 pictures `(B, H, W, 3)`."""
+    return (image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def default_device() -> Any:
+    if IN_COMFYUI:
+        return comfy.model_management.get_torch_device()
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def input_path(file: str) -> Path:
+    """A path as it is given; a relative one in ComfyUI's input folder."""
+    return Path(folder_paths.get_input_directory() if IN_COMFYUI else "", os.path.expanduser(file))
+
+
+def step_callback(num_steps: int) -> Callable[..., dict]:
+    """Moves ComfyUI's progress bar, and stops where its user has asked for it."""
+    bar = comfy.utils.ProgressBar(num_steps) if IN_COMFYUI else None
+
+    def on_step_end(pipe: HIAPipeline, step: int, timestep: Any, tensors: dict) -> dict:
+        if bar is not None:
+            bar.update_absolute(step + 1)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        return {}
+
+    return on_step_end
+
+
+class HIALoadPipeline:
+    DESCRIPTION = "A HIA pipeline in diffusers' format: hia-tiny, an id on the Hub, or a folder."
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("HIA_PIPELINE",)
+    RETURN_NAMES = ("pipeline",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        about = (
+            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise an id on the Hub or a folder."
+        )
+        return {"required": {"model": ("STRING", {"default": TINY, "tooltip": about}), "dtype": (DTYPES,)}}
+
+    def load(self, model: str, dtype: str) -> tuple[HIAPipeline]:
+        pipe = HIAPipeline.from_pretrained(HIA_TINY if model == TINY else model, dtype=getattr(torch, dtype))
+        return (pipe.to(default_device()),)
+
+
+class HIALoadMotion:
+    DESCRIPTION = "The motion of a file: a video of a person, keypoints or an OpenPose-style pose video."
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("HIA_MOTION",)
+    RETURN_NAMES = ("motion",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        about = "A video, or keypoints as .safetensors or .npz. A relative path is one in ComfyUI's input folder."
+        return {
+            "required": {
+                "file": ("STRING", {"default": "", "tooltip": about}),
+                "kind": (["auto", *KINDS],),
+                "max_frames": ("INT", {"default": 0, "min": 0, "max": 10**6, "tooltip": "0 is all of them"}),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, kind: str, max_frames: int) -> float:
+        path = input_path(file)
+        return path.stat().st_mtime if path.is_file() else float("nan")
+
+    def load(self, file: str, kind: str, max_frames: int) -> tuple[Driving]:
+        return (Driving.load(input_path(file), kind, max_frames or None),)
+
+
+class HIAMotionFromFrames:
+    DESCRIPTION = "The motion of a batch of frames: a video of a person or an OpenPose-style pose video."
+    CATEGORY = CATEGORY
+    FUNCTION = "read"
+    RETURN_TYPES = ("HIA_MOTION",)
+    RETURN_NAMES = ("motion",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "frames": ("IMAGE",),
+                "fps": ("FLOAT", {"default": 30.0, "min": 1.0, "max": 240.0, "step": 0.01}),
+                "kind": (["auto", "video", "pose"],),
+            }
+        }
+
+    def read(self, frames: torch.Tensor, fps: float, kind: str) -> tuple[Driving]:
+        return (Driving.load(Video(to_arrays(frames), fps), kind),)
+
+
+class HIAExampleMotion:
+    DESCRIPTION = "A drawn person and the dance of another: what hia-tiny animates, without any file."
+    CATEGORY = CATEGORY
+    FUNCTION = "draw"
+    RETURN_TYPES = ("IMAGE", "HIA_MOTION")
+    RETURN_NAMES = ("image", "motion")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "person": ("INT", {"default": 0, "min": 0, "max": 9999}),
+                "dance": ("INT", {"default": 0, "min": 0, "max": 9999}),
+                "frames": ("INT", {"default": 16, "min": 1, "max": REFERENCE_FRAME}),
+            }
+        }
+
+    def draw(self, person: int, dance: int, frames: int) -> tuple[torch.Tensor, Driving]:
+        scene = ProceduralScene("test", identity=person, motion=dance, setting=person)
+        picture = scene.render([REFERENCE_FRAME], **TINY_SIZE).frames
+        return to_image(picture), Driving.load(scene.keypoints(range(frames), **TINY_SIZE))
+
+
+class HIACondition:
+    DESCRIPTION = "Fits picture and motion to each other, and makes what the pipeline reads. The preview shows it."
+    CATEGORY = CATEGORY
+    FUNCTION = "prepare"
+    RETURN_TYPES = ("HIA_CONDITION", "IMAGE")
+    RETURN_NAMES = ("condition", "preview")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        sharpness = "Of the hands. auto: the model chooses; driving: as in the video of a person; value: as below."
+        retarget = "Gives the motion the proportions of the person in the picture. auto: for videos of a person."
+        side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0 is that of the motion"}
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "motion": ("HIA_MOTION",),
+                "sharpness": (["auto", "driving", "value"], {"tooltip": sharpness}),
+                "sharpness_value": ("FLOAT", {"default": 0.8, "min": 0.0, "max": 1.0, "step": 0.05}),
+                "width": ("INT", side),
+                "height": ("INT", side),
+                "retarget": (["auto", "yes", "no"], {"tooltip": retarget}),
+            }
+        }
+
+    def prepare(
+        self,
+        image: torch.Tensor,
+        motion: Driving,
+        sharpness: str,
+        sharpness_value: float,
+        width: int,
+        height: int,
+        retarget: str,
+    ) -> tuple[HIAAnimation, torch.Tensor]:
+        if len(image) != 1:
+            raise ValueError(f"`image` must be one picture, got a batch of {len(image)}.")
+        animation = HIAAnimator().prepare(
+            Image.fromarray(to_arrays(image)[0]),
+            motion,
+            sharpness=sharpness_value if sharpness == "value" else sharpness,
+            retarget={"auto": None, "yes": True, "no": False}[retarget],
+            width=width or None,
+            height=height or None,
+        )
+        return animation, to_image(animation.preview())
+
+
+class HIAAnimate:
+    DESCRIPTION = "Runs the pipeline: the frames of the video, and how many of them a second has."
+    CATEGORY = CATEGORY
+    FUNCTION = "animate"
+    RETURN_TYPES = ("IMAGE", "FLOAT")
+    RETURN_NAMES = ("frames", "fps")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "pipeline": ("HIA_PIPELINE",),
+                "condition": ("HIA_CONDITION",),
+                "steps": ("INT", {"default": 25, "min": 1, "max": 1000}),
+                "guidance_scale": ("FLOAT", {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}),
+                "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
+            }
+        }
+
+    def animate(
+        self, pipeline: HIAPipeline, condition: HIAAnimation, steps: int, guidance_scale: float, seed: int
+    ) -> tuple[torch.Tensor, float]:
+        maps = condition.condition
+        frames = pipeline(
+            condition.picture,
+            maps,
+            height=maps.height,
+            width=maps.width,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="pt",
+            callback_on_step_end=step_callback(steps),
+        ).frames[0]
+        return frames.permute(0, 2, 3, 1).float().cpu().contiguous(), float(condition.fps)
+
+
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node
+    for node in (HIALoadPipeline, HIALoadMotion, HIAMotionFromFrames, HIAExampleMotion, HIACondition, HIAAnimate)
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "HIALoadPipeline": "Load HIA Pipeline",
+    "HIALoadMotion": "Load HIA Motion",
+    "HIAMotionFromFrames": "HIA Motion from Frames",
+    "HIAExampleMotion": "HIA Example Motion",
+    "HIACondition": "HIA Condition",
+    "HIAAnimate": "HIA Animate",
+}

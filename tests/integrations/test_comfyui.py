@@ -1,0 +1,159 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node pack, imported and called as ComfyUI does, without its server."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
+from hia_diffusers.data.synthetic import ProceduralScene
+
+
+PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
+WORKFLOW = json.loads((PACK / "example_workflows" / "hia_tiny_api.json").read_text())
+SCENE = ProceduralScene("test", identity=1, motion=2, setting=1)
+KEYPOINTS = SCENE.keypoints(range(2), height=160, width=96)
+ANYHOW = {"sharpness": "auto", "sharpness_value": 0.0, "width": 0, "height": 0, "retarget": "auto"}
+
+
+def import_pack():
+    """As `load_custom_node` of ComfyUI: the folder, wherever it lies, by its path."""
+    name = str(PACK).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+PACK_MODULE = import_pack()
+
+
+def run(node, **inputs):
+    """Outputs of a node, called by the names that its class states, with inputs that its class accepts."""
+    kind = PACK_MODULE.NODE_CLASS_MAPPINGS[node]
+    check_inputs(kind, inputs)
+    outputs = getattr(kind(), kind.FUNCTION)(**inputs)
+    assert len(outputs) == len(kind.RETURN_TYPES) == len(kind.RETURN_NAMES)
+    for output, type_ in zip(outputs, kind.RETURN_TYPES, strict=True):
+        if type_ == "IMAGE":
+            assert output.dtype == torch.float32 and output.ndim == 4 and output.shape[-1] == 3
+            assert 0 <= output.min() and output.max() <= 1
+    return outputs
+
+
+def check_inputs(kind, inputs):
+    """What ComfyUI checks: every input is there, choices are among a list, numbers within their limits."""
+    declared = kind.INPUT_TYPES()["required"]
+    assert inputs.keys() == declared.keys()
+    for name, (type_, *options) in declared.items():
+        if isinstance(type_, list):
+            assert inputs[name] in type_
+        else:
+            assert re.fullmatch("[A-Z_]+", type_)
+        limits = options[0] if options else {}
+        if "min" in limits and not isinstance(inputs[name], list):
+            assert limits["min"] <= inputs[name] <= limits["max"]
+
+
+def test_nodes_in_sequence_give_the_frames_of_the_pipeline():
+    (pipe,) = run("HIALoadPipeline", model="hia-tiny", dtype="float32")
+    image, motion = run("HIAExampleMotion", person=1, dance=2, frames=2)
+    choice = {**ANYHOW, "sharpness": "value", "sharpness_value": 0.7}
+    condition, preview = run("HIACondition", image=image, motion=motion, **choice)
+    assert preview.shape == (2, 160, 2 * 96, 3)
+    np.testing.assert_array_equal(preview[0, :, :96], image[0])
+    inputs = {"pipeline": pipe, "condition": condition, "steps": 2, "guidance_scale": 2.0}
+    frames, fps = run("HIAAnimate", **inputs, seed=3)
+    assert frames.shape == (2, 160, 96, 3) and fps == 30
+
+    picture = Image.fromarray(SCENE.render([60], height=160, width=96).frames[0])
+    expected = HIAPipeline.from_pretrained(HIA_TINY)(
+        picture,
+        MotionBlurConditioner.for_size(160, 96)(KEYPOINTS, sharpness=0.7),
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).frames[0]
+    np.testing.assert_array_equal(frames.numpy(), expected)
+
+
+def test_motions_of_files_and_of_frames_are_the_same(tmp_path):
+    image, motion = run("HIAExampleMotion", person=1, dance=2, frames=2)
+    KEYPOINTS.save(tmp_path / "dance.safetensors")
+    file = str(tmp_path / "dance.safetensors")
+    (loaded,) = run("HIALoadMotion", file=file, kind="auto", max_frames=0)
+    (shorter,) = run("HIALoadMotion", file=file, kind="keypoints", max_frames=1)
+    conditions = [run("HIACondition", image=image, motion=m, **ANYHOW)[0] for m in (motion, loaded, shorter)]
+    expected = conditions[0].condition
+    np.testing.assert_array_equal(conditions[1].condition.to_tensor(), expected.to_tensor())
+    np.testing.assert_array_equal(conditions[2].condition.to_tensor(), expected[:1].to_tensor())
+
+    drawn = torch.from_numpy(expected.pose).float() / 255
+    (poses,) = run("HIAMotionFromFrames", frames=drawn, fps=24.0, kind="auto")
+    condition, _ = run("HIACondition", image=image, motion=poses, **ANYHOW)
+    assert condition.fps == 24
+    np.testing.assert_array_equal(condition.condition.pose, expected.pose)
+    condition, preview = run("HIACondition", image=image, motion=poses, **{**ANYHOW, "width": 48, "height": 80})
+    assert condition.condition.pose.shape == (2, 80, 48, 3) and preview.shape == (2, 80, 2 * 48, 3)
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    is_changed = PACK_MODULE.NODE_CLASS_MAPPINGS["HIALoadMotion"].IS_CHANGED
+    choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0}
+    assert is_changed(**choice) != is_changed(**choice)  # it is not there, and may come
+    KEYPOINTS.save(tmp_path / "dance.npz")
+    first = is_changed(**choice)
+    assert is_changed(**choice) == first
+    KEYPOINTS.save(tmp_path / "dance.npz")
+    assert is_changed(**choice) > first
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image": torch.zeros(2, 8, 8, 3)}, "`image` must be one picture, got a batch of 2"),
+        ({"sharpness": "driving"}, "`sharpness`: it can be measured on a `driving` that is a video"),
+        ({"width": 20}, "`width` must be a positive multiple of 8, got 20"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_named(changed, message):
+    image, motion = run("HIAExampleMotion", person=1, dance=2, frames=1)
+    with pytest.raises(ValueError, match=message):
+        run("HIACondition", **{"image": image, "motion": motion, **ANYHOW, **changed})
+
+
+def test_example_workflow_uses_the_nodes_as_they_are():
+    kinds = PACK_MODULE.NODE_CLASS_MAPPINGS
+    ours = {number: node for number, node in WORKFLOW.items() if node["class_type"] in kinds}
+    assert len(ours) == 4
+    for node in ours.values():
+        kind, inputs = kinds[node["class_type"]], node["inputs"]
+        links = {name: value for name, value in inputs.items() if isinstance(value, list)}
+        check_inputs(kind, inputs)
+        for name, (source, output) in links.items():
+            given = kinds[WORKFLOW[source]["class_type"]].RETURN_TYPES[output]
+            assert given == kind.INPUT_TYPES()["required"][name][0]
+
+
+def test_the_pack_names_and_describes_every_node():
+    kinds = PACK_MODULE.NODE_CLASS_MAPPINGS
+    assert PACK_MODULE.NODE_DISPLAY_NAME_MAPPINGS.keys() == kinds.keys()
+    assert all(kind.CATEGORY == "HIA" and kind.DESCRIPTION for kind in kinds.values())
+    readme = (PACK / "README.md").read_text()
+    assert all(name in readme for name in PACK_MODULE.NODE_DISPLAY_NAME_MAPPINGS.values())
+
+
+def test_the_pack_asks_for_this_package_wherever_its_needs_are_read():
+    (needed,) = re.findall(r'^dependencies = \["(.*)"\]$', (PACK / "pyproject.toml").read_text(), re.MULTILINE)
+    assert (PACK / "requirements.txt").read_text() == f"{needed}\n" == "hia-diffusers\n"
