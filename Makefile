@@ -3,7 +3,7 @@ BIN := .venv/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test learn lint ablation ablation-check
+.PHONY: help install browser demo docs test learn lint ablation ablation-check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -16,11 +16,17 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 	$(BIN)/pip install --force-reinstall --no-deps opencv-python-headless # rtmlib brings others over it
 	touch $@
 
+browser: ## install Debian's Chromium, for the tests of the web page, where there is none; needs root
+	command -v chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+
 demo: .venv/installed ## animate an unseen person at three sharpnesses of the hands, into build/demo/demo.mp4 and .gif
 	$(BIN)/python examples/demo.py --output $(DEMO)
 
 test: .venv/installed ## run the tests, one thread in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+docs: .venv/installed ## make the site of docs/ in build/docs
+	$(BIN)/mkdocs build --strict
 
 learn: .venv/installed ## train all stages for minutes on procedural people and measure what they learnt
 	$(BIN)/pytest -m slow --log-cli-level=INFO

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -121,3 +122,16 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert {"hia_diffusers/py.typed", f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
     assert {f"hia_diffusers/{path.relative_to(SOURCE).as_posix()}" for path in SOURCE.rglob("*.py")} <= names
     assert {name.split("/")[0] for name in names} == {"hia_diffusers", info}
+
+
+def test_sdist_holds_all_that_is_needed_to_build_test_and_release(tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("benchmarks", "docs", "examples", "integrations", "release", "src", "tests")
+    written = {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    assert written <= names
+    assert {"LICENSE", "NOTICE", "CHANGELOG.md", "Makefile", "integrations/comfyui/requirements.txt"} <= names
+    assert not {name.split("/")[0] for name in names} & {".venv", "build", "dist", "runs"}
