@@ -93,7 +93,7 @@ def run_python(text: str, namespace: dict) -> None:
 
 def run_bash(text: str, namespace: dict) -> None:
     for command in commands(text):
-        import time; sys.stdout.write(f"{time.process_time():.1f} $ {command}\n")
+        sys.stdout.write(f"$ {command}\n")
         sys.stdout.flush()
         run_command(shlex.split(command, comments=True))
 
@@ -335,7 +335,7 @@ def run_page(request: dict) -> None:
     os.dup2(log, 2)
     namespace = {name: INPUTS[name]() for name in request["names"]}
     for block in request["blocks"]:
-        import time; sys.stdout.write(f"--- {time.process_time():.1f} s line {block['line']}\n{block['text']}")
+        sys.stdout.write(f"--- line {block['line']}\n{block['text']}")
         sys.stdout.flush()
         LANGUAGES[block["language"]](block["text"], namespace)
 
