@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hia_diffusers.data.sound import has_sound
 from hia_diffusers.data.video import read_frame_rate, read_frames, read_video, stream_frames, write_video
 
 
@@ -357,3 +358,12 @@ def test_colours_come_back_without_a_bias(tmp_path):
     write_video(tmp_path / "smooth.mp4", frames.round().astype(np.uint8), 30)
     error = read_video(tmp_path / "smooth.mp4").frames - frames.round()
     assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.3
+
+
+def test_metadata_that_is_not_unicode_does_not_matter(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, np.zeros((2, 16, 16, 3), np.uint8), fps=10, comment="spoiled")
+    content = path.read_bytes()
+    assert content.count(b"spoiled") == 1
+    path.write_bytes(content.replace(b"spoiled", b"sp\xff\xfeled"))
+    assert len(read_video(path).frames) == 2 and not has_sound(path)

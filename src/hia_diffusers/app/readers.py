@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..animation.picture import load_picture
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.video import read_frame_rate, stream_frames
+from ..data.video import ANY_METADATA, read_frame_rate, stream_frames
 from .limits import Limits
 
 
@@ -107,7 +107,7 @@ def answer(connection: Connection, kind: str, path: Path, limits: Limits) -> Non
 def _check_container(path: Path, limits: Limits) -> None:
     options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
     try:
-        with av.logging.Capture(), av.open(str(path), options=options, metadata_errors="replace") as container:
+        with av.logging.Capture(), av.open(str(path), options=options, **ANY_METADATA) as container:
             if container.streams.video:
                 context: Any = container.streams.video[0].codec_context
                 _check_pixels(context.width, context.height, limits.max_video_pixels)

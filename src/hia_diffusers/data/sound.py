@@ -17,6 +17,9 @@ import av
 import av.logging
 
 
+# PyAV before 19 must be told to open a file whose metadata is not UTF-8; 19 always does, and knows no such argument.
+ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 # MP4 files can hold more, such as PCM and Vorbis, but few players play it.
 COPIED_CODECS = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
@@ -67,7 +70,7 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
     with ExitStack() as stack:
         # Some releases of PyAV let FFmpeg print beside the error.
         with _reading(path), av.logging.Capture():
-            source = stack.enter_context(av.open(str(path), metadata_errors="replace"))
+            source = stack.enter_context(av.open(str(path), **ANY_METADATA))
         stream = source.streams.best("audio")
         if stream is not None and stream.codec_context is None:
             raise ValueError(f"The sound of {str(path)!r} is in a codec that FFmpeg does not know.")
