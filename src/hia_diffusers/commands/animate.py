@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .arguments import OneLineParser, number, size
+from .detector import add_detector_options, detector_arguments
 from .loading import check_model, choose_device, load_pipeline
 
 
@@ -30,7 +31,6 @@ RETARGET_HELP = (
     "(default: yes for a video of a person and where --image-keypoints is given)"
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
-FEET_MODEL_HELP = "as --pose-model, for the feet; none keeps the feet of --pose-model (default: dwpose-l-384x288)"
 SHARPNESS_HELP = (
     "how sharp the hands shall be, from 0 (all motion blur) to 1; driving: as in a --driving that is a video of a "
     "person; not for pose videos (default: auto, the model chooses)"
@@ -85,14 +85,12 @@ def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
     add("--watermark", nargs="?", const="AI-generated", metavar="TEXT", help=WATERMARK_HELP)
     add("--invisible-watermark", action="store_true", help=INVISIBLE_WATERMARK_HELP)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
-    add = parser.add_argument_group("keypoints").add_argument
+    keypoints = parser.add_argument_group("keypoints")
+    add = keypoints.add_argument
     add("--retarget", action=argparse.BooleanOptionalAction, help=RETARGET_HELP)
     add("--image-keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
     add("--person", type=box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
-    add("--detector-model", default="yolox-m", help="name or ONNX file of the person detector (default: yolox-m)")
-    add("--pose-model", default="rtmw-l-384x288", help="name or ONNX file of the pose model (default: rtmw-l-384x288)")
-    add("--feet-model", default="dwpose-l-384x288", help=FEET_MODEL_HELP)
-    add("--detector-device", default="cpu", help="cpu, cuda or cuda:N, for the three models above (default: cpu)")
+    add_detector_options(keypoints)
     return parser
 
 
@@ -147,12 +145,10 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
     from ..animation.animator import HIAAnimator
     from ..data.watermark import Watermark
 
-    detector: dict[str, Any] = {"detector_model": args.detector_model, "pose_model": args.pose_model}
-    detector["feet_model"] = None if args.feet_model == "none" else args.feet_model
     watermark = None
     if args.watermark is not None or args.invisible_watermark:
         watermark = Watermark(args.watermark, args.invisible_watermark)
-    animator = HIAAnimator(detector=detector | {"device": args.detector_device}, watermark=watermark)
+    animator = HIAAnimator(detector=detector_arguments(args), watermark=watermark)
     width, height = args.size or (None, None)
     animation = animator.prepare(
         args.image,

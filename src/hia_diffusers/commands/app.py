@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .animate import FEET_MODEL_HELP, HIA_TINY_LIMITS
+from .animate import HIA_TINY_LIMITS
 from .arguments import OneLineParser, number, size
+from .detector import add_detector_options, detector_arguments
 from .loading import check_model, choose_device, load_pipeline
 
 
@@ -34,11 +34,7 @@ def make_parser(prog: str = "hia-diffusers app") -> argparse.ArgumentParser:
     add("--max-frames", type=number(int, 1, 10000), default=64, help="longest result, in frames (default: 64)")
     add("--max-upload-mb", type=number(int, 1, 10**4), default=50, help="largest upload, in MiB (default: 50)")
     add("--queue-size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn (default: 20)")
-    add = parser.add_argument_group("keypoints of uploaded videos").add_argument
-    add("--detector-model", default="yolox-m", help="name or ONNX file of the person detector (default: yolox-m)")
-    add("--pose-model", default="rtmw-l-384x288", help="name or ONNX file of the pose model (default: rtmw-l-384x288)")
-    add("--feet-model", default="dwpose-l-384x288", help=FEET_MODEL_HELP)
-    add("--detector-device", default="cpu", help="cpu, cuda or cuda:N, for the three models above (default: cpu)")
+    add_detector_options(parser.add_argument_group("keypoints of uploaded videos"))
     return parser
 
 
@@ -61,8 +57,6 @@ def serve(args: argparse.Namespace) -> None:
     from ..app.limits import Limits
     from ..app.server import serve as serve_page
 
-    detector: dict[str, Any] = {"detector_model": args.detector_model, "pose_model": args.pose_model}
-    detector["feet_model"] = None if args.feet_model == "none" else args.feet_model
     pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(max_frames=args.max_frames, max_upload_bytes=args.max_upload_mb * 2**20)
@@ -72,7 +66,7 @@ def serve(args: argparse.Namespace) -> None:
     else:
         about, guidance = f"The model is {Path(args.model).name}.", 3.5
     serve_page(
-        HIAAnimator(pipe, detector | {"device": args.detector_device}),
+        HIAAnimator(pipe, detector_arguments(args)),
         args.size or (USUAL_SIZE if args.model else TINY_SIZE),
         limits,
         about,
