@@ -20,6 +20,7 @@ from PIL import Image
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import write_video
 
@@ -84,7 +85,7 @@ def main():
         print(f"{title}: {args.frames} frames in {time.perf_counter() - start:.1f} seconds")
     columns.append(titled(truth.frames, "truth"))
     side_by_side = np.concatenate(columns, axis=2)
-    write_video(args.output / "demo.mp4", side_by_side, FPS)
+    write_video(args.output / "demo.mp4", side_by_side, FPS, comment=COMMENT)
     write_gif(args.output / "demo.gif", side_by_side, FPS)
     print(f"Wrote {args.output / 'demo.mp4'} and {args.output / 'demo.gif'}.")
 

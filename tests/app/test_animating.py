@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from hia_diffusers import HIAAnimator, MotionBlurConditioner
+from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.app.animating import Animations, Wish
 from hia_diffusers.app.jobs import Cancelled, Job
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.server import delete_old
 from hia_diffusers.app.shipped import MOTIONS, PEOPLE
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.data.video import read_comment, read_video, write_video
 
 
 WIDTH, HEIGHT = 48, 64
@@ -40,6 +41,7 @@ def test_a_shipped_motion_and_an_example_become_two_videos(animations, wish):
     made = animations.make(wish, Job(lambda *report: reports.append(report)))
     assert read_video(made.video).frames.shape == (3, HEIGHT, WIDTH, 3)
     assert read_video(made.preview).frames.shape == (3, HEIGHT, 3 * WIDTH, 3)
+    assert read_comment(made.video) == read_comment(made.preview) == COMMENT
     assert made.about == f"3 frames of {WIDTH}x{HEIGHT} at 30 frames per second"
     assert [report for report in reports if report[0] == "Denoising"] == [("Denoising", done, 2) for done in range(3)]
     assert [report for report in reports if report[0] == "Decoding"] == [("Decoding", done, 3) for done in range(3)]

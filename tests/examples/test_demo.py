@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_video
+from hia_diffusers.data.video import read_comment, read_video
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "demo.py"
@@ -22,6 +23,7 @@ def run(*options):
 def test_three_sharpnesses_beside_the_truth(tmp_path):
     result = run("--output", tmp_path / "demo", "--frames", 2, "--steps", 2, "--seed", 3)
     assert result.returncode == 0, result.stderr
+    assert read_comment(tmp_path / "demo" / "demo.mp4") == COMMENT
     frames = read_video(tmp_path / "demo" / "demo.mp4").frames
     assert frames.shape == (2, 174, 5 * 96, 3)
     reference, low, auto, high, truth = np.split(frames[:, 14:].astype(float), 5, axis=2)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..animation.animator import HIAAnimation, HIAAnimator
+from ..animation.animator import COMMENT, HIAAnimation, HIAAnimator
 from ..data.video import write_video
 from .decoding import Decoder
 from .jobs import Job
@@ -140,7 +140,7 @@ class Animations:
         folder.mkdir()
         video, preview = folder / "animation.mp4", folder / "preview.mp4"
         result.save(video)
-        write_video(preview, result.preview(), result.fps)
+        write_video(preview, result.preview(), result.fps, comment=COMMENT)
         width, height = self.size
         about = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
         return Result(video, preview, about)
