@@ -19,6 +19,7 @@ from hia_diffusers.data.video import Video, read_video
 NUM_FRAMES = 5
 SIZE = {"height": 64, "width": 96}
 BOXES = dancer_boxes(NUM_FRAMES)
+CONDITION = HIAAnimator().condition(keypoints_of(BOXES), **SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,9 @@ def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp
     animation = animator(person, dance, **SIZE, **steps())
     assert animation.picture.size == (96, 64) and animation.fps == FPS
     assert animation.driving.kind == "video" and animation.driving.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
-    expected = smooth_keypoints(detector(read_video(dance).frames, FPS))
+    found = detector(read_video(dance).frames, FPS)
+    np.testing.assert_array_equal(animation.detected.xy, found.xy)
+    expected = smooth_keypoints(found)
     np.testing.assert_array_equal(animation.keypoints.xy, expected.xy)
     aligned = retarget_keypoints(expected, animation.image_keypoints)
     np.testing.assert_allclose(animation.retargeted.xy, aligned.xy, atol=1e-4)
@@ -81,9 +84,10 @@ def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp
 def test_every_result_can_be_given_in_place_of_being_computed(animator, dance, person):
     whole = animator(person, dance, **SIZE, **steps())
     animator.detector = Unwanted()
-    given = {"driving": whole.driving, "image_keypoints": whole.image_keypoints, "keypoints": whole.keypoints}
-    again = animator(whole.picture, **given, **SIZE, **steps())
-    np.testing.assert_array_equal(again.retargeted.xy, whole.retargeted.xy)
+    given = {"driving": whole.driving, "image_keypoints": whole.image_keypoints}
+    for motion in ({"detected": whole.detected}, {"keypoints": whole.keypoints}):
+        again = animator.prepare(whole.picture, **given, **motion, **SIZE)
+        np.testing.assert_array_equal(again.retargeted.xy, whole.retargeted.xy)
     for last in ({"retargeted": whole.retargeted, **SIZE}, {"condition": whole.condition}):
         again = animator(person, dance, **last, **steps(), fps=12)
         assert again.fps == 12 and again.keypoints is None
@@ -101,7 +105,7 @@ def test_a_step_can_be_replaced_in_a_subclass(pipe, detector, dance, person):
             return super().detect(driving, person).flip_horizontal()
 
     plain, mirrored = (kind(pipe, detector).prepare(person, dance, retarget=False) for kind in (HIAAnimator, Mirrored))
-    np.testing.assert_array_equal(mirrored.keypoints.xy, plain.keypoints.flip_horizontal().xy)
+    np.testing.assert_array_equal(mirrored.detected.xy, plain.detected.flip_horizontal().xy)
     assert not np.array_equal(mirrored.condition.pose, plain.condition.pose)
 
 
@@ -175,6 +179,16 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"driving": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: only a video"),
         ({"image_keypoints": keypoints_of(BOXES)}, ValueError, "`image_keypoints`: must be one frame of .* got 5"),
         ({"image_keypoints": "x", "retarget": False}, ValueError, "`image_keypoints`: with `retarget=False`"),
+        ({"keypoints": keypoints_of(BOXES), "max_frames": 2}, ValueError, "`keypoints` must be .* 2 frames, got 5"),
+        ({"retargeted": "x.npz"}, ValueError, "`retargeted` must be a WholeBodyKeypoints of .* 5 frames, got str"),
+        ({"detected": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: with `detected`"),
+        ({"keypoints": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: with `keypoints`"),
+        ({"retargeted": keypoints_of(BOXES), "image_keypoints": "x"}, ValueError, "`image_keypoints`: with `ret"),
+        ({"retargeted": keypoints_of(BOXES), "retarget": True}, ValueError, "`retarget`: with `retargeted`"),
+        ({"condition": CONDITION, "sharpness": 0.1}, ValueError, "`sharpness`: with `condition`"),
+        ({"condition": CONDITION, "width": 192}, ValueError, "`width`: with `condition`"),
+        ({"driving": keypoints_of(BOXES), "detected": keypoints_of(BOXES)}, ValueError, "`detected`: only in a video"),
+        ({"driving_type": "pose", "keypoints": keypoints_of(BOXES)}, ValueError, "`keypoints` and `retargeted`: a"),
     ],
 )
 def test_bad_calls_are_known_before_people_are_looked_for(

@@ -8,7 +8,7 @@ Axes: F frames, H, W.
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,14 @@ SIZE_STEP = 8
 # Arguments of a call of the pipeline that the animator gives itself.
 OWN_ARGUMENTS = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
 
+# What can be given in place of a step, and the arguments that nothing reads then.
+REPLACED = {
+    "detected": {"person"},
+    "keypoints": {"person", "detected"},
+    "retargeted": {"person", "detected", "keypoints", "retarget", "image_keypoints"},
+}
+REPLACED["condition"] = {*REPLACED["retargeted"], "retargeted", "sharpness", "height", "width"}
+
 # In the metadata of every result. The word in brackets is IPTC's for pictures that a trained model made.
 COMMENT = "AI-generated with hia-diffusers (trainedAlgorithmicMedia)"
 
@@ -55,6 +63,8 @@ class HIAAnimation:
             The condition of F frames, in the size of the result.
         fps (`float`):
             Frames per second of the result.
+        detected (`WholeBodyKeypoints`, *optional*):
+            The person in a driving video, as found. `None` where nobody was looked for.
         keypoints (`WholeBodyKeypoints`, *optional*):
             The person in the driving clip, smoothed where detected. `None` where the driving is a pose video.
         image_keypoints (`WholeBodyKeypoints`, *optional*):
@@ -69,6 +79,7 @@ class HIAAnimation:
     driving: Driving
     condition: MotionBlurCondition
     fps: float
+    detected: WholeBodyKeypoints | None = None
     keypoints: WholeBodyKeypoints | None = None
     image_keypoints: WholeBodyKeypoints | None = None
     retargeted: WholeBodyKeypoints | None = None
@@ -132,12 +143,13 @@ class HIAAnimator:
     given to the next call in place of being computed:
 
     1. `load_driving`: a file becomes frames or keypoints.
-    2. `detect`: the keypoints of the person in a video, smoothed.
-    3. `retarget`: the motion gets the proportions and the place of the person in the picture.
-    4. `condition`: keypoints become what the ControlNet reads.
-    5. `generate`: the pipeline makes the frames.
+    2. `detect`: the keypoints of the person in a video.
+    3. `smooth`: those without jitter and short gaps.
+    4. `retarget`: the motion gets the proportions and the place of the person in the picture.
+    5. `condition`: keypoints become what the ControlNet reads.
+    6. `generate`: the pipeline makes the frames.
 
-    `prepare` runs the first four, so that they can be looked at before the fifth, which takes long. What the animator
+    `prepare` runs all but the last, so that they can be looked at before it, which takes long. What the animator
     decides by itself, such as which kind of clip a file is, it logs at the level INFO.
 
     Args:
@@ -198,6 +210,7 @@ class HIAAnimator:
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
         height: int | None = None,
         width: int | None = None,
+        detected: WholeBodyKeypoints | None = None,
         keypoints: WholeBodyKeypoints | None = None,
         retargeted: WholeBodyKeypoints | None = None,
         condition: MotionBlurCondition | None = None,
@@ -230,8 +243,11 @@ class HIAAnimator:
                 person; numbers in [0, 1] as [`MotionBlurConditioner.__call__`] takes them.
             height, width (`int`, *optional*):
                 Size of the result in pixels, multiples of 8. By default the driving's, rounded.
+            detected (`WholeBodyKeypoints`, *optional*):
+                The person in a driving video, in place of what `detect` finds; one per frame of the driving, as the
+                next three.
             keypoints (`WholeBodyKeypoints`, *optional*):
-                The person in the driving clip, in place of what `detect` finds.
+                The person in the driving clip, in place of what `smooth` makes.
             retargeted (`WholeBodyKeypoints`, *optional*):
                 Keypoints aligned to the fitted picture, in place of what `retarget` makes.
             condition (`MotionBlurCondition`, *optional*):
@@ -245,12 +261,25 @@ class HIAAnimator:
         Raises:
             `FileNotFoundError`: there is no such file.
             `ImportError`: people must be found, and the `pose` extra is not installed.
-            `TypeError`, `ValueError`: an argument cannot be used, alone or with the kind of clip that the driving is,
-                or nobody is found. What can be known before people are looked for is.
+            `TypeError`, `ValueError`: an argument cannot be used, alone, with the kind of clip that the driving is or
+                beside what is given in place of a step, or nobody is found. What can be known before people are looked
+                for is.
         """
         picture = load_picture(image)
         motion = self.load_driving(driving, driving_type, max_frames)
-        _check_use(motion, person, retarget, image_keypoints, sharpness)
+        _check_use(
+            motion,
+            sharpness,
+            person=person,
+            retarget=retarget,
+            image_keypoints=image_keypoints,
+            height=height,
+            width=width,
+            detected=detected,
+            keypoints=keypoints,
+            retargeted=retargeted,
+            condition=condition,
+        )
         if condition is not None:
             width, height = condition.width, condition.height
         width, height = _result_size(motion, width, height)
@@ -268,7 +297,11 @@ class HIAAnimator:
             if retarget and retargeted is None:  # one frame, so it goes before the many of the driving
                 reference = self._image_keypoints(picture, image_keypoints)
             if retargeted is None or measured:
-                keypoints = self.detect(motion, person) if keypoints is None else keypoints
+                if keypoints is None and motion.keypoints is not None:
+                    keypoints = motion.keypoints
+                elif keypoints is None:
+                    detected = self.detect(motion, person) if detected is None else detected
+                    keypoints = self.smooth(detected)
                 if measured:
                     sharpness = MotionBlurConditioner()(keypoints, motion.frames).hand_sharpness
                 if reference is not None:
@@ -276,7 +309,7 @@ class HIAAnimator:
             aligned: Any = keypoints if retargeted is None else retargeted
             condition = self.condition(aligned, height, width, sharpness)
         fps = motion.fps if fps is None else fps
-        return HIAAnimation(fitted, motion, condition, fps, keypoints, reference, retargeted)
+        return HIAAnimation(fitted, motion, condition, fps, detected, keypoints, reference, retargeted)
 
     def load_driving(
         self,
@@ -295,21 +328,29 @@ class HIAAnimator:
 
     def detect(self, driving: Driving, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
         """
-        The person in the driving clip: found and smoothed in a video, or the keypoints that drive.
+        The person in a driving video.
 
         Args:
             driving ([`~animation.driving.Driving`]):
-                The clip; no pose video.
+                The clip, a video of a person.
             person (`Sequence[float]`, *optional*):
                 As for [`~HIAAnimator.prepare`].
         """
-        if driving.keypoints is not None:
-            return driving.keypoints
         keypoints = self._detector()(driving.frames, driving.fps, person)
         found = keypoints.score.any(axis=1).sum()
         if not found:
             raise ValueError("`driving`: nobody is found in it")
         logger.info("The person is found in %d of %d frames of the driving.", found, len(keypoints))
+        return keypoints
+
+    def smooth(self, keypoints: WholeBodyKeypoints) -> WholeBodyKeypoints:
+        """
+        The motion without jitter and short gaps: [`smooth_keypoints`].
+
+        Args:
+            keypoints (`WholeBodyKeypoints`):
+                As detected.
+        """
         return smooth_keypoints(keypoints)
 
     def retarget(self, keypoints: WholeBodyKeypoints, reference: WholeBodyKeypoints) -> WholeBodyKeypoints:
@@ -384,16 +425,35 @@ class HIAAnimator:
             `FileNotFoundError`, `OSError`, `ValueError`: as [`~data.video.write_video`]. What can be known of `output`
                 and of `sound` before the pipeline runs is.
         """
-        pipe = self._pipe_for(output, kwargs)
+        self._pipe_for(output, kwargs)
         audio = None if output is None else animation.sound_file(sound)
-        height, width = animation.condition.height, animation.condition.width
-        frames = pipe.stream(animation.picture, animation.condition, height=height, width=width, **kwargs)
-        if self.watermark is not None:
-            frames = map(self.watermark, frames)
+        frames = self.stream(animation, **kwargs)
         if output is None:
             return replace(animation, frames=list(frames))
         write_video(output, frames, animation.fps, audio_from=audio, comment=COMMENT)
         return animation
+
+    def stream(self, animation: HIAAnimation, **kwargs: Any) -> Iterator[PIL.Image.Image]:
+        """
+        Run the pipeline and hand out the frames one by one, with the watermark: [`HIAPipeline.stream`].
+
+        Args:
+            animation ([`HIAAnimation`]):
+                What `prepare` returned.
+            kwargs:
+                Arguments of [`HIAPipeline.__call__`].
+
+        Returns:
+            `Iterator[PIL.Image.Image]`: the F frames. Denoising is done when this returns.
+
+        Raises:
+            `TypeError`: the pipeline has no such argument.
+            `ValueError`: there is no pipeline, or it cannot use an argument.
+        """
+        pipe = self._pipe_for(None, kwargs)
+        height, width = animation.condition.height, animation.condition.width
+        frames = pipe.stream(animation.picture, animation.condition, height=height, width=width, **kwargs)
+        return frames if self.watermark is None else map(self.watermark, frames)
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":
         """The pipeline, once it is there and knows the arguments, and the output can be written."""
@@ -436,8 +496,9 @@ class HIAAnimator:
         return keypoints
 
 
-def _check_use(driving: Driving, person: Any, retarget: bool | None, image_keypoints: Any, sharpness: Any) -> None:
-    """Arguments that the kind of driving has no use for."""
+def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
+    """Arguments that the kind of driving has no use for, or what is given in place of a step."""
+    given = {name: value for name, value in arguments.items() if value is not None}
     word = sharpness if isinstance(sharpness, str) else None
     if word not in (None, "auto", "driving"):
         raise ValueError(f"`sharpness` must be auto, driving or numbers in [0, 1], got {word!r}.")
@@ -445,12 +506,29 @@ def _check_use(driving: Driving, person: Any, retarget: bool | None, image_keypo
         raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
     if driving.kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")
-    if driving.kind == "pose" and (retarget or image_keypoints is not None):
+    if driving.kind == "pose" and (given.get("retarget") or "image_keypoints" in given):
         raise ValueError("`retarget`: a pose video has no keypoints that could be aligned to the picture")
-    if driving.kind != "video" and person is not None:
+    if driving.kind != "video" and "person" in given:
         raise ValueError("`person`: only a video of a person can show several")
-    if image_keypoints is not None and retarget is False:
+    if driving.kind != "video" and "detected" in given:
+        raise ValueError("`detected`: only in a video of a person is somebody looked for")
+    if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
+        raise ValueError("`keypoints` and `retargeted`: a pose video is taken as it is; give them as the `driving`")
+    if "image_keypoints" in given and given.get("retarget") is False:
         raise ValueError("`image_keypoints`: with `retarget=False` there is no use for them")
+
+    if word != "auto":
+        given["sharpness"] = sharpness
+    for step in REPLACED.keys() & given.keys():
+        kind = MotionBlurCondition if step == "condition" else WholeBodyKeypoints
+        if not isinstance(given[step], kind) or len(given[step]) != len(driving):
+            got = f"{len(given[step])}" if isinstance(given[step], kind) else type(given[step]).__name__
+            raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")
+        unread = REPLACED[step] & given.keys()
+        if step == "retargeted" and word == "driving":  # the keypoints say where the hands are in the video
+            unread -= {"person", "detected", "keypoints"}
+        if unread:
+            raise ValueError(f"`{min(unread)}`: with `{step}` there is no use for it")
 
 
 def _result_size(driving: Driving, width: int | None, height: int | None) -> tuple[int, int]:
