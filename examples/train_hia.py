@@ -1119,6 +1119,7 @@ def main(args):
     if accelerator.is_main_process:
         devices = f"{accelerator.num_processes} x {device_name(accelerator.device)}"
         export_pipeline(args, {name: state[name] for name in trained}, folder, devices)
+        print(f"The pipeline is in {folder}.")
     unreadable = progress.state_dict()["unreadable"]
     if unreadable:
         accelerator.print(f"{sum(unreadable.values())} samples took the place of clips that cannot be read:")

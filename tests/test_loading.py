@@ -295,7 +295,9 @@ def test_a_saved_folder_has_a_model_card(tmp_path):
     pipe = random_tiny_pipeline(seed=0)
     pipe.save_pretrained(tmp_path / "my-hia")
     card = (tmp_path / "my-hia" / "README.md").read_text()
-    assert "HIAPipeline.from_pretrained" in card and "OpenRAIL" in card and "my-hia" in card
+    assert 'HIAPipeline.from_pretrained("my-hia")' in card and "OpenRAIL" in card
+    pipe.save_pretrained(tmp_path / "my-hia-half", variant="fp16")
+    assert 'from_pretrained("my-hia-half", variant="fp16")' in (tmp_path / "my-hia-half" / "README.md").read_text()
 
     (tmp_path / "my-hia" / "README.md").write_text("mine")
     pipe.save_pretrained(tmp_path / "my-hia")

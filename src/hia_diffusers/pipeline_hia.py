@@ -84,7 +84,7 @@ import torch
 from diffusers.utils import load_image
 from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
 
-pipe = HIAPipeline.from_pretrained("{name}")
+pipe = HIAPipeline.from_pretrained("{name}"{options})
 condition = MotionBlurConditioner()(WholeBodyKeypoints.load("motion.safetensors"))
 frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
 ```
@@ -285,12 +285,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         super().save_pretrained(save_directory, *args, **kwargs)
         card = Path(save_directory) / "README.md"
         if not card.exists():
-            card.write_text(MODEL_CARD.format(name=card.parent.resolve().name))
+            options = f', variant="{kwargs["variant"]}"' if kwargs.get("variant") else ""
+            card.write_text(MODEL_CARD.format(name=card.parent.resolve().name, options=options))
 
     def _upload_folder(self, working_dir: str | Path, repo_id: str, **kwargs: Any) -> Any:
         card = Path(working_dir) / "README.md"
         if "hia-diffusers" not in card.read_text():  # diffusers has put an empty card there
-            card.write_text(MODEL_CARD.format(name=repo_id))
+            card.write_text(MODEL_CARD.format(name=repo_id, options=""))
         return super()._upload_folder(working_dir, repo_id, **kwargs)
 
     def enable_window_parallelism(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:

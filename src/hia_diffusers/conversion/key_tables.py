@@ -171,7 +171,7 @@ def _by_argument(sources: Sequence[tuple[StateDict, KeyTable]]) -> list[StateDic
     return list({state_dict.argument: state_dict for state_dict, _ in sources}.values())
 
 
-def _listed(keys: Sequence[str], shown: int = 4) -> str:
+def _listed(keys: Sequence[str], shown: int = 40) -> str:
     names = ", ".join(keys[:shown])
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return f"{names}{more} {'is' if len(keys) == 1 else 'are'}"
