@@ -61,11 +61,17 @@ def server(tmp_path_factory):
             wait_for(lambda: "The page is at " in log.read_text() or process.poll() is not None, log)
             assert process.poll() is None, log.read_text()
             assert [path.stat().st_mode & 0o777 for path in folder.glob("hia-diffusers-app-*")] == [0o700]
-            yield f"http://127.0.0.1:{port}", log
+            address = f"http://127.0.0.1:{port}"
+            yield address, log
+            join(address, log, "last")
+            still_open = urllib.request.urlopen(f"{address}/gradio_api/heartbeat/last", timeout=60)
+            assert still_open.status == 200
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     assert not list(folder.glob("hia-diffusers-app-*")) and "Traceback" not in log.read_text()
+    assert process.returncode == 0
+    assert re.search(r"Cancelled at: Denoising \d+/100\nStopped\.\n$", log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,37 @@ def open_page(server, browser):
         context.close()
     assert asked and all(url.startswith((f"{address}/", "data:", "blob:")) for url in asked)
     assert not errors
+
+
+def post(address, path, call):
+    """Status and answer."""
+    request = urllib.request.Request(f"{address}/gradio_api/{path}", json.dumps(call).encode())
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def long_call(address, log, session):
+    """What the page sends for an animation that takes long."""
+    with urllib.request.urlopen(f"{address}/config", timeout=60) as config:
+        (animate,) = [each["id"] for each in json.load(config)["dependencies"] if each["queue"] and each["inputs"]]
+    example = next(log.parent.glob("hia-diffusers-app-*/examples/person-1.png"))
+    picture = {"path": str(example), "meta": {"_type": "gradio.FileData"}}
+    data = [picture, "Calm hands", None, True, 0.5, 8, 100, 1, 0, False]
+    return {"data": data, "fn_index": animate, "session_hash": session}
+
+
+def join(address, log, session):
+    """A call whose computation has begun, as Gradio names it."""
+    call = long_call(address, log, session)
+    status, answer = post(address, "queue/join", call)
+    assert status == 200, answer
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60) as messages:
+        assert any(b"Denoising" in line for line in messages)
+    return {"session_hash": session, "fn_index": call["fn_index"], **answer}
 
 
 def wait_for(condition, log):
@@ -259,3 +296,44 @@ def test_nothing_outside_is_served_or_read(server):
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_the_queue_cannot_be_passed_by_nor_filled_by_one_session(server):
+    address, log = server
+    cancelled = log.read_text().count("Cancelled at")
+    assert post(address, "run/predict", long_call(address, log, "direct"))[0] == 404
+    running = join(address, log, "one")
+    for _ in range(3):
+        status, answer = post(address, "queue/join", long_call(address, log, "one"))
+        assert status == 429 and "is not made yet" in answer["detail"]
+    status, waiting = post(address, "queue/join", long_call(address, log, "other"))
+    assert status == 200 and post(address, "queue/join", long_call(address, log, "other"))[0] == 429
+    # Without the page's own call that stops the computation.
+    assert post(address, "cancel", {**running, **waiting, "session_hash": "other"})[0] == 200
+    assert post(address, "cancel", running)[0] == 200
+    wait_for(lambda: log.read_text().count("Cancelled at") > cancelled, log)
+
+
+def test_one_file_is_uploaded_at_a_time(server):
+    address, log = server
+
+    def upload(count):
+        parts = [
+            f'--AaB03x\r\nContent-Disposition: form-data; name="files"; filename="{n}.png"\r\n\r\n{n}\r\n'
+            for n in range(count)
+        ]
+        request = urllib.request.Request(f"{address}/gradio_api/upload", "".join([*parts, "--AaB03x--\r\n"]).encode())
+        request.add_header("Content-Type", "multipart/form-data; boundary=AaB03x")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def stored():
+        return sum(path.is_file() for path in log.parent.glob("hia-diffusers-app-*/**/*"))
+
+    before = stored()
+    assert upload(2) == upload(900) == 400 and stored() == before
+    assert upload(1) == 200
+    wait_for(lambda: stored() == before + 1, log)  # it is moved after the answer

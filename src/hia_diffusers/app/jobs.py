@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+# The page lets one job run. Others are here only until they notice that they were cancelled.
+MAX_WAITING = 8
+
+
 class Cancelled(Exception):
     """The session does not want the result any more."""
 
@@ -53,7 +57,8 @@ class Jobs:
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._of_session: dict[str, Job] = {}
+        self._sessions: dict[Job, str] = {}
+        self._closed = False
 
     @contextmanager
     def running(self, session: str, report: Callable[[str, int, int], None]) -> Iterator[Job]:
@@ -68,10 +73,15 @@ class Jobs:
 
         Raises:
             `Cancelled`: it was cancelled before it began.
+            `ValueError`: too many wait already; each keeps a thread.
         """
+        if len(self._sessions) > MAX_WAITING:
+            raise ValueError("Too many are waiting; try again later.")
         job = Job(report)
-        self._of_session[session] = job
+        self._sessions[job] = session
         try:
+            if self._closed:
+                job.cancel()
             # A job that was cancelled ends at its next step only.
             while not self._turn.acquire(timeout=0.1):
                 job.reached("Waiting", 0, 1)
@@ -80,17 +90,23 @@ class Jobs:
             finally:
                 self._turn.release()
         finally:
-            if self._of_session.get(session) is job:
-                del self._of_session[session]
+            del self._sessions[job]
 
     def cancel(self, session: str) -> None:
         """
-        Stop the job of a session, if it has any.
+        Stop the jobs of a session, if it has any.
 
         Args:
             session (`str`):
                 What `running` was given.
         """
-        job = self._of_session.get(session)
-        if job is not None:
+        for job, its_session in list(self._sessions.items()):
+            if its_session == session:
+                job.cancel()
+
+    def close(self) -> None:
+        """Stop all jobs, wait until none runs, and let none run any more."""
+        self._closed = True
+        for job in list(self._sessions):
             job.cancel()
+        self._turn.acquire()

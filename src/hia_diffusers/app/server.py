@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the page: a private folder, Gradio's server behind the guard, and the deletion of what is old."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -74,8 +75,9 @@ def serve(
         except OSError as error:
             raise OSError(f"`host` {host} and `port` {port} cannot be listened on ({error.strerror})") from error
 
-        page = build_page(Animations(animator, size, limits, folder), Jobs(), model, guidance=guidance)
-        page.queue(max_size=queue_size, default_concurrency_limit=1)
+        jobs = Jobs()
+        page = build_page(Animations(animator, size, limits, folder), jobs, model, guidance=guidance)
+        page.queue(max_size=queue_size, default_concurrency_limit=1, api_open=False)
         app = gradio.mount_gradio_app(
             fastapi.FastAPI(),
             page,
@@ -90,17 +92,49 @@ def serve(
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=CSS,
         )
+
+        def has_call(session: str) -> bool:
+            return any(call.session_hash == session for call in queued_calls(page))
+
+        guard = Guard(app, limits, folder, has_call, jobs.cancel)
         # Open pages hold a connection each, which would keep the server from ending.
         options: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1}
-        server = uvicorn.Server(uvicorn.Config(Guard(app, limits, folder), **options))
+        server = uvicorn.Server(uvicorn.Config(guard, **options))
+        logging.getLogger("uvicorn.error").addFilter(_is_no_closed_connection)
         ended = threading.Event()
-        threading.Thread(target=_sweep, args=(folder, limits.keep_seconds, ended), daemon=True).start()
+        threading.Thread(target=_sweep, args=(folder, limits.keep_seconds, page, ended), daemon=True).start()
         ready(f"http://{host}:{listener.getsockname()[1]}")
         try:
             server.run(sockets=[listener])
         finally:
             ended.set()
             listener.close()
+            jobs.close()
+
+
+def queued_calls(page: Any) -> list[Any]:
+    """
+    The calls that wait in Gradio's queue, and those that run. Gradio has no public way to ask for them.
+
+    Args:
+        page (`gradio.Blocks`):
+            The page.
+    """
+    queue = page._queue
+    waiting = [call for calls in list(queue.event_queue_per_concurrency_id.values()) for call in list(calls.queue)]
+    return waiting + [call for calls in list(queue.active_jobs) for call in calls or ()]
+
+
+def named_files(calls: list[Any]) -> frozenset[Path]:
+    """
+    The files that calls will read.
+
+    Args:
+        calls (`list`):
+            As of [`~app.server.queued_calls`].
+    """
+    values = [value for call in calls for value in call.data.data]
+    return frozenset(Path(str(value["path"])) for value in values if isinstance(value, dict) and value.get("path"))
 
 
 def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
@@ -122,7 +156,11 @@ def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _sweep(folder: Path, seconds: float, ended: threading.Event) -> None:
+def _is_no_closed_connection(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _sweep(folder: Path, seconds: float, page: Any, ended: threading.Event) -> None:
     kept = frozenset(folder.rglob("*"))
     while not ended.wait(min(60.0, seconds)):
-        delete_old(folder, seconds, kept)
+        delete_old(folder, seconds, kept | named_files(queued_calls(page)))
