@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
 from hia_diffusers.animation.picture import load_picture
 from hia_diffusers.commands.arguments import OneLineParser, number, size
-from hia_diffusers.commands.loading import check_model, load_pipeline
+from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
 from hia_diffusers.data.preparation import check_inside
 
 
@@ -56,7 +56,7 @@ class Animator:
     def __init__(self, jobs, args, device):
         if device == "cpu":
             torch.set_num_threads(1)  # their number changes the rounding, and so would that of actors
-        self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype))
+        self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype, args.variant))
         self.animate.pipe.set_progress_bar_config(disable=True)
         self.jobs, self.args = {job.name: job for job in jobs}, args
 
@@ -183,6 +183,7 @@ def make_parser():
     add("--jobs", type=Path, required=True, help=JOBS_HELP)
     add("--output", type=Path, required=True, help="folder for the videos; those that are there are not made again")
     add("--model", default=HIA_TINY, help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
+    add("--variant", help=VARIANT_HELP)
     add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
     add("--guidance", type=number(float, 0, 100), default=3.5, help="guidance scale (default: 3.5)")
     add("--size", type=size, help=SIZE_HELP)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hia_diffusers import HIAAnimator, MotionBlurConditioner
+from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.app.animating import Animations, Wish
 from hia_diffusers.app.jobs import Cancelled, Job
@@ -17,6 +17,7 @@ from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.server import delete_old
 from hia_diffusers.app.shipped import MOTIONS, PEOPLE
 from hia_diffusers.data.video import read_comment, read_video, write_video
+from hia_diffusers.data.watermark import Watermark, read_watermark
 
 
 WIDTH, HEIGHT = 48, 64
@@ -45,6 +46,22 @@ def test_a_shipped_motion_and_an_example_become_two_videos(animations, wish):
     assert made.about == f"3 frames of {WIDTH}x{HEIGHT} at 30 frames per second"
     assert [report for report in reports if report[0] == "Denoising"] == [("Denoising", done, 2) for done in range(3)]
     assert [report for report in reports if report[0] == "Decoding"] == [("Decoding", done, 3) for done in range(3)]
+
+
+def test_results_have_the_watermark_of_the_animator(wish, tmp_path):
+    """A label, which is white on black, and the invisible mark, which needs larger frames."""
+    pipe = HIAPipeline.from_pretrained(HIA_TINY)
+    made = {}
+    for name, watermark in (("plain", None), ("marked", Watermark("AI", invisible=True))):
+        (tmp_path / name).mkdir()
+        animator = HIAAnimator(pipe, watermark=watermark)
+        animations = Animations(animator, (256, 256), Limits(), tmp_path / name)
+        made[name] = animations.make(replace(wish, num_frames=2, steps=1), Job(lambda *report: None))
+    assert read_watermark(made["marked"].video) > 0.9 > read_watermark(made["plain"].video)
+    for file, left in (("video", 0), ("preview", 512)):
+        plain, marked = (read_video(getattr(result, file)).frames[:, :, left:] for result in made.values())
+        label = np.abs(plain.astype(int) - marked)[:, 225:, 215:].max(axis=(1, 2, 3))
+        assert (label > 90).all(), file
 
 
 def test_each_example_dances_with_its_own_body_and_another_picture_with_somebody_elses(animations):

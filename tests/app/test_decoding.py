@@ -3,7 +3,11 @@
 """Files that nobody vouches for: what is read of them, and that they cannot hang, fill or take over the server."""
 
 import io
+import json
+import multiprocessing
+import os
 import struct
+import sys
 import time
 import zipfile
 import zlib
@@ -16,12 +20,13 @@ import pytest
 from PIL import Image
 
 from hia_diffusers import WholeBodyKeypoints
-from hia_diffusers.app.decoding import Decoder
+from hia_diffusers.app import readers
+from hia_diffusers.app.decoding import Decoder, _received
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.data.video import write_video
 
 
-LIMITS = Limits(max_frames=4, seconds=60)
+LIMITS = Limits(seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +73,24 @@ def test_pictures_keep_their_pixels_and_large_ones_are_scaled_down(tmp_path, dec
 
 def test_only_the_beginning_of_a_motion_is_read(tmp_path, decoder):
     video = write_repeated(tmp_path / "long.mkv", 5000, 16, 16)
-    motion = decoder.motion(video)
+    motion = decoder.motion(video, 4)
     assert motion.frames.shape == (4, 16, 16, 3) and motion.fps == 30
 
     xy = np.random.default_rng(0).uniform(0, 20, (9, 133, 2)).astype(np.float32)
     keypoints = WholeBodyKeypoints(xy, np.ones((9, 133), np.float32), 32, 24, 25.0)
     for name in ("motion.safetensors", "motion.npz"):
         keypoints.save(tmp_path / name)
-        read = decoder.motion(tmp_path / name)
+        read = decoder.motion(tmp_path / name, 4)
         assert np.array_equal(read.xy, xy[:4]) and (read.height, read.width, read.fps) == (32, 24, 25.0)
+
+
+def test_a_short_large_video_is_read_however_long_it_might_be_and_scaled_down(tmp_path):
+    frames = np.zeros((2, 1080, 1920, 3), np.uint8)
+    frames[0, 540:, :960] = 255
+    write_video(tmp_path / "phone.mp4", frames, 30)
+    read = Decoder(replace(LIMITS, max_frames=10000)).motion(tmp_path / "phone.mp4", 10000).frames
+    assert read.shape == (2, 720, 1280, 3)
+    assert read[0, 364:, :636].min() > 250 and read[0, :356].max() < 5 and read[1].max() < 5
 
 
 def hostile_motions(folder):
@@ -105,7 +119,7 @@ def hostile_motions(folder):
 def test_hostile_motions_are_refused_in_a_sentence_without_paths(tmp_path, decoder):
     for name, message in hostile_motions(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
-            decoder.motion(tmp_path / name)
+            decoder.motion(tmp_path / name, 4)
         assert str(tmp_path) not in str(error.value), name
 
 
@@ -131,7 +145,7 @@ def test_what_takes_too_long_is_killed(tmp_path):
     assert video.stat().st_size < 20e6
     start = time.monotonic()
     with pytest.raises(ValueError, match="'slow.mkv' takes more than 1 seconds to read"):
-        Decoder(Limits(max_frames=6000, seconds=1, memory_bytes=8 * 2**30)).motion(video)
+        Decoder(Limits(max_frames=6000, seconds=1, memory_bytes=8 * 2**30)).motion(video, 6000)
     assert time.monotonic() - start < 30
 
 
@@ -143,4 +157,54 @@ def test_what_takes_too_much_memory_is_refused(tmp_path):
         archive.writestr("xy.npy", array.getvalue() + bytes(2 * 10**8))
     assert (tmp_path / "bomb.npz").stat().st_size < 10**6
     with pytest.raises(ValueError, match="'bomb.npz' takes too much memory"):
-        Decoder(replace(LIMITS, memory_bytes=10**8)).motion(tmp_path / "bomb.npz")
+        Decoder(replace(LIMITS, memory_bytes=10**8)).motion(tmp_path / "bomb.npz", 4)
+
+
+def taken_over(path, limits):
+    """What a decoder may try that does what a file says: to take back its limits, and to write."""
+    import resource
+
+    with path.open("wb", buffering=0) as file:
+        if os.geteuid() == 0:
+            os.setuid(65534)  # root may raise every limit
+        raised = 0
+        for bound in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):
+            try:
+                resource.setrlimit(bound, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                raised += 1
+            except ValueError:
+                pass
+        try:
+            written = file.write(b"0123456789")
+        except OSError:
+            written = 0
+    return {"raised": raised, "written": written}, {}
+
+
+def answer_taken_over(sender, path):
+    readers.READERS["taken over"] = taken_over
+    readers.answer(sender, "taken over", path, LIMITS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit less")
+def test_a_reader_that_was_taken_over_cannot_take_back_its_limits(tmp_path):
+    processes = multiprocessing.get_context("fork")
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=answer_taken_over, args=(sender, tmp_path / "file"))
+    process.start()
+    sender.close()
+    numbers, _ = _received(receiver, 0)
+    process.join()
+    assert numbers == {"raised": 0, "written": 0}
+
+
+def test_all_arrays_of_an_answer_together_are_bounded():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    arrays = [("xy", "uint8", [60]), ("score", "uint8", [60])]
+    for _ in range(2):
+        sender.send_bytes(json.dumps({"numbers": {}, "arrays": arrays}).encode())
+        for _ in arrays:
+            sender.send_bytes(bytes(60))
+    assert list(_received(receiver, 120)[1]) == ["xy", "score"]
+    with pytest.raises(ValueError, match="score of .* are more than a file may hold"):
+        _received(receiver, 119)

@@ -63,6 +63,14 @@ def test_the_installed_script_is_this_command():
         (["prepare", "--videos", "none", "--output", "out"], "hia-diffusers prepare: error: `videos` is neither"),
         (["evaluate", "--output", "scores.json"], "hia-diffusers evaluate: error: give --predictions and --targets"),
         (["app", "--port", "0"], "hia-diffusers app: error: argument --port: must be a whole number from 1 to 65535"),
+        (
+            ["app", "--watermark", "künstlich"],
+            "hia-diffusers app: error: --watermark: its text must be printable ASCII",
+        ),
+        (
+            ["app", "--invisible-watermark"],
+            "hia-diffusers app: error: --watermark: an invisible one needs frames of at",
+        ),
         (["convert", "dall-e"], "hia-diffusers convert: error: argument SOURCE: invalid choice: 'dall-e'"),
     ],
     ids=str,

@@ -20,7 +20,7 @@ from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
-from ..data.video import Video, check_output, write_video
+from ..data.video import Video, check_frame_rate, check_output, write_video
 from ..data.watermark import Watermark
 from .driving import Driving
 from .picture import fit_keypoints, fit_picture, load_picture
@@ -283,6 +283,8 @@ class HIAAnimator:
         if condition is not None:
             width, height = condition.width, condition.height
         width, height = _result_size(motion, width, height)
+        fps = motion.fps if fps is None else fps
+        check_frame_rate(fps)
         if self.watermark is not None:
             self.watermark.check_size(width, height)
         fitted, place = fit_picture(picture, (width, height))
@@ -308,7 +310,6 @@ class HIAAnimator:
                     retargeted = self.retarget(keypoints, fit_keypoints(reference, place, (width, height)))
             aligned: Any = keypoints if retargeted is None else retargeted
             condition = self.condition(aligned, height, width, sharpness)
-        fps = motion.fps if fps is None else fps
         return HIAAnimation(fitted, motion, condition, fps, detected, keypoints, reference, retargeted)
 
     def load_driving(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.video import Video, read_video
+from ..data.video import Video, check_frame_rate, read_video
 
 
 KINDS = ("video", "keypoints", "pose")
@@ -29,7 +29,7 @@ class Driving:
         kind (`str`):
             `"video"` of a person, `"keypoints"` or `"pose"`, an OpenPose-style pose video.
         fps (`float`):
-            Frames per second.
+            Frames per second in [0.001, 1000], as videos can have.
         frames (`np.ndarray`, *optional*):
             uint8 RGB `(F, H, W, 3)` of a video or a pose video.
         keypoints (`WholeBodyKeypoints`, *optional*):
@@ -48,6 +48,10 @@ class Driving:
         if self.kind not in KINDS or (self.kind == "keypoints") != (self.keypoints is not None):
             given = "frames" if self.keypoints is None else "keypoints"
             raise ValueError(f"`driving_type` is {self.kind!r}, but the driving holds {given}")
+        try:
+            check_frame_rate(self.fps)
+        except ValueError as error:
+            raise ValueError(f"`driving`: {error}") from error
 
     @classmethod
     def load(
@@ -71,8 +75,8 @@ class Driving:
         Raises:
             `TypeError`: `driving` is none of these.
             `FileNotFoundError`: there is no such file.
-            `ValueError`: the file cannot be read as the kind that it is, `driving_type` is unknown, or `max_frames`
-                is less than 1.
+            `ValueError`: the file cannot be read as the kind that it is or has a frame rate that no video can have,
+                `driving_type` is unknown, or `max_frames` is less than 1.
         """
         if driving_type not in ("auto", *KINDS):
             raise ValueError(f"`driving_type` must be auto, {', '.join(KINDS)}, got {driving_type!r}.")

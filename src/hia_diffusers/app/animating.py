@@ -162,7 +162,7 @@ class Animations:
         if isinstance(wish.motion, str):
             driving = self.shipped.motion(wish.motion, wish.num_frames, picture)
         else:
-            driving = self.decoder.motion(wish.motion)
+            driving = self.decoder.motion(wish.motion, wish.num_frames)
         driving = self.animator.load_driving(driving, max_frames=wish.num_frames)
         job.reached("Preparing the motion", 0, 1)
         known = self.shipped.keypoints(picture)
@@ -181,12 +181,8 @@ class Animations:
             return {}
 
         job.reached("Denoising", 0, wish.steps)
-        pipe: Any = self.animator.pipe
-        frames = pipe.stream(
-            animation.picture,
-            animation.condition,
-            width=animation.condition.width,
-            height=animation.condition.height,
+        frames = self.animator.stream(
+            animation,
             num_inference_steps=wish.steps,
             guidance_scale=float(wish.guidance),
             generator=torch.Generator("cpu").manual_seed(wish.seed),

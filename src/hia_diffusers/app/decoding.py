@@ -3,7 +3,7 @@
 """Uploaded files to pictures and motions, read in a process of their own that is killed where it takes too long.
 
 Decoders are large, and a file may be made to hang them or to take them over. So the process gets the path of one file,
-may write none, and answers in numbers, which cannot carry code.
+can write no new one, and answers in numbers, which cannot carry code.
 """
 
 import json
@@ -12,6 +12,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -62,30 +63,33 @@ class Decoder:
         Raises:
             `ValueError`: it is no picture, or beyond the limits.
         """
-        _, arrays = self._read("picture", path)
+        _, arrays = self._read("picture", path, self.limits)
         return Image.fromarray(arrays["pixels"])
 
-    def motion(self, path: Path) -> Video | WholeBodyKeypoints:
+    def motion(self, path: Path, num_frames: int) -> Video | WholeBodyKeypoints:
         """
         Read the beginning of a video or of a keypoint file.
 
         Args:
             path (`Path`):
                 The file.
+            num_frames (`int`):
+                How many frames to read, where there are so many.
 
         Raises:
             `ValueError`: it is neither, or beyond the limits.
         """
+        limits = replace(self.limits, max_frames=num_frames)
         if path.suffix.lower() in KEYPOINT_SUFFIXES:
-            numbers, arrays = self._read("keypoints", path)
+            numbers, arrays = self._read("keypoints", path, limits)
             size = int(numbers["height"]), int(numbers["width"])
             return WholeBodyKeypoints(arrays["xy"], arrays["score"], *size, numbers["fps"])
-        numbers, arrays = self._read("video", path)
+        numbers, arrays = self._read("video", path, limits)
         return Video(arrays["frames"], numbers["fps"])
 
-    def _read(self, kind: str, path: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def _read(self, kind: str, path: Path, limits: Limits) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         receiver, sender = self._processes.Pipe(duplex=False)
-        process = self._processes.Process(target=readers.answer, args=(sender, kind, path, self.limits), daemon=True)
+        process = self._processes.Process(target=readers.answer, args=(sender, kind, path, limits), daemon=True)
         too_long = threading.Event()
 
         def stop() -> None:
@@ -94,14 +98,14 @@ class Decoder:
 
         process.start()
         sender.close()
-        watch = threading.Timer(self.limits.seconds, stop)
+        watch = threading.Timer(limits.seconds, stop)
         watch.start()
         try:
-            return _received(receiver, self.limits.memory_bytes)
+            return _received(receiver, limits.memory_bytes)
         except (EOFError, OSError):
             process.join(1)
             if too_long.is_set() or process.exitcode == -getattr(signal, "SIGXCPU", 0):
-                reason = f"takes more than {self.limits.seconds:g} seconds to read; give a smaller or a shorter one"
+                reason = f"takes more than {limits.seconds:g} seconds to read; give a smaller or a shorter one"
             else:
                 reason = "cannot be read: it makes the decoder fail"
             raise ValueError(f"{path.name!r} {reason}.") from None
@@ -122,5 +126,6 @@ def _received(receiver: Connection, max_bytes: int) -> tuple[dict[str, float], d
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if dtype not in DTYPES or size > max_bytes:
             raise ValueError(f"{name} of {shape} {dtype} are more than a file may hold.")
+        max_bytes -= size
         arrays[name] = np.frombuffer(receiver.recv_bytes(size), dtype).reshape(shape)
     return text["numbers"], arrays

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
-from .loading import check_model, choose_device, load_pipeline
+from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .watermark import add_watermark_options, make_watermark
 
 
 if TYPE_CHECKING:
@@ -39,13 +40,10 @@ SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
     "is fitted into it whole, with bars in the colour of its border"
 )
-WATERMARK_HELP = "label the frames, in the lower right corner (default: no label; without TEXT: AI-generated)"
-INVISIBLE_WATERMARK_HELP = (
-    "hide a mark in the frames, which hia_diffusers.data.watermark.read_watermark finds; needs the watermark extra"
-)
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
 )
+USUAL_GUIDANCE, TINY_GUIDANCE = 3.5, 1.0
 
 # Arguments of the animator in its messages that are options of the same name here.
 OPTIONS = re.compile("`(image|driving|driving_type|image_keypoints|person|retarget|sharpness|watermark)(=False)?`")
@@ -72,18 +70,15 @@ def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
     add("--driving-type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
     add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
-    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
+    add_model_options(parser)
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
     add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), default=3.5, help="guidance scale (default: 3.5)")
+    add("--guidance", type=number(float, 0, 100), help="guidance scale (default: 3.5; 1 for hia-tiny)")
     add("--size", type=size, help=SIZE_HELP)
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise (default: 0)")
-    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
     add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
     add("--sound", action=argparse.BooleanOptionalAction, help=SOUND_HELP)
-    add("--watermark", nargs="?", const="AI-generated", metavar="TEXT", help=WATERMARK_HELP)
-    add("--invisible-watermark", action="store_true", help=INVISIBLE_WATERMARK_HELP)
+    add_watermark_options(parser)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
     keypoints = parser.add_argument_group("keypoints")
     add = keypoints.add_argument
@@ -143,12 +138,8 @@ def told_aloud() -> Iterator[None]:
 def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
     """What can be made without the pipeline."""
     from ..animation.animator import HIAAnimator
-    from ..data.watermark import Watermark
 
-    watermark = None
-    if args.watermark is not None or args.invisible_watermark:
-        watermark = Watermark(args.watermark, args.invisible_watermark)
-    animator = HIAAnimator(detector=detector_arguments(args), watermark=watermark)
+    animator = HIAAnimator(detector=detector_arguments(args), watermark=make_watermark(args))
     width, height = args.size or (None, None)
     animation = animator.prepare(
         args.image,
@@ -180,15 +171,16 @@ def animate(args: argparse.Namespace) -> None:
     from ..data.video import write_video
 
     sound = animation.sound_file(args.sound is not False) or False
+    guidance = USUAL_GUIDANCE if args.model else TINY_GUIDANCE
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    animator.pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype)
+    animator.pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
     result = animator.generate(
         animation,
         None if args.preview else args.output,
         sound,
         num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
+        guidance_scale=guidance if args.guidance is None else args.guidance,
         generator=torch.Generator("cpu").manual_seed(args.seed),
     )
     if args.preview:  # a stream of frames can be written once
@@ -215,5 +207,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers animate")
     args = parser.parse_args(argv)
     try:
         animate(args)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.error(as_options(str(error)))
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted.\n")

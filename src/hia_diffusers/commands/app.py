@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .animate import HIA_TINY_LIMITS
+from .animate import HIA_TINY_LIMITS, TINY_GUIDANCE, USUAL_GUIDANCE
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
-from .loading import check_model, choose_device, load_pipeline
+from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .watermark import add_watermark_options, make_watermark
 
 
 TINY_SIZE, USUAL_SIZE = (96, 160), (512, 896)
@@ -25,15 +26,14 @@ SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hi
 def make_parser(prog: str = "hia-diffusers app") -> argparse.ArgumentParser:
     parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
-    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
+    add_model_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--host", default="127.0.0.1", help=HOST_HELP)
     add("--port", type=number(int, 1, 65535), default=7860, help="port to listen on (default: 7860)")
     add("--max-frames", type=number(int, 1, 10000), default=64, help="longest result, in frames (default: 64)")
-    add("--max-upload-mb", type=number(int, 1, 10**4), default=50, help="largest upload, in MiB (default: 50)")
+    add("--max-upload-mb", type=number(int, 1, 2047), default=50, help="largest upload, in MiB (default: 50)")
     add("--queue-size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn (default: 20)")
+    add_watermark_options(parser)
     add_detector_options(parser.add_argument_group("keypoints of uploaded videos"))
     return parser
 
@@ -47,6 +47,10 @@ def check_extra() -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
+    width, height = args.size or (USUAL_SIZE if args.model else TINY_SIZE)
+    watermark = make_watermark(args)
+    if watermark is not None:
+        watermark.check_size(width, height)
     check_extra()
     device = choose_device(args.device)
     if args.model is not None:
@@ -57,20 +61,20 @@ def serve(args: argparse.Namespace) -> None:
     from ..app.limits import Limits
     from ..app.server import serve as serve_page
 
-    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype)
+    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(max_frames=args.max_frames, max_upload_bytes=args.max_upload_mb * 2**20)
     if args.model is None:
         print(HIA_TINY_LIMITS)
-        about, guidance = "The model is hia-tiny, which knows drawn people like those below and nothing else.", 1.0
+        about = "The model is hia-tiny, which knows drawn people like those below and nothing else."
     else:
-        about, guidance = f"The model is {Path(args.model).name}.", 3.5
+        about = f"The model is {Path(args.model).name}."
     serve_page(
-        HIAAnimator(pipe, detector_arguments(args)),
-        args.size or (USUAL_SIZE if args.model else TINY_SIZE),
+        HIAAnimator(pipe, detector_arguments(args), watermark),
+        (width, height),
         limits,
         about,
-        guidance,
+        USUAL_GUIDANCE if args.model else TINY_GUIDANCE,
         args.host,
         args.port,
         args.queue_size,
@@ -96,7 +100,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers app") -> 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(args)
-    except (ImportError, OSError, ValueError) as error:
-        parser.error(re.sub("`(host|port)`", r"--\1", str(error)))
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.error(re.sub("`(host|port|watermark)`", r"--\1", str(error)))
     except KeyboardInterrupt:
         parser.exit(0, "Stopped.\n")

@@ -98,5 +98,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers convert")
     args = parser.parse_args(argv)
     try:
         convert(args)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted.\n")

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .arguments import OneLineParser, number, size
-from .loading import choose_device, load_pipeline
+from .loading import VARIANT_HELP, choose_device, load_pipeline
 
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
     add = parser.add_argument_group("score a model on procedural people").add_argument
     add("--dataset", choices=["procdance-v1"], help="50 clips of 32 frames, made on the spot")
     add("--model", help="id on the Hub or local folder of a HIAPipeline")
+    add("--variant", help=VARIANT_HELP)
     add(
         "--baseline",
         choices=["copy", "truth", "noise"],
@@ -132,7 +133,7 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
 def check_arguments(args: argparse.Namespace) -> None:
     """Fills in the defaults of a dataset, too: in folders they mean nothing."""
     folders = ("predictions", "targets", "keypoints", "masks")
-    of_dataset = ("model", "baseline", "control", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
+    of_dataset = ("model", "variant", "baseline", "control", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
     if args.dataset is None:
         if args.predictions is None or args.targets is None:
             raise ValueError("give --predictions and --targets, or --dataset")
@@ -148,7 +149,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if (args.model is None) == (args.baseline is None):
             raise ValueError("--dataset: needs either --model or --baseline")
         if args.model is None:
-            refuse(args, ["control", *MODEL_DEFAULTS], "needs --model")
+            refuse(args, ["variant", "control", *MODEL_DEFAULTS], "needs --model")
         if args.control is not None:
             refuse(args, ["cross_identity"], "does not go with --control")
         for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
@@ -394,7 +395,7 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         pipe = None
         source |= {"baseline": args.baseline, "seed": args.seed}
     else:
-        pipe = load_pipeline(args.model, device, args.dtype)
+        pipe = load_pipeline(args.model, device, args.dtype, args.variant)
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             leave_out_motion_modules(pipe.unet)
@@ -637,5 +638,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers evaluate"
     args = parser.parse_args(argv)
     try:
         evaluate(args)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted.\n")

@@ -1,9 +1,21 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline that a command runs, and the device that it runs on."""
+"""The pipeline that a command runs, and the device that it runs on: options and what is made of them."""
 
 from pathlib import Path
 from typing import Any
+
+
+VARIANT_HELP = "which files of --model to load, such as fp16 (default: those without a variant's name)"
+
+
+def add_model_options(parser: Any) -> None:
+    """Of a command that runs hia-tiny where no model is given."""
+    add = parser.add_argument
+    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
+    add("--variant", help=VARIANT_HELP)
+    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
 
 
 def choose_device(name: str | None) -> str:
@@ -34,7 +46,7 @@ def check_model(model: str) -> None:
         raise ValueError(f"--model: {model!r} is no folder and cannot be found on the Hub ({error})") from error
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> Any:
+def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None) -> Any:
     """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on."""
     import diffusers
     import torch
@@ -43,7 +55,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> Any:
 
     diffusers.utils.logging.set_verbosity_error()
     try:
-        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
+        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype), variant=variant)
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     return pipe.to(device)

@@ -253,6 +253,21 @@ def check_output(path: str | os.PathLike) -> None:
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
 
 
+def check_frame_rate(fps: float) -> None:
+    """
+    What [`write_video`] asks of a frame rate.
+
+    Args:
+        fps (`float`):
+            Frames per second.
+
+    Raises:
+        `ValueError`: it is not in [0.001, 1000].
+    """
+    if not 0.001 <= fps <= 1000:
+        raise ValueError(f"`fps` must lie in [0.001, 1000], got {fps}.")
+
+
 def _name(path: str | os.PathLike | BinaryIO) -> str:
     return str(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", path))
 
@@ -364,8 +379,7 @@ def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
 
 
 def _exact_rate(fps: float) -> Fraction:
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"`fps` must lie in [0.001, 1000], got {fps}.")
+    check_frame_rate(fps)
     ntsc = Fraction(round(fps) * 1000, 1001)
     if ntsc and abs(fps / ntsc - 1) < 2e-4:
         return ntsc

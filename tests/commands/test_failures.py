@@ -1,0 +1,64 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong while a command computes is one line, too."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from hia_diffusers import HIA_TINY
+from hia_diffusers.commands import animate, evaluate
+from hia_diffusers.data.synthetic import ProceduralScene
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Of commands that run hia-tiny."""
+    monkeypatch.chdir(tmp_path)
+    clip = ProceduralScene("test", identity=4, motion=1, setting=1).render(range(1), height=160, width=96)
+    clip.keypoints.save("dance.npz")
+    Image.fromarray(clip.frames[0]).save("person.png")
+    common = ["--model", str(HIA_TINY), "--steps", "1", "--device", "cpu", "--output"]
+    inputs = ["--image", "person.png", "--driving", "dance.npz"]
+    return {
+        animate: [*inputs, *common, "out.mp4"],
+        evaluate: ["--dataset", "procdance-v1", "--size", "32x48", *common, "out.json"],
+    }
+
+
+@pytest.mark.parametrize("command", [animate, evaluate])
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 2, "hia-diffusers {}: error: CUDA out of memory.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+    ],
+    ids=["memory", "interrupt"],
+)
+def test_failures_while_the_model_runs(calls, tmp_path, capsys, command, failure, status, said):
+    def fail(module, inputs):
+        raise failure
+
+    hook = register_module_forward_pre_hook(fail)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            command.main(calls[command])
+    finally:
+        hook.remove()
+    assert exit.value.code == status
+    assert capsys.readouterr().err.endswith(said.format(command.__name__.split(".")[-1]))
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_model_whose_weights_do_not_fit_is_named(calls, tmp_path, capsys):
+    """transformers raises a `RuntimeError` then."""
+    shutil.copytree(HIA_TINY, tmp_path / "model")
+    path = tmp_path / "model/image_encoder/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"projection_dim": 32}))
+    with pytest.raises(SystemExit):
+        animate.main([*calls[animate], "--model", "model"])
+    assert "error: --model: 'model' cannot be loaded (" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,42 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which files a command loads, and how it runs them where nothing else is said."""
+
+import pytest
+import torch
+from PIL import Image
+
+from hia_diffusers import HIA_TINY, HIAPipeline
+from hia_diffusers.commands import animate
+from hia_diffusers.data.synthetic import ProceduralScene
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = ProceduralScene("test", identity=4, motion=1, setting=1).render(range(1), height=160, width=96)
+    clip.keypoints.save("dance.npz")
+    Image.fromarray(clip.frames[0]).save("person.png")
+
+    def run(*options):
+        animate.main(
+            ["--image", "person.png", "--driving", "dance.npz", "--steps", "1", "--output", "out.mp4", *options]
+        )
+        return (tmp_path / "out.mp4").read_bytes()
+
+    return run
+
+
+def test_a_variant_is_loaded_by_its_name(call, capsys):
+    expected = call()
+    pipe = HIAPipeline.from_pretrained(HIA_TINY, dtype=torch.float16)  # as it is stored
+    pipe.save_pretrained("half", variant="fp16")
+    assert call("--model", "half", "--variant", "fp16", "--guidance", "1") == expected
+    with pytest.raises(SystemExit):
+        call("--model", "half")
+    assert "error: --model: 'half' cannot be loaded (" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_guidance_is_weaker_for_hia_tiny(call):
+    model = ["--model", str(HIA_TINY)]
+    assert call() == call("--guidance", "1") != call(*model) == call(*model, "--guidance", "3.5")
