@@ -35,6 +35,7 @@ class Page:
 
 SMALL_PROCDANCE = {"procdance-v1 --model": "procdance-v1 --max-clips 2 --frames 16 --steps 1 --model"}
 SMALL_PREPARATION = {"--size 512x896 --workers 4": "--size 96x128 --workers 1"}
+SMALL_TRAINING = "--procedural_clips 2 --max_train_steps 1 --train_batch_size 1 --num_frames 2 --sizes 64x96"
 
 # Pages that are not named run as they are.
 NEEDS = {
@@ -131,6 +132,7 @@ NEEDS = {
         files=(inputs.write_videos, inputs.write_trained_pipelines),
         replaced={
             **SMALL_PREPARATION,
+            "--procedural_clips 8 --max_train_steps 4": SMALL_TRAINING,
             "--model runs/dance/temporal-full --size 512x896": (
                 "--model runs/dance/temporal-full --max-clips 2 --frames 16 --steps 1 --size 64x64"
             ),

@@ -520,10 +520,10 @@ def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
 
     if word != "auto":
         given["sharpness"] = sharpness
-    for step in REPLACED.keys() & given.keys():
+    for step in [step for step in REPLACED if step in given]:
         kind = MotionBlurCondition if step == "condition" else WholeBodyKeypoints
         if not isinstance(given[step], kind) or len(given[step]) != len(driving):
-            got = f"{len(given[step])}" if isinstance(given[step], kind) else type(given[step]).__name__
+            got = len(given[step]) if isinstance(given[step], kind) else type(given[step]).__name__
             raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")
         unread = REPLACED[step] & given.keys()
         if step == "retargeted" and word == "driving":  # the keypoints say where the hands are in the video

@@ -48,12 +48,12 @@ MEASURES = {
     "hands_l1": ("lower", "frames", "mean absolute error in both hands"),
     "hands_psnr": ("higher", "frames", "PSNR in dB of both hands"),
     "hand_sharpness_error": ("lower", "hands", "|measured - wanted| sharpness of the hands, in [0, 1]"),
-    "hand_sharpness_ratio": ("near 1", "hands", "median ratio of the variances of the Laplacian, measured to wanted"),
+    "hand_sharpness_ratio": ("1", "hands", "median ratio of the variances of the Laplacian, measured to wanted"),
     "hand_sharpness_correlation": ("higher", "hands", "Spearman, wanted against measured sharpness of the hands"),
     "identity": ("higher", "frames", "cosine between the ArcFace embeddings of the predicted and of the true face"),
     "flicker": ("lower", "frames", "mean |change from frame to frame - true change|, pictures in [0, 1]"),
     "static_change": ("lower", "frames", "mean |change from frame to frame| where the truth stands still"),
-    "static_change_ratio": ("near 1", "frames", "static_change divided by that of the truth"),
+    "static_change_ratio": ("1", "frames", "static_change divided by that of the truth"),
 }
 
 
@@ -176,9 +176,10 @@ class VideoEvaluation:
 
         Returns:
             `dict[str, dict[str, Any]]`: by name `value` (`float`, or `None` where no frame has one), `better`
-            ("lower", "higher" or "near 1"), `count` and `of` (how many frames, hands or samples the value is of) and
-            `measure` (what it is). Where a network measures, there is the `sha256` of its weights; Fréchet distances
-            also have `features` (D) and `rank_deficient` (no more samples than features: strongly biased).
+            ("lower", "higher" or, where that is best, "1"), `count` and `of` (how many frames, hands or samples the
+            value is of) and `measure` (what it is). Where a network measures, there is the `sha256` of its weights;
+            Fréchet distances also have `features` (D) and `rank_deficient` (no more samples than features: strongly
+            biased).
 
         Raises:
             `ValueError`: there are no clips, or fewer than two samples for a Fréchet distance.
