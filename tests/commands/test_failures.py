@@ -7,25 +7,18 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hia_diffusers import HIA_TINY
 from hia_diffusers.commands import animate, evaluate
-from hia_diffusers.data.synthetic import ProceduralScene
 
 
 @pytest.fixture
-def calls(tmp_path, monkeypatch):
+def calls(person_and_dance):
     """Of commands that run hia-tiny."""
-    monkeypatch.chdir(tmp_path)
-    clip = ProceduralScene("test", identity=4, motion=1, setting=1).render(range(1), height=160, width=96)
-    clip.keypoints.save("dance.npz")
-    Image.fromarray(clip.frames[0]).save("person.png")
     common = ["--model", str(HIA_TINY), "--steps", "1", "--device", "cpu", "--output"]
-    inputs = ["--image", "person.png", "--driving", "dance.npz"]
     return {
-        animate: [*inputs, *common, "out.mp4"],
+        animate: [*person_and_dance, *common, "out.mp4"],
         evaluate: ["--dataset", "procdance-v1", "--size", "32x48", *common, "out.json"],
     }
 

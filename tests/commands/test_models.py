@@ -4,24 +4,15 @@
 
 import pytest
 import torch
-from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAPipeline
 from hia_diffusers.commands import animate
-from hia_diffusers.data.synthetic import ProceduralScene
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    clip = ProceduralScene("test", identity=4, motion=1, setting=1).render(range(1), height=160, width=96)
-    clip.keypoints.save("dance.npz")
-    Image.fromarray(clip.frames[0]).save("person.png")
-
+def call(person_and_dance, tmp_path):
     def run(*options):
-        animate.main(
-            ["--image", "person.png", "--driving", "dance.npz", "--steps", "1", "--output", "out.mp4", *options]
-        )
+        animate.main([*person_and_dance, "--steps", "1", "--output", "out.mp4", *options])
         return (tmp_path / "out.mp4").read_bytes()
 
     return run
