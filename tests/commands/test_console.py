@@ -23,8 +23,9 @@ from hia_diffusers.data.video import read_video
 SOURCE = Path(__file__).parents[2] / "src"
 
 
-def run(*words, program=("-m", "hia_diffusers"), path=SOURCE, cwd=None):
+def run(*words, program=("-m", "hia_diffusers"), path=SOURCE, cwd=None, **variables):
     environment = {**os.environ, "PYTHONPATH": str(path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= variables
     command = [sys.executable, *program, *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=cwd)
 
@@ -118,6 +119,15 @@ def test_the_sound_can_be_left_out_and_the_preview_has_none(inputs, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "2 frames of 48x32 at 30 frames per second.\n" in result.stdout
     assert sound_codec(tmp_path / "out.mp4") is sound_codec(tmp_path / "out_preview.mp4") is None
+
+
+def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tmp_path):
+    (tmp_path / "person.png").rename(tmp_path / "人物.png")
+    words = [*person_and_dance[2:], "--image", "人物.png", "--output", "結果.mp4", "--steps", "1", "--preview"]
+    result = run("animate", *words, "--device", "cpu", cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert result.returncode == 0, result.stderr
+    assert "Wrote \\u7d50\\u679c.mp4: 1 frames" in result.stdout and "\\u679c_preview.mp4" in result.stdout
+    assert len(read_video(tmp_path / "結果.mp4").frames) == len(read_video(tmp_path / "結果_preview.mp4").frames) == 1
 
 
 def test_a_missing_extra_is_named(inputs, tmp_path):

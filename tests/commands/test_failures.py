@@ -28,9 +28,11 @@ def calls(person_and_dance):
     ("failure", "status", "said"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), 2, "hia-diffusers {}: error: CUDA out of memory.\n"),
+        (MemoryError(), 2, "hia-diffusers {}: error: there is not enough memory\n"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (KeyError("BF16"), 2, ": 'BF16' (PYTHONDEVMODE=1 shows the traceback)\n"),
     ],
-    ids=["memory", "interrupt"],
+    ids=["GPU memory", "memory", "interrupt", "unexpected"],
 )
 def test_failures_while_the_model_runs(calls, tmp_path, capsys, command, failure, status, said):
     def fail(module, inputs):

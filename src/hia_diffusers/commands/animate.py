@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .running import run
 from .watermark import add_watermark_options, make_watermark
 
 
@@ -185,11 +186,11 @@ def animate(args: argparse.Namespace) -> None:
     )
     if args.preview:  # a stream of frames can be written once
         result.save(args.output, sound)
+        write_video(preview_path(args.output), result.preview(), result.fps, comment=COMMENT)
     condition, fps = result.condition, result.fps
     length = f"{len(condition)} frames of {condition.width}x{condition.height} at {fps:g} frames per second"
     print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
     if args.preview:
-        write_video(preview_path(args.output), result.preview(), fps, comment=COMMENT)
         print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
 
 
@@ -203,11 +204,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers animate")
         prog (`str`, *optional*, defaults to `"hia-diffusers animate"`):
             Its name in messages.
     """
-    parser = make_parser(prog)
-    args = parser.parse_args(argv)
-    try:
-        animate(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(as_options(str(error)))
-    except KeyboardInterrupt:
-        parser.exit(130, "Interrupted.\n")
+    run(make_parser(prog), animate, argv, as_options)

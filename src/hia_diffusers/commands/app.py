@@ -14,6 +14,7 @@ from .animate import HIA_TINY_LIMITS, TINY_GUIDANCE, USUAL_GUIDANCE
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .running import run
 from .watermark import add_watermark_options, make_watermark
 
 
@@ -44,6 +45,10 @@ def check_extra() -> None:
     except ImportError as error:
         message = "`hia-diffusers app` needs the `demo` extra: pip install 'hia-diffusers[demo]'."
         raise ImportError(message) from error
+
+
+def as_options(message: str) -> str:
+    return re.sub("`(host|port|watermark)`", r"--\1", message)
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -92,15 +97,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers app") -> 
         prog (`str`, *optional*, defaults to `"hia-diffusers app"`):
             Its name in messages.
     """
-    parser = make_parser(prog)
-    args = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("hia_diffusers.app").setLevel(logging.INFO)
     # So that what users gave and got is deleted, too, when a service manager stops the server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        serve(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(re.sub("`(host|port|watermark)`", r"--\1", str(error)))
-    except KeyboardInterrupt:
-        parser.exit(0, "Stopped.\n")
+    run(make_parser(prog), serve, argv, as_options, (0, "Stopped.\n"))

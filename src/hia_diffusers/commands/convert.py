@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import OneLineParser
+from .running import run
 
 
 # Source: module and function of hia_diffusers.conversion, what it converts, and its options beside the common ones.
@@ -94,11 +95,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers convert")
         prog (`str`, *optional*, defaults to `"hia-diffusers convert"`):
             Its name in messages.
     """
-    parser = make_parser(prog)
-    args = parser.parse_args(argv)
-    try:
-        convert(args)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "Interrupted.\n")
+    run(make_parser(prog), convert, argv)

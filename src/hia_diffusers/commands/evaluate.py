@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from .arguments import OneLineParser, number, size
 from .loading import VARIANT_HELP, choose_device, load_pipeline
+from .running import run
 
 
 if TYPE_CHECKING:
@@ -634,11 +635,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers evaluate"
         prog (`str`, *optional*, defaults to `"hia-diffusers evaluate"`):
             Its name in messages.
     """
-    parser = make_parser(prog)
-    args = parser.parse_args(argv)
-    try:
-        evaluate(args)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "Interrupted.\n")
+    run(make_parser(prog), evaluate, argv)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..data.clip_rules import ClipRules
 from .arguments import OneLineParser
+from .running import run
 
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ def make_options(args: argparse.Namespace) -> "PreparationOptions":
     )
 
 
+def prepare(args: argparse.Namespace) -> None:
+    from ..data.preparation import prepare_dataset
+
+    options = make_options(args)
+    report = prepare_dataset(args.videos, args.output, options, args.engine, args.workers, args.device)
+    print(f"{report['clips']} clips, {report['seconds']:g} seconds, from {report['videos']} videos.")
+    for rule, count in report["dropped"].items():
+        print(f"{count:6} clips left out: {rule}")
+    if report["failed_videos"]:
+        print(f"{report['failed_videos']} videos could not be used; see failures.jsonl.")
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers prepare") -> None:
     """
     Run the command.
@@ -102,19 +115,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers prepare")
         prog (`str`, *optional*, defaults to `"hia-diffusers prepare"`):
             Its name in messages.
     """
-    parser = make_parser(prog)
-    args = parser.parse_args(argv)
-    from ..data.preparation import prepare_dataset
-
-    try:
-        options = make_options(args)
-        report = prepare_dataset(args.videos, args.output, options, args.engine, args.workers, args.device)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "Interrupted. The same command goes on from here.\n")
-    print(f"{report['clips']} clips, {report['seconds']:g} seconds, from {report['videos']} videos.")
-    for rule, count in report["dropped"].items():
-        print(f"{count:6} clips left out: {rule}")
-    if report["failed_videos"]:
-        print(f"{report['failed_videos']} videos could not be used; see failures.jsonl.")
+    run(make_parser(prog), prepare, argv, interrupted=(130, "Interrupted. The same command goes on from here.\n"))

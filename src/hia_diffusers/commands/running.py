@@ -1,0 +1,55 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""How every command runs: whatever happens, it ends with one sentence and a status."""
+
+import argparse
+import io
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+EXPECTED = (ImportError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+    worded: Callable[[str], str] = str,
+    interrupted: tuple[int, str] = (130, "Interrupted.\n"),
+) -> None:
+    """
+    Run a command with the options that it was called with.
+
+    Args:
+        parser (`argparse.ArgumentParser`):
+            Of its options.
+        command (`Callable[[argparse.Namespace], None]`):
+            What it does. Whatever it raises becomes one line, and status 2. With `PYTHONDEVMODE=1`, what nobody
+            expected is raised with its traceback.
+        argv (`Sequence[str]`, *optional*):
+            The options. The default is what the process was called with.
+        worded (`Callable[[str], str]`, *optional*):
+            Turns the message of an exception into the words of the command line.
+        interrupted (`tuple[int, str]`, *optional*):
+            Status and message after Ctrl+C.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the console cannot print is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")
+    args = parser.parse_args(argv)
+    try:
+        command(args)
+    except EXPECTED as error:
+        parser.error(worded(str(error)) or type(error).__name__)
+    except MemoryError as error:
+        parser.error(f"there is not enough memory{f' ({error})' if str(error) else ''}")
+    except KeyboardInterrupt:
+        parser.exit(*interrupted)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        parser.error(f"unexpected {type(error).__name__} at {place}: {error} (PYTHONDEVMODE=1 shows the traceback)")
