@@ -20,7 +20,6 @@ import torch
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
-from hia_diffusers.commands.evaluate import leave_out_motion_modules
 from hia_diffusers.data.synthetic import proc_dance_v1
 
 
@@ -88,7 +87,7 @@ def main():
     truths = [clip.target.render(range(args.frames), HEIGHT, WIDTH, clip.fps) for clip in clips]
     for way in WAYS:
         if way == WAYS[-1]:
-            leave_out_motion_modules(pipe.unet)
+            pipe.unet.set_motion_modules(False)
         for index, (clip, truth) in enumerate(zip(clips, truths, strict=True)):
             pictures = truth.frames / np.float32(255)
             frames = make_clip(pipe, clip, truth, way, args, seed=index)

@@ -253,7 +253,14 @@ def main(args):
         ConditionalDenoiser(*frozen, unet, config.reference_timestep, config.unconditional_controlnet)
         for unet in (*(copy.deepcopy(pipeline.unet).requires_grad_(False) for _ in range(2)), pipeline.unet)
     )
+    has_motion = pipeline.unet.config.use_motion_modules
+    if "motion_modules" in args.trainable and not has_motion:
+        raise SystemExit(
+            f"--trainable: the UNet of {args.pretrained_model_name_or_path} leaves its motion modules out, as after a "
+            "spatial stage; give --trainable unet, or a pipeline of a temporal stage."
+        )
     parameters = train_only(student, args.trainable)
+    student.unet.set_motion_modules(has_motion)  # as the teacher
     trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     if args.gradient_checkpointing:
         student.unet.enable_gradient_checkpointing()

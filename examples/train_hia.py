@@ -163,7 +163,7 @@ def build_parser():
     group = parser.add_argument_group("starting point, each an id on the Hub or a local folder")
     group.add_argument("--pretrained_model_name_or_path", help="a HIA pipeline, or one in the layout of SD 1.5")
     group.add_argument("--controlnet_model_name_or_path", help="ControlNet of HIA, or of 3 channels, to be widened")
-    group.add_argument("--motion_adapter_name_or_path", help="temporal layers of AnimateDiff")
+    group.add_argument("--motion_adapter_name_or_path", help="of AnimateDiff; it waits for the temporal stages")
     group.add_argument("--image_encoder_name_or_path", help="CLIP vision tower of the context token")
     group.add_argument("--vae_name_or_path", help="autoencoder instead of the pipeline's")
     group.add_argument("--from_scratch", help="YAML file of the networks' configurations, with random weights")
@@ -732,9 +732,15 @@ TRAINING_CARD = """
 
 Stage `{stage}` of `examples/train_hia.py` of hia-diffusers {version}, {steps} steps with torch {torch} on {devices}.
 
-| option | value |
+{motion_modules}| option | value |
 | --- | --- |
 {rows}
+"""
+
+WITHOUT_MOTION_MODULES = """\
+The pipeline leaves its motion modules out, as this stage did: its UNet has `use_motion_modules: false`. They come in
+with the temporal stages.
+
 """
 
 
@@ -750,6 +756,7 @@ def training_card(args, devices):
         steps=args.max_train_steps,
         torch=torch.__version__,
         devices=devices,
+        motion_modules="" if "motion_modules" in trained_parts(args) else WITHOUT_MOTION_MODULES,
         rows=option_rows(args),
     )
 
@@ -807,6 +814,7 @@ def export_pipeline(args, trained, folder, devices):
     """The starting point with the trained weights, in full precision."""
     pipeline = build_components(args).pipeline
     model = ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet)
+    train_only(model, trained_parts(args))  # motion modules take part as in training
     model.load_state_dict(trained, strict=False)
     save_whole_pipeline(pipeline, folder, training_card(args, devices))
 
@@ -991,8 +999,6 @@ def main(args):
     )
     parameters = train_only(model, trained_parts(args))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if "motion_modules" not in trained_parts(args):
-        model.unet.leave_out_new_motion_modules()
     if args.gradient_checkpointing:
         for network in (model.appearance_encoder, model.controlnet, model.unet):
             network.enable_gradient_checkpointing()

@@ -288,6 +288,19 @@ def test_guidance_motion_modules_only_and_a_cache(teacher, tmp_path):
     assert moved and all(".motion_modules." in f".{name}" for name in moved)
 
 
+def test_motion_modules_that_the_teacher_leaves_out_stay_out(teacher, tmp_path):
+    pipeline = HIAPipeline.from_pretrained(teacher)
+    pipeline.unet.set_motion_modules(False)
+    pipeline.save_pretrained(tmp_path / "spatial")
+    printed = distil(tmp_path / "refused", tmp_path / "spatial", status=1)
+    assert "leaves its motion modules out, as after a spatial stage; give --trainable unet" in printed
+    distil(tmp_path / "run", tmp_path / "spatial", trainable="unet", max_train_steps=2)
+    before, after = tensors_of(teacher), tensors_of(tmp_path / "run")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(".motion_modules." in name for name in moved)
+    assert not HIAPipeline.from_pretrained(tmp_path / "run").unet.config.use_motion_modules
+
+
 # Mistakes
 
 

@@ -405,6 +405,35 @@ def arcface(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("stage", ["spatial", "regional"])
+def test_motion_modules_take_no_part_before_the_temporal_stages(base, stage, tmp_path):
+    """Neither in training nor in validation nor in the pipeline that comes out, whatever their weights."""
+    pipeline = load_components(pretrained_model_name_or_path=base).pipeline
+    for name, parameter in pipeline.unet.named_parameters():
+        if ".motion_modules." in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    pipeline.save_pretrained(tmp_path / "other")
+    more = {"validation_steps": 1, "validation_clips": 1, "validation_frames": 3, "num_inference_steps": 2}
+    arguments = options(stage, steps=1, lr_warmup_steps=0, report_to="tensorboard", **more)
+    starts = {"one": base, "another": tmp_path / "other"}
+    for run, start in starts.items():
+        train(tmp_path / run, *arguments, "--pretrained_model_name_or_path", start)
+    assert_same(logged(tmp_path / "one"), logged(tmp_path / "another"))
+    state, one, another = (tensors_of(folder, "diffusion_*") for folder in (base, *map(tmp_path.joinpath, starts)))
+    motion = {name for name in state if ".motion_modules." in name}
+    assert_same(*({name: run[name] for name in state.keys() - motion} for run in (one, another)))
+    assert_same(*({name: run[name] for name in motion} for run in (state, one)))
+    config = json.loads((tmp_path / "another" / "unet" / "config.json").read_text())
+    assert config["use_motion_modules"] is False
+    assert "leaves its motion modules out" in (tmp_path / "another" / "README.md").read_text()
+
+    then = options("temporal-half", steps=1, lr_warmup_steps=0)
+    train(tmp_path / "temporal", *then, "--pretrained_model_name_or_path", tmp_path / "another")
+    assert json.loads((tmp_path / "temporal" / "unet" / "config.json").read_text())["use_motion_modules"] is True
+    trained = tensors_of(tmp_path / "temporal", "diffusion_*")
+    assert not any(torch.equal(trained[name], another[name]) for name in motion if not WITHOUT_GRADIENT.search(name))
+
+
 def test_the_identity_loss_trains_the_appearance_encoder(coarse_base, arcface, tmp_path):
     more = {"lr_warmup_steps": 0, "condition_dropout": 0, "report_to": "tensorboard", "identity_weight": 100}
     arguments = options("regional", steps=1, batches=1, sizes="224x384", **more)  # faces are large enough

@@ -302,23 +302,27 @@ def test_a_single_frame_attends_to_itself_as_by_the_kernel(pipe, monkeypatch):
 
 
 @torch.no_grad()
-def test_motion_modules_are_left_out_while_they_are_the_identity():
+def test_motion_modules_are_left_out_whatever_their_weights(tmp_path):
     torch.manual_seed(0)
     unet = HIAUNetMotionModel.from_unet2d(tiny_unet2d()).eval()
     sample, context = draw(1, 4, F, 8, 8), draw(1, 1, 32)
+    expected = unet(sample, 7, context).sample  # new modules are the identity
     calls = []
-    modules = [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
-    for module in modules:
-        module.norm.register_forward_hook(lambda *_: calls.append(1))
-    expected = unet(sample, 7, context).sample
-    assert len(calls) == len(modules)
-    unet.leave_out_new_motion_modules()
-    assert torch.equal(unet(sample, 7, context).sample, expected)
-    assert len(calls) == len(modules)
-    modules[0].proj_out.bias[0] = 1.0
-    unet.leave_out_new_motion_modules()
-    assert not torch.allclose(unet(sample, 7, context).sample, expected)
-    assert len(calls) == len(modules) + 1
+    for module in unet.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            torch.nn.init.normal_(module.proj_out.weight, std=0.3)
+            module.norm.register_forward_hook(lambda *_: calls.append(1))
+    with_modules = unet(sample, 7, context).sample
+    assert calls and not torch.allclose(with_modules, expected, atol=1e-2)
+    calls.clear()
+    unet.set_motion_modules(False)
+    assert torch.allclose(unet(sample, 7, context).sample, expected, atol=1e-6) and not calls
+    unet.save_pretrained(tmp_path)
+    again = HIAUNetMotionModel.from_pretrained(tmp_path).eval()
+    assert torch.allclose(again(sample, 7, context).sample, expected, atol=1e-6)
+    assert not HIAUNetMotionModel.from_unet_motion(again).config.use_motion_modules
+    again.set_motion_modules(True)
+    assert torch.allclose(again(sample, 7, context).sample, with_modules, atol=1e-6)
 
 
 def test_bad_options_and_types_are_named():

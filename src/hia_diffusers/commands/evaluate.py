@@ -399,7 +399,7 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         pipe = load_pipeline(args.model, device, args.dtype, args.variant)
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
-            leave_out_motion_modules(pipe.unet)
+            pipe.unet.set_motion_modules(False)
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
         source |= {name: getattr(args, name) for name in ("control", "seed", *MODEL_DEFAULTS)}
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
@@ -410,14 +410,6 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         load = functools.partial(load_procedural, clip, following, args, pipe, args.seed + index)
         clips[clip.name] = Clip(len(clip.frames), load)
     return clips, source
-
-
-def leave_out_motion_modules(unet: Any) -> None:
-    from ..models.unet_motion import MotionTransformer
-
-    for module in unet.modules():
-        if isinstance(module, MotionTransformer):
-            module.is_left_out = True
 
 
 def sha256_of_weights(pipe: Any) -> str:

@@ -108,6 +108,10 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         spatial_position_embedding (`bool`, *optional*, defaults to `False`):
             Whether spatial self-attention is told where in the picture its tokens are, which small networks that are
             trained from scratch learn late by themselves. The appearance encoder must have the same.
+        use_motion_modules (`bool`, *optional*, defaults to `True`):
+            Whether the motion modules run. The spatial and regional stages of training leave them out whatever their
+            weights, and so do the pipelines that these stages save: temporal layers are inserted afterwards (Sec. 3.3
+            of https://arxiv.org/abs/2409.19580).
         kwargs:
             The arguments of [`~diffusers.UNetMotionModel`].
 
@@ -127,6 +131,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         motion_norm="frame",
         resnet_norm="frame",
         spatial_position_embedding=False,
+        use_motion_modules=True,
     )
     def __init__(
         self,
@@ -134,6 +139,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         motion_norm: Literal["frame", "clip"],
         resnet_norm: Literal["frame", "clip"],
         spatial_position_embedding: bool,
+        use_motion_modules: bool,
         **kwargs: Any,
     ) -> None:
         for name, value, accepted in (
@@ -175,6 +181,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             self._clip_norms.append(self.conv_norm_out)
         for norm in self._clip_norms:
             norm.__class__ = ClipGroupNorm
+        self.set_motion_modules(use_motion_modules)
 
     @classmethod
     def from_unet2d(
@@ -211,11 +218,17 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         model.load_state_dict(unet.state_dict(), assign=True)
         return model.train(unet.training)
 
-    def leave_out_new_motion_modules(self) -> None:
-        """Do not run motion modules that are the identity, as new ones are. For training of all but these."""
+    def set_motion_modules(self, used: bool) -> None:
+        """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.
+
+        Args:
+            used (`bool`):
+                Whether they run.
+        """
+        self.register_to_config(use_motion_modules=used)
         for module in self.modules():
             if isinstance(module, MotionTransformer):
-                module.is_left_out = not any(parameter.any() for parameter in module.proj_out.parameters())
+                module.is_left_out = not used
 
     def forward(
         self,

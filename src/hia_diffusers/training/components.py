@@ -674,6 +674,7 @@ def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
             raise ValueError(f"it has an input convolution of {adapter.config.conv_in_channels} channels (PIA).")
         _check_same(adapter, unet, MOTION_ADAPTER_FIT)
     options = {
+        "use_motion_modules": True,
         "motion_max_seq_length": adapter.config.motion_max_seq_length,
         "motion_num_attention_heads": adapter.config.motion_num_attention_heads,
         "use_motion_mid_block": adapter.config.use_motion_mid_block,

@@ -69,7 +69,8 @@ def part_of(parameter_name: str) -> str:
 
 def train_only(denoiser: ConditionalDenoiser, parts: Collection[str]) -> list[nn.Parameter]:
     """
-    Let the parameters of some parts require gradients, and no others.
+    Let the parameters of some parts require gradients, and no others. Motion modules that are not trained take no
+    part, whatever their weights: the paper inserts them after the spatial and regional stages (Sec. 3.3).
 
     Args:
         denoiser ([`ConditionalDenoiser`]):
@@ -88,4 +89,5 @@ def train_only(denoiser: ConditionalDenoiser, parts: Collection[str]) -> list[nn
         raise ValueError(f"`parts` must be some of {PARTS}, got {tuple(parts)}.")
     for name, parameter in denoiser.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
+    denoiser.unet.set_motion_modules("motion_modules" in parts)
     return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
