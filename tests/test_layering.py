@@ -71,6 +71,9 @@ ALLOWED_IMPORTS = {
     "conversion": {"conversion", "models", "pipeline_hia", "scheduling_shifted_snr"},
 }
 
+# What any module may import; it imports nothing of ours.
+COMMON = {"checks"}
+
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {
     *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "imwatermark", "insightface", "lpips", "matplotlib"),
@@ -85,7 +88,7 @@ def covers(entry: str, module: str) -> bool:
 
 def allowed_imports(module: str) -> set[str]:
     entries = [entry for entry in ALLOWED_IMPORTS if covers(entry, module)]
-    return ALLOWED_IMPORTS[max(entries, key=len)] if entries else set()
+    return COMMON | (ALLOWED_IMPORTS[max(entries, key=len)] if entries else set())
 
 
 def package_modules(source: Path) -> dict[str, Path]:

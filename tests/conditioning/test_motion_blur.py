@@ -426,11 +426,27 @@ PICTURES = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
         ("hand_box_margin", {"hand_box_margin": -0.1}),
         ("line_scale", {"line_scale": 0.0}),
         ("line_scale", {"line_scale": None}),
+        ("line_scale", {"line_scale": 1e300}),
+        ("max_motion", {"max_motion": 10**400}),
+        ("score_threshold", {"score_threshold": True}),
     ],
 )
 def test_bad_options_are_named(argument, options):
     with pytest.raises((ValueError, TypeError), match=f"`{argument}`"):
         MotionBlurConditioner(**options)
+
+
+@pytest.mark.parametrize("height, width", [("64", 64), (0, 64), (64, 20000), (10**400, 64), (64.0, 64)])
+def test_bad_sizes_are_named(height, width):
+    with pytest.raises((ValueError, TypeError), match="^`(height|width)` must be an integer"):
+        MotionBlurConditioner.for_size(height, width)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    conditioner = MotionBlurConditioner(score_threshold=np.float32(0.25), sharpness_side=np.int64(16))
+    conditioner.save_pretrained(tmp_path)
+    assert MotionBlurConditioner.from_pretrained(tmp_path).config.score_threshold == 0.25
+    assert MotionBlurConditioner.for_size(np.int64(256), np.int64(256)).config.line_scale == 0.5
 
 
 @pytest.mark.parametrize(
@@ -459,6 +475,9 @@ def test_bad_options_are_named(argument, options):
         ("sharpness", {"sharpness": np.full((3, 2), 0.5)}),
         ("sharpness", {"sharpness": np.full((4, 2), 2.0)}),
         ("sharpness", {"sharpness": [[0.5], [0.5, 0.5]]}),
+        ("sharpness", {"sharpness": 10**400}),
+        ("sharpness", {"sharpness": True}),
+        ("sharpness", {"sharpness": 0.5j}),
     ],
 )
 def test_bad_input_is_named(argument, arguments):

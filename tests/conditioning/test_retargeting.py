@@ -528,6 +528,9 @@ def test_a_part_is_measured_in_the_frames_that_show_it_whatever_the_distance_of_
         ("parts", smooth_keypoints, {"parts": "body"}),
         ("parts", smooth_keypoints, {"parts": None}),
         ("parts", smooth_keypoints, {"parts": ["body", "arms"]}),
+        ("parts", smooth_keypoints, {"parts": [["body"]]}),
+        ("window", smooth_keypoints, {"window": 10**400}),
+        ("window", smooth_keypoints, {"window": 1e300}),
         ("max_gap", smooth_keypoints, {"max_gap": -1}),
         ("score_threshold", smooth_keypoints, {"score_threshold": -0.1}),
     ],
@@ -540,8 +543,8 @@ def test_bad_input_is_named(argument, function, arguments):
 @pytest.mark.parametrize(
     "message, arguments",
     [
-        ("`driving` must be WholeBodyKeypoints", {"driving": None}),
-        ("`reference` must be WholeBodyKeypoints", {"reference": np.zeros((1, 133, 2))}),
+        ("`driving` must be a WholeBodyKeypoints", {"driving": None}),
+        ("`reference` must be a WholeBodyKeypoints", {"reference": np.zeros((1, 133, 2))}),
         ("`reference` must have one frame.*got 2", {"reference": person(CHILD, dance(2))}),
         (
             "`reference` must show both shoulders or both hips",

@@ -6,7 +6,7 @@ Axes: F frames, H, W; hands are ordered left, right (the person's). Pixels follo
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
+from .. import checks
 from .keypoints import (
     LEFT_ELBOW,
     LEFT_HAND,
@@ -178,7 +179,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         sharpness_scale (`float`, *optional*, defaults to `40.0`):
             Variance of the Laplacian that is stored as 0.5.
         sharpness_side (`int`, *optional*, defaults to `32`):
-            Side in pixels at which sharpness is measured, at least 12.
+            Side in pixels at which sharpness is measured, from 12 to 1024.
         hand_box_margin (`float`, *optional*, defaults to `0.2`):
             Margin around the hand's points on each side, in units of their extent.
         line_scale (`float`, *optional*, defaults to `1.0`):
@@ -188,6 +189,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     config: Any
     config_name: Any = "conditioner_config.json"
 
+    @checks.python_numbers
     @register_to_config
     def __init__(
         self,
@@ -198,12 +200,12 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         hand_box_margin: float = 0.2,
         line_scale: float = 1.0,
     ):
-        _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
-        _check_number("max_motion", max_motion, lambda value: value > 0, "positive")
-        _check_number("sharpness_scale", sharpness_scale, lambda value: value > 0, "positive")
-        _check_number("sharpness_side", sharpness_side, lambda value: value >= 12 and value % 1 == 0, "whole, >= 12")
-        _check_number("hand_box_margin", hand_box_margin, lambda value: value >= 0, "zero or more")
-        _check_number("line_scale", line_scale, lambda value: value > 0, "positive")
+        checks.number("score_threshold", score_threshold, 0, below=1)
+        checks.number("max_motion", max_motion, above=0)
+        checks.number("sharpness_scale", sharpness_scale, above=0)
+        checks.integer("sharpness_side", sharpness_side, 12, 1024)
+        checks.number("hand_box_margin", hand_box_margin, 0, 100)
+        checks.number("line_scale", line_scale, above=0, high=100)
 
     @classmethod
     def for_size(cls, height: int, width: int, **kwargs: Any) -> "MotionBlurConditioner":
@@ -219,6 +221,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             kwargs (`dict[str, Any]`, *optional*):
                 Other arguments of the conditioner.
         """
+        height, width = checks.side("height", height), checks.side("width", width)
         return cls(line_scale=min(1.0, min(height, width) / OPENPOSE_SIDE), **kwargs)
 
     @classmethod
@@ -281,7 +284,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             `MotionBlurCondition`: the maps, boxes, motion and sharpness of the clip.
 
         Raises:
-            `TypeError`: `keypoints` are no `WholeBodyKeypoints` or `frames` are no pictures.
+            `TypeError`: `keypoints` are no `WholeBodyKeypoints`, `frames` no pictures, or `sharpness` no numbers.
             `ValueError`: `frames` do not match the keypoints, or `sharpness` has another shape or range.
         """
         if not isinstance(keypoints, WholeBodyKeypoints):
@@ -330,7 +333,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             variance (`float` or `np.ndarray`):
                 Variances, not negative, for intensities 0-255; NaN stays NaN.
         """
-        variance = np.asarray(variance, dtype=np.float64)
+        variance = _float_array("variance", variance)
         if (variance < 0).any():
             raise ValueError(f"`variance` must not be negative, got {variance.min()}.")
         return variance / (variance + self.config.sharpness_scale)
@@ -343,9 +346,9 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             sharpness (`float` or `np.ndarray`):
                 Values in `[0, 1)`; NaN stays NaN.
         """
-        sharpness = np.asarray(sharpness, dtype=np.float64)
+        sharpness = _float_array("sharpness", sharpness)
         if ((sharpness < 0) | (sharpness >= 1)).any():
-            raise ValueError(f"`sharpness` must be in [0, 1), got {sharpness}.")
+            raise ValueError(f"`sharpness` must be in [0, 1), got {checks.shown(sharpness)}.")
         return self.config.sharpness_scale * sharpness / (1 - sharpness)
 
     def _hand_boxes(self, keypoints: WholeBodyKeypoints) -> tuple[np.ndarray, np.ndarray]:
@@ -455,24 +458,23 @@ def _picture_array(frames: Any) -> np.ndarray:
     return (frames * 255).round().astype(np.uint8)
 
 
+def _float_array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be numbers, got {checks.shown(values)}.") from error
+
+
 def _sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
     """The wanted sharpness `(F, 2)`, or `None` for "auto"."""
     accepted = f'"auto", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
     if isinstance(sharpness, str) and sharpness == "auto":
         return None
-    try:
-        array = np.asarray(sharpness, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`sharpness` must be {accepted}, got {sharpness!r}.") from error
+    if isinstance(sharpness, (str, bool, np.bool_)):
+        raise TypeError(f"`sharpness` must be {accepted}, got {checks.shown(sharpness)}.")
+    array = _float_array("sharpness", sharpness)
     if array.shape not in ((), (2,), (num_frames, 2)):
         raise ValueError(f"`sharpness` must be {accepted}, got an array of shape {array.shape}.")
     if (array.ndim < 2 and np.isnan(array).any()) or (array < 0).any() or (array > 1).any():
-        raise ValueError(f"`sharpness` must be {accepted}, got {sharpness!r}.")
+        raise ValueError(f"`sharpness` must be {accepted}, got {checks.shown(sharpness)}.")
     return np.broadcast_to(array, (num_frames, 2))
-
-
-def _check_number(name: str, value: Any, is_accepted: Callable[[float], bool], accepted: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a number ({accepted}), got {value!r}.")
-    if not (np.isfinite(value) and is_accepted(value)):
-        raise ValueError(f"`{name}` must be {accepted}, got {value!r}.")

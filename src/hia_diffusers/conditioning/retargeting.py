@@ -6,12 +6,12 @@ the lengths of the person in the picture.
 Axes: F frames, K = 133 keypoints, P = 135 points: the keypoints, then the neck and the pelvis.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from .. import checks
 from .keypoints import (
     FACE,
     FEET,
@@ -47,6 +47,7 @@ SMOOTHABLE_PARTS = {
     "hands": (LEFT_WRIST, RIGHT_WRIST, *range(LEFT_HAND.start, RIGHT_HAND.stop)),
 }
 POLYNOMIAL_ORDER = 2
+LONGEST = 3600.0  # in seconds, of windows and gaps
 
 # COCO-WholeBody has no joint between the shoulders and none between the hips.
 NECK, PELVIS = NUM_KEYPOINTS, NUM_KEYPOINTS + 1
@@ -138,11 +139,11 @@ def fill_gaps(keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_thresho
 
     Raises:
         `TypeError`: `keypoints` are no `WholeBodyKeypoints`, or another argument is no number.
-        `ValueError`: `max_gap` is negative or infinite, or `score_threshold` is outside `[0, 1)`.
+        `ValueError`: `max_gap` is negative or more than an hour, or `score_threshold` is outside `[0, 1)`.
     """
-    _check_keypoints("keypoints", keypoints)
-    _check_number("max_gap", max_gap, lambda value: value >= 0, "zero or more seconds")
-    _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
+    checks.instance("keypoints", keypoints, WholeBodyKeypoints)
+    checks.number("max_gap", max_gap, 0, LONGEST)
+    checks.number("score_threshold", score_threshold, 0, below=1)
     longest = round(max_gap * keypoints.fps)
     xy, score = keypoints.xy.copy(), keypoints.score.copy()
     for point in range(NUM_KEYPOINTS):
@@ -195,13 +196,13 @@ def smooth_keypoints(
 
     Raises:
         `ImportError`: scipy is not installed.
-        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, or a number is none.
-        `ValueError`: a number is out of range, or `parts` is no list of these names.
+        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, `parts` are no list, or a number is none.
+        `ValueError`: a number is out of range, or one of `parts` is none of these names.
     """
-    _check_keypoints("keypoints", keypoints)
-    _check_number("window", window, lambda value: value > 0, "a positive number of seconds")
-    if not isinstance(parts, (list, tuple)) or not set(parts) <= set(SMOOTHABLE_PARTS):
-        raise ValueError(f"`parts` must be a list of {', '.join(map(repr, SMOOTHABLE_PARTS))}, got {parts!r}.")
+    checks.instance("keypoints", keypoints, WholeBodyKeypoints)
+    checks.number("window", window, above=0, high=LONGEST)
+    for part in checks.instance("parts", parts, (list, tuple)):
+        checks.one_of("parts", part, SMOOTHABLE_PARTS)
     try:
         from scipy.signal import savgol_filter
     except ImportError as error:
@@ -256,9 +257,9 @@ def retarget_keypoints(
         `ValueError`: `reference` has several frames, `reference` shows neither both shoulders nor both hips,
             `driving` never shows the same two of them, or `score_threshold` is outside `[0, 1)`.
     """
-    _check_keypoints("driving", driving)
-    _check_keypoints("reference", reference)
-    _check_number("score_threshold", score_threshold, lambda value: 0 <= value < 1, "in [0, 1)")
+    checks.instance("driving", driving, WholeBodyKeypoints)
+    checks.instance("reference", reference, WholeBodyKeypoints)
+    checks.number("score_threshold", score_threshold, 0, below=1)
     if len(reference) != 1:
         raise ValueError(f"`reference` must have one frame, such as keypoints[:1], got {len(reference)}.")
     target, source = _found_points(reference, score_threshold)[0], _found_points(driving, score_threshold)
@@ -387,15 +388,3 @@ def _bone_ends() -> Iterator[tuple[int, int]]:
     for bone in _BONES:
         for joint, (end,) in zip(bone.joints, bone.points, strict=True):
             yield joint, end
-
-
-def _check_keypoints(name: str, value: Any) -> None:
-    if not isinstance(value, WholeBodyKeypoints):
-        raise TypeError(f"`{name}` must be WholeBodyKeypoints, got {type(value).__name__}.")
-
-
-def _check_number(name: str, value: Any, is_accepted: Callable[[float], bool], accepted: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a number ({accepted}), got {value!r}.")
-    if not (np.isfinite(value) and is_accepted(value)):
-        raise ValueError(f"`{name}` must be {accepted}, got {value!r}.")
