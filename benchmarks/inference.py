@@ -125,7 +125,7 @@ def make_animatediff(pipe):
             tokenizer=None,
             unet=UNetMotionModel.from_config(pipe.unet.config),
             motion_adapter=None,
-            controlnet=ControlNetModel.from_config({**pipe.controlnet.config, "conditioning_channels": 3}),
+            controlnet=ControlNetModel.from_config(pipe.controlnet.config, conditioning_channels=3),
             scheduler=DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"),
         ).to(pipe.device, pipe.unet.dtype)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,6 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import inspect
+import json
 import math
 
 import diffusers
@@ -88,6 +90,62 @@ def test_another_gamma_replaces_the_old_one():
     assert torch.equal(changed.alphas_cumprod, ShiftedSNRScheduler(snr_shift_factor=0.8).alphas_cumprod)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"beta_schedule": "scaled_linear"},
+        {"beta_start": 0.0001, "beta_end": 0.02},
+        {"num_train_timesteps": 500},
+        {"num_train_timesteps": 2000, "beta_schedule": "scaled_linear", "snr_shift_factor": 0.5},
+        {"snr_shift_factor": 1.0},
+        {"rescale_betas_zero_snr": True},
+        {"prediction_type": "v_prediction"},
+    ],
+    ids=lambda override: "-".join(override),
+)
+def test_options_beside_a_configuration_go_first(override, tmp_path):
+    config = ShiftedSNRScheduler(snr_shift_factor=0.3, timestep_spacing="leading").config
+    expected = ShiftedSNRScheduler(**{"snr_shift_factor": 0.3, "timestep_spacing": "leading", **override})
+    changed = ShiftedSNRScheduler.from_config(config, **override)
+    assert torch.equal(changed.alphas_cumprod, expected.alphas_cumprod)
+    assert {name: changed.config[name] for name in expected.config} == dict(expected.config)
+
+    through_another = diffusers.EulerDiscreteScheduler.from_config(config).config
+    assert torch.equal(ShiftedSNRScheduler.from_config(through_another, **override).betas, expected.betas)
+    ShiftedSNRScheduler.from_config(config).save_pretrained(tmp_path)
+    assert torch.equal(ShiftedSNRScheduler.from_pretrained(tmp_path, **override).betas, expected.betas)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_scaled_linear_betas_are_those_of_diffusers_before_the_shift(gamma):
+    """In float64, which diffusers' float32 stays within 1e-6 of as well: a thousand factors, each rounded to 6e-8."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    unshifted = torch.cumprod(1 - betas, 0)
+    plain = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    assert (plain.alphas_cumprod - unshifted).abs().max() < 1e-6
+    linear = ShiftedSNRScheduler(snr_shift_factor=gamma)
+    scheduler = ShiftedSNRScheduler.from_config(linear.config, beta_schedule="scaled_linear")
+    snr = gamma * snr_of(unshifted)
+    assert (scheduler.alphas_cumprod - snr / (1 + snr)).abs().max() < 1e-6
+
+
+def test_betas_that_are_no_shift_are_refused_beside_an_option_too():
+    config = {**ShiftedSNRScheduler().config, "trained_betas": [0.1] * 1000}
+    with pytest.raises(ValueError, match="trained_betas"):
+        ShiftedSNRScheduler.from_config(config, beta_schedule="scaled_linear")
+
+
+def test_nothing_of_diffusers_bookkeeping_is_in_the_configuration(tmp_path):
+    scheduler = ShiftedSNRScheduler.from_config(ShiftedSNRScheduler().config, snr_shift_factor=0.5)
+    scheduler.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert not any(name.startswith("_use_default") for config in (saved, scheduler.config) for name in config)
+    assert (
+        saved.keys() - {"_class_name", "_diffusers_version"}
+        == inspect.signature(ShiftedSNRScheduler).parameters.keys()
+    )
+
+
 def test_zero_terminal_snr_comes_after_the_shift():
     shifted = ShiftedSNRScheduler(snr_shift_factor=0.3).betas
     rescaled = ShiftedSNRScheduler(snr_shift_factor=0.3, rescale_betas_zero_snr=True)
@@ -134,6 +192,12 @@ def test_averaging_pixels_at_the_shifted_schedule_gives_the_base_schedule():
         ({"trained_betas": [0.1] * 1000}, "trained_betas"),
         ({"trained_betas": [0.1] * 10}, "trained_betas"),
         ({"beta_schedule": "cubic"}, "beta_schedule"),
+        ({"beta_start": -0.1}, "beta_start"),
+        ({"beta_end": 1.5}, "beta_end"),
+        ({"beta_end": float("nan")}, "beta_end"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps"),
+        ({"num_train_timesteps": 10.0}, "num_train_timesteps"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

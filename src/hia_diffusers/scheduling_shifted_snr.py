@@ -3,13 +3,18 @@
 """The noise schedule of HIA: linear betas whose signal-to-noise ratio is shifted (paper Sec. 3.3, Algorithm 1)."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  diffusers looks for it here
+
+
+# What the unshifted betas are made of, and the shift.
+SCHEDULE_OPTIONS = ("snr_shift_factor", "num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def snr_shift_factor_for_resolution(height: int, width: int, base_resolution: int = 512) -> float:
@@ -103,7 +108,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
             See there; applied after the shift.
 
     Raises:
-        ValueError: If `snr_shift_factor` is not in (0, 1], or `trained_betas` are not a shift of the schedule.
+        ValueError: If an option of the schedule is out of its range, or `trained_betas` are not a shift of it.
     """
 
     @register_to_config
@@ -128,6 +133,16 @@ class ShiftedSNRScheduler(DDIMScheduler):
     ) -> None:
         if not isinstance(snr_shift_factor, (int, float)) or not 0 < snr_shift_factor <= 1:
             raise ValueError(f"`snr_shift_factor` must be in (0, 1], got {snr_shift_factor!r}.")
+        if type(num_train_timesteps) is not int or num_train_timesteps < 1:
+            raise ValueError(f"`num_train_timesteps` must be an integer of at least 1, got {num_train_timesteps!r}.")
+        numbers = all(isinstance(beta, (int, float)) for beta in (beta_start, beta_end))
+        if not numbers or not 0 < beta_start <= beta_end < 1:
+            raise ValueError(
+                "`beta_start` and `beta_end` must satisfy 0 < beta_start <= beta_end < 1, got"
+                f" {beta_start!r} and {beta_end!r}."
+            )
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"`prediction_type` must be one of {PREDICTION_TYPES}, got {prediction_type!r}.")
         power = {"linear": 1.0, "scaled_linear": 2.0}.get(beta_schedule)
         if power is None:
             raise ValueError(f'`beta_schedule` must be "linear" or "scaled_linear", got {beta_schedule!r}.')
@@ -157,8 +172,31 @@ class ShiftedSNRScheduler(DDIMScheduler):
             timestep_spacing=timestep_spacing,
             rescale_betas_zero_snr=rescale_betas_zero_snr,
         )
-        # diffusers does not hand on what it takes for untouched defaults, and other schedulers have other ones.
-        self.register_to_config(_use_default_values=[])
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        # Untouched defaults would not be handed on to other schedulers, which have other ones.
+        kwargs.pop("_use_default_values", None)
+        super().register_to_config(**kwargs)
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Make a scheduler of a configuration, as [`~diffusers.ConfigMixin.from_config`] does.
+
+        Args:
+            config (`dict`):
+                Of this class or of another scheduler.
+            return_unused_kwargs (`bool`, *optional*, defaults to `False`):
+                See there.
+            kwargs:
+                Options that go before those of `config`. If one belongs to the schedule, the betas are computed anew.
+
+        Raises:
+            ValueError: As of the constructor.
+        """
+        if "trained_betas" not in kwargs and not kwargs.keys().isdisjoint(SCHEDULE_OPTIONS):
+            super().from_config(config)  # refuses betas that are not even a shift of the configuration's own schedule
+            kwargs["trained_betas"] = None
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
 
 def _is_shift(betas: torch.Tensor, unshifted_betas: torch.Tensor) -> bool:

@@ -66,7 +66,7 @@ def test_version_1_computes_what_the_original_did(tmp_path):
     adapter = convert_motion_adapter(write(tmp_path / "mm_sd_v15.ckpt", 1)).model
     spatial, _ = split(draw_weights(moore_shapes(SMALL_SIZE)["unet"], "unet"))
     by_frame = HIAUNetMotionModel.from_unet2d(stable_diffusion(tmp_path / "vocabulary", spatial).unet, adapter)
-    unet = HIAUNetMotionModel.from_config({**by_frame.config, "resnet_norm": "clip", "_use_default_values": []}).eval()
+    unet = HIAUNetMotionModel.from_config(by_frame.config, resnet_norm="clip").eval()
     unet.load_state_dict(by_frame.state_dict())
     golden = safetensors.torch.load_file(Path(__file__).parent / "golden" / "magic_animate.safetensors")
     inputs = (draw("latents", 1, 4, 3, 8, 12).repeat(2, 1, 1, 1, 1), 681, draw("context", 2, 5, 32))

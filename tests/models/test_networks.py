@@ -233,6 +233,8 @@ def test_widening_a_controlnet_leaves_its_outputs_unchanged():
         wide.controlnet_cond_embedding.conv_in.weight[:, 3:], generator=torch.Generator().manual_seed(0)
     )
     assert not torch.allclose(wide(*inputs, condition, return_dict=False)[1], old[1])
+    wider = HIAControlNetModel.from_controlnet(HIAControlNetModel.from_config(wide.config), conditioning_channels=8)
+    assert wider.config.conditioning_channels == wider.controlnet_cond_embedding.conv_in.in_channels == 8
 
 
 @torch.no_grad()

@@ -67,8 +67,7 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
     """
     with torch.device("meta"):
         unet = HIAUNetMotionModel.from_unet2d(UNet2DConditionModel.from_config(config), load_weights=False)
-        # diffusers ignores options that a configuration lists as untouched defaults.
-        return HIAUNetMotionModel.from_config({**unet.config, **options, "_use_default_values": []})
+        return HIAUNetMotionModel.from_config(unet.config, **options)
 
 
 def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:

@@ -94,7 +94,7 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
-        encoder = cls.from_config({**unet.config, "spatial_position_embedding": spatial_position_embedding})
+        encoder = cls.from_config(unet.config, spatial_position_embedding=spatial_position_embedding)
         kept = encoder.state_dict().keys()
         encoder.load_state_dict({name: value for name, value in unet.state_dict().items() if name in kept})
         return encoder.to(device=unet.device, dtype=unet.dtype)

@@ -173,7 +173,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
                 f"`conditioning_channels` must be at least the {controlnet.config.conditioning_channels} channels of"
                 f" `controlnet`, got {conditioning_channels}."
             )
-        model = cls.from_config({**controlnet.config, "conditioning_channels": conditioning_channels})
+        model = cls.from_config(controlnet.config, conditioning_channels=conditioning_channels)
         state_dict = controlnet.state_dict()
         weight = state_dict["controlnet_cond_embedding.conv_in.weight"]
         zeros = weight.new_zeros(weight.shape[0], new_channels, *weight.shape[2:])

@@ -214,7 +214,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         if unet.encoder_hid_proj is not None:
             raise ValueError("`unet` carries an IP-Adapter: unload it, convert, and load it again.")
         with torch.device("meta"):
-            model = cls.from_config({**unet.config, "motion_norm": "clip"})
+            model = cls.from_config(unet.config, motion_norm="clip")
         model.load_state_dict(unet.state_dict(), assign=True)
         return model.train(unet.training)
 

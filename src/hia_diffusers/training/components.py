@@ -437,8 +437,8 @@ class _HIACheckpoint(_Checkpoint):
                 f"`{source.option}`: {source} must be a ShiftedSNRScheduler, got {config['_class_name']}; give the"
                 " pipeline ShiftedSNRScheduler.from_config(pipeline.scheduler.config) and save it again."
             )
-        config = {**config, "trained_betas": None, "_use_default_values": []}  # the betas are computed anew
-        scheduler = ShiftedSNRScheduler.from_config({**config, **options})
+        with source.named_in_errors():
+            scheduler = ShiftedSNRScheduler.from_config(config, **options)
         changes = [f"{name} {new} in place of {config[name]}" for name, new in options.items() if new != config[name]]
         return scheduler, ComponentRow("scheduler", "ShiftedSNRScheduler", 0, str(source), new=", ".join(changes))
 
@@ -519,7 +519,7 @@ class _NewComponents:
             _start_with_equal_query_and_key(unet2d, gain)
             unet = HIAUNetMotionModel.from_unet2d(unet2d)
             if motion_options:
-                unet = HIAUNetMotionModel.from_config(_config_with(unet, motion_options))
+                unet = HIAUNetMotionModel.from_config(unet.config, **motion_options)
                 unet.load_state_dict({**unet.state_dict(), **unet2d.state_dict()})
             encoder = HIAAppearanceEncoder.from_unet(unet2d, unet.config.spatial_position_embedding)
         parts.add("unet", unet, NEW, _count(unet), why)
@@ -684,7 +684,7 @@ def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
         "reverse_motion_num_attention_heads": None,
     }
     with torch.device("meta"):
-        other = HIAUNetMotionModel.from_config(_config_with(unet, options))
+        other = HIAUNetMotionModel.from_config(unet.config, **options)
     spatial = {name: value for name, value in unet.state_dict().items() if ".motion_modules." not in name}
     with source.named_in_errors():
         other.load_state_dict({**spatial, **adapter.state_dict()}, assign=True)
@@ -786,11 +786,6 @@ def _defaults(model_class: type, names: Collection[str] | None = None) -> dict[s
     """Defaults of a constructor's options: all, or some."""
     parameters = dict(inspect.signature(model_class).parameters)
     return {name: parameters[name].default for name in (parameters if names is None else names)}
-
-
-def _config_with(unet: HIAUNetMotionModel, options: Mapping[str, Any]) -> dict[str, Any]:
-    # diffusers ignores options that a configuration lists as untouched defaults.
-    return {**unet.config, **options, "_use_default_values": []}
 
 
 def _names(classes: Collection[type]) -> str:
