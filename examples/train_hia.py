@@ -52,6 +52,7 @@ from hia_diffusers import HIADataset
 from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips
+from hia_diffusers.data.dataset import SAMPLES_VERSION
 from hia_diffusers.data.video import write_video
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.metrics.evaluation import VideoEvaluation
@@ -415,7 +416,7 @@ def cached_samples(args, accelerator, dataset, pipeline):
     """The samples of the dataset, encoded, from the folder of the cache, which is filled first."""
     keeps_pictures = args.stage == "regional"
     encoders = (pipeline.vae, pipeline.image_encoder, pipeline.text_encoder)
-    key = {name: str(getattr(args, name)) for name in CACHE_OPTIONS}
+    key = {name: str(getattr(args, name)) for name in CACHE_OPTIONS} | {"samples_version": str(SAMPLES_VERSION)}
     key |= {"pictures": str(keeps_pictures), "mixed_precision": accelerator.mixed_precision}
     key["encoders"] = weights_hash(network for network in encoders if network is not None)
     with accelerator.main_process_first():

@@ -1,5 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import PIL.Image
@@ -145,6 +147,14 @@ def test_motion_is_unknown_where_the_hand_is_missing_in_either_frame():
     outside = {"LEFT_HAND": hand_points((-80, 60), 20)}
     condition = MotionBlurConditioner()(make_keypoints([hand, {}, hand, hand, outside, hand]))
     np.testing.assert_array_equal(np.isfinite(condition.hand_motion[:, LEFT, 0]), [0, 0, 0, 1, 0, 0])
+
+
+def test_motion_of_picked_frames_is_since_the_frames_before_them():
+    conditioner, clip = MotionBlurConditioner(), two_hands(num_frames=6)
+    clip.xy[3:] += 5  # a jump, which lies between picked frames
+    whole, picked = conditioner(clip), conditioner(clip[1::2], previous_keypoints=replace(clip[0::2]))
+    np.testing.assert_allclose(picked.hand_motion * 2, whole.hand_motion[1::2], atol=1e-6)  # at half the frame rate
+    assert not np.allclose(conditioner(clip[1::2]).hand_motion[1:], picked.hand_motion[1:], atol=1e-3)
 
 
 # Maps
@@ -465,6 +475,9 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         ("frames", {"frames": []}),
         ("frames", {"frames": "video.mp4"}),
         ("frames", {"frames": [PIL.Image.new("RGB", (WIDTH, HEIGHT + index)) for index in range(4)]}),
+        ("previous_keypoints", {"previous_keypoints": np.zeros((4, 133, 2))}),
+        ("previous_keypoints", {"previous_keypoints": two_hands(num_frames=3)}),
+        ("previous_keypoints", {"previous_keypoints": two_hands().resize(HEIGHT, 2 * WIDTH)}),
         ("sharpness", {"sharpness": "sharp"}),
         ("sharpness", {"sharpness": None}),
         ("sharpness", {"sharpness": 1.01}),

@@ -32,6 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
+from hia_diffusers.data.dataset import SAMPLES_VERSION
 from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frames
 from hia_diffusers.memory_counting import on_meta
@@ -252,6 +253,7 @@ def test_a_cache_gives_the_same_samples(base, stage, tmp_path):
     printed = train(tmp_path / "cached", *arguments, *cache)
     assert "missing=0" in printed
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 8
+    assert json.loads((tmp_path / "cache" / "cache.json").read_text())["samples_version"] == str(SAMPLES_VERSION)
     drawn, cached = logged(tmp_path / "drawn"), logged(tmp_path / "cached")
     assert drawn.keys() == cached.keys()
     for name, values in drawn.items():

@@ -137,8 +137,8 @@ def temporal_full(temporal_half, tmp_path_factory):
 class LaterFrames(ProceduralClips):
     """What comes in the clips after all frames that are trained on."""
 
-    def load(self, clip, frames, size, rng):
-        return super().load(clip, [CLIP_LENGTH + frame for frame in frames], size, rng)
+    def load(self, clip, frames, size, rng, with_previous=False):
+        return super().load(clip, [CLIP_LENGTH + frame for frame in frames], size, rng, with_previous)
 
 
 @functools.cache

@@ -138,6 +138,12 @@ class WholeBodyKeypoints:
             raise ValueError(f"`frames` selects nothing: {frames} of {len(self)} frames.")
         return replace(self, xy=xy, score=self.score[frames], fps=self.fps / abs(frames.step or 1))
 
+    def previous_frames(self) -> "WholeBodyKeypoints":
+        """The person a frame earlier: for each frame the points of the one before it, and none before the first."""
+        xy, score = (np.concatenate([values[:1], values[:-1]]) for values in (self.xy, self.score))
+        score[0] = 0
+        return replace(self, xy=xy, score=score)
+
     def save(self, path: str | os.PathLike) -> None:
         """
         Write the keypoints to a file.

@@ -265,6 +265,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         keypoints: WholeBodyKeypoints,
         frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor | None = None,
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
+        previous_keypoints: WholeBodyKeypoints | None = None,
     ) -> MotionBlurCondition:
         """
         Make the condition of a clip.
@@ -279,16 +280,25 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 `"auto"` measures it on `frames`; without frames it is unknown, and the blur channels are zero. A
                 number in `[0, 1]` is used for both hands, two numbers for the left and the right hand, and an array
                 `(F, 2)` for each hand in each frame, NaN standing for unknown.
+            previous_keypoints (`WholeBodyKeypoints`, *optional*):
+                The person in the frame before each of the F frames, a frame period earlier, which motion is measured
+                from. By default the frames follow each other, and nothing is known before the first. For frames that
+                are picked from a clip: motion is since the clip's previous frame however far apart they are.
 
         Returns:
             `MotionBlurCondition`: the maps, boxes, motion and sharpness of the clip.
 
         Raises:
-            `TypeError`: `keypoints` are no `WholeBodyKeypoints`, `frames` no pictures, or `sharpness` no numbers.
-            `ValueError`: `frames` do not match the keypoints, or `sharpness` has another shape or range.
+            `TypeError`: `keypoints` or `previous_keypoints` are no `WholeBodyKeypoints`, `frames` no pictures, or
+                `sharpness` no numbers.
+            `ValueError`: `frames` or `previous_keypoints` do not match the keypoints, or `sharpness` has another shape
+                or range.
         """
         if not isinstance(keypoints, WholeBodyKeypoints):
             raise TypeError(f"`keypoints` must be WholeBodyKeypoints, got {type(keypoints).__name__}.")
+        previous = keypoints.previous_frames() if previous_keypoints is None else previous_keypoints
+        if not isinstance(previous, WholeBodyKeypoints):
+            raise TypeError(f"`previous_keypoints` must be WholeBodyKeypoints, got {type(previous).__name__}.")
         wanted_sharpness = _sharpness_array(sharpness, len(keypoints))
         pictures = None if frames is None else _picture_array(frames)
         clip_shape = (len(keypoints), keypoints.height, keypoints.width)
@@ -296,6 +306,11 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             raise ValueError(
                 f"`frames` must match `keypoints`: (F, H, W) is {pictures.shape[:3]} for the frames and {clip_shape} "
                 "for the keypoints."
+            )
+        previous_shape = (len(previous), previous.height, previous.width)
+        if previous_shape != clip_shape:
+            raise ValueError(
+                f"`previous_keypoints` must match `keypoints`: (F, H, W) is {previous_shape}, not {clip_shape}."
             )
         boxes, from_points = self._hand_boxes(keypoints)
         if wanted_sharpness is not None:
@@ -307,7 +322,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return MotionBlurCondition(
             pose=draw_openpose(keypoints, self.config.score_threshold, self.config.line_scale),
             hand_boxes=boxes.astype(np.float32),
-            hand_motion=self._hand_motion(keypoints, boxes, from_points).astype(np.float32),
+            hand_motion=self._hand_motion(keypoints, boxes, from_points, previous).astype(np.float32),
             hand_sharpness=np.where(np.isnan(boxes[..., 0]), np.nan, hand_sharpness).astype(np.float32),
             max_motion=self.config.max_motion,
         )
@@ -374,19 +389,21 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         low, high = points.min(axis=0), points.max(axis=0)
         return _square((low + high) / 2, (high - low).max() * (1 + 2 * self.config.hand_box_margin))
 
-    def _hand_motion(self, keypoints: WholeBodyKeypoints, boxes: np.ndarray, from_points: np.ndarray) -> np.ndarray:
+    def _hand_motion(
+        self, keypoints: WholeBodyKeypoints, boxes: np.ndarray, from_points: np.ndarray, previous: WholeBodyKeypoints
+    ) -> np.ndarray:
         """Motion `(F, 2, 2)` in box sides per frame at the nominal frame rate, NaN where unknown."""
         motion = np.full((len(keypoints), 2, 2), np.nan)
-        visible = self._visible(keypoints)
-        for frame, hand in np.ndindex(motion.shape[:2]):
-            if frame == 0 or np.isnan(boxes[frame - 1 : frame + 1, hand]).any():
-                continue
+        previous_boxes, previous_from_points = self._hand_boxes(previous)
+        both_have_boxes = np.isfinite(boxes[..., 0]) & np.isfinite(previous_boxes[..., 0])
+        visible = self._visible(keypoints) & self._visible(previous)
+        for frame, hand in np.argwhere(both_have_boxes):
             points, wrist, _ = HANDS[hand]
-            if not from_points[frame - 1 : frame + 1, hand].all():
+            if not (from_points[frame, hand] and previous_from_points[frame, hand]):
                 points = slice(wrist, wrist + 1)
-            in_both = visible[frame - 1, points] & visible[frame, points]
+            in_both = visible[frame, points]
             if in_both.any():
-                displacement = (keypoints.xy[frame, points] - keypoints.xy[frame - 1, points])[in_both].mean(axis=0)
+                displacement = (keypoints.xy[frame, points] - previous.xy[frame, points])[in_both].mean(axis=0)
                 side = boxes[frame, hand, 2] - boxes[frame, hand, 0]
                 motion[frame, hand] = displacement / side * (keypoints.fps / NOMINAL_FPS)
         return motion

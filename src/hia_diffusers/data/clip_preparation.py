@@ -246,7 +246,8 @@ class ClipPreparer:
         write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
         of_hands = {name: np.concatenate(parts) for name, parts in hands.items()}
         of_person = {name: np.asarray(getattr(keypoints, name)) for name in ("xy", "score", "height", "width", "fps")}
-        annotations = {**of_person, **of_hands, "face_boxes": face_boxes(keypoints)}
+        annotations = {**of_person, "face_boxes": face_boxes(keypoints)}
+        annotations |= {name: of_hands[name] for name in ("hand_boxes", "hand_sharpness")}
         base.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(annotations))
         return of_hands
 

@@ -49,6 +49,8 @@ class ClipFrames:
             bool `(n, 2, H, W)`, left and right hand.
         hand_sharpness (`np.ndarray`, *optional*):
             float32 `(n, 2)` in `[0, 1]`, NaN where unknown. By default it is measured on the pictures.
+        previous_keypoints (`WholeBodyKeypoints`, *optional*):
+            The person in the clip's frame before each of these n, nobody before its first.
     """
 
     pictures: np.ndarray
@@ -56,6 +58,7 @@ class ClipFrames:
     face_mask: np.ndarray
     hand_masks: np.ndarray
     hand_sharpness: np.ndarray | None = None
+    previous_keypoints: WholeBodyKeypoints | None = None
 
     def flip_horizontal(self) -> "ClipFrames":
         """The mirrored frames, in which the left hand is the right one."""
@@ -65,26 +68,25 @@ class ClipFrames:
             self.face_mask[..., ::-1],
             self.hand_masks[:, ::-1, :, ::-1],
             None if self.hand_sharpness is None else self.hand_sharpness[:, ::-1],
+            None if self.previous_keypoints is None else self.previous_keypoints.flip_horizontal(),
         )
 
-    def take(self, order: np.ndarray, frame_stride: int = 1) -> "ClipFrames":
+    def take(self, order: np.ndarray) -> "ClipFrames":
         """
         Some of the frames, in any order and also several times.
 
         Args:
             order (`np.ndarray`):
                 Positions among the n frames.
-            frame_stride (`int`, *optional*, defaults to `1`):
-                How many frames of the clip lie between two of these; divides the frame rate.
         """
-        keypoints = replace(
-            self.keypoints,
-            xy=self.keypoints.xy[order],
-            score=self.keypoints.score[order],
-            fps=self.keypoints.fps / frame_stride,
+        return ClipFrames(
+            self.pictures[order],
+            _take(self.keypoints, order),
+            self.face_mask[order],
+            self.hand_masks[order],
+            None if self.hand_sharpness is None else self.hand_sharpness[order],
+            None if self.previous_keypoints is None else _take(self.previous_keypoints, order),
         )
-        sharpness = None if self.hand_sharpness is None else self.hand_sharpness[order]
-        return ClipFrames(self.pictures[order], keypoints, self.face_mask[order], self.hand_masks[order], sharpness)
 
 
 class PreparedClips:
@@ -127,7 +129,14 @@ class PreparedClips:
         aspect = math.log(row["height"] / row["width"])
         return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - aspect))
 
-    def load(self, clip: int, frames: Sequence[int], size: tuple[int, int], rng: np.random.Generator) -> ClipFrames:
+    def load(
+        self,
+        clip: int,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool = False,
+    ) -> ClipFrames:
         """
         Read frames of a clip.
 
@@ -140,6 +149,8 @@ class PreparedClips:
                 Height and width to bring them to.
             rng (`np.random.Generator`):
                 Draws the position of the crop, the same one for all frames.
+            with_previous (`bool`, *optional*, defaults to `False`):
+                Also give `previous_keypoints`.
 
         Raises:
             `UnreadableClipError`: a file of the clip is missing or damaged.
@@ -148,14 +159,15 @@ class PreparedClips:
         try:
             filesystem, folder = url_to_fs(self.root)
             content = filesystem.cat_file(f"{folder}/{row['annotations']}")
-            annotations = _annotations(content, row["num_frames"], frames)
+            annotations = _annotations(content, row["num_frames"])
             with filesystem.open(f"{folder}/{row['file_name']}", "rb") as file:
                 pictures = read_frames(file, frames)
-            keypoints = WholeBodyKeypoints(
+            whole_clip = WholeBodyKeypoints(
                 annotations["xy"],
                 annotations["score"],
                 *(annotations[name].item() for name in ("height", "width", "fps")),
             )
+            keypoints = _take(whole_clip, frames)
             if pictures.shape[1:3] != (keypoints.height, keypoints.width):
                 raise ValueError(
                     f"its pictures are {pictures.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
@@ -166,15 +178,19 @@ class PreparedClips:
         x0, y0, x1, y1 = _crop_around_person(keypoints, size, rng)
         height, width = size
         to_sample = np.array([width / (x1 - x0), height / (y1 - y0)] * 2, dtype=np.float32)
-        boxes = np.concatenate([annotations["face_boxes"][:, None], annotations["hand_boxes"]], axis=1)
+        boxes = np.concatenate([annotations["face_boxes"][:, None], annotations["hand_boxes"]], axis=1)[frames]
         masks = box_masks((boxes - np.array([x0, y0, x0, y0])) * to_sample, height, width)
-        return ClipFrames(
+        loaded = ClipFrames(
             np.stack([_resize(picture[y0:y1, x0:x1], size) for picture in pictures]),
             keypoints.crop(x0, y0, x1, y1).resize(height, width),
             masks[:, 0],
             masks[:, 1:],
-            annotations["hand_sharpness"],
+            annotations["hand_sharpness"][frames],
         )
+        if with_previous:
+            before = _take(whole_clip.previous_frames(), frames)
+            loaded.previous_keypoints = before.crop(x0, y0, x1, y1).resize(height, width)
+        return loaded
 
 
 class ProceduralClips:
@@ -216,7 +232,14 @@ class ProceduralClips:
         """Of several `(height, width)`, each for as many clips as any other."""
         return sizes[clip % len(sizes)]
 
-    def load(self, clip: int, frames: Sequence[int], size: tuple[int, int], rng: np.random.Generator) -> ClipFrames:
+    def load(
+        self,
+        clip: int,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool = False,
+    ) -> ClipFrames:
         """
         Render frames of a clip.
 
@@ -229,11 +252,18 @@ class ProceduralClips:
                 Height and width of the picture.
             rng (`np.random.Generator`):
                 Not used: the clip alone says what is in its frames.
+            with_previous (`bool`, *optional*, defaults to `False`):
+                Also give `previous_keypoints`.
         """
         height, width = size
         scene = ProceduralScene(split=self.split, identity=clip, motion=clip, setting=clip)
         rendered = scene.render(frames=frames, height=height, width=width, fps=self.fps)
-        return ClipFrames(rendered.frames, rendered.keypoints, rendered.face_mask, rendered.hand_masks)
+        loaded = ClipFrames(rendered.frames, rendered.keypoints, rendered.face_mask, rendered.hand_masks)
+        if with_previous:
+            before = scene.keypoints([max(frame - 1, 0) for frame in frames], height, width, self.fps)
+            score = before.score * (np.array(frames) > 0)[:, None]
+            loaded.previous_keypoints = replace(before, score=score)
+        return loaded
 
 
 def checked_int(name: str, value: Any, least: int) -> int:
@@ -245,8 +275,8 @@ def checked_int(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _annotations(content: bytes, num_frames: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
-    """The arrays of an annotation file, those that have one entry per frame only for `frames`."""
+def _annotations(content: bytes, num_frames: int) -> dict[str, np.ndarray]:
+    """The arrays of an annotation file."""
     arrays = safetensors.numpy.load(content)
     shapes = {"xy": (133, 2), "score": (133,), "hand_boxes": (2, 4), "hand_sharpness": (2,), "face_boxes": (4,)}
     absent = {*shapes, "height", "width", "fps"} - arrays.keys()
@@ -255,10 +285,13 @@ def _annotations(content: bytes, num_frames: int, frames: Sequence[int]) -> dict
     for name, shape in shapes.items():
         if arrays[name].shape != (num_frames, *shape):
             raise ValueError(f"`{name}` must have shape {(num_frames, *shape)}, got {arrays[name].shape}")
-        arrays[name] = arrays[name][frames]
     if (arrays["hand_sharpness"] < 0).any() or (arrays["hand_sharpness"] > 1).any():
         raise ValueError("`hand_sharpness` must be in [0, 1] or NaN")
     return arrays
+
+
+def _take(keypoints: WholeBodyKeypoints, order: Sequence[int] | np.ndarray) -> WholeBodyKeypoints:
+    return replace(keypoints, xy=keypoints.xy[order], score=keypoints.score[order])
 
 
 def _crop_around_person(

@@ -19,6 +19,9 @@ from ..conditioning.motion_blur import MotionBlurConditioner
 from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError, checked_int
 
 
+# Counts up when the same options give other samples, so that those which were kept before are not taken for them.
+SAMPLES_VERSION = 2
+
 # A sample stands in for at most this many unreadable clips in a row: more are no accident.
 MAX_SKIPPED = 8
 
@@ -46,8 +49,8 @@ class HIADataset(torch.utils.data.Dataset):
     | `reference_frame` | int64 `()` | the reference picture's number in the clip |
     | `skipped` | `str` | one line for each unreadable clip that this sample stands in for, mostly empty |
 
-    The motion of a hand is its motion since the frame before in the sample's own frame rate, `fps / stride`; also that
-    of the first frame, unless the clip begins there.
+    The motion of a hand is that since the clip's previous frame, however far apart the frames of the sample are; where
+    the clip begins it is unknown, and in still pictures zero.
 
     Args:
         source ([`PreparedClips`] or [`ProceduralClips`]):
@@ -231,18 +234,20 @@ class HIADataset(torch.utils.data.Dataset):
         first = int(rng.integers(clip_length - stride * (self.num_frames - 1)))
         step = 0 if is_static else stride
         frames = [first + step * position for position in range(self.num_frames)]
-        before = [first - step] if first >= step else []
         other_frames = np.setdiff1d(np.arange(clip_length), [] if self.allow_same_frame else frames)
         reference = int(rng.choice(other_frames))
 
-        moments, order = np.unique([reference, *before, *frames], return_inverse=True)
-        loaded = self.source.load(clip, moments.tolist(), size, rng)
+        moments, order = np.unique([reference, *frames], return_inverse=True)
+        loaded = self.source.load(clip, moments.tolist(), size, rng, with_previous=True)
         if is_flipped:
             loaded = loaded.flip_horizontal()
+        targets = loaded.take(order[1:])
+        if is_static:
+            targets.previous_keypoints = targets.keypoints
         return {
             **_reference_tensors(loaded.take(order[:1])),
-            **_target_tensors(loaded.take(order[1 + len(before) :])),
-            "conditioning": self._conditioning(loaded.take(order[1:], stride), size, len(before), bool(drop_blur)),
+            **_target_tensors(targets),
+            "conditioning": self._conditioning(targets, size, bool(drop_blur)),
             "drop_conditions": torch.tensor(bool(drop_conditions)),
             "clip": self.source.name(clip),
             "frames": torch.tensor(frames),
@@ -255,14 +260,13 @@ class HIADataset(torch.utils.data.Dataset):
         least, greatest = self.frame_strides
         return [stride for stride in range(least, greatest + 1) if stride * (self.num_frames - 1) < clip_length]
 
-    def _conditioning(self, clip: ClipFrames, size: tuple[int, int], num_before: int, drop_blur: bool) -> torch.Tensor:
-        """The condition of all frames after the first `num_before`, which only say how the hands move."""
-        conditioner = self._conditioners[size]
+    def _conditioning(self, clip: ClipFrames, size: tuple[int, int], drop_blur: bool) -> torch.Tensor:
+        previous = {"previous_keypoints": clip.previous_keypoints}
         if clip.hand_sharpness is None:
-            condition = conditioner(clip.keypoints, clip.pictures)
+            condition = self._conditioners[size](clip.keypoints, clip.pictures, **previous)
         else:
-            condition = conditioner(clip.keypoints, sharpness=clip.hand_sharpness)
-        maps = condition.to_tensor()[num_before:]
+            condition = self._conditioners[size](clip.keypoints, sharpness=clip.hand_sharpness, **previous)
+        maps = condition.to_tensor()
         if drop_blur:
             maps[:, 3:] = 0
         return maps

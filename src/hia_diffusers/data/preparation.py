@@ -7,8 +7,8 @@ root/
   index.parquet                 one row per clip, sorted by `clip`, see `COLUMNS`; its metadata has the schema version
   clips/<clip>.mp4              the clip, a keyframe at least every `keyframe_interval` frames
   clips/<clip>.safetensors      xy (F, 133, 2), score (F, 133), height, width, fps as `WholeBodyKeypoints.save` writes
-                                them; hand_boxes (F, 2, 4), hand_motion (F, 2, 2), hand_sharpness (F, 2) as in
-                                `MotionBlurCondition`; face_boxes (F, 4) x0, y0, x1, y1; float32, NaN where unknown
+                                them; hand_boxes (F, 2, 4), hand_sharpness (F, 2) as in `MotionBlurCondition`;
+                                face_boxes (F, 4) x0, y0, x1, y1; float32, NaN where unknown
   README.md, statistics.json, plots/*.png, report.json, failures.jsonl
   options.json                  what decided about the content
   records/<video>.json          what became of each video; one that has a record is finished
