@@ -27,7 +27,7 @@ ALLOWED_IMPORTS = {
     "conditioning.openpose": {"conditioning.keypoints"},
     "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose"},
     "conditioning.clips": {"conditioning.motion_blur"},
-    "conditioning.detection": {"conditioning.keypoints"},
+    "conditioning.detection": {"conditioning.keypoints", "conditioning.tracking"},
     "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},
     "pipeline_hia": {"models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning"},

@@ -51,8 +51,10 @@ def steps(seed=0):
 class Unwanted:
     """A detector that must not be asked."""
 
-    def __call__(self, *args, **kwargs):
+    def detect(self, *args, **kwargs):
         raise AssertionError("looked for people")
+
+    __call__ = detect
 
 
 def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp_path):
@@ -135,6 +137,21 @@ def test_whose_sound(animator, dance, person, tmp_path, sound, codec):
     condition = animator.condition(keypoints_of(BOXES), 64, 48)
     animator(person, dance, tmp_path / "out.mp4", sound, condition=condition, **steps())
     assert sound_codec(tmp_path / "out.mp4") == codec
+
+
+def test_a_fast_person_alone_is_found_in_every_frame_and_frames_of_others_are_counted(detector, caplog):
+    caplog.set_level(logging.INFO, logger="hia_diffusers.animation")
+    animator = HIAAnimator(detector=detector)
+    alone = [[(x, 14, x + 36, 114)] for x in (4, 60, 116, 60, 4, 60, 116)]
+    keypoints = animator.detect(animator.load_driving(Video(draw_scene(alone), 8.0)))
+    np.testing.assert_allclose(keypoints.xy, keypoints_of(alone).xy, atol=2.6)
+
+    stays, leaves = (100, 20, 130, 100), (4, 14, 44, 114)
+    two = [[leaves, stays]] * 3 + [[stays]] * 2
+    caplog.clear()
+    animator.detect(animator.load_driving(Video(draw_scene(two), 30.0)))
+    assert "The person is found in 3 of 5 frames of the driving." in caplog.messages
+    assert any(message.startswith("In 2 frames without the person others are found") for message in caplog.messages)
 
 
 def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog):

@@ -261,10 +261,12 @@ def test_frames_before_the_first_person_are_missing():
     np.testing.assert_array_equal(followed(made_people([{}, {}, {1: mine}])), [np.nan, np.nan, 1])
 
 
-def test_someone_who_appears_elsewhere_is_not_followed():
+def test_someone_who_appears_elsewhere_beside_others_is_not_followed():
+    neighbour = (200, 10, 240, 110)
     for other in ((100, 10, 180, 190), (55, 10, 105, 110)):
-        people = made_people([{1: (10, 10, 60, 110)}, {2: other}, {2: other}])
-        np.testing.assert_array_equal(followed(people), [1, np.nan, np.nan])
+        with_neighbour = {2: other, 3: neighbour}
+        people = made_people([{1: (10, 10, 60, 110), 3: neighbour}, with_neighbour, with_neighbour])
+        np.testing.assert_array_equal(followed(people, (10, 10, 60, 110)), [1, np.nan, np.nan])
 
 
 def test_a_box_names_the_person_in_the_first_frame_where_he_is_found():

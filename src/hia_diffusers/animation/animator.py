@@ -337,11 +337,19 @@ class HIAAnimator:
             person (`Sequence[float]`, *optional*):
                 As for [`~HIAAnimator.prepare`].
         """
-        keypoints = self._detector()(driving.frames, driving.fps, person)
-        found = keypoints.score.any(axis=1).sum()
-        if not found:
+        people = self._detector().detect(driving.frames, driving.fps)
+        keypoints = people.follow(person)
+        found = keypoints.score.any(axis=1)
+        if not found.any():
             raise ValueError("`driving`: nobody is found in it")
-        logger.info("The person is found in %d of %d frames of the driving.", found, len(keypoints))
+        logger.info("The person is found in %d of %d frames of the driving.", found.sum(), len(found))
+        with_others = (~found & (people.counts > 0)).sum()
+        if with_others:
+            logger.warning(
+                "In %d frames without the person others are found, too far from where the person was or would be; "
+                "where that is the same person, give `person` or cut the clip.",
+                with_others,
+            )
         return keypoints
 
     def smooth(self, keypoints: WholeBodyKeypoints) -> WholeBodyKeypoints:

@@ -27,10 +27,8 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from .keypoints import FEET, NUM_KEYPOINTS, WholeBodyKeypoints
+from .tracking import MIN_OVERLAP, areas, follow_boxes, overlaps
 
-
-# A box continues a person's track where intersection over union with his last box is at least this.
-MIN_OVERLAP = 0.2
 
 # Of boxes that the person detector keeps: rtmlib's threshold for models that suppress doubles themselves.
 _MIN_PERSON_SCORE = 0.3
@@ -120,12 +118,14 @@ class DetectedPeople:
 
     def follow(self, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
         """
-        One person through the clip. Everyone is followed from frame to frame by the overlap of boxes, largest overlaps
-        first, so that a neighbour's box stays the neighbour's also where this person is missed. A person who is missed
-        continues with a box that overlaps his last one and that nobody seen in the frame before continues with.
+        One person through the clip. Everyone is followed from frame to frame, so that a neighbour's box stays the
+        neighbour's also where this person is missed: by the overlap of boxes with the places where people are
+        expected, if they move on as they did, and then by distance, of at most 6 sides of a box per second. A person
+        who is missed continues with a box that overlaps his last one and that is nobody else's. A person who is alone
+        may move as fast as he likes, and be missed for up to a second.
 
-        Two people whose boxes merge and part again may be exchanged, and a person who comes back elsewhere is a new
-        one.
+        Two people whose boxes merge and part again may be exchanged, and a person who comes back elsewhere, later or
+        beside others, is a new one.
 
         Args:
             person (`Sequence[float]`, *optional*):
@@ -140,7 +140,7 @@ class DetectedPeople:
         Raises:
             `ValueError`: `person` is no box, or nobody is found there.
         """
-        tracks = _follow_boxes(self.boxes)
+        tracks = follow_boxes(self.boxes, self.fps)
         track = _largest_track(self.boxes, tracks) if person is None else _track_at(person, self.boxes, tracks)
         xy = np.full((len(self.xy), NUM_KEYPOINTS, 2), np.nan, dtype=np.float32)
         score = np.zeros(xy.shape[:2], dtype=np.float32)
@@ -571,45 +571,11 @@ def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray
     return keypoints.xy, keypoints.score
 
 
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union `(A, B)` of boxes `(A, 4)` and `(B, 4)`."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = (high - low).clip(0).prod(axis=-1)
-    union = _areas(boxes)[:, None] + _areas(others)[None] - intersection
-    return np.divide(intersection, union, out=np.zeros(union.shape), where=union > 0)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-
-
-def _follow_boxes(boxes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each frame the number of the track that each of its people belongs to, `(P,)`."""
-    last_boxes: list[np.ndarray] = []
-    tracks: list[np.ndarray] = []
-    for people in boxes:
-        names = np.full(len(people), -1)
-        overlaps = _overlaps(np.reshape(last_boxes, (-1, 4)), people)
-        # Who was seen in the last frame goes before the missed, whose last boxes others may walk through.
-        seen = np.isin(np.arange(len(last_boxes)), tracks[-1] if tracks else [])
-        ranks = np.where(overlaps >= MIN_OVERLAP, overlaps + seen[:, None], 0)
-        while ranks.any():
-            track, person = np.unravel_index(ranks.argmax(), ranks.shape)
-            names[person], last_boxes[track] = track, people[person]
-            ranks[track], ranks[:, person] = 0, 0
-        for person in np.flatnonzero(names < 0):
-            names[person] = len(last_boxes)
-            last_boxes.append(people[person])
-        tracks.append(names)
-    return tracks
-
-
 def _largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
     """The track of the largest person in the first frame with someone, -1 where there is nobody."""
     for people, names in zip(boxes, tracks, strict=True):
         if len(people):
-            return names[_areas(people).argmax()]
+            return names[areas(people).argmax()]
     return -1
 
 
@@ -618,7 +584,7 @@ def _track_at(person: Sequence[float], boxes: Sequence[np.ndarray], tracks: Sequ
     if wanted.shape != (4,) or not np.isfinite(wanted).all() or (wanted[2:] <= wanted[:2]).any():
         raise ValueError(f"`person` must be a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {person!r}.")
     for people, names in zip(boxes, tracks, strict=True):
-        overlaps = _overlaps(wanted[None], people)[0]
-        if overlaps.max(initial=0) >= MIN_OVERLAP:
-            return names[overlaps.argmax()]
+        overlap = overlaps(wanted[None], people)[0]
+        if overlap.max(initial=0) >= MIN_OVERLAP:
+            return names[overlap.argmax()]
     raise ValueError(f"`person` must be a box around someone, nobody is found at {wanted.tolist()}.")
