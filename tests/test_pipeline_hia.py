@@ -156,6 +156,25 @@ def test_forms_of_the_conditioning_frames_are_equal(pipe, animate):
         assert torch.allclose(animate(pipe, conditioning_frames=form), base, atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["pil", "array", "tensor"])
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (56, 40), (200, 152)])
+def test_a_picture_is_resized_with_antialiasing_in_every_form(pipe, form, height, width):
+    """Nearly as by Lanczos, and far from the nearest pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (192, 144, 3), dtype=np.uint8)
+    forms = {"pil": PIL.Image.fromarray(noise), "array": noise.astype(np.float32) / 255}
+    forms["tensor"] = torch.from_numpy(forms["array"]).permute(2, 0, 1)
+    found, lanczos, nearest = (
+        pipe.encode_reference_latents(picture, height, width)
+        for picture in (
+            forms[form],
+            forms["pil"].resize((width, height), PIL.Image.Resampling.LANCZOS),
+            forms["pil"].resize((width, height), PIL.Image.Resampling.NEAREST),
+        )
+    )
+    assert (found - lanczos).square().mean() < 0.1 * (nearest - lanczos).square().mean()
+
+
 def test_size_defaults_to_that_of_the_conditioning_frames(pipe, animate, condition):
     assert animate(pipe, image=PIL.Image.new("RGB", (100, 30))).shape[-2:] == condition.shape[-2:]
 

@@ -205,7 +205,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         self._interrupt = False
         self._window_group: WindowGroup | None = None
         self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @staticmethod
@@ -671,18 +670,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         Args:
             image:
-                Reference pictures, resized to `height` x `width`.
+                Reference pictures, resized to `height` x `width` with antialiasing.
             height, width (`int`):
                 Size of the clip in pixels.
 
         Returns:
             `torch.Tensor` of shape `(B, C, h, w)`: float32.
         """
-        pictures = [
-            self.image_processor.preprocess(picture[None], height=height, width=width)
-            for picture in _as_pictures(image)
-        ]
-        return encode_pictures(self.vae, torch.cat(pictures).to(self._execution_device))
+        pictures = torch.cat([_resize(picture[None], (height, width)) for picture in _as_pictures(image)])
+        return encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
 
     def prepare_latents(
         self,
@@ -1364,3 +1360,9 @@ def _as_picture(picture: Any, name: str) -> torch.Tensor:
             " arrays are divided by 255 first, or given as PIL pictures."
         )
     return tensor
+
+
+def _resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if pictures.shape[-2:] == size:
+        return pictures
+    return torch.nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
