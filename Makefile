@@ -3,7 +3,7 @@ BIN := .venv/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo docs test learn lint ablation ablation-check
+.PHONY: help install browser demo docs test rounding learn lint ablation ablation-check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ test: .venv/installed ## run the tests, one thread in each of two processes
 
 docs: .venv/installed ## make the site of docs/ in build/docs
 	$(BIN)/mkdocs build --strict
+
+ROUNDING := tests/models tests/conversion tests/training tests/metrics tests/test_pipeline_hia.py tests/test_modular_hia.py
+
+rounding: .venv/installed ## run the tests of numbers as on a processor that rounds otherwise
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --other-rounding -k "not compile" $(ROUNDING)
 
 learn: .venv/installed ## train all stages for minutes on procedural people and measure what they learnt
 	$(BIN)/pytest -m slow --log-cli-level=INFO

@@ -2,18 +2,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests share: a tiny pipeline of real components and inputs for it."""
 
+import contextlib
 import copy
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from other_rounding import OtherRounding
 from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import HIAPipeline
 
 
 HEIGHT, WIDTH = 64, 48
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--other-rounding", action="store_true", help="round by shape and layout (tests/other_rounding.py)"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with OtherRounding() if item.config.getoption("--other-rounding") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,9 @@ def inputs(picture, condition):
     return {"image": picture, "conditioning_frames": condition, "num_inference_steps": 2, "output_type": "pt"}
 
 
+# Bit for bit: blocks and pipeline run the same methods of `HIAPipeline` on the same inputs.
+
+
 # The same frames
 
 

@@ -90,6 +90,7 @@ def test_every_result_can_be_given_in_place_of_being_computed(animator, dance, p
     for motion in ({"detected": whole.detected}, {"keypoints": whole.keypoints}):
         again = animator.prepare(whole.picture, **given, **motion, **SIZE)
         np.testing.assert_array_equal(again.retargeted.xy, whole.retargeted.xy)
+    # Equal bits: what is given is what would be computed, and the rest runs on the same arrays.
     for last in ({"retargeted": whole.retargeted, **SIZE}, {"condition": whole.condition}):
         again = animator(person, dance, **last, **steps(), fps=12)
         assert again.fps == 12 and again.keypoints is None

@@ -389,7 +389,9 @@ def test_frames_in_every_form(form):
     conditioner = MotionBlurConditioner()
     expected = conditioner(two_hands(), pictures).hand_sharpness
     assert np.isfinite(expected).all() and expected.std() > 0
-    np.testing.assert_array_equal(conditioner(two_hands(), picture_forms(pictures)[form]).hand_sharpness, expected)
+    # Sums over pixels that lie otherwise in memory: some tens of eps of float32.
+    sharpness = conditioner(two_hands(), picture_forms(pictures)[form]).hand_sharpness
+    np.testing.assert_allclose(sharpness, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["pil", "uint8", "float", "tensor"])

@@ -148,6 +148,7 @@ def test_a_run_goes_on_exactly_and_its_result_has_latents_of_deviation_one(netwo
     process.join()
     assert not (folder / "config.json").exists()
     assert "Going on from step 2." in train(folder, networks)
+    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
     assert_same(folder, whole)
     assert "is of a training with other options" in train(whole, networks, "--seed", 1, status=1)
 

@@ -151,6 +151,7 @@ def training_state(checkpoint):
 
 
 def assert_same_run(folder, other, step):
+    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
     assert_same(training_state(folder / f"checkpoint-{step}"), training_state(other / f"checkpoint-{step}"))
     assert_same(pipeline_tensors(folder), pipeline_tensors(other))
 
@@ -260,6 +261,7 @@ def test_a_cache_gives_the_same_samples(base, stage, tmp_path):
         assert cached[name] == pytest.approx(values, rel=1e-4), name
 
     assert "missing" not in train(tmp_path / "again", *arguments, *cache)
+    # Equal bits: the same run from the same files.
     assert_same(pipeline_tensors(tmp_path / "again"), pipeline_tensors(tmp_path / "cached"))
     printed = train(tmp_path / "other", *arguments, *cache, "--seed", 1, status=1)
     assert "--cache_latents: `folder` holds samples that were drawn otherwise: seed was 0, is 1." in printed
@@ -420,6 +422,7 @@ def test_motion_modules_take_no_part_before_the_temporal_stages(base, stage, tmp
     starts = {"one": base, "another": tmp_path / "other"}
     for run, start in starts.items():
         train(tmp_path / run, *arguments, "--pretrained_model_name_or_path", start)
+    # Equal bits: the modules are not run, and all else is the same.
     assert_same(logged(tmp_path / "one"), logged(tmp_path / "another"))
     state, one, another = (tensors_of(folder, "diffusion_*") for folder in (base, *map(tmp_path.joinpath, starts)))
     motion = {name for name in state if ".motion_modules." in name}

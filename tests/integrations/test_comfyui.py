@@ -84,6 +84,7 @@ def test_nodes_in_sequence_give_the_frames_of_the_pipeline():
         generator=torch.Generator().manual_seed(3),
         output_type="np",
     ).frames[0]
+    # Equal bits: the node makes the same call.
     np.testing.assert_array_equal(frames.numpy(), expected)
 
 

@@ -106,6 +106,7 @@ def test_latents_are_shifted_and_scaled_one_way_and_back(vae):
 @torch.no_grad()
 def test_a_shift_of_none_is_no_shift():
     vae, unshifted = make(kl, shift_factor=None), make(kl, shift_factor=0.0)
+    # Equal bits: x - 0 and x + 0 are x.
     assert torch.equal(encode_pictures(vae, pictures()), encode_pictures(unshifted, pictures()))
     assert torch.equal(decode_latents(vae, latents()), decode_latents(unshifted, latents()))
 
@@ -156,6 +157,7 @@ def test_linear_attention_does_not_overflow_under_autocast():
     decoded = decode_latents(vae, encoded)
     with torch.autocast("cpu", torch.float16):
         assert not vae.decode(unscale_latents(vae, encoded)).sample.isfinite().all()
+        # Equal bits: autocast is off inside, so the kernels are the same.
         assert torch.equal(encode_pictures(vae, large), encoded)
         assert torch.equal(decode_latents(vae, encoded), decoded)
     assert encoded.isfinite().all() and decoded.isfinite().all()

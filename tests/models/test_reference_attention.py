@@ -172,6 +172,7 @@ def test_positions_need_channels_in_fours():
 def test_features_are_matched_by_name_not_by_order(pipe, inputs, features):
     straight = pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=features).sample
     shuffled = dict(reversed(features.items()))
+    # Equal bits: the same tensors under the same names.
     assert torch.equal(straight, pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=shuffled).sample)
     a, b = "up_blocks.2.attentions.0.transformer_blocks.0", "up_blocks.2.attentions.1.transformer_blocks.0"
     swapped = features | {a: features[b], b: features[a]}

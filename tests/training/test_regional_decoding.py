@@ -144,6 +144,7 @@ def test_wider_windows_hold_the_windows_and_stay_in_the_picture():
 def test_decoding_is_that_of_diffusers_with_gradient(vae):
     scaled = latents().requires_grad_()
     pictures = decode_latents(vae, scaled)
+    # Equal bits: the same calls on the same latents.
     assert torch.equal(pictures, vae.decode(scaled / vae.config.scaling_factor).sample)
     pictures.sum().backward()
     assert scaled.grad.abs().min() > 0
@@ -331,6 +332,7 @@ def test_other_autoencoders_give_windows_of_whole_pictures(autoencoder):
     scaled = latents().requires_grad_()
     pictures, (decoded,) = decode_latents(vae, scaled), decode_windows(vae, scaled, [windows])
     assert pictures.shape == (2, 3, HEIGHT, WIDTH)
+    # Equal bits: these autoencoders decode the whole pictures in both ways, and cutting computes nothing.
     assert torch.equal(decoded, windows.cut(pictures))
     decoded.sum().backward()
     assert scaled.grad.any()
