@@ -26,10 +26,10 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
-from hia_diffusers.animation.picture import load_picture
 from hia_diffusers.commands.arguments import OneLineParser, number, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
 from hia_diffusers.data.preparation import check_inside
+from hia_diffusers.images import load_image
 
 
 JOBS_HELP = (
@@ -72,7 +72,7 @@ class Animator:
     def make_video(self, job):
         width, height = self.args.size or (None, None)
         self.animate(
-            load_picture(job.image),
+            load_image(job.image),
             WholeBodyKeypoints.load(job.motion),
             video_path(self.args.output, job),
             image_keypoints=job.image_keypoints,

@@ -18,6 +18,7 @@ from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline
 from hia_diffusers.animation.driving import KINDS, Driving
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import Video
+from hia_diffusers.images import image_tensors
 
 
 try:
@@ -42,8 +43,9 @@ def to_image(pictures: Any) -> torch.Tensor:
 
 
 def to_arrays(image: torch.Tensor) -> np.ndarray:
-    """An IMAGE as uint8 pictures `(B, H, W, 3)`."""
-    return (image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+    """An IMAGE of grey or colours, with alpha or without, as uint8 pictures `(B, H, W, 3)` on white."""
+    pictures = image_tensors(image.clamp(0, 1).movedim(-1, 1), "image")
+    return (torch.stack(pictures).movedim(1, -1) * 255).round().byte().cpu().numpy()
 
 
 def default_device() -> Any:

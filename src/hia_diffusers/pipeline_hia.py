@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
 from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -27,6 +26,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from .conditioning.clips import ConditioningClips
 from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
+from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
 from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
@@ -366,7 +366,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         The arguments are those of [`HIAPipeline.__call__`]. No model runs.
         """
-        images = _as_pictures(image)
+        images = image_tensors(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         if 1 not in (len(images), len(clips)) and len(images) != len(clips):
             raise ValueError(
@@ -487,7 +487,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             name = "ip_adapter_image" if ip_adapter_image is not None else "ip_adapter_image_embeds"
             raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
         if ip_adapter_image is not None:
-            _as_pictures(ip_adapter_image, "ip_adapter_image")
+            image_tensors(ip_adapter_image, "ip_adapter_image")
 
     # 2. The stages of a call
 
@@ -503,7 +503,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
                 Videos per picture and motion.
         """
-        return max(len(_as_pictures(image)), len(conditioning_frames)) * num_videos_per_prompt
+        return max(len(image_tensors(image)), len(conditioning_frames)) * num_videos_per_prompt
 
     def encode_image(
         self,
@@ -526,7 +526,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             `(B, tokens, C)`. Image tokens are zeros in the latter, text is the same in both.
         """
         device, dtype = self._execution_device, self.unet.dtype
-        pictures = _as_pictures(image)
+        pictures = image_tensors(image)
         if prompt_embeds is None and image_embeds is None:
             if self.text_encoder is not None:  # an `image_encoder` beside it came with an IP-Adapter
                 tokens = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
@@ -562,7 +562,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             ip_adapter_image_embeds = []
             for picture, layer in zip(images, self.unet.encoder_hid_proj.image_projection_layers, strict=True):
                 hidden = not isinstance(layer, ImageProjection)
-                output = self._clip_embeds(_as_pictures(picture), output_hidden_states=hidden)
+                output = self._clip_embeds(image_tensors(picture), output_hidden_states=hidden)
                 embeds = output.hidden_states[-2] if hidden else output.image_embeds
                 ip_adapter_image_embeds.append(embeds[None])
         conditional = [
@@ -677,7 +677,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Returns:
             `torch.Tensor` of shape `(B, C, h, w)`: float32.
         """
-        pictures = torch.cat([_resize(picture[None], (height, width)) for picture in _as_pictures(image)])
+        pictures = torch.cat([_resize(picture[None], (height, width)) for picture in image_tensors(image)])
         return encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
 
     def prepare_latents(
@@ -1086,8 +1086,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                The reference picture, or a batch of them: arrays `(H, W, 3)` or `(B, H, W, 3)`, tensors `(3, H, W)` or
-                `(B, 3, H, W)`, in [0, 1]. Resized to `height` x `width`.
+                The reference picture, or a batch of them: arrays `(H, W, C)` or `(B, H, W, C)`, tensors `(C, H, W)` or
+                `(B, C, H, W)`, in [0, 1] or uint8 or uint16, C from grey to RGB and alpha. Taken upright, in sRGB and
+                on white, as [`~images.image_tensor`] says, and resized to `height` x `width`.
             conditioning_frames ([`MotionBlurCondition`], `list[PIL.Image.Image]` or `torch.Tensor`):
                 The motion: a condition, pose maps as pictures, or a tensor `(F, C, H, W)` in [0, 1] with the
                 ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
@@ -1168,7 +1169,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Examples:
         """
         # 1. Check inputs
-        pictures = _as_pictures(image)
+        pictures = image_tensors(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         self.check_inputs(
             pictures,
@@ -1298,12 +1299,6 @@ def _joined_embeds(
     return {"image_embeds": [torch.cat(pair) for pair in pairs]}
 
 
-def _in_unit_range(values: torch.Tensor) -> bool:
-    """Whether all values are in [0, 1]. NaN is its own minimum and maximum, and fails both comparisons."""
-    low, high = values.aminmax()
-    return bool(low >= 0 and high <= 1)
-
-
 def _check_counts(**counts: Any) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -1325,41 +1320,6 @@ def _check_noise(shape: tuple[int, ...], generator: Any, latents: Any) -> None:
     if latents is not None and not (isinstance(latents, torch.Tensor) and tuple(latents.shape) == shape):
         got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
         raise ValueError(f"`latents` must be a tensor of shape {shape}, got {got}.")
-
-
-def _as_pictures(image: Any, name: str = "image") -> list[torch.Tensor]:
-    """Pictures as tensors `(3, H, W)` in [0, 1]; `name` is the argument's, for errors."""
-    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4:
-        image = [*image]
-    if not isinstance(image, list):
-        image = [image]
-    if not image:
-        raise ValueError(f"`{name}` must hold at least one picture, got none.")
-    return [_as_picture(picture, name) for picture in image]
-
-
-def _as_picture(picture: Any, name: str) -> torch.Tensor:
-    if isinstance(picture, PIL.Image.Image):
-        return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(picture.convert("RGB")))[0]
-    if not isinstance(picture, (np.ndarray, torch.Tensor)):
-        raise TypeError(
-            f"`{name}` must be a PIL picture, a numpy array (H, W, 3), a tensor (3, H, W), or a list of those, got"
-            f" {type(picture).__name__}."
-        )
-    channels = picture.shape[-1] if isinstance(picture, np.ndarray) else picture.shape[0]
-    if picture.ndim != 3 or channels != 3 or 0 in picture.shape:
-        raise ValueError(
-            f"`{name}` must have the shape (H, W, 3) as an array or (3, H, W) as a tensor, with a batch axis or"
-            f" without, got {tuple(picture.shape)}."
-        )
-    tensor = picture if isinstance(picture, torch.Tensor) else torch.from_numpy(picture).permute(2, 0, 1)
-    tensor = tensor.float()
-    if not _in_unit_range(tensor):
-        raise ValueError(
-            f"`{name}` must be finite and in [0, 1], got {tensor.min().item():g} to {tensor.max().item():g}; 8-bit"
-            " arrays are divided by 255 first, or given as PIL pictures."
-        )
-    return tensor
 
 
 def _resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -1,64 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from hia_diffusers import WholeBodyKeypoints
-from hia_diffusers.animation.picture import fit_keypoints, fit_picture, load_picture
+from hia_diffusers.animation.picture import fit_keypoints, fit_picture
 from hia_diffusers.commands.animate import told_aloud
-
-
-def ramp(dtype=np.uint8, top=255):
-    """Dark on the left and bright on the right, 40 wide and 20 high."""
-    return np.tile(np.linspace(0, top, 40), (20, 1)).round().astype(dtype)
-
-
-@pytest.mark.parametrize("name", ["grey.png", "grey16.png", "grey16.tiff", "grey32.tiff", "colour16.png"])
-def test_greys_and_16_bit_pictures(tmp_path, name):
-    path = tmp_path / name
-    if name == "colour16.png":
-        cv2.imwrite(str(path), np.stack([ramp(np.uint16, 65535)] * 3, axis=-1))
-    else:
-        grey = {"grey.png": ramp(), "grey32.tiff": ramp(np.int32, 65535)}.get(name, ramp(np.uint16, 65535))
-        Image.fromarray(grey).save(path)
-    picture = load_picture(path)
-    assert picture.mode == "RGB" and picture.size == (40, 20)
-    np.testing.assert_allclose(np.asarray(picture), np.stack([ramp()] * 3, axis=-1), atol=1)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "transparent RGB"])
-def test_transparency_is_white(tmp_path, mode):
-    path = tmp_path / "picture.png"
-    picture = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
-    picture.paste((30, 30, 30, 255), (20, 0, 40, 20))
-    if mode == "transparent RGB":
-        picture.convert("RGB").save(path, transparency=(0, 0, 0))
-    else:
-        picture.convert(mode).save(path)
-    assert Image.open(path).mode == mode.split()[-1]
-    pixels = np.asarray(load_picture(path), dtype=int)
-    assert pixels.shape == (20, 40, 3)
-    assert (pixels[:, :20] == 255).all() and np.abs(pixels[:, 20:] - 30).max() <= 3
-
-
-def test_half_transparency_is_mixed_with_white(tmp_path):
-    Image.new("RGBA", (8, 8), (200, 0, 0, 128)).save(tmp_path / "picture.png")
-    pixels = np.asarray(load_picture(tmp_path / "picture.png"), dtype=int)
-    np.testing.assert_allclose(pixels[0, 0], [227, 127, 127], atol=1)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_exif_orientation_is_applied(tmp_path, dtype):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    top = np.iinfo(dtype).max
-    Image.fromarray(ramp(dtype, top)).save(tmp_path / "picture.png", exif=exif)
-    picture = load_picture(tmp_path / "picture.png")
-    assert picture.size == (20, 40)
-    np.testing.assert_allclose(np.asarray(picture)[..., 0], np.rot90(ramp(), -1), atol=1)
 
 
 def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
@@ -82,6 +31,13 @@ def test_a_picture_of_the_same_aspect_is_only_resized(capsys):
         picture, place = fit_picture(Image.new("RGB", (128, 64)), (64, 32))
     assert picture.size == (64, 32) and place == (0, 0, 64, 32)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("size", [(1, 320), (320, 1)])
+def test_a_picture_of_which_nothing_would_be_left_is_refused(size):
+    with pytest.raises(ValueError, match=f"`image`: {size[0]}x{size[1]} pixels are too thin to be fitted into 96x160"):
+        fit_picture(Image.new("RGB", size), (96, 160))
+    assert fit_picture(Image.new("RGB", (1, 160)), (96, 160))[1] == (47, 0, 1, 160)
 
 
 def test_keypoints_of_the_picture_stay_on_it_when_it_is_fitted():

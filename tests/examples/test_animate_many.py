@@ -88,13 +88,13 @@ def output(tmp_path_factory):
     return tmp_path_factory.mktemp("output") / "videos"
 
 
-real_load_picture = animate_many.load_picture
+real_load_image = animate_many.load_image
 
 
-def load_picture_or_die(path):
+def load_image_or_die(path):
     if path.name == "killing.png":
         signal.raise_signal(signal.SIGKILL)
-    return real_load_picture(path)
+    return real_load_image(path)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def first_run(run):
     """Two actors make the videos, and one job kills its process."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(animate_many, "load_picture", load_picture_or_die)
+        patch.setattr(animate_many, "load_image", load_image_or_die)
         return run(workers=2)
 
 
@@ -132,7 +132,7 @@ def test_what_can_be_made_is_made_and_the_rest_is_listed(output, first_run):
     made = {f"{job['name']}.mp4" for job in GOOD}
     assert {path.name for path in output.iterdir()} == {*made, "failures.json"}
     reasons = {
-        "bad picture": "text.png' cannot be read as a picture",
+        "bad picture": "text.png' cannot be read as an image",
         "bad motion": "text.safetensors",
         "no picture": "missing.png",
         "killing": "its process was killed",

@@ -480,18 +480,6 @@ def cut_off(folder):
     (folder / "walk" / "frame_1.png").write_bytes(content[: len(content) // 2])
 
 
-def deepen(folder):
-    Image.fromarray(np.full((HEIGHT, WIDTH), 30_000, dtype=np.uint16)).save(folder / "walk" / "frame_1.png")
-
-
-def deepen_colours(folder):
-    cv2.imwrite(str(folder / "walk" / "frame_1.png"), np.full((HEIGHT, WIDTH, 3), 30_000, dtype=np.uint16))
-
-
-def make_transparent(folder):
-    Image.new("RGBA", (WIDTH, HEIGHT), (9, 9, 9, 254)).save(folder / "walk" / "frame_1.png")
-
-
 def animate(folder):
     frames = [Image.new("RGB", (WIDTH, HEIGHT), (level, 0, 0)) for level in (0, 99)]
     frames[0].save(folder / "walk" / "frame_1.png", save_all=True, append_images=frames[1:])
@@ -530,12 +518,9 @@ def empty_clip(folder):
         (number_twice, ["frame_1.png", "frame_01.png", "the same name"]),
         (resize_all, ["predictions/walk", "3 frames of 48x66", "3 of 48x64"]),
         (resize_one, ["predictions/walk", "changes its frame size"]),
-        (damage, ["frame_1.png", "cannot be read as a picture"]),
-        (cut_off, ["walk/frame_1.png", "cannot be read as a picture"]),
-        (deepen, ["walk/frame_1.png", "no picture of 8 bits"]),
-        (deepen_colours, ["walk/frame_1.png", "no picture of 8 bits"]),
-        (make_transparent, ["walk/frame_1.png", "transparent"]),
-        (animate, ["walk/frame_1.png", "several pictures"]),
+        (damage, ["frame_1.png", "cannot be read as an image"]),
+        (cut_off, ["walk/frame_1.png", "cannot be read as an image"]),
+        (animate, ["walk/frame_1.png", "several images"]),
         (add_sound, ["frame_1.wav", "is no frame"]),
         (empty, ["--predictions", "holds no clips"]),
         (empty_clip, ["predictions/walk", "holds no frames"]),

@@ -108,6 +108,17 @@ def test_motions_of_files_and_of_frames_are_the_same(tmp_path):
     assert condition.condition.pose.shape == (2, 80, 48, 3) and preview.shape == (2, 80, 2 * 48, 3)
 
 
+@pytest.mark.parametrize(
+    ("pixel", "seen"),
+    [((0.0, 1.0, 0.0, 0.0), (255, 255, 255)), ((1.0, 0.0, 0.0, 0.5), (255, 128, 128)), ((0.2,), (51, 51, 51))],
+)
+def test_alpha_of_an_image_is_laid_on_white_and_grey_is_taken(pixel, seen):
+    image = torch.tensor(pixel).expand(1, 160, 96, -1)
+    _, motion = run("HIAExampleMotion", person=1, dance=2, frames=1)
+    _, preview = run("HIACondition", image=image, motion=motion, **ANYHOW)
+    np.testing.assert_allclose(preview[0, 0, 0] * 255, seen, atol=1)
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
     is_changed = PACK_MODULE.NODE_CLASS_MAPPINGS["HIALoadMotion"].IS_CHANGED
     choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0}

@@ -22,8 +22,9 @@ from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
 from ..data.video import Video, check_frame_rate, check_output, write_video
 from ..data.watermark import Watermark
+from ..images import load_image
 from .driving import Driving
-from .picture import fit_keypoints, fit_picture, load_picture
+from .picture import fit_keypoints, fit_picture
 
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class HIAAnimator:
 
     def __call__(
         self,
-        image: str | os.PathLike | PIL.Image.Image,
+        image: Any,
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
         output: str | os.PathLike | None = None,
         sound: bool | str | os.PathLike = True,
@@ -200,7 +201,7 @@ class HIAAnimator:
 
     def prepare(
         self,
-        image: str | os.PathLike | PIL.Image.Image,
+        image: Any,
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
         driving_type: str = "auto",
         max_frames: int | None = None,
@@ -220,9 +221,9 @@ class HIAAnimator:
         Every step but the last: what the pipeline is called with.
 
         Args:
-            image (`str`, `os.PathLike` or `PIL.Image.Image`):
-                Picture of the person. Where its aspect is not that of the result, it is fitted into it whole, with
-                bars in the colour of its border.
+            image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+                Picture of the person, as [`~images.load_image`] takes it. Where its aspect is not that of the result,
+                it is fitted into it whole, with bars in the colour of its border.
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
                 The motion: a video of a person, keypoints (also a `.safetensors` or `.npz` file of them) or an
                 OpenPose-style pose video.
@@ -265,7 +266,7 @@ class HIAAnimator:
                 beside what is given in place of a step, or nobody is found. What can be known before people are looked
                 for is.
         """
-        picture = load_picture(image)
+        picture = load_image(image)
         motion = self.load_driving(driving, driving_type, max_frames)
         _check_use(
             motion,

@@ -15,9 +15,9 @@ import av.logging
 import numpy as np
 from PIL import Image
 
-from ..animation.picture import load_picture
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..data.video import ANY_METADATA, read_frame_rate, stream_frames
+from ..images import load_image
 from .limits import Limits
 
 
@@ -39,12 +39,17 @@ Answer = tuple[dict[str, float], dict[str, np.ndarray]]
 def read_picture(path: Path, limits: Limits) -> Answer:
     """A picture as `pixels`, uint8 `(H, W, 3)`."""
     Image.MAX_IMAGE_PIXELS = None  # the check below is the stricter one
+    unreadable = f"{path.name!r} cannot be read as a JPEG, PNG or WebP picture."
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            _check_pixels(image.width, image.height, limits.max_picture_pixels)
-            picture = load_picture(image)
+        image = Image.open(path, formats=PICTURE_FORMATS)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path.name!r} cannot be read as a JPEG, PNG or WebP picture.") from error
+        raise ValueError(unreadable) from error
+    with image:
+        _check_pixels(image.width, image.height, limits.max_picture_pixels)
+        try:
+            picture = load_image(image)
+        except ValueError as error:
+            raise ValueError(unreadable) from error
     picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
     return {}, {"pixels": np.asarray(picture)}
 

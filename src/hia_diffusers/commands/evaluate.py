@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .arguments import OneLineParser, number, size
 from .loading import VARIANT_HELP, choose_device, load_pipeline
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FRAME_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of 8 bits at most
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 
 MINIMUM_SIDE = 7  # of a window of SSIM
@@ -303,18 +302,13 @@ def load_frames(path: Path) -> np.ndarray:
 
 def load_frame(path: Path) -> np.ndarray:
     """uint8 `(H, W, 3)`, upright."""
-    try:
-        with Image.open(path) as picture:
-            # Of 16 bits per channel Pillow would drop half.
-            if picture.mode not in FRAME_MODES or any("16B" in str(tile[3]) for tile in picture.tile):
-                raise ValueError(f"{str(path)!r} is no picture of 8 bits in colour or grey")
-            if getattr(picture, "n_frames", 1) > 1:
-                raise ValueError(f"{str(path)!r} holds several pictures")
-            if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-                raise ValueError(f"{str(path)!r} is transparent in places, and nothing says what is behind")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a picture ({error})") from error
+    from ..images import load_image
+
+    frame = np.asarray(load_image(path, "frame"))
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"{str(path)!r} holds several images")
+    return frame
 
 
 def load_keypoints(path: Path, num_frames: int, width: int, height: int) -> "WholeBodyKeypoints":

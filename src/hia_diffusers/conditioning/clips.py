@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..images import number_tensor
 from .motion_blur import MotionBlurCondition, MotionBlurConditioner
 
 
@@ -52,7 +53,7 @@ class ConditioningClips:
         if isinstance(conditioning_frames, cls):
             return conditioning_frames
         if isinstance(conditioning_frames, torch.Tensor) and conditioning_frames.ndim == 5:
-            clips = tuple(conditioning_frames)
+            clips = tuple(number_tensor(conditioning_frames, "conditioning_frames"))
         else:
             is_batch = isinstance(conditioning_frames, list) and not all(
                 isinstance(frame, PIL.Image.Image) for frame in conditioning_frames
@@ -137,7 +138,7 @@ def _as_clip(conditioning_frames: Any) -> MotionBlurCondition | torch.Tensor:
             return MotionBlurConditioner().from_pose_video(conditioning_frames)
     if isinstance(conditioning_frames, torch.Tensor):
         if conditioning_frames.ndim == 4:
-            return conditioning_frames
+            return number_tensor(conditioning_frames, "conditioning_frames")
         raise ValueError(
             "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"
             f" {tuple(conditioning_frames.shape)}."

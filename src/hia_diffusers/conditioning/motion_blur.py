@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
 from .. import checks
+from ..images import load_image
 from .keypoints import (
     LEFT_ELBOW,
     LEFT_HAND,
@@ -457,7 +458,7 @@ def _picture_array(frames: Any) -> np.ndarray:
         sizes = sorted({frame.size for frame in frames})
         if len(sizes) > 1:
             raise ValueError(f"`frames` must all have one size, got (width, height) of {sizes}.")
-        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+        return np.stack([np.asarray(load_image(frame, "frames")) for frame in frames])
     if isinstance(frames, torch.Tensor):
         if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
             raise ValueError(
@@ -466,6 +467,8 @@ def _picture_array(frames: Any) -> np.ndarray:
         frames = frames.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
     if not isinstance(frames, np.ndarray):
         raise TypeError(f"`frames` must be a list of PIL pictures, an array or a tensor, got {type(frames).__name__}.")
+    if np.ma.is_masked(frames):
+        raise ValueError("`frames` is masked in places; say what is there, as by its method `filled`.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
         raise ValueError(f"`frames` must have shape (F, H, W, 3) with F >= 1, got {frames.shape}.")
     if frames.dtype == np.uint8:

@@ -18,6 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
+from ..images import load_image
 from .sound import ANY_METADATA, Sound, open_sound
 
 
@@ -366,7 +367,7 @@ def _encode(
 
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
-    pixels = np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame)
+    pixels = np.asarray(load_image(frame, "frames") if isinstance(frame, Image.Image) else frame)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(f"`frames` must be of shape (F, H, W, 3), got a frame of shape {pixels.shape}.")
     if np.issubdtype(pixels.dtype, np.floating):

@@ -1,0 +1,265 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Still images as a browser shows them: the one way in for files, PIL images, arrays and tensors.
+
+Axes: C channels (grey, grey and alpha, RGB, or RGB and alpha), H, W.
+"""
+
+import io
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+
+# The largest side that a JPEG can have.
+MAX_SIDE = 65535
+
+# Pillow has Ghostscript read these: they are programs.
+PROGRAMS = ("EPS",)
+
+# The mode in which Pillow applies a colour profile, by the mode of an image and by the colour space of a profile; RGB
+# for all others.
+PROFILED = {"1": "L", "L": "L", "LA": "L", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB", "Lab": "LAB", "RGB": "RGB"}
+
+# Modes with colours that are multiplied by alpha, and those without.
+UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+# Alpha in the last of so many channels.
+ALPHA_CHANNELS = (2, 4)
+
+logger = logging.getLogger(__name__)
+
+
+def load_image(image: Any, name: str = "image") -> Image.Image:
+    """
+    An image as 8-bit sRGB: upright (EXIF orientation, mirrored ones too), its colour profile applied, transparency on
+    white, 16 bits scaled down.
+
+    Args:
+        image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            A file that Pillow reads, of which the first frame counts, a PIL image of any mode, or an array or a tensor
+            as [`image_tensor`] takes it.
+        name (`str`, *optional*, defaults to `"image"`):
+            The argument's, for errors.
+
+    Returns:
+        `PIL.Image.Image`: RGB.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `TypeError`: `image` is none of these.
+        `ValueError`: the file cannot be read as an image, its values are beyond 16 bits, or as [`image_tensor`].
+    """
+    if isinstance(image, Image.Image):
+        with _decoding(name, "the PIL image"):
+            return _as_shown(image)
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        pixels = (image_tensor(image, name) * 255).round().byte()
+        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(
+            f"`{name}` must be a path, a PIL image, an array (H, W, C) or a tensor (C, H, W), got "
+            f"{type(image).__name__}."
+        )
+    said = repr(str(image))
+    with _decoding(name, said):
+        # A pipe would never end, and a device does more than to be read.
+        if not stat.S_ISREG(os.stat(image).st_mode):
+            raise ValueError("no regular file")
+        with Image.open(image, formats=_formats()) as opened:
+            return _as_shown(opened)
+
+
+def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
+    """
+    An image as numbers.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            A PIL image, which becomes what [`load_image`] makes of it; an array `(H, W, C)` or `(H, W)`; or a tensor
+            `(C, H, W)` or `(H, W)`. Arrays and tensors hold floating-point numbers in [0, 1], or 8 or 16 bits without
+            sign, which are scaled to that. C is 1 to 4; alpha, the last of 2 or 4, is laid on white.
+        name (`str`, *optional*, defaults to `"image"`):
+            The argument's, for errors.
+
+    Returns:
+        `torch.Tensor` of shape `(3, H, W)`: float32 in [0, 1]; on the device of a tensor.
+
+    Raises:
+        `TypeError`: `image` is none of these, or holds other numbers.
+        `ValueError`: it has another shape, is masked, or has values that are not finite and in [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(load_image(image, name))).permute(2, 0, 1) / 255
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"`{name}` must be a PIL image, an array (H, W, C), a tensor (C, H, W), or a list of those, got "
+            f"{type(image).__name__}."
+        )
+    pixels = number_tensor(image, name)
+    if pixels.ndim == 3 and isinstance(image, np.ndarray):
+        pixels = pixels.permute(2, 0, 1)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or not 1 <= len(pixels) <= 4 or 0 in pixels.shape:
+        raise ValueError(
+            f"`{name}` must have the shape (H, W, C) as an array or (C, H, W) as a tensor, with 1 to 4 channels C, "
+            f"and with a batch axis or without, got {tuple(image.shape)}."
+        )
+    low, high = pixels.aminmax()
+    if not (low >= 0 and high <= 1):  # NaN is its own minimum and maximum, and fails both comparisons
+        raise ValueError(f"`{name}` must be finite and in [0, 1], got {low.item():g} to {high.item():g}.")
+    if len(pixels) in ALPHA_CHANNELS:
+        pixels = pixels[:-1] * pixels[-1:] + (1 - pixels[-1:])
+    return pixels.expand(3, -1, -1)
+
+
+def image_tensors(images: Any, name: str = "image") -> list[torch.Tensor]:
+    """
+    One image or several as [`image_tensor`] makes them.
+
+    Args:
+        images:
+            An image, a list of images of any sizes, or an array or a tensor with a batch axis in front.
+        name (`str`, *optional*, defaults to `"image"`):
+            The argument's, for errors.
+
+    Returns:
+        `list[torch.Tensor]`: `(3, H, W)` each.
+
+    Raises:
+        `TypeError`, `ValueError`: as [`image_tensor`], or there is none.
+    """
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = [*images]
+    images = images if isinstance(images, list) else [images]
+    if not images:
+        raise ValueError(f"`{name}` must hold at least one image, got none.")
+    return [image_tensor(image, name) for image in images]
+
+
+def number_tensor(values: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    """
+    Pixels of any layout in memory as float32: 8 and 16 bits without sign are scaled to [0, 1].
+
+    Args:
+        values (`np.ndarray` or `torch.Tensor`):
+            Of any shape.
+        name (`str`):
+            The argument's, for errors.
+
+    Returns:
+        `torch.Tensor`: of the same shape.
+
+    Raises:
+        `TypeError`: they are neither 8 or 16 bits without sign nor real floating-point numbers.
+        `ValueError`: an array is masked in places, or a tensor is sparse or without data.
+    """
+    if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            raise ValueError(f"`{name}` must be a dense tensor that holds data, got one on {values.device}.")
+        steps = 0 if values.is_floating_point() else {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
+    else:
+        if np.ma.is_masked(values):
+            raise ValueError(f"`{name}` is masked in places; say what is there, as by its method `filled`.")
+        steps = 0 if values.dtype.kind == "f" else {"u1": 255, "u2": 65535}.get(values.dtype.str[1:])
+    if steps is None:
+        raise TypeError(
+            f"`{name}` must hold floating-point numbers in [0, 1], or 8 or 16 bits without sign, got {values.dtype}."
+        )
+    if isinstance(values, np.ndarray):  # Torch knows neither negative strides nor the byte order of other machines.
+        values = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    numbers = values.detach().float()
+    return numbers / steps if steps else numbers
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.OPEN if name not in PROGRAMS]
+
+
+@contextmanager
+def _decoding(name: str, said: str) -> Iterator[None]:
+    """Each of Pillow's decoders has exceptions of its own."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"`{name}`: there is no file {said}") from error
+    except MemoryError as error:
+        raise ValueError(f"`{name}`: {said} takes more memory than there is") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"`{name}`: {said} cannot be read as an image ({reason})") from error
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
+        raise ValueError(f"its sides must be from 1 to {MAX_SIDE} pixels, not {width}x{height}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in UNMULTIPLIED:
+        image = image.convert(UNMULTIPLIED[image.mode])
+    cleared = _cleared(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _scaled_grey(image)
+    image = _in_srgb(image)
+    if cleared is not None:
+        image.paste("white", mask=cleared)
+    image.info = {}  # what it was turned and converted by must not be applied again
+    return image
+
+
+def _cleared(image: Image.Image) -> Image.Image | None:
+    """How transparent each pixel is."""
+    colour = image.info.get("transparency")
+    if image.mode.startswith("I") and colour is not None:
+        return Image.fromarray(np.asarray(image) == colour)
+    if isinstance(colour, tuple) and max(colour) > 255:  # as the file has it, while the pixels have 8 of 16 bits
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    return ImageOps.invert(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image)
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("its values are not of 8 or 16 bits")
+    # Integers of 32 bits hold 16, as PNG files do in Pillow, or 8, as it converts them.
+    step = 1 if image.mode == "I" and grey.max() <= 255 else 257
+    scaled = Image.fromarray((grey / step).round().astype(np.uint8))
+    scaled.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    return scaled
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours, whatever the transparency: they are converted before they are mixed."""
+    mode = PROFILED.get(image.mode, "RGB")
+    content = image.info.get("icc_profile")
+    image = image.convert(mode)
+    if mode == "LAB":
+        content = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    if not content:
+        return image.convert("RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        space = PROFILED.get(profile.profile.xcolor_space.strip())
+        if mode == "L" and space == "RGB":
+            mode, image = "RGB", image.convert("RGB")
+        if mode == space:
+            converted: Any = ImageCms.profileToProfile(
+                image,
+                profile,
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            return converted
+    except (ImageCms.PyCMSError, OSError, TypeError) as error:  # browsers leave it out, too
+        logger.warning("The colour profile of an image is damaged and left out (%s).", error)
+    return image.convert("RGB")
