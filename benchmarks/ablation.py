@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import yaml
-from scores import ROOT, as_arguments, score, write_whole
+from scores import COPYING, ROOT, as_arguments, score, write_table, write_whole
 
 import hia_diffusers
 
@@ -31,7 +30,6 @@ matplotlib.use("agg")
 
 ROWS = ROOT / "benchmarks" / "ablation.yaml"
 RESULTS = ROOT / "docs" / "results"
-PAGE = ROOT / "docs" / "results.md"
 
 STAGES = ("base", "spatial", "regional", "temporal-half", "temporal-full")
 
@@ -45,7 +43,7 @@ MEASURES = {
     "face_psnr": "face",
     "hands_psnr": "hands",
     "hand_sharpness_correlation": "sharpness",
-    "static_change_ratio": "flicker",
+    "static_change": "static change",
     "FID-p": "FID-p",
     "FVD-p": "FVD-p",
 }
@@ -103,9 +101,20 @@ def train(stages, seed, runs):
 # 2. Scores
 
 
+def score_copying(options, args):
+    """The report of the reference in every frame, on the clips of these options."""
+    options = {name: options[name] for name in ("max_clips", "frames") if name in options} | {"baseline": "copy"}
+    return score(options, args.runs / "scores" / f"copying-{short_hash(options)}.json")
+
+
 def tune(rows, args):
     """The table of what methods reach with other learning rates."""
     lines = ["| | learning rate | L1 | PSNR | FVD-p |", "| --- | --- | --- | --- | --- |"]
+
+    def add(name, rate, measures):
+        values = [f"{measures[measure]['value']:.4g}" for measure in ("l1", "psnr", "FVD-p")]
+        lines.append(f"| {name} | {rate} | {' | '.join(values)} |")
+
     for name, rates in rows["tuning"].items():
         for rate in rates:
             row = rows["training"][name] | {"learning_rate": rate}
@@ -113,9 +122,8 @@ def tune(rows, args):
             stages = stages_of_row(row, rows)
             path = args.runs / "scores" / f"tuning-{short_hash([stages, options])}.json"
             model = None if path.exists() else str(train(stages, 0, args.runs))
-            measures = score({**options, "model": model}, path)["measures"]
-            values = [f"{measures[measure]['value']:.4g}" for measure in ("l1", "psnr", "FVD-p")]
-            lines.append(f"| {name} | {rate} | {' | '.join(values)} |")
+            add(name, rate, score({**options, "model": model}, path)["measures"])
+    add(COPYING, "", score_copying(rows["evaluation"] | rows["tuning_evaluation"], args)["measures"])
     return "\n".join(lines)
 
 
@@ -135,6 +143,8 @@ def run_group(group, rows, args):
                 trained = stages and not path.exists()
                 model = train(stages, seed, args.runs) if trained else args.model
                 reports.setdefault(name, []).append(score({**options, "model": str(model)}, path))
+    options = rows["evaluation"] | ({} if group == "training" else rows["inference_evaluation"])
+    reports[COPYING] = [score_copying(options, args)] * len(rows["seeds"][group])  # no seed changes it
     return reports
 
 
@@ -163,7 +173,7 @@ def table(reports):
         cells = []
         for values in values_of(of_row).values():
             mean = f"{np.mean(values):.4g}"
-            cells.append(f"{mean} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else mean)
+            cells.append(f"{mean} ± {np.std(values, ddof=1):.2g}" if len(set(values)) > 1 else mean)
         if name == "full" or full is None:
             cells += ["", ""]
         else:
@@ -174,15 +184,15 @@ def table(reports):
     return "\n".join(lines)
 
 
-def plot(reports, path):
-    """L1 and FVD-p of each row as shares of those of the full method."""
+def plot(values, path):
+    """L1 and FVD-p of each row, `values[row][measure]` of all seeds, as shares of those of the full method."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(reports) + 1), layout="constrained")
-    rows = list(reports)[::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(values) + 1), layout="constrained")
+    rows = list(values)[::-1]
     for offset, measure in ((0.2, "l1"), (-0.2, "FVD-p")):
-        full = np.mean(values_of(reports["full"])[measure])
-        shares = [np.array(values_of(reports[row])[measure]) / full for row in rows]
+        full = np.mean(values["full"][measure])
+        shares = [np.array(values[row][measure]) / full for row in rows]
         spread = [of_row.std(ddof=1) if len(of_row) > 1 else 0 for of_row in shares]
         places = np.arange(len(rows)) + offset
         axes.barh(places, [of_row.mean() for of_row in shares], 0.4, xerr=spread, label=MEASURES[measure])
@@ -191,14 +201,6 @@ def plot(reports, path):
     axes.legend()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-
-
-def between_marks(text, name, content):
-    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        raise SystemExit(f"{PAGE} must hold the marks {begin.strip()} and {end.strip()}.")
-    return pattern.sub(lambda match: f"{begin}{content}{end}", text)
 
 
 def main():
@@ -217,20 +219,16 @@ def main():
     results = json.loads(results_path.read_text()) if results_path.exists() else {}
     for group in ("tuning", "training", "inference") if args.only is None else (args.only,):
         if group == "tuning":
-            written = tune(rows, args)
-            write_whole(PAGE, between_marks(PAGE.read_text(), group, written))
-            print(written)
+            write_table(group, tune(rows, args))
             continue
         reports = run_group(group, rows, args)
         if "full" not in reports:
             continue
         RESULTS.mkdir(exist_ok=True)
         results[group] = {name: values_of(of_row) for name, of_row in reports.items()}
-        plot(reports, RESULTS / f"ablation-{group}.png")
+        plot(results[group], RESULTS / f"ablation-{group}.png")
         write_whole(results_path, json.dumps(results, indent=1) + "\n")
-        written = table(reports)
-        write_whole(PAGE, between_marks(PAGE.read_text(), group, written))
-        print(written)
+        write_table(group, table(reports))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+
+COPYING = "copying the reference"
 
 
 def as_arguments(options):
@@ -38,3 +42,14 @@ def write_whole(path, content):
     unfinished = path.with_name(f".unfinished-{path.name}")
     unfinished.write_text(content)
     os.replace(unfinished, path)
+
+
+def write_table(name, table):
+    """Between the marks of this name in docs/results.md."""
+    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    page = PAGE.read_text()
+    if not pattern.search(page):
+        raise SystemExit(f"{PAGE} must hold the marks {begin.strip()} and {end.strip()}.")
+    write_whole(PAGE, pattern.sub(lambda match: f"{begin}{table}{end}", page))
+    print(table)
