@@ -34,7 +34,6 @@ ALLOWED_IMPORTS = {
         *("models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning", "images"),
     },
     "context_memory": {"memory_counting", "models", "pipeline_hia"},
-    "animation.picture": {"conditioning"},
     "animation.driving": {"conditioning", "data.video"},
     "animation.animator": {
         *("animation", "conditioning", "data.sound", "data.video", "data.watermark", "images", "pipeline_hia"),
@@ -78,7 +77,7 @@ ALLOWED_IMPORTS = {
 }
 
 # What any module may import; it imports nothing of ours.
-COMMON = {"checks"}
+COMMON = {"checks", "fitting", "natural_order"}
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {

@@ -26,6 +26,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from .conditioning.clips import ConditioningClips
 from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
+from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
@@ -55,7 +56,7 @@ EXAMPLE_DOC_STRING = """
         >>> from hia_diffusers.data.video import write_video
 
         >>> pipe = HIAPipeline.from_pretrained("path/to/hia", dtype=torch.float16).to("cuda")
-        >>> keypoints = WholeBodyKeypoints.load("dance.safetensors").resize(height=896, width=512)
+        >>> keypoints = WholeBodyKeypoints.load("dance.safetensors").fit(height=896, width=512)
         >>> condition = MotionBlurConditioner()(keypoints, sharpness=0.8)
         >>> frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
         >>> write_video("out.mp4", frames, fps=keypoints.fps)
@@ -614,6 +615,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             [`~conditioning.clips.ConditioningClips`]: with the ControlNet's channels, read window by window.
         """
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
+        warn_of_bars("conditioning_frames", clips.height, clips.width, height, width)
         return clips.resize(height, width)
 
     def encode_reference(
@@ -670,14 +672,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         Args:
             image:
-                Reference pictures, resized to `height` x `width` with antialiasing.
+                Reference pictures, fitted into `height` x `width` with antialiasing.
             height, width (`int`):
                 Size of the clip in pixels.
 
         Returns:
             `torch.Tensor` of shape `(B, C, h, w)`: float32.
         """
-        pictures = torch.cat([_resize(picture[None], (height, width)) for picture in image_tensors(image)])
+        pictures = torch.stack([fit_reference(picture, height, width) for picture in image_tensors(image)])
         return encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
 
     def prepare_latents(
@@ -1088,7 +1090,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
                 The reference picture, or a batch of them: arrays `(H, W, C)` or `(B, H, W, C)`, tensors `(C, H, W)` or
                 `(B, C, H, W)`, in [0, 1] or uint8 or uint16, C from grey to RGB and alpha. Taken upright, in sRGB and
-                on white, as [`~images.image_tensor`] says, and resized to `height` x `width`.
+                on white, as [`~images.image_tensor`] says, and fitted into `height` x `width` whole: with bars in the
+                colour of its border where the aspect differs, as the conditioning frames are with nothing beside them.
             conditioning_frames ([`MotionBlurCondition`], `list[PIL.Image.Image]` or `torch.Tensor`):
                 The motion: a condition, pose maps as pictures, or a tensor `(F, C, H, W)` in [0, 1] with the
                 ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
@@ -1320,9 +1323,3 @@ def _check_noise(shape: tuple[int, ...], generator: Any, latents: Any) -> None:
     if latents is not None and not (isinstance(latents, torch.Tensor) and tuple(latents.shape) == shape):
         got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
         raise ValueError(f"`latents` must be a tensor of shape {shape}, got {got}.")
-
-
-def _resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if pictures.shape[-2:] == size:
-        return pictures
-    return torch.nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)

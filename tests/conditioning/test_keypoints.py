@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from hia_diffusers.conditioning import keypoints as kp
@@ -77,6 +79,16 @@ def test_scores_above_one_are_clipped():
     assert keypoints.score.max() == 1
 
 
+def test_masked_numbers_are_missing_and_complex_ones_an_error():
+    xy = np.ma.masked_array(np.full((1, 133, 2), 5.0), mask=False)
+    xy.mask[0, 40] = True
+    keypoints = WholeBodyKeypoints(xy, np.ones((1, 133)), HEIGHT, WIDTH, FPS)
+    np.testing.assert_array_equal(keypoints.score[0], np.arange(133) != 40)
+    for complex_xy in (np.ones((1, 133, 2)) + 1j, torch.ones(1, 133, 2, dtype=torch.complex64)):
+        with pytest.raises(TypeError, match="`xy` must be an array of numbers, .* complex"):
+            WholeBodyKeypoints(complex_xy, np.ones((1, 133)), HEIGHT, WIDTH, FPS)
+
+
 def test_slices_keep_the_frames_and_thin_the_frame_rate():
     keypoints = random_keypoints(num_frames=6)
     part = keypoints[2:4]
@@ -100,6 +112,13 @@ def test_file_round_trip(tmp_path, suffix):
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("name", ["MOTION.NPZ", "Motion.SafeTensors"])
+def test_suffixes_are_read_in_any_case(tmp_path, name):
+    keypoints = random_keypoints()
+    keypoints.save(tmp_path / name)
+    assert_same(WholeBodyKeypoints.load(tmp_path / name), keypoints)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_damaged_and_incomplete_files_are_named(tmp_path, suffix):
     whole, path = tmp_path / f"whole{suffix}", tmp_path / f"broken{suffix}"
@@ -108,6 +127,67 @@ def test_damaged_and_incomplete_files_are_named(tmp_path, suffix):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"`path` cannot be read.*broken"):
             WholeBodyKeypoints.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_files_with_any_damage_are_read_or_named(tmp_path, suffix):
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"broken{suffix}"
+    random_keypoints().save(whole)
+    content, random = whole.read_bytes(), np.random.default_rng(0)
+    places = [*range(min(len(content), 160)), *range(-160, 0), *random.integers(0, len(content), 80)]
+    for place in places:
+        broken = bytearray(content)
+        broken[place] = random.integers(256)
+        path.write_bytes(broken)
+        try:
+            WholeBodyKeypoints.load(path)
+        except ValueError as error:
+            assert "`path`" in str(error) and "broken" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.bool])
+def test_numbers_of_other_kinds_are_named(tmp_path, dtype):
+    keypoints, path = random_keypoints(), tmp_path / "motion.safetensors"
+    tensors = {name: torch.as_tensor(getattr(keypoints, name)) for name in ("xy", "score", "height", "width", "fps")}
+    safetensors.torch.save_file({**tensors, "score": tensors["score"].to(dtype)}, path)
+    with pytest.raises(ValueError, match=r"`path` cannot be read .*motion.*\(score is stored as .*; save it as F32"):
+        WholeBodyKeypoints.load(path)
+
+
+def test_only_the_arrays_of_keypoints_are_read_of_a_file(tmp_path):
+    keypoints, path = random_keypoints(), tmp_path / "motion.npz"
+    keypoints.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other.npy", b"no array")
+    assert_same(WholeBodyKeypoints.load(path), keypoints)
+
+
+@pytest.mark.parametrize("size", [2**15, 2**30])
+def test_arrays_that_are_too_large_are_not_inflated(tmp_path, size):
+    path = tmp_path / "bomb.npz"
+    np.savez(path, xy=XY, score=SCORE, width=3, fps=30)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("height.npy", "w") as member:
+        for _ in range(size // 2**15):
+            member.write(bytes(2**15))
+    with pytest.raises(ValueError, match=rf"`path` cannot be read .*bomb.*height takes {size} bytes"):
+        WholeBodyKeypoints.load(path)
+
+
+def test_headers_are_compared_before_memory_is_taken(tmp_path):
+    path = tmp_path / "header.npz"
+    np.savez(path, xy=XY, width=3, height=3, fps=30)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 133), }\n"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("score.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"score has the shape \(2000000000, 133\), not one up to \(262144, 133\)"):
+        WholeBodyKeypoints.load(path)
+
+
+def test_sizes_have_a_limit(tmp_path):
+    path = tmp_path / "large.npz"
+    np.savez(path, xy=XY, score=SCORE, width=2**40, height=3, fps=30)
+    with pytest.raises(ValueError, match="large.* `width` must be an integer from 1 to 16384, got 1099511627776"):
+        WholeBodyKeypoints.load(path)
 
 
 def test_missing_arrays_and_invalid_arrays_are_named(tmp_path):
@@ -188,9 +268,21 @@ def test_flip_leaves_a_symmetric_face_in_place():
 
 def test_resize_scales_the_coordinates():
     keypoints = random_keypoints()
-    resized = keypoints.resize(HEIGHT * 2, WIDTH * 3)
-    np.testing.assert_allclose(resized.xy, keypoints.xy * [3, 2], rtol=1e-6)
-    assert (resized.height, resized.width, resized.fps) == (160, 180, FPS)
+    resized = keypoints.resize(HEIGHT * 2, WIDTH * 2)
+    np.testing.assert_allclose(resized.xy, keypoints.xy * 2, rtol=1e-6)
+    assert (resized.height, resized.width, resized.fps) == (160, 120, FPS)
+    assert keypoints.resize(27, 20).height == 27  # 26.67, rounded
+    for height, width in ((HEIGHT, 2 * WIDTH), (HEIGHT - 1, WIDTH), (28, 20)):
+        with pytest.raises(ValueError, match=f"60x80 would be stretched to {width}x{height}; `fit`"):
+            keypoints.resize(height, width)
+
+
+@pytest.mark.parametrize(("height", "width", "scale", "offset"), [(80, 180, 1, (60, 0)), (320, 120, 2, (0, 80))])
+def test_fit_keeps_the_aspect_and_centres_the_picture(height, width, scale, offset):
+    keypoints = random_keypoints()
+    fitted = keypoints.fit(height, width)
+    np.testing.assert_allclose(fitted.xy, keypoints.xy * scale + offset, rtol=1e-5)
+    assert (fitted.height, fitted.width, fitted.fps) == (height, width, FPS)
 
 
 def test_crop_shifts_the_coordinates_and_keeps_points_outside():

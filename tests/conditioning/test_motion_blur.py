@@ -479,7 +479,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         ("frames", {"frames": [PIL.Image.new("RGB", (WIDTH, HEIGHT + index)) for index in range(4)]}),
         ("previous_keypoints", {"previous_keypoints": np.zeros((4, 133, 2))}),
         ("previous_keypoints", {"previous_keypoints": two_hands(num_frames=3)}),
-        ("previous_keypoints", {"previous_keypoints": two_hands().resize(HEIGHT, 2 * WIDTH)}),
+        ("previous_keypoints", {"previous_keypoints": two_hands().fit(HEIGHT, 2 * WIDTH)}),
         ("sharpness", {"sharpness": "sharp"}),
         ("sharpness", {"sharpness": None}),
         ("sharpness", {"sharpness": 1.01}),

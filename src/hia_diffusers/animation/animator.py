@@ -22,9 +22,10 @@ from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
 from ..data.video import Video, check_frame_rate, check_output, write_video
 from ..data.watermark import Watermark
+from ..fitting import fitted_place
 from ..images import load_image
 from .driving import Driving
-from .picture import fit_keypoints, fit_picture
+from .picture import fit_picture, fit_pose_map
 
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ class HIAAnimator:
                 How sharp the hands shall be. `"auto"` leaves it to the model, `"driving"` measures it on a video of a
                 person; numbers in [0, 1] as [`MotionBlurConditioner.__call__`] takes them.
             height, width (`int`, *optional*):
-                Size of the result in pixels, multiples of 8. By default the driving's, rounded.
+                Size of the result in pixels, multiples of 8. By default the driving's, rounded. A motion of another
+                aspect that is not aligned to the picture is fitted into it as the picture is, whole and centred.
             detected (`WholeBodyKeypoints`, *optional*):
                 The person in a driving video, in place of what `detect` finds; one per frame of the driving, as the
                 next three.
@@ -288,7 +290,7 @@ class HIAAnimator:
         check_frame_rate(fps)
         if self.watermark is not None:
             self.watermark.check_size(width, height)
-        fitted, place = fit_picture(picture, (width, height))
+        fitted = fit_picture(picture, (width, height))
         measured = isinstance(sharpness, str) and sharpness == "driving"
 
         reference = None
@@ -308,7 +310,7 @@ class HIAAnimator:
                 if measured:
                     sharpness = MotionBlurConditioner()(keypoints, motion.frames).hand_sharpness
                 if reference is not None:
-                    retargeted = self.retarget(keypoints, fit_keypoints(reference, place, (width, height)))
+                    retargeted = self.retarget(keypoints, reference.fit(height, width))
             aligned: Any = keypoints if retargeted is None else retargeted
             condition = self.condition(aligned, height, width, sharpness)
         return HIAAnimation(fitted, motion, condition, fps, detected, keypoints, reference, retargeted)
@@ -388,7 +390,8 @@ class HIAAnimator:
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
     ) -> MotionBlurCondition:
         """
-        The condition in the size of the result, with lines as wide as [`MotionBlurConditioner.for_size`] has them.
+        The condition in the size of the result, with lines as wide as [`MotionBlurConditioner.for_size`] has them. A
+        motion of another aspect is fitted into it whole and centred, as the picture is.
 
         Args:
             motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):
@@ -399,11 +402,18 @@ class HIAAnimator:
                 As [`MotionBlurConditioner.__call__`] takes it.
         """
         conditioner = MotionBlurConditioner.for_size(height, width)
+        if fitted_place(motion.height, motion.width, height, width)[2:] != (width, height):
+            logger.info(
+                "The motion's %dx%d is fitted into %dx%d, whole and centred.",
+                motion.width,
+                motion.height,
+                width,
+                height,
+            )
         if isinstance(motion, WholeBodyKeypoints):
-            return conditioner(motion.resize(height, width), sharpness=sharpness)
-        pictures = (PIL.Image.fromarray(frame) for frame in motion.frames)
-        size, filter_ = (width, height), PIL.Image.Resampling.LANCZOS
-        return conditioner.from_pose_video([picture.resize(size, filter_) for picture in pictures])
+            return conditioner(motion.fit(height, width), sharpness=sharpness)
+        pose_maps = (PIL.Image.fromarray(frame) for frame in motion.frames)
+        return conditioner.from_pose_video([fit_pose_map(pose_map, (width, height)) for pose_map in pose_maps])
 
     def generate(
         self,

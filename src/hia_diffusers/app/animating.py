@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..animation.animator import COMMENT, HIAAnimation, HIAAnimator
 from ..data.video import write_video
+from ..fitting import fitted_place
 from .decoding import Decoder
 from .jobs import Job
 from .limits import Limits
@@ -143,6 +144,9 @@ class Animations:
         write_video(preview, result.preview(), result.fps, comment=COMMENT)
         width, height = self.size
         about = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
+        motion = result.driving
+        if result.retargeted is None and fitted_place(motion.height, motion.width, height, width)[2:] != self.size:
+            about += f"; the motion's {motion.width}x{motion.height} is fitted into it, whole and centred"
         return Result(video, preview, about)
 
     def prepare(self, picture: Image.Image, wish: Wish, job: Job) -> HIAAnimation:

@@ -39,7 +39,7 @@ SHARPNESS_HELP = (
 )
 SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
-    "is fitted into it whole, with bars in the colour of its border"
+    "is fitted into it whole, with bars in the colour of its border, and so is a motion that is not aligned to it"
 )
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..fitting import fit_images
 from ..images import number_tensor
 from .motion_blur import MotionBlurCondition, MotionBlurConditioner
 
@@ -28,7 +29,7 @@ class ConditioningClips:
         channels (`int`):
             C, those that the ControlNet takes. Pose maps of 3 channels serve for 6: the blur is then unknown.
         height, width (`int`):
-            Of what is read, in pixels. Clips of another size are resized.
+            Of what is read, in pixels. Clips of another size are resized, those of another aspect whole and centred.
     """
 
     clips: tuple[MotionBlurCondition | torch.Tensor, ...]
@@ -108,11 +109,8 @@ class ConditioningClips:
         if batch.shape[2] != self.channels:
             # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
             batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, self.channels - batch.shape[2]))
-        if batch.shape[-2:] != (self.height, self.width):
-            size = (self.height, self.width)
-            resized = torch.nn.functional.interpolate(batch.flatten(0, 1), size=size, mode="bilinear", antialias=True)
-            batch = resized.clamp(0, 1).unflatten(0, batch.shape[:2])
-        return batch
+        fitted = fit_images(batch.flatten(0, 1), self.height, self.width)
+        return fitted.unflatten(0, batch.shape[:2])
 
 
 def _shape(clip: MotionBlurCondition | torch.Tensor) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ mirrored point is at `width - x`, and a resized one at `x * new_width / width`.
 
 import io
 import json
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +22,15 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
-from safetensors import SafetensorError
+
+from .. import checks
+from ..fitting import fitted_place
 
 
 NUM_KEYPOINTS = 133
+
+# So many a file may hold, two hours and a half at 30 per second: reading it takes no more than a gigabyte of memory.
+MAX_FRAMES = 2**18
 
 BODY = slice(0, 17)
 FEET = slice(17, 23)
@@ -44,6 +49,15 @@ _BODY_IN_OPENPOSE = {
 }
 _FEET_IN_OPENPOSE_25 = slice(19, 25)
 _OPENPOSE_NECK = 1
+
+# The arrays of a file with the largest shape of each, what numbers they may be, and what stands before them in npz.
+_LARGEST_SHAPES = {
+    "xy": (MAX_FRAMES, NUM_KEYPOINTS, 2),
+    "score": (MAX_FRAMES, NUM_KEYPOINTS),
+    **dict.fromkeys(("height", "width", "fps"), ()),
+}
+_SAFETENSORS_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
+_LARGEST_NPY_HEADER = 2**14
 
 _OPENPOSE_JSON_KEYS = {
     "body": "pose_keypoints_2d",
@@ -102,7 +116,8 @@ class WholeBodyKeypoints:
 
     Raises:
         `TypeError`: `xy` or `score` is no array of numbers, or a size is no integer.
-        `ValueError`: a shape is wrong, there are no frames, or a size or `fps` is not positive and finite.
+        `ValueError`: a shape is wrong, there are no frames, a size is not from 1 to 16384, or `fps` not positive and
+            finite.
     """
 
     xy: np.ndarray
@@ -121,9 +136,8 @@ class WholeBodyKeypoints:
         xy[missing] = np.nan
         score[missing] = 0
         self.xy, self.score = xy, np.minimum(score, 1)
-        self.height = _positive_int("height", self.height)
-        self.width = _positive_int("width", self.width)
-        self.fps = _positive_float("fps", self.fps)
+        self.height, self.width = checks.side("height", self.height), checks.side("width", self.width)
+        self.fps = checks.number("fps", self.fps, above=0)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -150,10 +164,15 @@ class WholeBodyKeypoints:
 
         Args:
             path (`str` or `os.PathLike`):
-                Where to write; the suffix, `.safetensors` or `.npz`, chooses the format. Anything else is a
-                `ValueError`. An existing file is replaced in one step.
+                Where to write; the suffix, `.safetensors` or `.npz`, chooses the format. An existing file is replaced
+                in one step.
+
+        Raises:
+            `ValueError`: another suffix, or more than 2**18 frames, which no file may hold.
         """
         path = Path(path)
+        if len(self) > MAX_FRAMES:
+            raise ValueError(f"`path`: a file holds at most {MAX_FRAMES} frames, got {len(self)}.")
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
         if _checked_suffix(path) == ".safetensors":
             content = safetensors.numpy.save(arrays)
@@ -186,12 +205,10 @@ class WholeBodyKeypoints:
         if not path.is_file():
             raise FileNotFoundError(f"`path` is no file: {path}.")
         try:
-            if suffix == ".safetensors":
-                arrays = safetensors.numpy.load(path.read_bytes())
-            else:
-                arrays = dict(np.load(path, allow_pickle=False))
-        except (SafetensorError, zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
-            raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({error}).") from error
+            arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
+        except Exception as error:  # damaged files make the readers fail in many ways
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({reason}).") from error
         absent = [name for name in cls.__dataclass_fields__ if name not in arrays]
         if absent:
             raise ValueError(f"`path` holds no {', '.join(absent)}: {path}.")
@@ -208,7 +225,29 @@ class WholeBodyKeypoints:
 
     def resize(self, height: int, width: int) -> "WholeBodyKeypoints":
         """
-        The person in the resized picture.
+        The person in the resized picture. [`~WholeBodyKeypoints.fit`] brings it to any size without stretching it.
+
+        Args:
+            height (`int`):
+                New height in pixels.
+            width (`int`):
+                New width in pixels.
+
+        Raises:
+            `ValueError`: the person would be stretched: the aspect differs by more than the rounding to whole pixels.
+        """
+        height, width = checks.side("height", height), checks.side("width", width)
+        if not _is_same_aspect(self.height, self.width, height, width):
+            raise ValueError(
+                f"`height` and `width`: {self.width}x{self.height} would be stretched to {width}x{height}; "
+                "`fit` takes the whole picture there, centred, and `crop` cuts a part out."
+            )
+        scale = np.array([width / self.width, height / self.height], dtype=np.float32)
+        return replace(self, xy=self.xy * scale, height=height, width=width)
+
+    def fit(self, height: int, width: int) -> "WholeBodyKeypoints":
+        """
+        The person in the picture fitted into another size, whole and centred, as the reference picture is fitted.
 
         Args:
             height (`int`):
@@ -216,9 +255,11 @@ class WholeBodyKeypoints:
             width (`int`):
                 New width in pixels.
         """
-        height, width = _positive_int("height", height), _positive_int("width", width)
-        scale = np.array([width / self.width, height / self.height], dtype=np.float32)
-        return replace(self, xy=self.xy * scale, height=height, width=width)
+        height, width = checks.side("height", height), checks.side("width", width)
+        x, y, placed_width, placed_height = fitted_place(self.height, self.width, height, width)
+        scale = np.array([placed_width / self.width, placed_height / self.height], dtype=np.float32)
+        offset = np.array([x, y], dtype=np.float32)
+        return replace(self, xy=self.xy * scale + offset, height=height, width=width)
 
     def crop(self, x0: int, y0: int, x1: int, y1: int) -> "WholeBodyKeypoints":
         """
@@ -342,7 +383,7 @@ class WholeBodyKeypoints:
             `FileNotFoundError`: the folder or a file does not exist.
             `ValueError`: a file is no OpenPose JSON, or no frame has that `person`.
         """
-        height, width = _positive_int("height", height), _positive_int("width", width)
+        height, width = checks.side("height", height), checks.side("width", width)
         frames = [_people_in_openpose_frame(frame, height, width) for frame in _openpose_frames(source)]
         return cls._from_points(_select_person(frames, person), height, width, fps)
 
@@ -398,36 +439,70 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _positive_int(name: str, value: Any) -> int:
-    if not _is_int(value):
-        raise TypeError(f"`{name}` must be a positive integer, got {value!r}.")
-    if value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-    return int(value)
-
-
-def _positive_float(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a positive number, got {value!r}.")
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be positive and finite, got {value!r}.")
-    return float(value)
+def _is_same_aspect(height: int, width: int, new_height: int, new_width: int) -> bool:
+    """Whether a size is that of the resized picture, but for the rounding of one of its sides or of the picture's."""
+    return 2 * abs(height * new_width - width * new_height) <= max(height, width, new_height, new_width)
 
 
 def _float_array(name: str, value: Any) -> np.ndarray:
     """A float32 copy of an array, tensor or nested list."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().float().cpu().numpy()
     try:
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+            value = (value if value.is_complex() else value.double()).numpy()
+        if np.iscomplexobj(value):
+            raise TypeError("it is complex")
+        if isinstance(value, np.ma.MaskedArray):
+            value = np.ma.filled(value.astype(np.float64), np.nan)
         return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}: {error}.") from error
 
 
 def _checked_suffix(path: Path) -> str:
-    if path.suffix not in (".safetensors", ".npz"):
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".npz"):
         raise ValueError(f"`path` must end in .safetensors or .npz, got {path}.")
-    return path.suffix
+    return suffix
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Those of the arrays of keypoints that the file holds, and no others."""
+    arrays = {}
+    with safetensors.safe_open(path, framework="np") as file:
+        for name in _LARGEST_SHAPES.keys() & file.keys():
+            stored = file.get_slice(name)
+            if stored.get_dtype() not in _SAFETENSORS_DTYPES:
+                raise ValueError(f"{name} is stored as {stored.get_dtype()}; save it as F32")
+            _check_shape(name, stored.get_shape())
+            arrays[name] = file.get_tensor(name)
+    return arrays
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Those of the arrays of keypoints that the file holds, and no others."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in _LARGEST_SHAPES.keys() & {member.removesuffix(".npy") for member in archive.namelist()}:
+            member = archive.getinfo(f"{name}.npy")
+            largest = 8 * math.prod(_LARGEST_SHAPES[name]) + _LARGEST_NPY_HEADER
+            if member.file_size > largest:
+                raise ValueError(f"{name} takes {member.file_size} bytes, more than the {largest} that it may")
+            content = io.BytesIO(archive.read(member))
+            version = np.lib.format.read_magic(content)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else (np.lib.format.read_array_header_2_0)
+            )
+            _check_shape(name, read_header(content)[0])
+            content.seek(0)
+            arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return arrays
+
+
+def _check_shape(name: str, shape: Sequence[int]) -> None:
+    largest = _LARGEST_SHAPES[name]
+    if len(shape) != len(largest) or any(side > most for side, most in zip(shape, largest, strict=True)):
+        raise ValueError(f"{name} has the shape {tuple(shape)}, not one up to {largest}")
 
 
 def _select_person(frames: Sequence[np.ndarray], person: int | None) -> np.ndarray:
@@ -532,7 +607,7 @@ def _people_in_openpose_frame(frame: dict[str, Any], height: int, width: int) ->
                 parts[name] = values.reshape(-1, 3)
         target[:] = _join_openpose_parts(parts)
     if "canvas_width" in frame and "canvas_height" in frame:
-        canvas_width = _positive_float("source: canvas_width", frame["canvas_width"])
-        canvas_height = _positive_float("source: canvas_height", frame["canvas_height"])
+        canvas_width = checks.number("source: canvas_width", frame["canvas_width"], above=0)
+        canvas_height = checks.number("source: canvas_height", frame["canvas_height"], above=0)
         people[..., :2] *= np.array([width / canvas_width, height / canvas_height])
     return people

@@ -1,0 +1,17 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The order that people number files in: 2 before 10."""
+
+import re
+
+
+def natural_order(name: str) -> tuple:
+    """
+    A key for `sorted`, by which the numbers in names count as numbers.
+
+    Args:
+        name (`str`):
+            A name or a path.
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
