@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
 from hia_diffusers.commands.arguments import OneLineParser, number, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
-from hia_diffusers.data.preparation import check_inside
+from hia_diffusers.data.clip_index import check_inside
 from hia_diffusers.images import load_image
 
 

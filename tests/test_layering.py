@@ -49,9 +49,14 @@ ALLOWED_IMPORTS = {
     "__main__": {"__init__", "commands"},
     "data.video": {"data.sound", "images"},
     "data.watermark": {"data.video"},
-    "data.clip_preparation": {"conditioning", "data.clip_rules", "data.scene_cuts", "data.video"},
-    "data.preparation": {"data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"},
-    "data.clips": {"conditioning", "data.preparation", "data.synthetic", "data.video"},
+    "data.clip_preparation": {
+        *("conditioning", "data.clip_index", "data.clip_rules", "data.scene_cuts", "data.video"),
+    },
+    "data.preparation": {
+        *("data.clip_index", "data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"),
+        "folder_lock",
+    },
+    "data.clips": {"conditioning", "data.clip_index", "data.synthetic", "data.video"},
     "data.dataset": {"conditioning", "data.clips"},
     "data.aspect_buckets": {"data.clips", "data.dataset"},
     "data.synthetic": {

@@ -62,10 +62,17 @@ def test_the_first_broken_rule_counts():
     assert rules.first_broken(replace(GOOD, **everything)) is None
 
 
-def test_a_limit_is_a_number():
-    for rule in fields(ClipRules):
-        with pytest.raises(ValueError, match=f"`{rule.name}` must be a number, got nan"):
-            ClipRules(**{rule.name: float("nan")})
+@pytest.mark.parametrize("rule", [rule.name for rule in fields(ClipRules)])
+def test_a_limit_outside_its_range_is_refused(rule):
+    least, greatest = next(field.metadata["range"] for field in fields(ClipRules) if field.name == rule)
+    for value in (least, greatest):
+        ClipRules(**{rule: value})
+    for value in (-1, greatest * 1.01, float("nan"), float("inf"), -float("inf"), 10**400):
+        with pytest.raises(ValueError, match=f"`{rule}` must be a number from {least} to {greatest}, got {value}"):
+            ClipRules(**{rule: value})
+    for value in ("1", None, True, [1]):
+        with pytest.raises(TypeError, match=f"`{rule}` must be a number from {least} to {greatest}"):
+            ClipRules(**{rule: value})
 
 
 def test_a_clip_without_anyone_is_never_kept():

@@ -62,10 +62,29 @@ def test_a_worker_that_cannot_start_says_why():
         list(run_local(functools.partial(open, "none.onnx"), ["a", "b"], workers=2))
 
 
-def test_a_killed_worker_ends_the_run():
-    make = functools.partial(functools.partial, signal.raise_signal)
-    with pytest.raises(RuntimeError, match="A worker process was killed"):
-        list(run_local(make, [signal.SIGKILL, signal.SIGKILL], workers=2))
+RAISE_SIGNAL = functools.partial(functools.partial, signal.raise_signal)  # calls raise_signal(name)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_kills_its_process_does_not_end_the_work_on_the_others(workers):
+    """Among the others first, or known from an earlier run, and then alone."""
+    names = [0, signal.SIGKILL, 0, 0, 0]
+    suspects = [signal.SIGKILL] if workers == 1 else []
+    done = list(run_local(RAISE_SIGNAL, names, workers, suspects, on_killed=lambda name: f"killed at {name:d}"))
+    assert len(done) == 5 and done.count(None) == 4 and "killed at 9" in done
+
+
+def test_nobody_who_would_be_told_of_a_killed_process_is_an_error():
+    with pytest.raises(RuntimeError, match="The process that worked on .*9.* was killed; was there too little memory"):
+        list(run_local(RAISE_SIGNAL, [signal.SIGKILL, 0], workers=2))
+
+
+def test_what_kills_a_process_as_it_starts_is_not_the_name():
+    killed = []
+    with pytest.raises(RuntimeError, match="A worker process was killed as it started"):
+        make = functools.partial(signal.raise_signal, signal.SIGKILL)
+        list(run_local(make, ["a", "b"], 2, on_killed=killed.append))
+    assert killed == []
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes from /proc")

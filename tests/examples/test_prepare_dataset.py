@@ -18,9 +18,9 @@ from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from onnx_models import write_models
 
 from hia_diffusers.commands import prepare
+from hia_diffusers.data.clip_index import read_index
 from hia_diffusers.data.clip_preparation import PARTIAL_FOLDER
 from hia_diffusers.data.clip_rules import ClipRules
-from hia_diffusers.data.preparation import read_index
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_dataset.py"

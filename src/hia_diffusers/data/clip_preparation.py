@@ -7,6 +7,7 @@ A video is decoded twice, once to find the clips and once to write them, so that
 Axes: F frames of a clip, K = 133 keypoints, H, W; hands are ordered left, right (the person's).
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import safetensors.numpy
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -33,13 +35,14 @@ from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
+from .clip_index import MAX_SIDE, check_row
 from .clip_rules import ClipMeasures, ClipRules
 from .scene_cuts import SceneCounter
 from .video import read_frame_rate, stream_frames, write_video
 
 
-# Frames that are in memory at a time.
-BATCH_FRAMES = 16
+# Frames that are in memory at a time: so many, or fewer large ones.
+BATCH_FRAMES, BATCH_BYTES = 16, 2**27
 
 # Someone counts as a person beside the tallest where his box is at least this high, in heights of the tallest's.
 MIN_RELATIVE_HEIGHT = 0.5
@@ -49,8 +52,12 @@ VISIBLE_SCORE = 0.3
 # What a video of a moving person can be; some files state a nonsensical rate.
 MIN_FPS, MAX_FPS = 5, 240
 
-# Width and height of the smallest picture that is encoded.
-MIN_SIDE = 16
+MIN_SIDE = 16  # of the smallest picture that is encoded
+
+MAX_KEYFRAME_INTERVAL = 10_000
+
+# What pictures or keypoints that nobody expected lead to; others are faults of the machine or of the program.
+PROCESSING_ERRORS = (ArithmeticError, LookupError, MemoryError, ValueError, cv2.error)
 
 # Where clips are before they are complete.
 PARTIAL_FOLDER = ".partial"
@@ -93,18 +100,22 @@ class PreparationOptions:
 
     def __post_init__(self):
         if self.size is not None and not _is_size(self.size):
-            raise ValueError(f"`size` must be an even width and height of at least {MIN_SIDE}, got {self.size}.")
+            raise ValueError(
+                f"`size` must be an even width and height from {MIN_SIDE} to {MAX_SIDE}, got {self.size}."
+            )
         if not self.rules.min_seconds <= self.max_seconds < math.inf:
             raise ValueError(
                 f"`max_seconds` must be finite and at least the rules' `min_seconds`, got {self.max_seconds}."
             )
-        if self.keyframe_interval < 1:
-            raise ValueError(f"`keyframe_interval` must be at least 1, got {self.keyframe_interval}.")
+        if not 1 <= self.keyframe_interval <= MAX_KEYFRAME_INTERVAL:
+            raise ValueError(
+                f"`keyframe_interval` must be from 1 to {MAX_KEYFRAME_INTERVAL}, got {self.keyframe_interval}."
+            )
         SceneCounter(self.cut_threshold)
 
 
 class UnusableVideo(Exception):
-    """A video that gives no clips. `stage` says in which step, `"decode"` or `"keypoints"`."""
+    """A video that gives no clips. `stage` says in which step, `"decode"`, `"keypoints"` or `"process"`."""
 
     def __init__(self, stage: str, reason: str):
         super().__init__(reason)
@@ -145,14 +156,18 @@ class ClipPreparer:
         Returns:
             `str`: `video`.
         """
-        record: dict[str, Any] = {"video": video, "bytes": self._videos.size(f"{self._videos_path}/{video}")}
+        source = f"{self._videos_path}/{video}"
+        is_local = isinstance(self._videos, LocalFileSystem)
+        record: dict[str, Any] = {"video": video, "bytes": size_of_video(self._videos, source)}
         with self._work_folder(video) as folder:
-            path = self._local_path(video, folder)
+            path = Path(source) if is_local else folder / f"video{PurePosixPath(video).suffix}"
             try:
+                self._fetch(source, path)
                 record |= {"failure": None, **self._prepare(video, path, folder)}
             except UnusableVideo as error:
-                failure = {"stage": error.stage, "reason": str(error).replace(str(path), video)}
-                record |= {"failure": failure, "clips": [], "dropped": {}}
+                record |= failed(error.stage, str(error).replace(str(path), video))
+            except PROCESSING_ERRORS as error:
+                record |= failed("process", f"{type(error).__name__}: {error}")
             for row in record["clips"]:
                 for name in (row["file_name"], row["annotations"]):
                     self._publish(folder / PurePosixPath(name).name, name)
@@ -162,7 +177,7 @@ class ClipPreparer:
 
     def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
         """Writes the clips of a video into a folder; returns what the record says about them."""
-        with _unusable("decode"):
+        with _reading("decode"):
             fps = read_frame_rate(path)
         if not MIN_FPS <= fps <= MAX_FPS:
             raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
@@ -176,8 +191,6 @@ class ClipPreparer:
             start = stop
             keypoints, several_share = self._find_person(scene, start, fps, saved)
             stop = start + len(keypoints)
-            if min(keypoints.height, keypoints.width) < MIN_SIDE:
-                raise UnusableVideo("decode", f"it has frames of {keypoints.width}x{keypoints.height} pixels")
             window = _choose_window(keypoints, self.options.size)
             width, height = self.options.size or (window[2] - window[0], window[3] - window[1])
             enlargement = height / (window[3] - window[1])
@@ -191,24 +204,24 @@ class ClipPreparer:
             written = stop
             name = f"{_file_stem(video)}-{start:06d}"
             hands = self._write(folder / name, _cropped(frames, window, (width, height)), keypoints)
-            clips.append(
-                {
-                    "clip": name,
-                    "video": video,
-                    "file_name": f"clips/{name}.mp4",
-                    "annotations": f"clips/{name}.safetensors",
-                    "start_frame": start,
-                    "num_frames": len(keypoints),
-                    "fps": fps,
-                    "height": height,
-                    "width": width,
-                    "mean_score": round(measures.mean_score, 6),
-                    "person_height": round(measures.person_height, 6),
-                    "body_motion": round(measures.body_motion, 6),
-                    "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
-                    "hand_sharpness": _mean(hands["hand_sharpness"]),
-                }
-            )
+            row = {
+                "clip": name,
+                "video": video,
+                "file_name": f"clips/{name}.mp4",
+                "annotations": f"clips/{name}.safetensors",
+                "start_frame": start,
+                "num_frames": len(keypoints),
+                "fps": fps,
+                "height": height,
+                "width": width,
+                "mean_score": round(measures.mean_score, 6),
+                "person_height": round(measures.person_height, 6),
+                "body_motion": round(measures.body_motion, 6),
+                "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
+                "hand_sharpness": _mean(hands["hand_sharpness"]),
+            }
+            check_row(self._output, self._output_path, row, "It has a clip that no index can hold")
+            clips.append(row)
         if saved is not None and len(saved) != stop:
             raise UnusableVideo("keypoints", f"the keypoints have {len(saved)} frames, the video has {stop}")
         return {"num_frames": stop, "fps": fps, "clips": clips, "dropped": dict(dropped)}
@@ -243,7 +256,12 @@ class ClipPreparer:
         """Writes the video and the annotations of a clip; returns what is measured of the hands."""
         hands: dict[str, list[np.ndarray]] = {"hand_boxes": [], "hand_motion": [], "hand_sharpness": []}
         frames = self._measuring_hands(frames, keypoints, hands)
-        write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
+        try:
+            write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
+        except OSError as error:
+            if error.errno in errno.errorcode:  # of the system, such as a full disk
+                raise
+            raise UnusableVideo("process", f"Its clip cannot be encoded: {error.strerror}") from error
         of_hands = {name: np.concatenate(parts) for name, parts in hands.items()}
         of_person = {name: np.asarray(getattr(keypoints, name)) for name in ("xy", "score", "height", "width", "fps")}
         annotations = {**of_person, "face_boxes": face_boxes(keypoints)}
@@ -266,13 +284,15 @@ class ClipPreparer:
             yield from batch
             start, before = stop, batch[-1:]
 
-    def _local_path(self, video: str, folder: Path) -> Path:
-        source = f"{self._videos_path}/{video}"
+    def _fetch(self, source: str, path: Path) -> None:
         if isinstance(self._videos, LocalFileSystem):
-            return Path(source)
-        path = folder / f"video{PurePosixPath(video).suffix}"
-        self._videos.get_file(source, str(path))
-        return path
+            if not path.is_file():  # to open a FIFO would wait for ever
+                raise UnusableVideo("decode", f"{str(path)!r} is no regular file.")
+            return
+        try:
+            self._videos.get_file(source, str(path))
+        except (FileNotFoundError, PermissionError) as error:
+            raise UnusableVideo("decode", f"It cannot be read: {error}") from error
 
     @contextmanager
     def _work_folder(self, video: str) -> Iterator[Path]:
@@ -297,12 +317,19 @@ class ClipPreparer:
 
 
 def _is_size(size: tuple[int, int]) -> bool:
-    return len(size) == 2 and all(isinstance(side, int) and side >= MIN_SIDE and side % 2 == 0 for side in size)
+    return len(size) == 2 and all(
+        isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in size
+    )
 
 
 def record_name(video: str) -> str:
     """The path of a video's record in the root of a prepared dataset."""
     return f"records/{_file_stem(video)}.json"
+
+
+def was_interrupted(filesystem: AbstractFileSystem, output: str, video: str) -> bool:
+    """Whether a process was killed while it prepared a video. Of an output that is not local nobody knows."""
+    return filesystem.exists(f"{output}/{PARTIAL_FOLDER}/{_file_stem(video)}")
 
 
 def _file_stem(video: str) -> str:
@@ -311,34 +338,54 @@ def _file_stem(video: str) -> str:
     return f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}"
 
 
+def size_of_video(filesystem: AbstractFileSystem, path: str) -> int:
+    """In bytes; 0 where there is no such file."""
+    return filesystem.size(path) if filesystem.exists(path) else 0
+
+
+def failed(stage: str, reason: str) -> dict[str, Any]:
+    """What the record says of a video that gives no clips."""
+    return {"failure": {"stage": stage, "reason": " ".join(reason.split())}, "clips": [], "dropped": {}}
+
+
 @contextmanager
-def _unusable(stage: str) -> Iterator[None]:
+def _reading(stage: str) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is the file's fault; there are more ways than can be listed."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UnusableVideo(stage, str(error)) from error
+    except Exception as error:
+        raise UnusableVideo(stage, f"{type(error).__name__}: {error}") from error
 
 
 def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
     path = Path(folder, video).with_suffix(".safetensors")
-    with _unusable("keypoints"):
+    with _reading("keypoints"):
         keypoints = WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
     return replace(keypoints, fps=fps)  # there are as many of them as frames, whatever rate they were saved with
 
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:
-    frames = stream_frames(path)
+    with _reading("decode"):
+        frames = stream_frames(path)
     while True:
-        with _unusable("decode"):
+        with _reading("decode"):
             frame = next(frames, None)
         if frame is None:
             return
+        height, width = frame.shape[:2]
+        if min(height, width) < MIN_SIDE or max(height, width) > MAX_SIDE:
+            raise UnusableVideo("decode", f"it has frames of {width}x{height} pixels")
         yield frame
 
 
 def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Of one size."""
     frames = iter(frames)
-    return iter(lambda: list(itertools.islice(frames, BATCH_FRAMES)), [])
+    for frame in frames:
+        number = min(BATCH_FRAMES, max(1, BATCH_BYTES // frame.nbytes))
+        yield [frame, *itertools.islice(frames, number - 1)]
 
 
 def _is_crowd(boxes: np.ndarray) -> bool:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which clips are worth training on."""
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,15 @@ class ClipMeasures:
     enlargement: float
 
 
+def _limit(default: float, least: float, greatest: float) -> Any:
+    return field(default=default, metadata={"range": (least, greatest)})
+
+
 @dataclass(frozen=True)
 class ClipRules:
     """
     Limits; a clip that breaks one is left out, and the first one that it breaks counts. The rules are named in the
-    order in which they are asked.
+    order in which they are asked. Shares, heights and scores lie in [0, 1].
 
     Args:
         min_seconds (`float`, *optional*, defaults to `1.0`):
@@ -64,21 +69,28 @@ class ClipRules:
             `outside_picture`: a larger share of the body points lies outside the prepared picture.
         min_motion (`float`, *optional*, defaults to `0.1`):
             `little_motion`: the body points move less, in heights of the person per second.
+
+    Raises:
+        `TypeError`: a limit is no number.
+        `ValueError`: a limit is out of its range.
     """
 
-    min_seconds: float = 1.0
-    max_enlargement: float = 2.0
-    min_person_share: float = 0.9
-    max_several_share: float = 0.1
-    min_person_height: float = 0.4
-    min_score: float = 0.5
-    max_outside_share: float = 0.2
-    min_motion: float = 0.1
+    min_seconds: float = _limit(1.0, 0, 86400)
+    max_enlargement: float = _limit(2.0, 0, 1024)
+    min_person_share: float = _limit(0.9, 0, 1)
+    max_several_share: float = _limit(0.1, 0, 1)
+    min_person_height: float = _limit(0.4, 0, 1)
+    min_score: float = _limit(0.5, 0, 1)
+    max_outside_share: float = _limit(0.2, 0, 1)
+    min_motion: float = _limit(0.1, 0, 100)
 
     def __post_init__(self):
         for rule in fields(self):
-            if math.isnan(getattr(self, rule.name)):
-                raise ValueError(f"`{rule.name}` must be a number, got nan.")
+            value, (least, greatest) = getattr(self, rule.name), rule.metadata["range"]
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise TypeError(f"`{rule.name}` must be a number from {least} to {greatest}, got {value!r}.")
+            if not least <= value <= greatest:
+                raise ValueError(f"`{rule.name}` must be a number from {least} to {greatest}, got {value}.")
 
     def first_broken(self, measures: ClipMeasures) -> str | None:
         """Name of the first rule that a clip breaks, or `None`."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.regions import box_masks
-from .preparation import read_index
+from .clip_index import read_index
 from .synthetic import ProceduralScene, checked_fps
 from .video import read_frames
 

@@ -6,8 +6,9 @@ import functools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -16,9 +17,17 @@ from typing import Any
 _make: Callable[[], Callable[[str], str]]
 
 
-def run_local(make: Callable[[], Callable[[str], str]], names: Sequence[str], workers: int = 1) -> Iterator[str]:
+def run_local(
+    make: Callable[[], Callable[[str], str]],
+    names: Sequence[str],
+    workers: int = 1,
+    suspects: Collection[str] = (),
+    on_killed: Callable[[str], str] | None = None,
+) -> Iterator[str]:
     """
-    Calls a function for every name on this machine.
+    Calls a function for every name on this machine. A process that is killed, as the system does when memory runs out,
+    ends neither the run nor the work on other names: what the processes of its pool had begun is begun anew, last and
+    one at a time.
 
     Args:
         make (`Callable`):
@@ -27,27 +36,60 @@ def run_local(make: Callable[[], Callable[[str], str]], names: Sequence[str], wo
             What to call it with, in no particular order.
         workers (`int`, *optional*, defaults to `1`):
             Number of processes; with 1 it is this one. They end when this one does, however it ends.
+        suspects (`Collection[str]`, *optional*):
+            Those of the names at which an earlier run was killed; they come last too, in a process of their own.
+        on_killed (`Callable`, *optional*):
+            Called in this process with a name whose process was killed while it had nothing else to do, in place of
+            the function. The default is a `RuntimeError`.
 
     Returns:
         An iterator over what the function returns, in the order in which it is done. An exception in the function ends
         it.
 
     Raises:
-        `RuntimeError`: a process was killed, as the system does when memory runs out.
+        `RuntimeError`: a process was killed while it made the function.
     """
-    if workers == 1:
-        yield from map(make(), names)
-        return
+    others = deque(name for name in names if name not in suspects)
+    doubtful = deque(name for name in names if name in suspects)
+    if workers == 1 and others:
+        yield from map(make(), others)
+        others.clear()
+    while others:
+        doubtful += yield from _run_pool(make, others, workers)
+    while doubtful:
+        for name in (yield from _run_pool(make, doubtful, 1)):
+            if on_killed is None:
+                raise RuntimeError(f"The process that worked on {name!r} was killed; was there too little memory?")
+            yield on_killed(name)
+
+
+def _run_pool(
+    make: Callable[[], Callable[[str], str]], names: deque[str], workers: int
+) -> Generator[str, None, list[str]]:
+    """Takes names until there are none, or until a process is killed. Returns those that were in work then."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(make,)) as pool:
-        tasks = [pool.submit(_call_worker, name) for name in names]
+    in_work: dict[Future, str] = {}
+    with ProcessPoolExecutor(min(workers, len(names)), spawn, initializer=_start_worker, initargs=(make,)) as pool:
         try:
-            for task in as_completed(tasks):
-                yield task.result()
+            if workers == 1:  # what kills the process from here on is the name
+                pool.submit(_warm_up).result()
         except BrokenProcessPool as error:
-            raise RuntimeError("A worker process was killed; was there too little memory for `workers`?") from error
+            raise RuntimeError("A worker process was killed as it started; was there too little memory?") from error
+        try:
+            while names or in_work:
+                while names and len(in_work) < workers:
+                    task = pool.submit(_call_worker, names[0])
+                    in_work[task] = names.popleft()
+                done, _ = wait(in_work, return_when=FIRST_COMPLETED)
+                for task in done:
+                    result = task.result()
+                    del in_work[task]
+                    yield result
+        except BrokenProcessPool:
+            return list(in_work.values())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    return []
 
 
 def run_ray(
@@ -105,6 +147,10 @@ def _start_worker(make: Callable[[], Callable[[str], str]]) -> None:
 
 def _call_worker(name: str) -> str:
     return _function()(name)
+
+
+def _warm_up() -> None:
+    _function()
 
 
 @functools.cache

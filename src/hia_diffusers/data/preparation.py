@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of videos to a prepared dataset, and the index of one.
+"""A folder of videos to a prepared dataset.
 
 ```
 root/
-  index.parquet                 one row per clip, sorted by `clip`, see `COLUMNS`; its metadata has the schema version
+  index.parquet                 one row per clip, sorted by `clip`, see `clip_index`
   clips/<clip>.mp4              the clip, a keyframe at least every `keyframe_interval` frames
   clips/<clip>.safetensors      xy (F, 133, 2), score (F, 133), height, width, fps as `WholeBodyKeypoints.save` writes
                                 them; hand_boxes (F, 2, 4), hand_sharpness (F, 2) as in `MotionBlurCondition`;
@@ -17,13 +17,13 @@ root/
 
 import dataclasses
 import functools
-import io
 import json
+import logging
 import os
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,73 +32,28 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub.utils import tqdm
 
-from .clip_preparation import PARTIAL_FOLDER, ClipPreparer, PreparationOptions, record_name
+from ..folder_lock import LOCK_FILE, locked_folder
+from .clip_index import SCHEMA_VERSION, check_inside, check_row, encode_index, import_pyarrow
+from .clip_preparation import (
+    PARTIAL_FOLDER,
+    ClipPreparer,
+    PreparationOptions,
+    failed,
+    record_name,
+    size_of_video,
+    was_interrupted,
+)
 from .clip_rules import RULE_NAMES
 from .dataset_card import draw_plots, summarize, write_card
 from .engines import run_local, run_ray
 
 
-SCHEMA_VERSION = 1
-VERSION_KEY = b"hia_schema_version"
-
-# Columns of the index. Means are over the frames of the clip, and null where nothing could be measured.
-COLUMNS = {
-    "clip": "string",  # id, sorted
-    "video": "string",  # path of the video, relative to the folder of the videos
-    "file_name": "string",  # path of the clip, relative to the root
-    "annotations": "string",  # path of its annotations, relative to the root
-    "start_frame": "int64",  # where it begins in the video
-    "num_frames": "int64",
-    "fps": "float64",
-    "height": "int64",
-    "width": "int64",
-    "mean_score": "float64",  # of the body points
-    "person_height": "float64",  # median, as a fraction of the picture's
-    "body_motion": "float64",  # of the body points, in heights of the person per second
-    "hand_motion": "float64",  # in hand boxes per frame at 30 frames per second
-    "hand_sharpness": "float64",
-}
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = {
     *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
     *(".webm", ".wmv"),
 }
-
-
-def read_index(root: str | os.PathLike) -> list[dict[str, Any]]:
-    """
-    The index of a prepared dataset. Needs the `train` extra.
-
-    Args:
-        root (`str` or `os.PathLike`):
-            The folder of the dataset, or an fsspec URL of it.
-
-    Returns:
-        `list[dict[str, Any]]`: its rows, see `COLUMNS`, sorted by `clip`.
-
-    Raises:
-        `FileNotFoundError`: there is no index.
-        `ImportError`: the `train` extra is not installed.
-        `ValueError`: the index is damaged, of another version or lacks a column, or a path in it leaves the folder.
-    """
-    pyarrow, parquet = _import_pyarrow()
-    filesystem, path = url_to_fs(os.fspath(root))
-    if not filesystem.isfile(f"{path}/index.parquet"):
-        raise FileNotFoundError(f"`root` holds no index.parquet: {root}.")
-    try:
-        table = parquet.read_table(io.BytesIO(filesystem.cat_file(f"{path}/index.parquet")))
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"`root` holds an index.parquet that cannot be read: {root} ({error}).") from error
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ValueError(f"`root` must hold an index of version {SCHEMA_VERSION}, got version {version}: {root}.")
-    if not table.schema.equals(_schema(pyarrow)):
-        raise ValueError(f"`root` must hold an index with the columns {', '.join(COLUMNS)} and their types: {root}.")
-    rows = table.to_pylist()
-    for row in rows:
-        for name in ("file_name", "annotations"):
-            check_inside(filesystem, path, row[name], f"`root` ({root}): column {name}")
-    return rows
 
 
 def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
@@ -120,12 +75,10 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
     """
     videos = os.fspath(videos)
     filesystem, path = url_to_fs(videos)
-    if filesystem.isdir(path):
+    is_folder = filesystem.isdir(path)
+    if is_folder:
         folder = videos
-        found = {posixpath.relpath(file, path): info for file, info in filesystem.find(path, detail=True).items()}
-        for name, info in found.items():
-            if info.get("islink") and filesystem.isdir(info["name"]):
-                raise ValueError(f"`videos` holds a link to a folder, which is not followed: {name}.")
+        found = _files_in(filesystem, path)
         names = [name for name in found if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
     elif filesystem.isfile(path):
         folder = videos.rpartition("/")[0] or "."
@@ -148,9 +101,27 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
         if name != name.encode("utf-8", "replace").decode("utf-8"):
             raise ValueError(f"`videos` holds a file whose name is not UTF-8: {name!r}.")
         check_inside(filesystem, path, name, f"`videos` ({videos})")
-        if not filesystem.isfile(f"{path}/{name}"):
+        if not is_folder and not filesystem.exists(f"{path}/{name}"):
             raise FileNotFoundError(f"`videos` names a file that does not exist: {name}.")
     return folder, sorted(names)
+
+
+def _files_in(filesystem: AbstractFileSystem, path: str) -> list[str]:
+    """Paths of all files below a folder, relative to it."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return [posixpath.relpath(file, path) for file in filesystem.find(path)]
+    found = []
+    for folder, folders, files in os.walk(path, onerror=_raise):
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                name = Path(folder, name).relative_to(path).as_posix()
+                raise ValueError(f"`videos` holds a link to a folder, which is not followed: {name}.")
+        found += [Path(folder, name).relative_to(path).as_posix() for name in files]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def prepare_dataset(
@@ -165,7 +136,8 @@ def prepare_dataset(
     Make training clips of videos. Needs the `train` extra, and `pose` to detect or smooth keypoints.
 
     A run that was interrupted, in whatever way, goes on where it was when it is started again, and so does a finished
-    one whose folder of videos has grown. The result depends on the videos and on `options` only.
+    one whose folder of videos has grown. A video that cannot be used is recorded with the reason, whatever is wrong
+    with it, and the others are prepared. The result depends on the videos and on `options` only.
 
     Args:
         videos (`str` or `os.PathLike`):
@@ -190,58 +162,36 @@ def prepare_dataset(
         `FileNotFoundError`: a video or the folder of keypoints does not exist.
         `ImportError`: an extra is not installed.
         `OSError`: something cannot be written, as on a full disk.
-        `ValueError`: an argument is invalid, a path leaves its folder, or `output` holds something else, or was made
-            with other options or of other videos.
+        `RuntimeError`: another run is writing to `output`, or worker processes cannot start.
+        `ValueError`: an argument is invalid, a path leaves its folder, or `output` holds something else or damaged
+            state, or was made with other options or of other videos.
     """
     if engine not in ("local", "ray"):
         raise ValueError(f"`engine` must be 'local' or 'ray', got {engine!r}.")
     if workers < 1:
         raise ValueError(f"`workers` must be at least 1, got {workers}.")
-    _import_pyarrow()
+    import_pyarrow()
     folder, names = list_videos(videos)
     if options.keypoints is not None:
         _check_keypoints_folder(options.keypoints, names)
     root = os.fspath(output)
     filesystem, path = url_to_fs(root)
-    _check_apart(filesystem, path, videos)
-    _open_output(filesystem, path, options)
-    finished = _read_records(filesystem, path)
-    _check_finished(folder, names, finished)
-
-    make = functools.partial(ClipPreparer, folder, root, options, device)
-    remaining = [name for name in names if name not in finished]
-    if remaining:
-        if engine == "local":
-            done = run_local(make, remaining, min(workers, len(remaining)))
-        else:
-            done = run_ray(make, remaining, min(workers, len(remaining)), use_gpu=device != "cpu")
-        for _ in tqdm(done, total=len(remaining), unit="video"):
-            pass
-    return _write_summary(filesystem, path, _read_records(filesystem, path).values())
-
-
-def _import_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError("The index needs the `train` extra: pip install 'hia-diffusers[train]'.") from error
-    return pyarrow, parquet
-
-
-def _schema(pyarrow: Any) -> Any:
-    return pyarrow.schema(list(COLUMNS.items()), metadata={VERSION_KEY: str(SCHEMA_VERSION)})
-
-
-def check_inside(filesystem: AbstractFileSystem, root: str, name: str, where: str) -> None:
-    """Refuses a path that is not relative to `root` or leaves it, also by a symbolic link."""
-    path = PurePosixPath(name)
-    is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name
-    is_plain = is_plain and not re.match(r"[A-Za-z]:|[^/]*://", name)  # a drive of Windows, a URL
-    if is_plain and isinstance(filesystem, LocalFileSystem):
-        is_plain = (Path(root) / name).resolve().is_relative_to(Path(root).resolve())
-    if not is_plain:
-        raise ValueError(f"{where} names a path that leaves its folder: {name!r}.")
+    _check_place(filesystem, path, videos)
+    with locked_folder(path) if isinstance(filesystem, LocalFileSystem) else nullcontext():
+        _open_output(filesystem, path, options)
+        finished = _finished_videos(filesystem, path, folder, names)
+        remaining = [name for name in names if name not in finished]
+        if remaining:
+            make = functools.partial(ClipPreparer, folder, root, options, device)
+            if engine == "local":
+                suspects = {name for name in remaining if was_interrupted(filesystem, path, name)}
+                on_killed = functools.partial(_record_killed, filesystem, path, folder)
+                done = run_local(make, remaining, workers, suspects, on_killed)
+            else:
+                done = run_ray(make, remaining, min(workers, len(remaining)), use_gpu=device != "cpu")
+            for _ in tqdm(done, total=len(remaining), unit="video"):
+                pass
+        return _write_summary(filesystem, path, _finished_videos(filesystem, path, folder, names).values())
 
 
 def _check_keypoints_folder(keypoints: str, names: Iterable[str]) -> None:
@@ -253,7 +203,7 @@ def _check_keypoints_folder(keypoints: str, names: Iterable[str]) -> None:
         raise ValueError(f"`videos` must differ in more than the suffix for `options.keypoints`: {doubles[0]}.*.")
 
 
-def _check_apart(filesystem: AbstractFileSystem, path: str, videos: str | os.PathLike) -> None:
+def _check_place(filesystem: AbstractFileSystem, path: str, videos: str | os.PathLike) -> None:
     """A run that is given again would take the clips of the one before for videos."""
     _, videos_path = url_to_fs(os.fspath(videos))
     folders = [path, videos_path]
@@ -261,18 +211,26 @@ def _check_apart(filesystem: AbstractFileSystem, path: str, videos: str | os.Pat
         folders = [os.path.realpath(folder) for folder in folders]
     if f"{folders[0]}/".startswith(f"{folders[1]}/"):
         raise ValueError(f"`output` must not lie in the folder of the videos, got {path}.")
+    if filesystem.exists(path) and not filesystem.isdir(path):
+        raise ValueError(f"`output` must be an empty folder or one of an earlier run, got {path}.")
 
 
 def _open_output(filesystem: AbstractFileSystem, path: str, options: PreparationOptions) -> None:
     """Makes the folder, or checks that what is in it was made with the same options."""
     wanted = {"schema_version": SCHEMA_VERSION, **json.loads(json.dumps(dataclasses.asdict(options)))}
     if filesystem.isfile(f"{path}/options.json"):
-        found = json.loads(filesystem.cat_file(f"{path}/options.json"))
-        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if changed and any(filesystem.find(f"{path}/{folder}") for folder in ("clips", "records")):
+        found = _load_json(filesystem, f"{path}/options.json")
+        is_used = any(filesystem.find(f"{path}/{folder}") for folder in ("clips", "records"))
+        if is_used and not isinstance(found, dict):
+            raise ValueError(
+                f"`output` holds a damaged options.json, and nothing else says what its clips were made with: {path}; "
+                "choose another folder."
+            )
+        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)] if is_used else []
+        if changed:
             differences = "; ".join(f"{name} was {found.get(name)}, is {wanted.get(name)}" for name in changed)
             raise ValueError(f"`output` was made with other options ({differences}); choose another folder.")
-    elif filesystem.isfile(path) or (filesystem.isdir(path) and _names(filesystem, path) - {PARTIAL_FOLDER}):
+    elif filesystem.isdir(path) and _names(filesystem, path) - {PARTIAL_FOLDER, LOCK_FILE}:
         raise ValueError(f"`output` must be an empty folder or one of an earlier run, got {path}.")
     _write(filesystem, path, "options.json", json.dumps(wanted, indent=1).encode())
     for folder in ("clips", "records", "plots"):
@@ -283,27 +241,85 @@ def _names(filesystem: AbstractFileSystem, path: str) -> set[str]:
     return {posixpath.basename(name) for name in filesystem.ls(path, detail=False)}
 
 
-def _read_records(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+def _load_json(filesystem: AbstractFileSystem, path: str) -> Any:
+    """What a file holds; `None` where it is damaged."""
+    if isinstance(filesystem, LocalFileSystem) and not filesystem.isfile(path):  # to open a FIFO would wait for ever
+        return None
+    try:
+        return json.loads(filesystem.cat_file(path))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finished_videos(
+    filesystem: AbstractFileSystem, path: str, folder: str, names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """The records of those of the videos that are finished: not where the record or a clip is damaged or missing."""
     filesystem.invalidate_cache()
-    files = [file for file in filesystem.find(f"{path}/records") if file.endswith(".json")]
-    records = [json.loads(filesystem.cat_file(file)) for file in files]
-    return {record["video"]: record for record in records}
+    files = {
+        posixpath.relpath(file, path) for part in ("clips", "records") for file in filesystem.find(f"{path}/{part}")
+    }
+    video_of = {record_name(name): name for name in names}
+    finished = {}
+    for name in sorted(file for file in files if file.startswith("records/") and file.endswith(".json")):
+        record = _load_json(filesystem, f"{path}/{name}")
+        try:
+            _check_record(filesystem, path, name, record, files)
+        except ValueError as error:
+            if name not in video_of:
+                raise ValueError(
+                    f"{error} It is of no video in `videos`: delete it, or choose another `output`."
+                ) from error
+            logger.warning("%s The video is prepared anew: %s", error, video_of[name])
+            continue
+        if _is_as_prepared(folder, record, name in video_of):
+            finished[record["video"]] = record
+    return finished
 
 
-def _check_finished(folder: str, names: list[str], finished: dict[str, dict[str, Any]]) -> None:
+def _check_record(filesystem: AbstractFileSystem, path: str, name: str, record: Any, files: set[str]) -> None:
+    where = f"`output`: {name} is damaged"
+    kinds: dict[str, Any] = {"video": str, "bytes": int, "failure": (dict, type(None)), "clips": list, "dropped": dict}
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{where}: it must hold {', '.join(kinds)}.")
+    if record_name(record["video"]) != name:
+        raise ValueError(f"{where}: it is the record of another video, {record['video']!r}.")
+    failure = record["failure"]
+    if failure is not None and not all(isinstance(failure.get(key), str) for key in ("stage", "reason")):
+        raise ValueError(f"{where}: `failure` must hold stage and reason.")
+    if any(not isinstance(count, int) for count in record["dropped"].values()):
+        raise ValueError(f"{where}: `dropped` must hold numbers of clips.")
+    for row in record["clips"]:
+        check_row(filesystem, path, row, where)
+        for file in (row["file_name"], row["annotations"]):
+            if file not in files:
+                raise ValueError(f"`output`: {file} is missing.")
+
+
+def _is_as_prepared(folder: str, record: dict[str, Any], is_given: bool) -> bool:
+    """Whether the video is still the one that was prepared. One that failed may have been replaced since."""
     filesystem, path = url_to_fs(folder)
-    given = set(names)
-    for name, record in sorted(finished.items()):
-        advice = f"choose another `output`, or delete {record_name(name)} in it if the video failed before."
-        if name not in given:
-            raise ValueError(f"`output` was made of other videos: {name} is not in `videos`; {advice}")
-        if filesystem.size(f"{path}/{name}") != record["bytes"]:
-            raise ValueError(f"`videos` holds {name}, which has changed since it was prepared; {advice}")
+    name = record["video"]
+    advice = f"choose another `output`, or delete {record_name(name)} in it if the video failed before."
+    if not is_given:
+        raise ValueError(f"`output` was made of other videos: {name} is not in `videos`; {advice}")
+    if size_of_video(filesystem, f"{path}/{name}") == record["bytes"]:
+        return True
+    if record["failure"] is None:
+        raise ValueError(f"`videos` holds {name}, which has changed since it was prepared; choose another `output`.")
+    return False
+
+
+def _record_killed(filesystem: AbstractFileSystem, path: str, folder: str, name: str) -> str:
+    videos, videos_path = url_to_fs(folder)
+    reason = "The process that worked on it alone was killed, as the system does when memory runs out."
+    record = {"video": name, "bytes": size_of_video(videos, f"{videos_path}/{name}"), **failed("process", reason)}
+    _write(filesystem, path, record_name(name), json.dumps(record, indent=1).encode())
+    return name
 
 
 def _write_summary(filesystem: AbstractFileSystem, path: str, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Writes everything that is about the whole dataset, the index last."""
-    pyarrow, parquet = _import_pyarrow()
     records = sorted(records, key=lambda record: record["video"])
     rows = sorted((row for record in records for row in record["clips"]), key=lambda row: row["clip"])
     failures = [{"video": record["video"], **record["failure"]} for record in records if record["failure"]]
@@ -314,16 +330,13 @@ def _write_summary(filesystem: AbstractFileSystem, path: str, records: Iterable[
         "seconds": round(sum(row["num_frames"] / row["fps"] for row in rows), 3),
         "dropped": {rule: sum(record["dropped"].get(rule, 0) for record in records) for rule in RULE_NAMES},
     }
-    index = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, _schema(pyarrow)), index)
-
     for name, content in draw_plots(rows).items():
         _write(filesystem, path, f"plots/{name}", content)
     _write(filesystem, path, "failures.jsonl", "".join(f"{json.dumps(line)}\n" for line in failures).encode())
     _write(filesystem, path, "statistics.json", json.dumps(summarize(rows), indent=1).encode())
     _write(filesystem, path, "report.json", json.dumps(report, indent=1).encode())
     _write(filesystem, path, "README.md", write_card(rows, report).encode())
-    _write(filesystem, path, "index.parquet", index.getvalue())
+    _write(filesystem, path, "index.parquet", encode_index(rows))
     if filesystem.exists(f"{path}/{PARTIAL_FOLDER}"):
         filesystem.rm(f"{path}/{PARTIAL_FOLDER}", recursive=True)
     return report
