@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 
 LOCK_FILE = ".lock"
 
@@ -26,6 +24,8 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
         `OSError`: the folder cannot be written to.
         `RuntimeError`: another run, or this process, holds the folder.
     """
+    from filelock import FileLock, Timeout
+
     path = Path(folder, LOCK_FILE)
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of the prepared clips say in their colours which pixel of which frame one looks at."""
 
+import json
+import os
 import shutil
+import struct
 
 import fsspec
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from hia_diffusers.conditioning import keypoints as kp
@@ -491,6 +495,29 @@ def drop_face_boxes(path):
     safetensors.numpy.save_file(arrays, path)
 
 
+def replace_by(make):
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+def to_bfloat16(path):
+    arrays = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({**arrays, "xy": arrays["xy"].bfloat16()}, path)
+
+
+def promise_a_terabyte(path):
+    header = {"xy": {"dtype": "F32", "shape": [10**9, 133, 2], "data_offsets": [0, 1064 * 10**9]}}
+    content = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(content)) + content)
+
+
+def of_video(damage):
+    return lambda root: damage(video_of(root, "clip0"))
+
+
 def of_annotations(damage):
     return lambda root: damage(video_of(root, "clip0").with_suffix(".safetensors"))
 
@@ -513,6 +540,19 @@ DAMAGES = {
     "a negative width": lambda root: change_annotations(root, "clip0", width=np.asarray(-3)),
     "a broken width": lambda root: change_annotations(root, "clip0", width=np.asarray(80.5)),
     "several widths": lambda root: change_annotations(root, "clip0", width=np.arange(3)),
+    "another frame rate": lambda root: change_annotations(root, "clip0", fps=np.asarray(59.0)),
+    "half-precise keypoints": of_annotations(to_bfloat16),
+    "complex boxes": lambda root: change_annotations(
+        root, "clip0", face_boxes=np.zeros((NUM_FRAMES, 4), np.complex64)
+    ),
+    "whole scores": lambda root: change_annotations(root, "clip0", score=np.ones((NUM_FRAMES, 133), np.int64)),
+    "a header of a terabyte": of_annotations(promise_a_terabyte),
+    "gigabytes of annotations": of_annotations(lambda path: os.truncate(path, 2**33)),
+    "a FIFO for annotations": of_annotations(replace_by(os.mkfifo)),
+    "a FIFO for a video": of_video(replace_by(os.mkfifo)),
+    "a folder for annotations": of_annotations(replace_by(os.mkdir)),
+    "a folder for a video": of_video(replace_by(os.mkdir)),
+    "a page for a video": of_video(lambda path: path.write_text("<html>404</html>")),
 }
 
 
@@ -545,7 +585,7 @@ def test_another_clip_of_the_same_size_takes_the_place_as_long_as_there_is_one(m
 
 def test_only_a_few_clips_in_a_row_are_skipped():
     class Broken(ProceduralClips):
-        def load(self, clip, frames, size, rng) -> ClipFrames:
+        def load(self, clip, frames, size, rng, with_previous=False) -> ClipFrames:
             raise UnreadableClipError(f"Clip {clip} is broken.")
 
     dataset = HIADataset(Broken(num_clips=50, num_frames=4), [(16, 16)], on_error="skip")

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import safetensors.numpy
 from fsspec.core import url_to_fs
-from safetensors import SafetensorError
+from fsspec.implementations.local import LocalFileSystem
 
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.regions import box_masks
@@ -27,6 +27,8 @@ from .video import read_frames
 
 # Points seen with a higher score are kept inside the crop.
 PERSON_SCORE = 0.3
+
+MAX_BYTES_PER_FRAME = 2**13  # of annotations; there are about 1,700
 
 
 class UnreadableClipError(ValueError):
@@ -155,25 +157,37 @@ class PreparedClips:
         Raises:
             `UnreadableClipError`: a file of the clip is missing or damaged.
         """
-        row = self._rows[clip]
         try:
-            filesystem, folder = url_to_fs(self.root)
-            content = filesystem.cat_file(f"{folder}/{row['annotations']}")
-            annotations = _annotations(content, row["num_frames"])
-            with filesystem.open(f"{folder}/{row['file_name']}", "rb") as file:
-                pictures = read_frames(file, frames)
-            whole_clip = WholeBodyKeypoints(
-                annotations["xy"],
-                annotations["score"],
-                *(annotations[name].item() for name in ("height", "width", "fps")),
+            return self._load(self._rows[clip], frames, size, rng, with_previous)
+        except Exception as error:  # damaged files lead to more of them than can be listed
+            reason = " ".join(str(error).split()) or "too little memory"
+            if not isinstance(error, (OSError, ValueError)):
+                reason = f"{type(error).__name__}: {reason}"
+            raise UnreadableClipError(f"Clip {self.name(clip)!r} of {self.root} cannot be read: {reason}") from error
+
+    def _load(
+        self,
+        row: dict[str, Any],
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool,
+    ) -> ClipFrames:
+        filesystem, folder = url_to_fs(self.root)
+        if isinstance(filesystem, LocalFileSystem):
+            _check_files(f"{folder}/{row['annotations']}", f"{folder}/{row['file_name']}", row["num_frames"])
+        annotations = _annotations(filesystem.cat_file(f"{folder}/{row['annotations']}"), row["num_frames"])
+        of_clip = {name: annotations[name].item() for name in ("height", "width", "fps")}
+        if any(row[name] != value for name, value in of_clip.items()):
+            raise ValueError(f"its annotations state {of_clip}, its index { ({name: row[name] for name in of_clip}) }")
+        with filesystem.open(f"{folder}/{row['file_name']}", "rb") as file:
+            pictures = read_frames(file, frames)
+        whole_clip = WholeBodyKeypoints(annotations["xy"], annotations["score"], **of_clip)
+        keypoints = _take(whole_clip, frames)
+        if pictures.shape[1:3] != (keypoints.height, keypoints.width):
+            raise ValueError(
+                f"its pictures are {pictures.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
             )
-            keypoints = _take(whole_clip, frames)
-            if pictures.shape[1:3] != (keypoints.height, keypoints.width):
-                raise ValueError(
-                    f"its pictures are {pictures.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
-                )
-        except (OSError, TypeError, ValueError, SafetensorError) as error:
-            raise UnreadableClipError(f"Clip {self.name(clip)!r} of {self.root} cannot be read: {error}") from error
 
         x0, y0, x1, y1 = _crop_around_person(keypoints, size, rng)
         height, width = size
@@ -275,6 +289,15 @@ def checked_int(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def _check_files(annotations: str, video: str, num_frames: int) -> None:
+    """To open a FIFO would wait for ever, and to read any amount of bytes take any amount of memory."""
+    for path in (annotations, video):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError(f"{path} is no regular file")
+    if os.path.exists(annotations) and os.path.getsize(annotations) > num_frames * MAX_BYTES_PER_FRAME + 2**20:
+        raise ValueError(f"{annotations} is too large for the annotations of {num_frames} frames")
+
+
 def _annotations(content: bytes, num_frames: int) -> dict[str, np.ndarray]:
     """The arrays of an annotation file."""
     arrays = safetensors.numpy.load(content)
@@ -285,6 +308,8 @@ def _annotations(content: bytes, num_frames: int) -> dict[str, np.ndarray]:
     for name, shape in shapes.items():
         if arrays[name].shape != (num_frames, *shape):
             raise ValueError(f"`{name}` must have shape {(num_frames, *shape)}, got {arrays[name].shape}")
+        if arrays[name].dtype.kind != "f":
+            raise ValueError(f"`{name}` must hold floating-point numbers, got {arrays[name].dtype}")
     if (arrays["hand_sharpness"] < 0).any() or (arrays["hand_sharpness"] > 1).any():
         raise ValueError("`hand_sharpness` must be in [0, 1] or NaN")
     return arrays
