@@ -158,8 +158,11 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, 
     [
         (["--videos", "none"], "`videos` is neither a folder nor a list of videos: none."),
         (["--size", "96"], "argument --size: must be WIDTHxHEIGHT, such as 512x896, got '96'"),
-        (["--size", "97x128"], "`size` must be an even width and height of at least 16, got (97, 128)."),
+        (["--size", "97x128"], "`size` must be an even width and height from 16 to 16384, got (97, 128)."),
         (["--pose-model", "x.onnx"], "--keypoints: models that detect keypoints are of no use beside it"),
+        (["--min-person-share", "inf"], "`min_person_share` must be a number from 0 to 1, got inf."),
+        (["--max-several-share", "-1"], "`max_several_share` must be a number from 0 to 1, got -1.0."),
+        (["--keyframe-interval", "2147483648"], "`keyframe_interval` must be from 1 to 10000, got 2147483648."),
         (["--workers", "0"], "`workers` must be at least 1, got 0."),
     ],
 )
