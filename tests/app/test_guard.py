@@ -3,17 +3,21 @@
 """What of the server may be reached."""
 
 import asyncio
-import secrets
+import json
+from functools import partial
 
 import httpx
 import pytest
 
 from hia_diffusers.app import guard
 from hia_diffusers.app.guard import MAX_CALL_BYTES, MIN_FILE_BYTES, Guard
+from hia_diffusers.app.jobs import Jobs
 from hia_diffusers.app.limits import Limits
+from hia_diffusers.app.page import read_inputs
 
 
 LIMITS = Limits(max_upload_bytes=10_000, max_stored_bytes=5 * MIN_FILE_BYTES)
+INPUTS = [None, "Pointing", None, True, 0.5, 8, 25, 1, 0, False]
 
 
 async def served(scope, receive, send):
@@ -27,10 +31,16 @@ async def served(scope, receive, send):
 
 
 @pytest.fixture
-def ask_at_once(tmp_path):
-    def ask_at_once(requests, app=served, has_call=lambda session: False, cancel=lambda session: None):
+def jobs():
+    return Jobs()
+
+
+@pytest.fixture
+def ask_at_once(tmp_path, jobs):
+    def ask_at_once(requests, app=served):
         async def run():
-            transport = httpx.ASGITransport(Guard(app, LIMITS, tmp_path, has_call, cancel))
+            guarded = Guard(app, LIMITS, tmp_path, jobs, 3, partial(read_inputs, folder=tmp_path))
+            transport = httpx.ASGITransport(guarded)
             async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
                 return await asyncio.gather(*(client.request(*words, **options) for words, options in requests))
 
@@ -48,7 +58,17 @@ def ask(ask_at_once):
     return ask
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/assets/index.js", "/gradio_api/queue/data?session_hash=a"])
+def upload(size, name="a.png", **options):
+    return (("POST", "/gradio_api/upload"), {"files": {"files": (name, b"x" * size)}, **options})
+
+
+def call(path, **values):
+    values = {"data": INPUTS, "fn_index": 3, "session_hash": "me", "event_id": "0a", **values}
+    headers = {"content-type": "application/json"}
+    return (("POST", f"/gradio_api/{path}"), {"content": json.dumps(values), "headers": headers})
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/index-B_2.js", "/static/img/a.svg", "/theme.css?v=1"])
 def test_the_page_is_served(ask, path):
     assert ask("GET", path).status_code == 200
 
@@ -56,8 +76,11 @@ def test_the_page_is_served(ask, path):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *(("GET", f"/{path}") for path in ("docs", "monitoring", "gradio_api/proxy=http://a", "gradio_api/token")),
-        *(("POST", f"/gradio_api/{path}") for path in ("component_server", "api/predict", "vibe-edit", "file=a")),
+        *(("GET", f"/{path}") for path in ("docs", "monitoring", "config", "gradio_api/proxy=http://a")),
+        *(("GET", f"/gradio_api/{path}") for path in ("token", "heartbeat/a", "dev/reload", "upload_progress")),
+        ("GET", f"/assets/{'a' * 5000}"),
+        *(("POST", f"/gradio_api/{path}") for path in ("component_server", "api/predict", "run/predict", "file=a")),
+        ("POST", "/upload"),
         ("PUT", "/"),
         ("DELETE", "/gradio_api/upload"),
     ],
@@ -67,81 +90,184 @@ def test_nothing_else_is(ask, method, path):
 
 
 def test_files_are_served_from_the_folder_only(ask, tmp_path):
-    assert ask("GET", f"/gradio_api/file={tmp_path}/a/video.mp4").status_code == 200
-    assert ask("GET", f"/gradio_api/file={tmp_path}/a/ME.JPG").status_code == 200
+    (tmp_path / "a").mkdir()
+    for name in ("video.mp4", "ME.JPG", "setup.exe", "page.html", "keypoints.npz", "png"):
+        (tmp_path / "a" / name).write_bytes(b"content")
+    served = ask("GET", f"/gradio_api/file={tmp_path}/a/video.mp4")
+    assert (served.status_code, served.content, served.headers["content-type"]) == (200, b"content", "video/mp4")
+    assert ask("GET", f"/gradio_api/file={tmp_path}/a/ME.JPG").headers["x-content-type-options"] == "nosniff"
     for name in ("setup.exe", "page.html", "keypoints.npz", "png"):
         assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}").status_code == 403, name
     (tmp_path / "link").symlink_to("/etc")
-    outside = ["/etc/passwd", "", tmp_path, f"{tmp_path}/../secret", f"{tmp_path}/%2e%2e/secret", f"{tmp_path}2/a"]
-    for name in [*outside, f"{tmp_path}/link/passwd", "http://example.org/a", "a%00b"]:
-        assert ask("GET", f"/gradio_api/file={name}").status_code in (403, 404), name
+    outside = ["/etc/a.png", "", tmp_path, f"{tmp_path}/../secret.png", f"{tmp_path}/%2e%2e/secret.png"]
+    outside += [f"{tmp_path}2/a.png", f"{tmp_path}/link/a.png", "http://example.org/a.png", "a%00b.png"]
+    for name in outside:
+        assert ask("GET", f"/gradio_api/file={name}").status_code == 403, name
+    for name in ("none", "n" * 5000):
+        assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}.png").status_code == 404, name
 
 
-def test_uploads_are_bounded_one_by_one_and_together(ask, tmp_path):
-    def upload(size, **kwargs):
-        return ask("POST", "/gradio_api/upload", content=b"x" * size, **kwargs)
+@pytest.mark.parametrize(
+    "name", ["me.png", "/etc/passwd", "..\\..\\é 1:2%.mp4", ".hidden", "a" * 500 + ".npz", "..", "\n"]
+)
+def test_an_upload_is_a_file_of_a_folder_of_its_own(ask_at_once, tmp_path, name):
+    (answer,) = ask_at_once([upload(9_000, name)])
+    assert answer.status_code == 200, answer.text
+    (path,) = answer.json()
+    assert path == str(next(tmp_path.glob("*/*"))) and next(tmp_path.glob("*/*")).read_bytes() == b"x" * 9_000
+    assert path.endswith(name[-4:]) or name in ("/etc/passwd", ".hidden", "..", "\n")
 
-    assert upload(9_000).status_code == 200
-    assert upload(30_000).status_code == 413
-    assert upload(9_000, headers={"transfer-encoding": "chunked", "content-length": ""}).status_code == 413
-    others = [tmp_path / f"{number}" / "others.bin" for number in range(5)]
+
+def test_uploads_are_bounded_one_by_one_and_together(ask_at_once, tmp_path):
+    def ask(*words, **options):
+        return ask_at_once([upload(*words, **options)])[0]
+
+    assert ask(9_000).status_code == 200
+    assert ask(30_000).status_code == 413
+    assert ask(9_000, headers={"transfer-encoding": "chunked"}).status_code == 411
+    others = [tmp_path / f"{number}" / "others.bin" for number in range(4)]
     others[0].parent.mkdir()
-    others[0].write_bytes(bytes(4 * MIN_FILE_BYTES + 1))
-    refused = upload(9_000)
+    others[0].write_bytes(bytes(3 * MIN_FILE_BYTES + 1))
+    refused = ask(9_000)
     assert refused.status_code == 507 and "try again in an hour" in refused.json()["detail"]
     others[0].write_bytes(b"x")
-    assert upload(9_000).status_code == 200
+    assert ask(9_000).status_code == 200
     for other in others[1:]:
         other.parent.mkdir()
         other.write_bytes(b"x")
-    assert upload(9_000).status_code == 507  # many small files take long to count
+    assert ask(9_000).status_code == 507  # many small files take long to count
 
 
 def test_uploads_at_once_are_bounded_together(ask_at_once, tmp_path):
-    async def store(scope, receive, send):
-        await asyncio.sleep(0.05)
-        (tmp_path / secrets.token_hex(8)).write_bytes(bytes(9_000))
-        await served(scope, receive, send)
-
-    upload = (("POST", "/gradio_api/upload"), {"content": bytes(9_000)})
-    answers = [answer.status_code for answer in ask_at_once([upload] * 40, store)]
+    answers = [answer.status_code for answer in ask_at_once([upload(9_000)] * 40)]
     assert set(answers) == {200, 507} and answers.count(200) == len(list(tmp_path.iterdir())) <= 5
+
+
+FILE = 'Content-Disposition: form-data; name="files"; filename="a.png"'
+
+
+def form(*headers):
+    parts = [f"--b\r\n{header}\r\n\r\nx\r\n" for header in headers]
+    return {"content": "".join([*parts, "--b--\r\n"]), "headers": {"content-type": "multipart/form-data; boundary=b"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        form('Content-Disposition: form-data; name="files"'),
+        form('Content-Disposition: form-data; name="files"; filename=""'),
+        form('Content-Disposition: form-data; name="other"; filename="a.png"'),
+        form('Content-Disposition: form-data; filename="a.png"'),
+        form(*['Content-Disposition: form-data; name="files"; filename="a.png"'] * 2),
+        form(
+            'Content-Disposition: form-data; name="files"; filename="a.png"', "Content-Disposition: form-data; name=a"
+        ),
+        form(f'X: {"x" * 9000}\r\nContent-Disposition: form-data; name="files"; filename="a.png"'),
+        form(*[""] * 900),
+        form(),
+        {"content": "--b\r\nContent", "headers": {"content-type": "multipart/form-data; boundary=b"}},
+        {"content": "x", "headers": {"content-type": "multipart/form-data"}},
+        {"content": "x", "headers": {"content-type": f"multipart/form-data; boundary={'b' * 9000}"}},
+        {"data": {"files": "x"}},
+        {"content": "x"},
+    ],
+)
+def test_only_one_file_with_a_name_is_an_upload(ask, tmp_path, body):
+    refused = ask("POST", "/gradio_api/upload", **body)
+    assert (refused.status_code, refused.json()["detail"]) == (400, "One file with a name can be uploaded at a time.")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", ["upload", "queue/join"])
 def test_a_body_that_does_not_arrive_is_not_waited_for(ask, monkeypatch, path):
     monkeypatch.setattr(guard, "SECONDS", 0.1)
-    monkeypatch.setattr(guard, "BYTES_PER_SECOND", 1e9)
 
     async def slow():
-        yield b"{"
+        yield b"-"
         await asyncio.sleep(5)
-        yield b"}"
+        yield b"-"
 
-    assert ask("POST", f"/gradio_api/{path}", content=slow(), headers={"content-length": "2"}).status_code == 408
+    headers = {"content-length": "2", "content-type": "application/json"}
+    headers |= {"content-type": "multipart/form-data; boundary=b"} if path == "upload" else {}
+    assert ask("POST", f"/gradio_api/{path}", content=slow(), headers=headers).status_code == 408
 
 
-def test_a_session_has_one_call_at_a_time(ask_at_once):
+def test_a_session_has_one_job_at_a_time(ask_at_once, jobs):
     async def slowly_served(scope, receive, send):
         await asyncio.sleep(0.05)
         await served(scope, receive, send)
 
-    def post(path, session):
-        return (("POST", f"/gradio_api/{path}"), {"json": {"data": [], "session_hash": session}})
-
-    cancelled = []
-    requests = [post("queue/join", session) for session in ("new", "new", "busy", "other")]
-    requests += [post("queue/join/", "new"), post("run/predict", "busy"), post("cancel", "busy")]
-    answers = ask_at_once(requests, slowly_served, {"busy"}.__contains__, cancelled.append)
-    assert [answer.status_code for answer in answers] == [200, 429, 429, 200, 429, 200, 200]
-    assert cancelled == ["busy"]
+    sessions = ["new", "new", "other"]
+    answers = ask_at_once([call("queue/join", session_hash=session) for session in sessions], slowly_served)
+    assert [answer.status_code for answer in answers] == [200, 429, 200]
+    assert ask_at_once([call("cancel", session_hash="new")])[0].status_code == 200
+    assert "new" not in jobs and "other" in jobs
 
 
-def test_calls_are_passed_on_unless_they_name_other_files_or_are_long(ask, tmp_path):
-    call = {"data": [{"path": f"{tmp_path}/a.png", "url": f"http://here/gradio_api/file={tmp_path}/a.png"}, 0.5]}
-    answered = ask("POST", "/gradio_api/queue/join", json=call)
-    assert answered.status_code == 200 and answered.json() == call
-    for path in ("http://example.org/a.png", "/etc/passwd", f"{tmp_path}/../a.png", ["a"]):
-        assert ask("POST", "/gradio_api/queue/join", json={"data": [[{"path": path}]]}).status_code == 400
-    assert ask("POST", "/gradio_api/queue/join", content=b"[" * 10**5).status_code == 400
-    assert ask("POST", "/gradio_api/queue/join", content=b" " * (MAX_CALL_BYTES + 1)).status_code == 400
+def test_a_call_that_gradio_refuses_leaves_no_job(ask_at_once, jobs):
+    async def full(scope, receive, send):
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def failing(scope, receive, send):
+        raise RuntimeError
+
+    for app, status in ((full, 503), (failing, 400)):
+        (answer,) = ask_at_once([call("queue/join")], app)
+        assert answer.status_code == status and "me" not in jobs
+
+
+def test_who_stops_listening_does_not_want_the_result_any_more(ask, jobs):
+    assert ask("GET", "/gradio_api/queue/data?session_hash=me").status_code == 404
+    assert jobs.join("me", frozenset())
+    assert ask("GET", "/gradio_api/queue/data?session_hash=me").status_code == 200
+    assert "me" not in jobs
+
+
+def test_calls_are_passed_on_as_the_page_makes_them(ask_at_once, jobs, tmp_path):
+    def ask(*words, **values):
+        return ask_at_once([call("queue/join", **values)])[0]
+
+    (tmp_path / "a.png").touch()
+    picture = {"path": f"{tmp_path}/a.png", "url": "http://example.org/a.png", "size": 5, "is_stream": True}
+    answer = ask(data=[picture, *INPUTS[1:]], batched=True, event_data={}, request={})
+    ours = {"path": f"{tmp_path}/a.png", "meta": {"_type": "gradio.FileData"}}
+    assert answer.json() == {"data": [ours, *INPUTS[1:]], "fn_index": 3, "session_hash": "me"}
+    assert jobs.files == {tmp_path / "a.png"}
+    jobs.leave("me")
+    for path in ("http://example.org/a.png", "/etc/passwd", f"{tmp_path}/../a.png", "", ["a"], None, "\0", "a" * 9000):
+        assert ask(data=[{"path": path, "url": "http://here/"}, *INPUTS[1:]]).status_code == 400, path
+    for name in ("none", "n" * 9000):
+        gone = ask(data=[{"path": f"{tmp_path}/{name}"}, *INPUTS[1:]])
+        assert gone.status_code == 400 and "no longer there; upload it again" in gone.text
+    for data in (None, {}, [], INPUTS[1:], [*INPUTS, 1], [5, *INPUTS[1:]], [None, ["a"], *INPUTS[2:]]):
+        assert ask(data=data).status_code == 400, data
+    for text in ("a" * 101, "\ud800", "a\nb"):
+        assert ask(data=[None, text, *INPUTS[2:]]).status_code == 400
+    for values in ({"fn_index": -1}, {"fn_index": 99}, {"fn_index": None}, {"fn_index": "3"}):
+        assert ask(**values).status_code == 400, values
+    for session in ("", None, 5, "a" * 65, "a b", ["a"]):
+        assert ask(session_hash=session).status_code == 400, session
+    assert not jobs.files
+
+
+@pytest.mark.parametrize("content", [b"[" * 9000, b"", b"null", b"[]", b'"a"', b"\xff", b"1" * 9000])
+def test_what_is_no_call_is_refused(ask, content):
+    json_only = {"content-type": "application/json"}
+    assert ask("POST", "/gradio_api/queue/join", content=content, headers=json_only).status_code == 400
+    assert ask("POST", "/gradio_api/queue/join", content=content).status_code == 415
+
+
+def test_calls_and_headers_are_bounded(ask, ask_at_once):
+    assert ask_at_once([call("queue/join", more="a" * MAX_CALL_BYTES)])[0].status_code == 413
+    assert ask("GET", "/", headers={"x": "a" * 2**14}).status_code == 431
+    assert ask("GET", "/", content=b"a").status_code == 400
+
+
+def test_what_fails_is_one_line_and_no_fault_of_the_server(ask_at_once, caplog):
+    async def failing(scope, receive, send):
+        raise KeyError(scope["path"])
+
+    (answer,) = ask_at_once([(("GET", "/"), {})], failing)
+    assert answer.status_code == 400 and answer.json()["detail"] == "This cannot be answered."
+    assert [record.getMessage() for record in caplog.records] == ["GET / could not be answered: KeyError('/')"]

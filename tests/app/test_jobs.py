@@ -4,89 +4,108 @@
 
 import threading
 
-import fastapi
-import gradio
 import pytest
-from fastapi.testclient import TestClient
 
-from hia_diffusers.app.jobs import MAX_WAITING, Cancelled, Jobs
-from hia_diffusers.app.server import delete_old, named_files, queued_calls
-
-
-def test_a_job_reports_and_ends_at_the_next_step_after_it_is_cancelled():
-    jobs, reports = Jobs(), []
-    with (
-        pytest.raises(Cancelled, match="Denoising 2/9"),
-        jobs.running("me", lambda *report: reports.append(report)) as job,
-    ):
-        job.reached("Denoising", 1, 9)
-        jobs.cancel("somebody else")
-        job.reached("Denoising", 1, 9)
-        jobs.cancel("me")
-        job.reached("Denoising", 2, 9)
-    assert reports == [("Denoising", 1, 9)] * 2
-    jobs.cancel("me")  # there is nothing left to cancel
-    with jobs.running("me", lambda *report: None) as job:
-        job.reached("Denoising", 1, 9)
+from hia_diffusers.app import jobs as module
+from hia_diffusers.app.jobs import Cancelled, Jobs
 
 
-def test_jobs_wait_for_their_turn_and_can_be_cancelled_while_they_do():
-    jobs, ended = Jobs(), []
+@pytest.fixture
+def jobs():
+    return Jobs()
 
-    def wait(session):
+
+def silent(*report):
+    pass
+
+
+def run_until_told(jobs, session, ended, report=silent):
+    """Runs a job in a thread until it is cancelled."""
+
+    def run():
         try:
-            with jobs.running(session, lambda *report: None):
-                ended.append(f"{session} ran")
-        except Cancelled:
-            ended.append(f"{session} was cancelled")
-
-    with jobs.running("first", lambda *report: None):
-        threads = {session: threading.Thread(target=wait, args=(session,)) for session in ("second", "third")}
-        for thread in threads.values():
-            thread.start()
-        while threads["third"].is_alive():
-            jobs.cancel("third")
-        assert ended == ["third was cancelled"]
-    threads["second"].join()
-    assert ended == ["third was cancelled", "second ran"]
-
-
-def test_few_wait_and_closing_ends_them_all():
-    jobs, ended = Jobs(), []
-
-    def wait(session):
-        try:
-            with jobs.running(session, lambda *report: None) as job:
+            with jobs.running(session, report) as job:
                 while True:
                     job.reached("Denoising", 1, 9)
-        except (Cancelled, ValueError) as error:
-            ended.append(type(error))
+        except Cancelled as reached:
+            ended.append(f"{session}: {reached}")
 
-    threads = [threading.Thread(target=wait, args=(str(number),), daemon=True) for number in range(MAX_WAITING + 2)]
-    for thread in threads:
-        thread.start()
-    threads[-1].join(10)
-    assert ended == [ValueError]
-    jobs.close()
-    for thread in threads:
-        thread.join(10)
-    assert ended == [ValueError] + [Cancelled] * (MAX_WAITING + 1)
-    with pytest.raises(Cancelled), jobs.running("late", lambda *report: None):
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_job_reports_and_ends_at_the_next_step_after_it_is_left(jobs):
+    reports = []
+    assert jobs.join("me", frozenset())
+    with jobs.listening("me"):
+        with (
+            pytest.raises(Cancelled, match="Denoising 2/9"),
+            jobs.running("me", lambda *report: reports.append(report)) as job,
+        ):
+            job.reached("Denoising", 1, 9)
+            jobs.leave("somebody else")
+            job.reached("Denoising", 1, 9)
+            jobs.leave("me")
+            job.reached("Denoising", 2, 9)
+        assert reports == [("Denoising", 1, 9)] * 2
+        jobs.leave("me")  # there is nothing left to stop
+        assert jobs.join("me", frozenset()) and not jobs.join("me", frozenset())
+        with jobs.running("me", silent) as job:
+            job.reached("Denoising", 1, 9)
+        assert "me" not in jobs and jobs.join("me", frozenset())
+    assert "me" not in jobs  # nobody listens any more
+
+
+def test_jobs_wait_for_their_turn_and_can_be_left_while_they_do(jobs):
+    ended, began = [], threading.Event()
+    for session in ("first", "second", "third"):
+        jobs.join(session, frozenset())
+    with jobs.listening("first"), jobs.listening("second"), jobs.listening("third"):
+        with jobs.running("first", silent):
+            second = run_until_told(jobs, "second", ended, lambda *report: began.set())
+            third = run_until_told(jobs, "third", ended)
+            jobs.leave("third")
+            third.join(10)
+            assert ended == ["third: Waiting 0/1"] and second.is_alive()
+        began.wait(10)
+        jobs.leave("second")
+        second.join(10)
+    assert ended == ["third: Waiting 0/1", "second: Denoising 1/9"]
+
+
+def test_what_nobody_listens_for_is_not_made(jobs, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.1)
+    jobs.join("nobody", frozenset())
+    with pytest.raises(Cancelled, match="nobody listens"), jobs.running("nobody", silent):
+        pass
+    with pytest.raises(Cancelled), jobs.running("never joined", silent):
+        pass
+    jobs.join("me", frozenset())
+    with jobs.listening("me"), jobs.running("me", silent):
         pass
 
 
-def test_what_a_waiting_call_names_is_not_deleted(tmp_path):
-    with gradio.Blocks() as page:
-        file = gradio.File()
-        gradio.Button().click(lambda file: None, file, None, preprocess=False)
-    page.queue()
-    client = TestClient(gradio.mount_gradio_app(fastapi.FastAPI(), page, path="/"))  # which runs no call
-    needed, old = tmp_path / "needed" / "me.png", tmp_path / "old" / "me.png"
-    for path in (needed, old):
-        path.parent.mkdir()
-        path.write_bytes(b"x")
-    call = {"data": [{"path": str(needed), "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
-    assert client.post("/gradio_api/queue/join", json=call).status_code == 200
-    assert [call.session_hash for call in queued_calls(page)] == ["a"]
-    delete_old(tmp_path, -1, named_files(queued_calls(page)))
-    assert needed.exists() and not old.exists()
+def test_closing_ends_all_and_lets_none_begin(jobs):
+    ended = []
+    threads = []
+    for number in range(3):
+        jobs.join(str(number), frozenset())
+        threads.append(run_until_told(jobs, str(number), ended))
+    with jobs.listening("0"), jobs.listening("1"), jobs.listening("2"):
+        jobs.close()
+        for thread in threads:
+            thread.join(10)
+    assert len(ended) == 3
+    jobs.join("late", frozenset())
+    with pytest.raises(Cancelled), jobs.running("late", silent):
+        pass
+
+
+def test_the_files_of_all_jobs_are_known(jobs, tmp_path):
+    first, second = frozenset({tmp_path / "a"}), frozenset({tmp_path / "a", tmp_path / "b"})
+    jobs.join("first", first)
+    jobs.join("second", second)
+    assert jobs.files == second
+    jobs.leave("second")
+    assert jobs.files == first

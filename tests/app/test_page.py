@@ -2,24 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: one server, started as users start it, and headless Chromium."""
 
-import http.client
-import json
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dancing_videos import BLUE, dancer_boxes, draw_scene
 from onnx_models import write_models
+from page_server import PATIENCE, run_server, wait_for
 from PIL import Image
 
 from hia_diffusers.data.synthetic import ProceduralScene
@@ -34,44 +27,24 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: `make browser` installs Debian's, or the variable CHROMIUM names one"
 )
 
-# Milliseconds; other work may share the machine.
-PATIENCE = 300_000
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The address, and the file with what the server printed."""
     folder = tmp_path_factory.mktemp("server")
     write_models(folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    log = folder / "log.txt"
     models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}-model", f"{name}.onnx")]
     options = ["--port", str(port), "--device", "cpu", "--max-frames", "8", "--max-upload-mb", "1", *models]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hia_diffusers", "app", *options],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_for(lambda: "The page is at " in log.read_text() or process.poll() is not None, log)
-            assert process.poll() is None, log.read_text()
-            assert [path.stat().st_mode & 0o777 for path in folder.glob("hia-diffusers-app-*")] == [0o700]
-            address = f"http://127.0.0.1:{port}"
-            yield address, log
-            join(address, log, "last")
-            still_open = urllib.request.urlopen(f"{address}/gradio_api/heartbeat/last", timeout=60)
-            assert still_open.status == 200
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-    assert not list(folder.glob("hia-diffusers-app-*")) and "Traceback" not in log.read_text()
-    assert process.returncode == 0
-    assert re.search(r"Cancelled at: Denoising \d+/100\nStopped\.\n$", log.read_text())
+    with run_server(folder, "app", *options) as server:
+        assert server.folder.stat().st_mode & 0o777 == 0o700
+        yield server
+        assert server.post("queue/join", server.call("last"))[0] == 200
+        last = server.listen("last")
+        assert any(b"Denoising" in line for line in last)
+    assert not server.folder.exists() and "Traceback" not in server.log
+    assert server.process.returncode == 0
+    assert re.search(r"Cancelled at: Denoising \d+/100\nStopped\.\n$", server.log)
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +60,14 @@ def browser():
 @pytest.fixture
 def open_page(server, browser):
     """Opens the page as another user; in the end it has asked no other host for anything, and made no error."""
-    address, _ = server
     asked, errors = [], []
 
     def open_page(width=1200, height=900):
         page = browser.new_context(viewport={"width": width, "height": height}).new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
+        page.goto(server.address)
         page.locator("#run").wait_for()
         set_number(page, "#frames", 4)
         page.locator("#more button").first.click()
@@ -105,46 +77,8 @@ def open_page(server, browser):
     yield open_page
     for context in browser.contexts:
         context.close()
-    assert asked and all(url.startswith((f"{address}/", "data:", "blob:")) for url in asked)
+    assert asked and all(url.startswith((f"{server.address}/", "data:", "blob:")) for url in asked)
     assert not errors
-
-
-def post(address, path, call):
-    """Status and answer."""
-    request = urllib.request.Request(f"{address}/gradio_api/{path}", json.dumps(call).encode())
-    request.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def long_call(address, log, session):
-    """What the page sends for an animation that takes long."""
-    with urllib.request.urlopen(f"{address}/config", timeout=60) as config:
-        (animate,) = [each["id"] for each in json.load(config)["dependencies"] if each["queue"] and each["inputs"]]
-    example = next(log.parent.glob("hia-diffusers-app-*/examples/person-1.png"))
-    picture = {"path": str(example), "meta": {"_type": "gradio.FileData"}}
-    data = [picture, "Calm hands", None, True, 0.5, 8, 100, 1, 0, False]
-    return {"data": data, "fn_index": animate, "session_hash": session}
-
-
-def join(address, log, session):
-    """A call whose computation has begun, as Gradio names it."""
-    call = long_call(address, log, session)
-    status, answer = post(address, "queue/join", call)
-    assert status == 200, answer
-    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60) as messages:
-        assert any(b"Denoising" in line for line in messages)
-    return {"session_hash": session, "fn_index": call["fn_index"], **answer}
-
-
-def wait_for(condition, log):
-    end = time.monotonic() + PATIENCE / 1000
-    while not condition():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
 
 
 def set_number(page, name, value):
@@ -217,13 +151,12 @@ def test_an_uploaded_picture_dances_as_the_person_in_an_uploaded_video(open_page
 
 
 def test_cancel_ends_the_computation_and_so_does_leaving(server, open_page, tmp_path):
-    _, log = server
     for way in ("cancel", "leave"):
-        cancelled = log.read_text().count("Cancelled at")
+        cancelled = server.log.count("Cancelled at")
         page = open_page()
         set_number(page, "#steps", 100)
         animate(page)
-        page.get_by_text("Denoising").wait_for()
+        page.locator("#result").get_by_text("Denoising").wait_for()
         screenshot(page, "running")
         if way == "cancel":
             enabled(page, "#cancel").click()
@@ -233,8 +166,8 @@ def test_cancel_ends_the_computation_and_so_does_leaving(server, open_page, tmp_
             assert result(page, tmp_path).shape == (4, 160, 96, 3)
         else:
             page.close()
-        wait_for(lambda count=cancelled: log.read_text().count("Cancelled at") > count, log)
-        assert int(re.findall(r"Cancelled at: Denoising (\d+)/100", log.read_text())[-1]) < 100
+        wait_for(lambda count=cancelled: server.log.count("Cancelled at") > count, server)
+        assert int(re.findall(r"Cancelled at: Denoising (\d+)/100", server.log)[-1]) < 100
 
 
 def test_a_bad_file_gets_a_sentence_and_the_page_goes_on(open_page, tmp_path):
@@ -266,74 +199,3 @@ def test_two_users_wait_for_each_other_and_get_their_own(open_page, tmp_path):
     screenshot(pages[1], "waiting")
     first, second = (result(page, tmp_path) for page in pages)
     assert np.abs(first.astype(int) - second).mean() > 3
-
-
-def test_nothing_outside_is_served_or_read(server):
-    address, log = server
-    folder = next(log.parent.glob("hia-diffusers-app-*"))
-
-    def status(path, data=None):
-        try:
-            return urllib.request.urlopen(f"{address}{path}", data, timeout=60).status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    served = "/gradio_api/file="
-    assert status(f"{served}{folder}/examples/person-1.png") == 200
-    for name in ("/etc/passwd", f"{folder}/../log.txt", f"{folder}/..%2flog.txt", log, "http://127.0.0.1/", "log.txt"):
-        assert status(f"{served}{name}") == 403, name
-    assert status("/gradio_api/file/etc/passwd") == 404 and status("/static/..%2f..%2f..%2fetc/passwd") == 403
-    call = {
-        "data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}],
-        "fn_index": 0,
-        "session_hash": "a",
-    }
-    assert status("/gradio_api/queue/join", json.dumps(call).encode()) == 400
-    # It is refused by its announced length. No body: the server would close the connection while it is sent.
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-    connection.putrequest("POST", "/gradio_api/upload")
-    connection.putheader("Content-Length", str(2 * 2**20))
-    connection.endheaders()
-    assert connection.getresponse().status == 413
-    connection.close()
-
-
-def test_the_queue_cannot_be_passed_by_nor_filled_by_one_session(server):
-    address, log = server
-    cancelled = log.read_text().count("Cancelled at")
-    assert post(address, "run/predict", long_call(address, log, "direct"))[0] == 404
-    running = join(address, log, "one")
-    for _ in range(3):
-        status, answer = post(address, "queue/join", long_call(address, log, "one"))
-        assert status == 429 and "is not made yet" in answer["detail"]
-    status, waiting = post(address, "queue/join", long_call(address, log, "other"))
-    assert status == 200 and post(address, "queue/join", long_call(address, log, "other"))[0] == 429
-    # Without the page's own call that stops the computation.
-    assert post(address, "cancel", {**running, **waiting, "session_hash": "other"})[0] == 200
-    assert post(address, "cancel", running)[0] == 200
-    wait_for(lambda: log.read_text().count("Cancelled at") > cancelled, log)
-
-
-def test_one_file_is_uploaded_at_a_time(server):
-    address, log = server
-
-    def upload(count):
-        parts = [
-            f'--AaB03x\r\nContent-Disposition: form-data; name="files"; filename="{n}.png"\r\n\r\n{n}\r\n'
-            for n in range(count)
-        ]
-        request = urllib.request.Request(f"{address}/gradio_api/upload", "".join([*parts, "--AaB03x--\r\n"]).encode())
-        request.add_header("Content-Type", "multipart/form-data; boundary=AaB03x")
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    def stored():
-        return sum(path.is_file() for path in log.parent.glob("hia-diffusers-app-*/**/*"))
-
-    before = stored()
-    assert upload(2) == upload(900) == 400 and stored() == before
-    assert upload(1) == 200
-    wait_for(lambda: stored() == before + 1, log)  # it is moved after the answer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Limits:
     """
-    What an upload may be, and what reading it may take.
+    What an upload may be, what reading it may take, and how many connections there may be.
 
     Args:
         max_frames (`int`, *optional*, defaults to 64):
@@ -27,6 +27,10 @@ class Limits:
             Memory that reading one file may take, on Linux.
         keep_seconds (`float`, *optional*, defaults to one hour):
             Uploads and results are deleted when they are older.
+        connections (`int`, *optional*, defaults to 400):
+            Connections of all clients. Each keeps a file open, of which a process usually may have 1024.
+        address_connections (`int`, *optional*, defaults to 32):
+            Connections of one address.
     """
 
     max_frames: int = 64
@@ -37,3 +41,5 @@ class Limits:
     seconds: float = 30.0
     memory_bytes: int = 2 * 2**30
     keep_seconds: float = 3600.0
+    connections: int = 400
+    address_connections: int = 32

@@ -2,16 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page itself: what is on it, and what happens when it is used."""
 
+import json
 import logging
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from .animating import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, Animations, Wish
+from .guard import is_inside
 from .jobs import Cancelled, Jobs
 from .shipped import MOTIONS
 
 
 OWN_MOTION = "My own file"
+
+# Of the function that animates, and which of them are files.
+NUM_INPUTS, FILE_INPUTS = 10, (0, 2)
+MAX_TEXT = 100
+
+# What Gradio wants beside the path of a file, and how a function in the browser changes more than a value.
+FILE = {"meta": {"_type": "gradio.FileData"}}
+UPDATE = "__type__: 'update'"
 
 NOTICE = (
     "**Animate only people who have agreed to it, and say that the result is generated.** "
@@ -39,9 +51,12 @@ CSS = """
 logger = logging.getLogger(__name__)
 
 
-def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, guidance: float = 3.5) -> Any:
+def build_page(
+    animations: Animations, jobs: Jobs, model: str, steps: int = 25, guidance: float = 3.5
+) -> tuple[Any, int]:
     """
-    The page as `gradio.Blocks`.
+    The page as `gradio.Blocks`, and the number of its function that animates. What else happens on it happens in the
+    browser.
 
     Args:
         animations ([`~app.animating.Animations`]):
@@ -60,10 +75,9 @@ def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, 
     examples = _write_examples(animations)
     max_frames = animations.limits.max_frames
 
-    # Gradio's own preprocessing opens files in this process, so values come as the browser sends them.
-    raw: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
-
-    with gr.Blocks(title="Human image animation", analytics_enabled=False) as page:
+    kept = animations.limits.keep_seconds
+    delete_cache = (math.ceil(min(60, kept)), math.ceil(kept))
+    with gr.Blocks(title="Human image animation", analytics_enabled=False, delete_cache=delete_cache) as page:
         gr.Markdown(f"# Human image animation\nA picture of a person and a motion in, a video out. {model}")
         gr.Markdown(NOTICE, elem_id="notice")
         with gr.Row():
@@ -71,8 +85,11 @@ def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, 
                 picture = gr.Image(
                     examples[0], label="Picture", sources=["upload"], height=260, buttons=[], elem_id="picture"
                 )
-                gr.Examples(
-                    [[path] for path in examples], picture, label="Drawn people to try", api_visibility="private"
+                people = gr.Dataset(
+                    components=[picture],
+                    samples=[[path] for path in examples],
+                    type="index",
+                    label="Drawn people to try",
                 )
                 names = [*MOTIONS, OWN_MOTION]
                 motion = gr.Radio(names, value=names[0], label="Motion", elem_id="motion")
@@ -129,14 +146,6 @@ def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, 
                 status = gr.Markdown("", elem_id="status")
                 download = gr.DownloadButton("Download the result (MP4)", interactive=False, elem_id="download")
 
-        # The progress of a run is shown over the video; until it ends, only Cancel can be pressed.
-        def begin() -> list[Any]:
-            off = gr.DownloadButton(value=None, interactive=False)
-            return [gr.Button(interactive=False), gr.Button(interactive=True), None, "", off]
-
-        def end() -> list[Any]:
-            return [gr.Button(interactive=True), gr.Button(interactive=False)]
-
         def animate(
             picture: Any,
             motion: Any,
@@ -156,8 +165,8 @@ def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, 
 
             try:
                 wish = Wish(
-                    picture=_uploaded(picture, "picture", animations.folder),
-                    motion=_uploaded(own_motion, "motion", animations.folder) if motion == OWN_MOTION else str(motion),
+                    picture=_uploaded(picture, "picture"),
+                    motion=_uploaded(own_motion, "motion") if motion == OWN_MOTION else str(motion),
                     num_frames=num_frames,
                     sharpness=None if automatic else sharpness,
                     steps=num_steps,
@@ -180,25 +189,67 @@ def build_page(animations: Animations, jobs: Jobs, model: str, steps: int = 25, 
             about = f"{made.about}. This video is generated: say so where you show it."
             return [made.preview, about, gr.DownloadButton(value=made.video, interactive=True)]
 
-        def stop(request: gr.Request) -> list[Any]:
-            jobs.cancel(str(request.session_hash))
-            return [*end(), "Cancelled."]
-
-        def leave(request: gr.Request) -> None:
-            jobs.cancel(str(request.session_hash))
-
         inputs = [picture, motion, own_motion, automatic, sharpness, num_frames, num_steps, scale, seed, fit]
         outputs = [result, status, download]
-        at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **raw}
-        motion.change(lambda name: gr.File(visible=name == OWN_MOTION), motion, own_motion, **at_once)
-        automatic.change(lambda on: gr.Slider(interactive=not on), automatic, sharpness, **at_once)
-        begun = run.click(begin, None, [run, cancel, *outputs], **at_once)
-        animated = begun.then(animate, inputs, outputs, show_progress_on=result, **raw)
-        animated.success(end, None, [run, cancel], **at_once)
-        animated.failure(end, None, [run, cancel], **at_once)
-        cancel.click(stop, None, [run, cancel, status], cancels=[animated], **at_once)
-        page.unload(leave)
-    return page
+        off, on = gr.update(interactive=False), gr.update(interactive=True)
+        shown = [
+            {"path": path, "url": f"./gradio_api/file={path}", "orig_name": Path(path).name, **FILE}
+            for path in examples
+        ]
+        people.click(None, people, picture, js=f"number => {json.dumps(shown)}[number]")
+        motion.change(None, motion, own_motion, js=f"name => ({{{UPDATE}, visible: name === '{OWN_MOTION}'}})")
+        automatic.change(None, automatic, sharpness, js=f"on => ({{{UPDATE}, interactive: !on}})")
+
+        # The progress of a run is shown over the video; until it ends, only Cancel can be pressed.
+        begun = run.click(None, None, [run, cancel, *outputs], js=_always(off, on, None, "", {**off, "value": None}))
+        animated = begun.then(
+            animate, inputs, outputs, show_progress_on=result, preprocess=False, api_visibility="private"
+        )
+        animated.success(None, None, [run, cancel], js=_always(on, off))
+        animated.failure(None, None, [run, cancel], js=_always(on, off))
+        cancel.click(None, None, [run, cancel, status], js=_always(on, off, "Cancelled."), cancels=[animated])
+    return page, animated["id"]
+
+
+def read_inputs(sent: Any, folder: Path) -> tuple[list[Any], frozenset[Path]]:
+    """
+    What a browser sent as inputs of the page's function, as the page sends them, and the files that they name.
+
+    Args:
+        sent (`Any`):
+            Read from JSON.
+        folder (`Path`):
+            In which the files must be.
+
+    Raises:
+        `ValueError`: they are none.
+    """
+    if not isinstance(sent, list) or len(sent) != NUM_INPUTS:
+        raise ValueError(f"There are {NUM_INPUTS} inputs.")
+    inputs, files = list(sent), set()
+    for number, value in enumerate(sent):
+        if number in FILE_INPUTS and isinstance(value, dict):
+            path = str(value.get("path"))
+            if not is_inside(path, folder):
+                raise ValueError("Only files that were uploaded are read.")
+            if not os.path.isfile(path):
+                raise ValueError("An uploaded file is no longer there; upload it again.")
+            inputs[number] = {"path": path, **FILE}
+            files.add(Path(path))
+        elif not (value is None or number not in FILE_INPUTS and _is_plain(value)):
+            raise ValueError(f"Input {number} cannot be used.")
+    return inputs, frozenset(files)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and value.isprintable()
+    return isinstance(value, (int, float)) and (abs(value) < 2**53 or not math.isfinite(value))
+
+
+def _always(*values: Any) -> str:
+    """In JavaScript, a function that returns them."""
+    return f"() => {json.dumps(values)}"
 
 
 def _write_examples(animations: Animations) -> list[str]:
@@ -211,16 +262,10 @@ def _write_examples(animations: Animations) -> list[str]:
     return paths
 
 
-def _uploaded(file: Any, name: str, folder: Path) -> Path:
-    """The path of a file that Gradio stored, and of no other."""
+def _uploaded(file: Any, name: str) -> Path:
     if not file:
         raise ValueError(f"Give a {name} first.")
-    path = Path(str(file.get("path") if isinstance(file, dict) else file)).resolve()
-    if not path.is_relative_to(folder):
-        raise ValueError(f"The {name} must be uploaded.")
-    if not path.is_file():
-        raise ValueError(f"The {name} is no longer there; upload it again.")
-    return path
+    return Path(file["path"])
 
 
 def _as_sentence(message: str) -> str:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the page: a private folder, Gradio's server behind the guard, and the deletion of what is old."""
 
-import asyncio
 import logging
 import os
 import socket
@@ -11,16 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..animation.animator import HIAAnimator
 from .animating import Animations
-from .guard import Guard
+from .connections import BACKLOG, OneLineASecond, limited_connection
+from .guard import MAX_HEAD_BYTES, Guard
 from .jobs import Jobs
 from .limits import Limits
-from .page import CSS, build_page
+from .page import CSS, build_page, read_inputs
 
+
+# Those that a client can make write.
+LOGGERS = (
+    "uvicorn.error",
+    "asyncio",
+    "python_multipart.multipart",
+    *(f"{__package__}.{name}" for name in ("connections", "guard", "page")),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +75,7 @@ def serve(
         folder = Path(name).resolve()
         os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of those that it keeps for a page of its own
         import fastapi
         import gradio
         import uvicorn
@@ -76,7 +86,8 @@ def serve(
             raise OSError(f"`host` {host} and `port` {port} cannot be listened on ({error.strerror})") from error
 
         jobs = Jobs()
-        page = build_page(Animations(animator, size, limits, folder), jobs, model, guidance=guidance)
+        page, function = build_page(Animations(animator, size, limits, folder), jobs, model, guidance=guidance)
+        page.state_session_capacity = queue_size + 1  # as many as wait, and the one whose turn it is
         page.queue(max_size=queue_size, default_concurrency_limit=1, api_open=False)
         app = gradio.mount_gradio_app(
             fastapi.FastAPI(),
@@ -93,16 +104,21 @@ def serve(
             css=CSS,
         )
 
-        def has_call(session: str) -> bool:
-            return any(call.session_hash == session for call in queued_calls(page))
-
-        guard = Guard(app, limits, folder, has_call, jobs.cancel)
-        # Open pages hold a connection each, which would keep the server from ending.
-        options: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1}
+        guard = Guard(app, limits, folder, jobs, function, partial(read_inputs, folder=folder))
+        options: dict[str, Any] = {
+            "http": limited_connection(limits),
+            "ws": "none",
+            "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+            "backlog": BACKLOG,
+            "proxy_headers": False,
+            "log_level": "warning",
+            "timeout_graceful_shutdown": 1,  # open pages hold connections, which would keep the server from ending
+        }
         server = uvicorn.Server(uvicorn.Config(guard, **options))
-        logging.getLogger("uvicorn.error").addFilter(_is_no_closed_connection)
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(OneLineASecond())
         ended = threading.Event()
-        threading.Thread(target=_sweep, args=(folder, limits.keep_seconds, page, ended), daemon=True).start()
+        threading.Thread(target=_sweep, args=(folder, limits.keep_seconds, jobs, ended), daemon=True).start()
         ready(f"http://{host}:{listener.getsockname()[1]}")
         try:
             server.run(sockets=[listener])
@@ -110,31 +126,6 @@ def serve(
             ended.set()
             listener.close()
             jobs.close()
-
-
-def queued_calls(page: Any) -> list[Any]:
-    """
-    The calls that wait in Gradio's queue, and those that run. Gradio has no public way to ask for them.
-
-    Args:
-        page (`gradio.Blocks`):
-            The page.
-    """
-    queue = page._queue
-    waiting = [call for calls in list(queue.event_queue_per_concurrency_id.values()) for call in list(calls.queue)]
-    return waiting + [call for calls in list(queue.active_jobs) for call in calls or ()]
-
-
-def named_files(calls: list[Any]) -> frozenset[Path]:
-    """
-    The files that calls will read.
-
-    Args:
-        calls (`list`):
-            As of [`~app.server.queued_calls`].
-    """
-    values = [value for call in calls for value in call.data.data]
-    return frozenset(Path(str(value["path"])) for value in values if isinstance(value, dict) and value.get("path"))
 
 
 def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
@@ -156,11 +147,11 @@ def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _is_no_closed_connection(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
-def _sweep(folder: Path, seconds: float, page: Any, ended: threading.Event) -> None:
+def _sweep(folder: Path, seconds: float, jobs: Jobs, ended: threading.Event) -> None:
+    """Deletes uploads; results are deleted by Gradio, which keeps their names until it has done so."""
     kept = frozenset(folder.rglob("*"))
     while not ended.wait(min(60.0, seconds)):
-        delete_old(folder, seconds, kept | named_files(queued_calls(page)))
+        for path in jobs.files:
+            with suppress(FileNotFoundError):
+                os.utime(path)
+        delete_old(folder, seconds + 120, kept)

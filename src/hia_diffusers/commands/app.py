@@ -21,6 +21,7 @@ from .watermark import add_watermark_options, make_watermark
 TINY_SIZE, USUAL_SIZE = (96, 160), (512, 896)
 
 HOST_HELP = "address to listen on; 0.0.0.0 lets other machines in (default: 127.0.0.1, this machine only)"
+CONNECTIONS_HELP = "open connections of one address; more behind a server that passes requests on (default: 32)"
 SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hia-tiny, else 512x896)"
 
 
@@ -34,6 +35,7 @@ def make_parser(prog: str = "hia-diffusers app") -> argparse.ArgumentParser:
     add("--max-frames", type=number(int, 1, 10000), default=64, help="longest result, in frames (default: 64)")
     add("--max-upload-mb", type=number(int, 1, 2047), default=50, help="largest upload, in MiB (default: 50)")
     add("--queue-size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn (default: 20)")
+    add("--connections-per-address", type=number(int, 1, 10**4), default=32, help=CONNECTIONS_HELP)
     add_watermark_options(parser)
     add_detector_options(parser.add_argument_group("keypoints of uploaded videos"))
     return parser
@@ -68,7 +70,11 @@ def serve(args: argparse.Namespace) -> None:
 
     pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
     pipe.set_progress_bar_config(disable=True)
-    limits = Limits(max_frames=args.max_frames, max_upload_bytes=args.max_upload_mb * 2**20)
+    limits = Limits(
+        max_frames=args.max_frames,
+        max_upload_bytes=args.max_upload_mb * 2**20,
+        address_connections=args.connections_per_address,
+    )
     if args.model is None:
         print(HIA_TINY_LIMITS)
         about = "The model is hia-tiny, which knows drawn people like those below and nothing else."
