@@ -29,6 +29,7 @@ from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
 from hia_diffusers.commands.arguments import OneLineParser, number, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
 from hia_diffusers.data.clip_index import check_inside
+from hia_diffusers.files import UNFINISHED
 from hia_diffusers.images import load_image
 
 
@@ -237,7 +238,7 @@ def animate_many(args):
     jobs = read_jobs(args.jobs)
     check_model(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
-    for left_over in (*args.output.glob(".*.begun"), *args.output.glob(".*.mp4.*.tmp")):  # by a run that was killed
+    for left_over in (*args.output.glob(".*.begun"), *args.output.glob(UNFINISHED)):  # by a run that was killed
         left_over.unlink()
     write_failures(args.output, {})  # a folder that cannot be written to is known before the pipeline is loaded
     # Actors may have another working directory.

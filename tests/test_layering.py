@@ -43,11 +43,13 @@ ALLOWED_IMPORTS = {
     "commands": {
         *("__init__", "commands", "animation", "conditioning", "data", "images", "metrics", "models", "pipeline_hia"),
     },
-    "app": {"app", "animation", "conditioning", "data.synthetic", "data.video", "images"},
+    "app": {"app", "animation", "conditioning", "data.containers", "data.synthetic", "data.video", "images"},
     "commands.app": {"__init__", "commands", "animation", "app"},
     "commands.convert": {"commands", "conversion"},
     "__main__": {"__init__", "commands"},
-    "data.video": {"data.sound", "images"},
+    "data.animations": {"images"},
+    "data.sound": {"data.containers"},
+    "data.video": {"data.animations", "data.containers", "data.display", "data.sound", "images"},
     "data.watermark": {"data.video"},
     "data.clip_preparation": {
         *("conditioning", "data.clip_index", "data.clip_rules", "data.scene_cuts", "data.video"),
@@ -82,7 +84,7 @@ ALLOWED_IMPORTS = {
 }
 
 # What any module may import; it imports nothing of ours.
-COMMON = {"checks", "fitting", "natural_order"}
+COMMON = {"checks", "files", "fitting", "natural_order"}
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {

@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import os
 import tracemalloc
 from fractions import Fraction
 
@@ -10,7 +11,14 @@ import pytest
 from PIL import Image
 
 from hia_diffusers.data.sound import has_sound
-from hia_diffusers.data.video import read_frame_rate, read_frames, read_video, stream_frames, write_video
+from hia_diffusers.data.video import (
+    check_output,
+    read_frame_rate,
+    read_frames,
+    read_video,
+    stream_frames,
+    write_video,
+)
 
 
 def moving_square(num_frames=8, height=48, width=64):
@@ -131,7 +139,7 @@ def test_max_frames_is_the_beginning(tmp_path):
     whole = read_video(tmp_path / "clip.mp4").frames
     np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4", max_frames=3).frames, whole[:3])
     np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4", max_frames=99).frames, whole)
-    with pytest.raises(ValueError, match="`max_frames` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`max_frames` must be an integer from 1 to .*, got 0"):
         read_video(tmp_path / "clip.mp4", max_frames=0)
 
 
@@ -249,7 +257,7 @@ def test_a_short_keyframe_interval(tmp_path):
         keyframes = [packet.pts for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
         step = 1 / (30 * container.streams.video[0].time_base)
     assert [time / step for time in keyframes] == [0, 4, 8]
-    with pytest.raises(ValueError, match="`keyframe_interval` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`keyframe_interval` must be an integer from 1 to .*, got 0"):
         write_video(tmp_path / "clip.mp4", moving_square(9), fps=30, keyframe_interval=0)
 
 
@@ -269,7 +277,7 @@ def test_reading_what_is_no_video(tmp_path, content):
 
 def test_text_is_not_rendered_as_a_video(tmp_path):
     (tmp_path / "poses.txt").write_text("frame, frame, frame\n" * 50)
-    with pytest.raises(ValueError, match="poses.txt' holds no video stream"):
+    with pytest.raises(ValueError, match="poses.txt' is of no format of videos or sound that is read"):
         read_video(tmp_path / "poses.txt")
 
 
@@ -313,9 +321,9 @@ def test_reading_sound_alone(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "fps", "message"),
     [
-        (moving_square(2), 0, r"`fps` must lie in \[0.001, 1000\], got 0"),
-        (moving_square(2), float("nan"), "`fps` must lie in .* got nan"),
-        (moving_square(2), float("inf"), "`fps` must lie in .* got inf"),
+        (moving_square(2), 0, "`fps` must be a finite number, at least 0.001 and at most 1000, got 0"),
+        (moving_square(2), float("nan"), "`fps` must be .* got nan"),
+        (moving_square(2), float("inf"), "`fps` must be .* got inf"),
         (moving_square(2)[:0], 30, "`frames` must hold at least one frame"),
         (moving_square(2)[0], 30, r"`frames` must be of shape \(F, H, W, 3\), got a frame of shape \(64, 3\)"),
         (moving_square(2).transpose(0, 3, 1, 2), 30, r"got a frame of shape \(3, 48, 64\)"),
@@ -329,6 +337,51 @@ def test_writing_bad_frames_leaves_nothing(tmp_path, frames, fps, message):
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / "clip.mp4", frames, fps)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fps": "30"}, "`fps` must be a finite number"),
+        ({"keyframe_interval": 2.5}, "`keyframe_interval` must be an integer"),
+        ({"comment": 5}, "`comment` must be a str"),
+    ],
+)
+def test_arguments_of_another_type_are_named(tmp_path, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        write_video(tmp_path / "clip.mp4", iter([None]), **{"fps": 30, **arguments})
+    with pytest.raises(TypeError, match="`max_frames` must be an integer"):
+        read_video(tmp_path / "clip.mp4", max_frames="2")
+
+
+@pytest.mark.parametrize("shape", [(20000, 16), (16, 16385), (16384, 16384)])
+def test_frames_that_h264_cannot_hold_are_refused_before_they_are_encoded(tmp_path, shape):
+    frame = np.broadcast_to(np.zeros((), np.uint8), (*shape, 3))
+    for check in (
+        lambda path: write_video(path, [frame], 30),
+        lambda path: check_output(path, *shape),
+    ):
+        with pytest.raises(ValueError, match=f"`frames` of {shape[1]}x{shape[0]} pixels are too large for H.264"):
+            check(tmp_path / "clip.mp4")
+    assert not list(tmp_path.iterdir())
+    check_output(tmp_path / "clip.mp4", 16384, 16128)
+
+
+def test_what_cannot_be_written_is_known_before_the_first_frame(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, error, message in (
+        (tmp_path / "folder.mp4", ValueError, "folder.mp4' is no file that can be replaced"),
+        (tmp_path / "pipe.mp4", ValueError, "pipe.mp4' is no file that can be replaced"),
+        (tmp_path / (260 * "x" + ".mp4"), OSError, "cannot be written: File name too long"),
+        ("/proc/x.mp4", OSError, "'/proc/x.mp4' cannot be written"),
+        (tmp_path / "missing" / "x.mp4", FileNotFoundError, "no folder"),
+    ):
+        with pytest.raises(error, match=message):
+            write_video(path, iter([None]), 30)
+        with pytest.raises(error, match=message):
+            check_output(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.mp4", "pipe.mp4"]
 
 
 def test_a_failed_write_keeps_the_file_that_was_there(tmp_path):

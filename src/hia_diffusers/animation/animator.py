@@ -446,6 +446,9 @@ class HIAAnimator:
                 and of `sound` before the pipeline runs is.
         """
         self._pipe_for(output, kwargs)
+        if output is not None:
+            check_frame_rate(animation.fps)
+            check_output(output, animation.condition.height, animation.condition.width)
         audio = None if output is None else animation.sound_file(sound)
         frames = self.stream(animation, **kwargs)
         if output is None:

@@ -8,15 +8,14 @@ import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import av
-import av.logging
 import numpy as np
 from PIL import Image
 
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.video import ANY_METADATA, read_frame_rate, stream_frames
+from ..data.containers import open_container
+from ..data.video import read_frame_rate, stream_frames
 from ..images import load_image
 from .limits import Limits
 
@@ -30,7 +29,7 @@ MAX_PICTURE_SIDE = 2048
 # Videos, of which only the motion is used, to this. Detectors of people look at less.
 MAX_VIDEO_SIDE = 1280
 
-# FFmpeg's names. Playlists and scripts, which name other files and addresses to read, are none of these.
+# FFmpeg's names of what browsers and phones make.
 VIDEO_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi")
 
 Answer = tuple[dict[str, float], dict[str, np.ndarray]]
@@ -113,14 +112,13 @@ def answer(connection: Connection, kind: str, path: Path, limits: Limits) -> Non
 
 
 def _check_container(path: Path, limits: Limits) -> None:
-    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
     try:
-        with av.logging.Capture(), av.open(str(path), options=options, **ANY_METADATA) as container:
-            if container.streams.video:
-                context: Any = container.streams.video[0].codec_context
-                _check_pixels(context.width, context.height, limits.max_video_pixels)
-    except av.FFmpegError as error:
+        with open_container(path, VIDEO_FORMATS) as container:
+            stream = container.streams.best("video")
+            width, height = (0, 0) if stream is None else (stream.width, stream.height)
+    except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{path.name!r} cannot be read as an MP4, MOV, MKV, WebM or AVI video.") from error
+    _check_pixels(width, height, limits.max_video_pixels)
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

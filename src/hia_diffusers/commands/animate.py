@@ -4,13 +4,13 @@
 
 import argparse
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import check_writable
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
@@ -100,14 +100,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     for option, path in inputs.items():
         if not path.is_file():
             raise ValueError(f"{option}: there is no file {str(path)!r}")
-    if args.output.suffix != ".mp4":
+    if args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
-    folder = args.output.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--output: {str(folder)!r} is no folder that can be written to")
     for path in [args.output, preview_path(args.output)] if args.preview else [args.output]:
-        if path.is_dir():
-            raise ValueError(f"--output: {str(path)!r} is a folder")
+        try:
+            check_writable(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--output: {error}") from error
         if path.resolve() in [given.resolve() for given in inputs.values()]:
             raise ValueError(f"--output: {str(path)!r} is one of the inputs")
 
@@ -169,8 +168,12 @@ def animate(args: argparse.Namespace) -> None:
 
     from .. import HIA_TINY
     from ..animation.animator import COMMENT
-    from ..data.video import write_video
+    from ..data.video import check_output, write_video
 
+    height, width = animation.condition.height, animation.condition.width
+    check_output(args.output, height, width)
+    if args.preview:
+        check_output(preview_path(args.output), height, 3 * width)
     sound = animation.sound_file(args.sound is not False) or False
     guidance = USUAL_GUIDANCE if args.model else TINY_GUIDANCE
     if args.model is None:
@@ -187,8 +190,7 @@ def animate(args: argparse.Namespace) -> None:
     if args.preview:  # a stream of frames can be written once
         result.save(args.output, sound)
         write_video(preview_path(args.output), result.preview(), result.fps, comment=COMMENT)
-    condition, fps = result.condition, result.fps
-    length = f"{len(condition)} frames of {condition.width}x{condition.height} at {fps:g} frames per second"
+    length = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
     print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
     if args.preview:
         print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..files import check_writable, written_whole
 from .arguments import OneLineParser, number, size
 from .loading import VARIANT_HELP, choose_device, load_pipeline
 from .running import run
@@ -161,9 +161,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix != ".json":
         raise ValueError(f"--output: must end in .json, got {str(args.output)!r}")
-    folder = args.output.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or args.output.is_dir():
-        raise ValueError(f"--output: {str(args.output)!r} cannot be written")
+    try:
+        check_writable(args.output)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--output: {error}") from error
 
 
 def refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
@@ -567,12 +568,8 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def print_table(measures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -24,6 +24,7 @@ import safetensors.numpy
 import torch
 
 from .. import checks
+from ..files import written_whole
 from ..fitting import fitted_place
 
 
@@ -180,12 +181,8 @@ class WholeBodyKeypoints:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)
             content = buffer.getvalue()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "WholeBodyKeypoints":

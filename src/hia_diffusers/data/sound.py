@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.logging
 
+from .containers import open_container
 
-# PyAV before 19 must be told to open a file whose metadata is not UTF-8; 19 always does, and knows no such argument.
-ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # MP4 files can hold more, such as PCM and Vorbis, but few players play it.
 COPIED_CODECS = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
@@ -35,7 +33,7 @@ def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
 
     Args:
         path (`str` or `os.PathLike`):
-            A video or audio file, in any container that FFmpeg reads.
+            A video or audio file, in one of [`~data.containers`]' formats.
         seconds (`float`, *optional*):
             Read only so much. The default reads all of it.
 
@@ -56,7 +54,7 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
 
     Args:
         path (`str` or `os.PathLike`):
-            A video or audio file, in any container that FFmpeg reads.
+            A video or audio file, in one of [`~data.containers`]' formats.
 
     Returns:
         A context manager that gives a [`Sound`], or `None` where the file has none.
@@ -68,9 +66,8 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} to take sound from.")
     with ExitStack() as stack:
-        # Some releases of PyAV let FFmpeg print beside the error.
-        with _reading(path), av.logging.Capture():
-            source = stack.enter_context(av.open(str(path), **ANY_METADATA))
+        with _reading(path):
+            source = stack.enter_context(open_container(path))
         stream = source.streams.best("audio")
         if stream is not None and stream.codec_context is None:
             raise ValueError(f"The sound of {str(path)!r} is in a codec that FFmpeg does not know.")

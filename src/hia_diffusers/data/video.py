@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
-import av.logging
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
+from .. import checks
+from ..files import check_writable, written_whole
 from ..images import load_image
-from .sound import ANY_METADATA, Sound, open_sound
+from .animations import animation_frames, animation_rate, open_animation
+from .containers import file_name, open_container
+from .display import CONVERSION, Display
+from .sound import Sound, open_sound
 
 
-# Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
-# rounding. Its default rounds down: a video would come back a level darker than it was.
-CONVERSION = 0x4 | 0x2000 | 0x40000
+# Frames per second that a video of people can have. Some files state a nonsensical rate, such as their time base.
+MIN_RATE, MAX_RATE = 1.0, 240.0
+
+# FFmpeg's own decoders leave out the alpha of these.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 @dataclass
@@ -45,11 +51,11 @@ class Video:
 
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
     """
-    Decodes a video file, upright: a rotation stored beside the pixels (as phones do) is applied.
+    Decodes a video file, as a player shows it: see [`~data.display.Display`].
 
     Args:
         path (`str` or `os.PathLike`):
-            The file, in any container and codec that FFmpeg decodes.
+            The file: a video that FFmpeg decodes, in one of [`~data.containers`]' formats, or a GIF, PNG or WebP.
         max_frames (`int`, *optional*):
             Stop after this many frames. The default decodes all of them.
 
@@ -60,24 +66,25 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
         `FileNotFoundError`: if there is no such file.
         `ValueError`: if `path` cannot be decoded (up to `max_frames`), holds no video stream or holds no frame.
     """
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"`max_frames` must be at least 1, got {max_frames}.")
+    max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
     fps = read_frame_rate(path)
-    frames: list[np.ndarray] = []
-    for frame in itertools.islice(stream_frames(path), max_frames):
-        if frames and frame.shape != frames[0].shape:
-            raise ValueError(f"{str(path)!r} changes its frame size at frame {len(frames)}.")
-        frames.append(frame)
-    return Video(np.stack(frames), fps)
+    pixels = bytearray()  # grows in place, with what there is: a list of frames would be copied into an array
+    for count, frame in enumerate(itertools.islice(stream_frames(path), max_frames)):
+        if not count:
+            shape = frame.shape
+        if frame.shape != shape:
+            raise ValueError(f"{str(path)!r} changes its frame size at frame {count}.")
+        pixels += frame.data
+    return Video(np.frombuffer(pixels, np.uint8).reshape(-1, *shape), fps)
 
 
 def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
     """
-    Decodes a video frame by frame, upright, in memory that does not grow with its length.
+    Decodes a video frame by frame, as a player shows it, in memory that does not grow with its length.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
-            The file, in any container and codec that FFmpeg decodes. A binary file must be seekable.
+            The file, as for [`read_video`]. A binary file must be seekable.
 
     Returns:
         An iterator over uint8 RGB frames `(H, W, 3)`. Their size changes where the video's does. The `ValueError` of a
@@ -92,12 +99,13 @@ def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
 
 def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """
-    Decodes some frames of a video, upright, without decoding what lies before the keyframes in front of them.
+    Decodes some frames of a video, as a player shows it, without decoding what lies before the keyframes in front of
+    them.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
-            The file, in any container and codec that FFmpeg decodes and that stores time stamps. A binary file must be
-            seekable.
+            The file, a video that FFmpeg decodes, in one of [`~data.containers`]' formats, and that stores time
+            stamps. A binary file must be seekable.
         indices (`Sequence[int]` or `np.ndarray`):
             Which frames, counted from 0 as [`read_video`] returns them; in any order, also repeatedly.
 
@@ -119,43 +127,51 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.pts is None:
-                raise ValueError(f"{_name(path)!r} stores no time stamps to find a frame by.")
+                raise ValueError(f"{file_name(path)!r} stores no time stamps to find a frame by.")
             times.append(packet.pts)
             if packet.is_keyframe:
                 keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         if wanted.min() < 0 or wanted.max() >= len(times):
             raise ValueError(
-                f"`indices` must be frames of {_name(path)!r}, from 0 to {len(times) - 1}, got {indices}."
+                f"`indices` must be frames of {file_name(path)!r}, from 0 to {len(times) - 1}, got {indices}."
             )
         if not keyframes:
-            raise ValueError(f"{_name(path)!r} stores no keyframe to decode from.")
+            raise ValueError(f"{file_name(path)!r} stores no keyframe to decode from.")
         times.sort()
         decoded = dict(_decode_at(container, stream, sorted(keyframes), sorted({times[index] for index in wanted})))
     if len({frame.shape for frame in decoded.values()}) > 1:
-        raise ValueError(f"{_name(path)!r} changes its frame size between the frames of `indices`.")
+        raise ValueError(f"{file_name(path)!r} changes its frame size between the frames of `indices`.")
     return np.stack([decoded[times[index]] for index in wanted])
 
 
 def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
     """
-    The frame rate that a video file states.
+    The frame rate of a video file: what it states or, where it states none that can be, the mean by its time stamps.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
             The file. A binary file must be seekable.
 
     Returns:
-        `float`: mean frames per second.
+        `float`: mean frames per second, from `MIN_RATE` to `MAX_RATE`.
 
     Raises:
         `FileNotFoundError`: if there is no such file.
-        `ValueError`: if it is no video or does not say its frame rate.
+        `ValueError`: if it is no video, or has no frame rate or one that a video of people cannot have.
     """
-    with _opened(path) as (_, stream):
-        rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise ValueError(f"{_name(path)!r} does not say its frame rate.")
-    return float(rate)
+    _check_file(path)
+    with open_animation(path) as animation:
+        rate = None if animation is None else animation_rate(animation, file_name(path))
+    if rate is None:
+        with _opened(path) as (container, stream):
+            rate = float(stream.average_rate or 0)
+            if not MIN_RATE <= rate <= MAX_RATE:
+                rate = _measured_rate(container, stream) or rate
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(
+            f"{file_name(path)!r} has {rate:g} frames per second; a video must have {MIN_RATE:g} to {MAX_RATE:g}."
+        )
+    return rate
 
 
 def read_comment(path: str | os.PathLike) -> str | None:
@@ -217,41 +233,39 @@ def write_video(
     path = Path(path)
     check_output(path)
     rate = _exact_rate(fps)
+    comment = None if comment is None else checks.instance("comment", comment, str)
     # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
     options = {"crf": "16", "x264-params": "cpu-independent=1"}
     if keyframe_interval is not None:
-        if keyframe_interval < 1:
-            raise ValueError(f"`keyframe_interval` must be at least 1, got {keyframe_interval}.")
-        options["g"] = str(keyframe_interval)
-
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        options["g"] = str(checks.integer("keyframe_interval", keyframe_interval))
+    sound_file = nullcontext() if audio_from is None else open_sound(audio_from)
     try:
-        with nullcontext() if audio_from is None else open_sound(audio_from) as sound:
+        with written_whole(path) as partial, sound_file as sound:
             _encode(partial, iter(frames), rate, options, sound, comment)
-        os.replace(partial, path)
     except av.FFmpegError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def check_output(path: str | os.PathLike) -> None:
+def check_output(path: str | os.PathLike, height: int | None = None, width: int | None = None) -> None:
     """
-    What [`write_video`] asks of a file before it takes the first frame.
+    What [`write_video`] asks of a file before it takes the first frame. Its folder is tried.
 
     Args:
         path (`str` or `os.PathLike`):
             The `.mp4` file to write, in a folder that exists.
+        height, width (`int`, *optional*):
+            Size of the frames in pixels, where it is known.
 
     Raises:
-        `ValueError`: if `path` does not end in `.mp4`.
+        `ValueError`: if `path` does not end in `.mp4`, is a folder or a device, or frames are too large for H.264.
         `FileNotFoundError`: if the folder of `path` does not exist.
+        `OSError`: if no file of that name can be written there.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
+    if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    check_writable(path)
+    if height is not None and width is not None:
+        _check_frame_size(height, width)
 
 
 def check_frame_rate(fps: float) -> None:
@@ -263,14 +277,9 @@ def check_frame_rate(fps: float) -> None:
             Frames per second.
 
     Raises:
-        `ValueError`: it is not in [0.001, 1000].
+        `TypeError`, `ValueError`: it is no number in [0.001, 1000].
     """
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"`fps` must lie in [0.001, 1000], got {fps}.")
-
-
-def _name(path: str | os.PathLike | BinaryIO) -> str:
-    return str(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", path))
+    checks.number("fps", fps, 0.001, 1000)
 
 
 def _check_file(path: str | os.PathLike | BinaryIO) -> None:
@@ -280,49 +289,70 @@ def _check_file(path: str | os.PathLike | BinaryIO) -> None:
 
 @contextmanager
 def _opened(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its first video stream."""
+    """PyAV's container and the video stream that a player would choose."""
     _check_file(path)
-    source = str(path) if isinstance(path, os.PathLike) else path
     try:
-        # Some releases of PyAV let FFmpeg print beside the error.
-        with av.logging.Capture(), av.open(source, **ANY_METADATA) as container:
-            # FFmpeg renders plain text (.txt, .nfo) as a terminal screen; nobody means that as a video.
-            if container.format.name == "tty" or not container.streams.video:
-                raise ValueError(f"{_name(path)!r} holds no video stream.")
-            yield container, container.streams.video[0]
+        with open_container(path) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError(f"{file_name(path)!r} holds no video stream.")
+            if stream.codec_context is None:
+                raise ValueError(f"{file_name(path)!r} is in a codec that FFmpeg does not know.")
+            yield container, stream
     except av.FFmpegError as error:
-        raise ValueError(f"{_name(path)!r} cannot be decoded as a video: {error.strerror}.") from error
+        raise ValueError(f"{file_name(path)!r} cannot be decoded as a video: {error.strerror}.") from error
 
 
 def _stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
+    with open_animation(path) as animation:
+        if animation is not None:
+            yield from animation_frames(animation, file_name(path))
+            return
     frame = None
     with _opened(path) as (container, stream):
-        for frame in container.decode(stream):
-            yield _upright(frame)
+        show = Display(file_name(path), stream.sample_aspect_ratio)
+        for frame in _decoded(container, stream):
+            yield show(frame)
     if frame is None:
-        raise ValueError(f"{_name(path)!r} holds no video frame.")
+        raise ValueError(f"{file_name(path)!r} holds no video frame.")
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames from where the container is."""
+    metadata = {name.lower(): value for name, value in stream.metadata.items()}
+    codec = stream.codec_context.name
+    if metadata.get("alpha_mode") != "1" or codec not in ALPHA_DECODERS:
+        yield from container.decode(stream)
+        return
+    decoder: Any = av.CodecContext.create(ALPHA_DECODERS[codec], "r")
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet if packet.size else None)
+
+
+def _measured_rate(container: Any, stream: Any) -> float | None:
+    """Frames per second in the mean, from the first to the last time stamp."""
+    times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+    span = (max(times) - min(times)) * stream.time_base if times else Fraction(0)
+    return float((len(times) - 1) / span) if span else None
 
 
 def _decode_at(
     container: Any, stream: Any, keyframes: list[tuple[int, int]], times: list[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each time, which ascend, and the frame that is shown then."""
+    show = Display(container.name, stream.sample_aspect_ratio)
     now = None
     for time in times:
         shown, decoded = keyframes[max(0, bisect.bisect_right(keyframes, time, key=lambda keyframe: keyframe[0]) - 1)]
         if now is None or now < shown:
             # Not to when it is shown: by then the decoding of the next keyframe may have begun.
             container.seek(decoded, stream=stream)
-            frames = container.decode(stream)
+            frames = _decoded(container, stream)
         frame = next((frame for frame in frames if frame.pts >= time), None)
         if frame is None or frame.pts != time:
             raise ValueError(f"{container.name!r} cannot be sought in: its time stamps do not lead to its frames.")
         now = time
-        yield time, _upright(frame)
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24", interpolation=CONVERSION), round(frame.rotation / 90))
+        yield time, show(frame)
 
 
 def _encode(
@@ -333,7 +363,9 @@ def _encode(
         raise ValueError("`frames` must hold at least one frame, got none.")
     shape = _as_uint8(first, 0).shape
     height, width = shape[:2]
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    _check_frame_size(height, width)
+    # A name alone would be an address where it has a colon.
+    with av.open(f"file:{path.absolute()}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         if comment is not None:
             container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=rate, options=options)
@@ -364,6 +396,16 @@ def _encode(
         container.mux(stream.encode())
         if sound is not None:
             sound.finish((index + 1) / rate)
+
+
+def _check_frame_size(height: int, width: int) -> None:
+    even = height + height % 2, width + width % 2
+    # FFmpeg counts in 32 bits with a sign, and a margin.
+    if max(even) > checks.MAX_SIDE or (even[0] + 128) * (even[1] + 128) >= 2**28:
+        raise ValueError(
+            f"`frames` of {width}x{height} pixels are too large for H.264: sides may have {checks.MAX_SIDE}, "
+            "and together as many as 16384x16128."
+        )
 
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:

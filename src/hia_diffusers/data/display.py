@@ -1,0 +1,117 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a player makes of a decoded frame: its shape, its colours and which way up it is. Axes: H, W."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+
+from ..checks import MAX_SIDE
+
+
+# Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
+# rounding. Its default rounds down: a video would come back a level darker than it was.
+CONVERSION = 0x4 | 0x2000 | 0x40000
+
+# Of frames whose gamut is changed.
+RGB_16, RGB_MATRIX = "gbrp16le", 0
+
+HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+WIDE_GAMUT = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
+
+# FFmpeg shows a frame upright that is stored turned by this little.
+LEVEL = math.tan(math.radians(1))
+
+
+class Display:
+    """
+    Shows the frames of one stream as a player does: the matrix and the range of their colours are applied, wide gamuts
+    and high dynamic range brought to BT.709, alpha laid on white, pixels that are not square made square by enlarging,
+    and the frame turned and mirrored as the display matrix beside it says.
+
+    Args:
+        name (`str`):
+            Of the file, for errors.
+        pixel_aspect (`Fraction`, *optional*):
+            Width of a pixel over its height. `None` or 0 is unknown, and taken as 1.
+    """
+
+    def __init__(self, name: str, pixel_aspect: Fraction | None = None):
+        self._name, self._pixel_aspect = name, pixel_aspect or Fraction(1)
+        self._graph: Any = None
+        self._graph_source: tuple[int, int, bool] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """
+        Args:
+            frame (`av.VideoFrame`):
+                As decoded.
+
+        Returns:
+            `np.ndarray`: uint8 RGB `(H, W, 3)`, contiguous.
+
+        Raises:
+            `ValueError`: it is turned by another angle than a multiple of 90 degrees, or would be too large.
+        """
+        width, height = frame.width, frame.height
+        if self._pixel_aspect > 1:
+            width = round(width * self._pixel_aspect)
+        else:
+            height = round(height / self._pixel_aspect)
+        if max(width, height) > MAX_SIDE:
+            raise ValueError(f"{self._name!r} is shown at {width}x{height}; sides must be at most {MAX_SIDE} pixels.")
+        side_data: Any = frame.side_data  # its annotations know names only
+        matrix = side_data.get(Type.DISPLAYMATRIX)
+        if frame.color_trc in HDR or frame.color_primaries in WIDE_GAMUT:
+            frame = self._in_bt709(frame)
+        see_through = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+        layout = "rgba" if see_through else "rgb24"
+        pixels = frame.to_ndarray(format=layout, width=width, height=height, interpolation=CONVERSION)
+        if see_through:
+            alpha = pixels[..., 3:].astype(np.uint16)
+            pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        if matrix is not None:
+            pixels = self._upright(pixels, np.frombuffer(matrix, np.int32).tolist())
+        return np.ascontiguousarray(pixels)
+
+    def _in_bt709(self, frame: av.VideoFrame) -> Any:
+        """By FFmpeg, which tabulates the conversion once for all frames: that takes seconds."""
+        # First without a change of gamut: of YUV, it takes the primaries for other ones.
+        frame = frame.reformat(format=RGB_16, dst_color_range=ColorRange.JPEG, interpolation=CONVERSION)
+        frame.colorspace, frame.color_range = RGB_MATRIX, ColorRange.JPEG
+        source = (frame.width, frame.height, frame.color_trc in HDR)
+        if self._graph_source != source:
+            width, height, is_hdr = source
+            size = f"video_size={width}x{height}:pix_fmt={RGB_16}:colorspace={RGB_MATRIX}:range=pc:time_base=1/1000"
+            conversion = "out_primaries=bt709:"
+            if is_hdr:
+                conversion += "out_transfer=iec61966-2-1:intent=perceptual"  # compresses what is too bright
+            else:
+                conversion += "in_transfer=bt709:out_transfer=bt709:intent=relative_colorimetric"
+            graph = av.filter.Graph()
+            filters = [("buffer", size), ("scale", conversion), ("format", "pix_fmts=rgb24"), ("buffersink", "")]
+            nodes = [graph.add(name, arguments) for name, arguments in filters]
+            for node, following in zip(nodes, nodes[1:], strict=False):
+                node.link_to(following)
+            graph.configure()
+            self._graph, self._graph_source = graph, source
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def _upright(self, pixels: np.ndarray, matrix: list[int]) -> np.ndarray:
+        """`matrix` says where the axes x and y of the stored frame point when it is shown."""
+        (x_right, x_down), (y_right, y_down) = matrix[:2], matrix[3:5]
+        if abs(x_down) <= LEVEL * abs(x_right) and abs(y_right) <= LEVEL * abs(y_down):
+            right, down = x_right, y_down
+        elif abs(x_right) <= LEVEL * abs(x_down) and abs(y_down) <= LEVEL * abs(y_right):
+            pixels = pixels.transpose(1, 0, 2)
+            right, down = y_right, x_down
+        else:
+            angle = math.degrees(math.atan2(x_down, x_right))
+            raise ValueError(f"{self._name!r} is to be shown turned by {angle:.0f} degrees; bring it upright first.")
+        return pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
