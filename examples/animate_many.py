@@ -16,6 +16,7 @@ given again, and tries what failed again.
 import json
 import os
 import re
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
@@ -26,8 +27,10 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
+from hia_diffusers.checks import shown
 from hia_diffusers.commands.arguments import OneLineParser, number, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
+from hia_diffusers.commands.running import run
 from hia_diffusers.data.clip_index import check_inside
 from hia_diffusers.files import UNFINISHED
 from hia_diffusers.images import load_image
@@ -148,7 +151,7 @@ def read_jobs(path):
         raise ValueError(f"--jobs: must end in {', '.join(READERS)}, got {str(path)!r}")
     try:
         entries = READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"--jobs: {str(path)!r} cannot be read ({error})") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"--jobs: {str(path)!r} must hold a list of jobs")
@@ -161,7 +164,7 @@ def read_jobs(path):
 
 def make_job(entry, where, folder):
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} must hold keys and values, got {entry!r}")
+        raise ValueError(f"{where} must hold keys and values, got {shown(entry)}")
     missing = [key.name for key in fields(Job) if key.default is MISSING and key.name not in entry]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
@@ -171,7 +174,7 @@ def make_job(entry, where, folder):
     for key, value in entry.items():
         is_accepted, accepted = KEYS[key]
         if not is_accepted(value):
-            raise ValueError(f"{where}: {key} must be {accepted}, got {value!r}")
+            raise ValueError(f"{where}: {key} must be {accepted}, got {shown(value)}")
         if key in PATHS:
             check_inside(LocalFileSystem(), str(folder), value, f"{where}: {key}")
     job = Job(**entry)
@@ -252,20 +255,12 @@ def animate_many(args):
     print(f"{made} videos made, {len(jobs) - len(remaining)} were there before, {len(failures)} failed.")
     for name, error in failures.items():
         print(f"{name}: {error}")
-    return failures
+    if failures:
+        sys.exit(1)
 
 
 def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        failures = animate_many(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "Interrupted. The same command goes on from here.\n")
-    if failures:
-        parser.exit(1)
+    run(make_parser(), animate_many, argv, interrupted=(130, "Interrupted. The same command goes on from here.\n"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Everything is made on the spot: the procedural person, the dance, and `demo.mp4`
 reference picture; hands as blurred as can be; as in the truth; as sharp as can be; the truth.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from PIL import Image
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.animator import COMMENT
+from hia_diffusers.commands.arguments import OneLineParser, number
+from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import write_video
 
@@ -31,12 +32,6 @@ HEIGHT, WIDTH, FPS = 160, 96, 30
 COLUMNS = {"sharpness 0": 0.0, "auto": "auto", "sharpness 1": 1.0}
 
 TITLE_HEIGHT = 14
-
-
-def whole_number(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
 
 
 def titled(frames, title):
@@ -51,15 +46,19 @@ def write_gif(path, frames, fps):
     first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--output", type=Path, required=True, help="folder for demo.mp4 and demo.gif")
-    parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    parser.add_argument("--frames", type=whole_number, default=16, help=f"at {FPS} per second (default: 16)")
-    parser.add_argument("--steps", type=whole_number, default=25, help="denoising steps (default: 25)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of person, dance, place and noise (default: 0)")
-    args = parser.parse_args()
+def make_parser():
+    parser = OneLineParser(prog="demo.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for demo.mp4 and demo.gif")
+    add("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
+    add("--frames", type=number(int, 1, 10**5), default=16, help=f"at {FPS} per second (default: 16)")
+    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
+    add("--guidance", type=number(float, 0, 100), default=1.0, help="guidance scale (default: 1)")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of person, dance, place and noise (default: 0)")
+    return parser
+
+
+def make_demo(args):
     args.output.mkdir(parents=True, exist_ok=True)
     diffusers.utils.logging.set_verbosity_error()
 
@@ -91,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(make_parser(), make_demo)

@@ -8,32 +8,34 @@
 The picture shows the procedural person at the beginning of the dance.
 """
 
-import argparse
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from hia_diffusers.commands.arguments import OneLineParser, number, size
+from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 
 
 FPS = 30
 
-
-def size(text):
-    width, height = (int(number) for number in text.lower().split("x"))
-    return width, height
+SIZE_HELP = "WIDTHxHEIGHT in pixels (default: 96x160)"
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Draw a person and a motion for animate.py.")
-    parser.add_argument("--output", type=Path, required=True, help="folder for picture.png and motion.safetensors")
-    parser.add_argument("--size", type=size, default=(96, 160), help="WIDTHxHEIGHT in pixels (default: 96x160)")
-    parser.add_argument("--frames", type=int, default=16, help=f"length at {FPS} frames per second (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the person, the dance and the place (default: 0)")
-    args = parser.parse_args()
-    if args.frames < 1 or args.seed < 0 or min(args.size) < 16:
-        parser.error("--frames must be at least 1, --seed at least 0 and --size at least 16x16")
+def make_parser():
+    parser = OneLineParser(prog="make_demo_inputs.py", description="Draw a person and a motion for animate.py.")
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for picture.png and motion.safetensors")
+    add("--size", type=partial(size, smallest=16, multiple_of=1), default=(96, 160), help=SIZE_HELP)
+    add("--frames", type=number(int, 1, 10**5), default=16, help=f"length at {FPS} frames per second (default: 16)")
+    add(
+        "--seed", type=number(int, 0, 2**31 - 1), default=0, help="of the person, the dance and the place (default: 0)"
+    )
+    return parser
 
+
+def make_inputs(args):
     width, height = args.size
     scene = ProceduralScene("test", identity=args.seed, motion=args.seed, setting=args.seed)
     keypoints = scene.keypoints(range(args.frames), height, width, FPS)
@@ -46,4 +48,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(make_parser(), make_inputs)

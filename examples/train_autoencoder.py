@@ -28,6 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hia_diffusers import MotionBlurConditioner
+from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.metrics.frame import psnr
@@ -47,11 +49,6 @@ LATENT_DEVIATION = 0.4
 ANCHOR = 8.0
 
 NUM_PICTURES_TO_START = 500
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def whole_number(low):
@@ -80,7 +77,7 @@ def picture_size(text):
     return int(height), int(width)
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = OneLineParser(
         prog="train_autoencoder.py",
         description=__doc__.split("\n")[0],
@@ -101,10 +98,7 @@ def parse_args(argv=None):
     add("--validation_clips", type=whole_number(1), default=32, help="clips that are not trained on")
     add("--dataloader_num_workers", type=whole_number(0), default=0)
     add("--seed", type=whole_number(0), default=0)
-    args = parser.parse_args(argv)
-    if (args.train_data_dir is None) == (args.procedural_clips is None):
-        parser.error("give either --train_data_dir or --procedural_clips.")
-    return args
+    return parser
 
 
 # Data
@@ -305,6 +299,8 @@ def write_whole(path, content):
 
 
 def train(args):
+    if (args.train_data_dir is None) == (args.procedural_clips is None):
+        raise ValueError("give either --train_data_dir or --procedural_clips.")
     source, training, held_out = open_source(args)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
@@ -388,8 +384,9 @@ def train(args):
     print(f"Wrote the autoencoder to {args.output_dir}")
 
 
+def main(argv=None):
+    run(make_parser(), train, argv)
+
+
 if __name__ == "__main__":
-    try:
-        train(parse_args())
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"train_autoencoder.py: error: {error}") from error
+    main()

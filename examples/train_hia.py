@@ -269,18 +269,25 @@ def config_arguments(parser, path, stage):
     """The options of a YAML file, and those under `stages` of its stage, as arguments of a command line."""
     try:
         config = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         parser.error(f"--config: {path} cannot be read: {error}")
     stages = config.pop("stages", None) or {} if isinstance(config, dict) else {}
-    if not isinstance(config, dict) or not isinstance(stages, dict):
+    if not all(isinstance(options, dict) for options in (config, stages)):
         parser.error(f"--config: {path} must hold options, and under `stages` those of stages.")
     if unknown := [str(name) for name in stages if name not in STAGES]:
         parser.error(f"--config: {path} has the unknown stages {', '.join(unknown)}; known are {', '.join(STAGES)}.")
-    options = {**config, **(stages.get(stage or config.get("stage")) or {})}
+    if not all(isinstance(options, (dict, type(None))) for options in stages.values()):
+        parser.error(f"--config: {path} must hold options under each of `stages`.")
+    if stage is None and isinstance(config.get("stage"), str):
+        stage = config["stage"]
+    options = {**config, **(stages.get(stage) or {})}
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     if unknown := [str(name) for name in options if name not in known]:
         parser.error(f"--config: {path} has the unknown options {', '.join(unknown)}.")
     for name, value in options.items():
+        # Nested values are none, and may stand for many more than the file holds.
+        if any(isinstance(item, (dict, list)) for item in (value if isinstance(value, list) else [value])):
+            parser.error(f"--config: {name} in {path} must be a value or a list of values.")
         is_flag = isinstance(known[name], argparse.BooleanOptionalAction)
         if isinstance(value, bool) != is_flag and value is not None:
             parser.error(

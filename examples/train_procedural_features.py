@@ -28,6 +28,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.synthetic_person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
 from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
@@ -57,11 +59,6 @@ LOOKS = {
     "glasses": (True,),
     "beard": (True,),
 }
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def whole_number(low):
@@ -366,12 +363,7 @@ def train(args):
 
 
 def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        train(args)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    run(make_parser(), train, argv)
 
 
 if __name__ == "__main__":

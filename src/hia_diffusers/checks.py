@@ -20,6 +20,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Width and height in pixels: as many as H.264 can encode.
 MAX_SIDE = 16384
 
+# Width times height in pixels: as many as the highest level of H.264 allows, of which 8192x4352 is one shape.
+MAX_AREA = 139_264 * 16 * 16
+
 # Of anything that is counted: what fits into 32 bits with a sign.
 MAX_COUNT = 2**31 - 1
 
@@ -62,6 +65,18 @@ def side(name: str, value: Any, multiple_of: int = 1) -> int:
             As for [`integer`].
     """
     return integer(name, value, multiple_of, MAX_SIDE, multiple_of)
+
+
+def area(width: int, height: int) -> None:
+    """
+    The size of a frame whose sides are known to be right.
+
+    Args:
+        width, height (`int`):
+            In pixels.
+    """
+    if width * height > MAX_AREA:
+        raise ValueError(f"`width` times `height` must be at most {MAX_AREA} pixels, got {width}x{height}.")
 
 
 def number(

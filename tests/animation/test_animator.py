@@ -182,7 +182,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"output_type": "np"}, TypeError, "`output_type`"),
         ({"output": "out.gif"}, ValueError, "must end in '.mp4'"),
         ({"output": "missing/out.mp4"}, FileNotFoundError, "no folder 'missing'"),
-        ({"height": 65}, ValueError, "`height` must be a positive multiple of 8, got 65"),
+        ({"height": 65}, ValueError, "`height` must be a multiple of 8 from 8 to 16384, got 65"),
         ({"image": 3}, TypeError, "`image` must be a path, a PIL image, .* got int"),
         ({"image": "missing.png"}, FileNotFoundError, "`image`: there is no file 'missing.png'"),
         ({"image": Image.new("RGB", (1, 999))}, ValueError, "`image`: 1x999 pixels are too thin"),

@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hia_diffusers import HIA_TINY
-from hia_diffusers.commands import animate, evaluate
+from hia_diffusers.commands import animate, app, convert, evaluate, prepare
 
 
 @pytest.fixture
@@ -57,3 +57,59 @@ def test_a_model_whose_weights_do_not_fit_is_named(calls, tmp_path, capsys):
     with pytest.raises(SystemExit):
         animate.main([*calls[animate], "--model", "model"])
     assert "error: --model: 'model' cannot be loaded (" in capsys.readouterr().err.splitlines()[-1]
+
+
+OUTPUT = ["--output", "out.mp4", "--device", "cpu", "--steps", "1"]
+SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of {} from {} to 16384, at most 35651584 pixels in all"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        *(
+            (animate, ["--size", size], SIZE.format(8, 8))
+            for size in (
+                "20000x20000",
+                "99999992x99999992",
+                "16384x16384",
+                "96x100000",
+                f"{'9' * 5000}x8",
+                "0x0",
+            )
+        ),
+        (app, ["--size", "8200x8200"], SIZE.format(8, 8)),
+        (evaluate, ["--size", "16392x16"], SIZE.format(8, 16)),
+        (prepare, ["--size", "3x4"], SIZE.format(2, 16)),
+        (prepare, ["--size", "16386x2"], SIZE.format(2, 16)),
+        (animate, ["--max-frames=--"], "argument --max-frames: expected a value, got '--'"),
+        (app, ["--queue-size=--"], "argument --queue-size: expected a value, got '--'"),
+        (convert, ["controlnet", "--allow=--"], "argument --allow: expected a value, got '--'"),
+        (animate, ["--variant", "fp16"], "--variant: needs --model"),
+        (app, ["--variant", "fp16"], "--variant: needs --model"),
+        (animate, ["--image", "a\0b"], "--image: there is no file 'a\\x00b'"),
+        (animate, ["--driving", "a" * 5000], "--driving: there is no file 'aaa"),
+        (animate, ["--image-keypoints", "person.png", "--retarget"], "--image-keypoints: must end in .safetensors or"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_option(person_and_dance, tmp_path, capsys, command, words, message):
+    before = sorted(tmp_path.iterdir())
+    given = [*person_and_dance, *OUTPUT] if command is animate else []
+    with pytest.raises(SystemExit) as exit:
+        command.main([*given, *words])
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and f" error: {message}" in said and said.count("\n") == 1, said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_networks_that_cannot_be_read_are_named_by_their_options(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"network": torch.nn.Linear(1, 1)}, "code.pth")
+    (tmp_path / "text.onnx").write_text("I am a text.")
+    for option, file in (
+        *((option, "code.pth") for option in ("--inception", "--resnet3d", "--i3d", "--lpips")),
+        *(("--inception", "none.pth"), ("--i3d", "a" * 5000), ("--lpips", "text.onnx")),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate.main(["--dataset", "procdance-v1", "--baseline", "copy", "--output", "o.json", option, file])
+        said = capsys.readouterr().err
+        assert f" error: {option}: " in said and said.count("\n") == 1 and "weights_only" not in said, said

@@ -210,6 +210,11 @@ NAMED = "made of letters, digits, '_', '-', '.' and blanks, and begin with one o
         ("[", "--jobs: 'jobs.json' cannot be read (Expecting value: line 1 column 2 (char 1))"),
         ("[]", "--jobs: 'jobs.json' must hold a list of jobs"),
         (json.dumps(JOB), "--jobs: 'jobs.json' must hold a list of jobs"),
+        (
+            "[" * 10**5,
+            "--jobs: 'jobs.json' cannot be read (maximum recursion depth exceeded while decoding a JSON array from a "
+            "unicode string)",
+        ),
         ("[1]", "--jobs: job 1 must hold keys and values, got 1"),
         ('[{"name": "a"}]', "--jobs: job 1 lacks image, motion"),
         (

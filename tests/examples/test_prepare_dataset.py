@@ -153,12 +153,14 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, 
     assert len(set(finished_videos)) >= 3, f"kills must come at different moments, came after {finished_videos}"
 
 
+SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of 2 from 16 to 16384, at most 35651584 pixels in all"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--videos", "none"], "`videos` is neither a folder nor a list of videos: none."),
-        (["--size", "96"], "argument --size: must be WIDTHxHEIGHT, such as 512x896, got '96'"),
-        (["--size", "97x128"], "`size` must be an even width and height from 16 to 16384, got (97, 128)."),
+        *((["--size", size], f"{SIZE}, such as 512x768, got {size!r}") for size in ("96", "97x128", "16386x16")),
         (["--pose-model", "x.onnx"], "--keypoints: models that detect keypoints are of no use beside it"),
         (["--min-person-share", "inf"], "`min_person_share` must be a number from 0 to 1, got inf."),
         (["--max-several-share", "-1"], "`max_several_share` must be a number from 0 to 1, got -1.0."),

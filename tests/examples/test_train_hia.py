@@ -648,12 +648,31 @@ def test_a_file_may_name_the_stage(tmp_path):
             "--config: mixed_precision in {} is False; a word that YAML takes for one must be in quotes.",
         ),
         ({"use_ema": "on and off"}, "--config: use_ema in {} must be true or false, got 'on and off'."),
+        ({"sizes": [["96x160"]]}, "--config: sizes in {} must be a value or a list of values."),
+        ({"seed": {"a": 1}}, "--config: seed in {} must be a value or a list of values."),
+        ({"stages": {"spatial": [1]}}, "--config: {} must hold options under each of `stages`."),
         ({"seed": -1}, "argument --seed: must be a whole number of at least 0, got '-1'"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, capsys, values, message):
     config = write_config(tmp_path, **values)
     assert refusal(capsys, "--config", config, "--stage", "spatial", *NEEDED) == message.format(config)
+
+
+def test_anchors_do_not_make_much_of_little(tmp_path, capsys):
+    path, width = tmp_path / "config.yaml", 10
+    levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]" for level in range(1, 12)]
+    path.write_text("\n".join(["a0: &a0 [x]", *levels, "sizes: *a11"]))
+    assert refusal(capsys, "--config", path, *NEEDED).startswith(f"--config: {path} has the unknown options a0, a1")
+    inside = "[" * 3 + ", ".join(["&a0 x"]) + "]" * 3
+    for level in range(1, 12):
+        inside = f"[&a{level} {inside}, {', '.join([f'*a{level}'] * width)}]"
+    path.write_text(f"sizes: {inside}")
+    assert (
+        refusal(capsys, "--config", path, *NEEDED) == f"--config: sizes in {path} must be a value or a list of values."
+    )
+    path.write_text("sizes: " + "[" * 10**5)
+    assert refusal(capsys, "--config", path, *NEEDED).startswith(f"--config: {path} cannot be read: ")
 
 
 def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):

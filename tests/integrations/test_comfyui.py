@@ -135,7 +135,7 @@ def test_a_file_that_changes_is_read_again(tmp_path):
     [
         ({"image": torch.zeros(2, 8, 8, 3)}, "`image` must be one picture, got a batch of 2"),
         ({"sharpness": "driving"}, "`sharpness`: it can be measured on a `driving` that is a video"),
-        ({"width": 20}, "`width` must be a positive multiple of 8, got 20"),
+        ({"width": 20}, "`width` must be a multiple of 8 from 8 to 16384, got 20"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from .. import checks
 from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
@@ -268,6 +269,10 @@ class HIAAnimator:
                 beside what is given in place of a step, or nobody is found. What can be known before people are looked
                 for is.
         """
+        height = None if height is None else checks.side("height", height, SIZE_STEP)
+        width = None if width is None else checks.side("width", width, SIZE_STEP)
+        if height is not None and width is not None:
+            checks.area(width, height)
         picture = load_image(image)
         motion = self.load_driving(driving, driving_type, max_frames)
         _check_use(
@@ -510,7 +515,10 @@ class HIAAnimator:
             return keypoints
         keypoints = image_keypoints
         if not isinstance(keypoints, WholeBodyKeypoints):
-            keypoints = WholeBodyKeypoints.load(keypoints)
+            try:
+                keypoints = WholeBodyKeypoints.load(keypoints)
+            except ValueError as error:
+                raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
         if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:
             raise ValueError(
                 f"`image_keypoints`: must be one frame of the picture's {picture.width}x{picture.height}, "
@@ -555,11 +563,11 @@ def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
 
 
 def _result_size(driving: Driving, width: int | None, height: int | None) -> tuple[int, int]:
-    sides = {"width": width, "height": height}
-    for name, side in sides.items():
-        if side is not None and (not isinstance(side, int) or side < SIZE_STEP or side % SIZE_STEP):
-            raise ValueError(f"`{name}` must be a positive multiple of {SIZE_STEP}, got {side!r}.")
-    rounded = {name: max(SIZE_STEP, round(getattr(driving, name) / SIZE_STEP) * SIZE_STEP) for name in sides}
+    rounded = {
+        name: max(SIZE_STEP, round(getattr(driving, name) / SIZE_STEP) * SIZE_STEP) for name in ("width", "height")
+    }
     if width is None and height is None and tuple(rounded.values()) != (driving.width, driving.height):
         logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded.values())
-    return width or rounded["width"], height or rounded["height"]
+    width, height = width or rounded["width"], height or rounded["height"]
+    checks.area(width, height)
+    return width, height

@@ -4,6 +4,7 @@
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     inputs = {"--image": args.image, "--driving": args.driving, "--image-keypoints": args.image_keypoints}
     inputs = {option: path for option, path in inputs.items() if path is not None}
     for option, path in inputs.items():
-        if not path.is_file():
+        if not os.path.isfile(path):  # where the path is one that no file can have, too
             raise ValueError(f"{option}: there is no file {str(path)!r}")
     if args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
@@ -159,8 +160,7 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
 def animate(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = choose_device(args.device)
-    if args.model is not None:
-        check_model(args.model)
+    check_model(args.model, args.variant)
     with told_aloud():
         animator, animation = prepare(args)
 

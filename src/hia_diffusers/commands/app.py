@@ -60,8 +60,7 @@ def serve(args: argparse.Namespace) -> None:
         watermark.check_size(width, height)
     check_extra()
     device = choose_device(args.device)
-    if args.model is not None:
-        check_model(args.model)
+    check_model(args.model, args.variant)
 
     from .. import HIA_TINY
     from ..animation.animator import HIAAnimator

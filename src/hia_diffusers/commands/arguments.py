@@ -4,12 +4,22 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from ..checks import MAX_AREA, MAX_SIDE
 
 
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line and exits with 2."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in sys.argv[1:] if args is None else args:
+            option, equals, value = word.partition("=")
+            if option.startswith("--") and value == "--":  # which argparse would take for no value at all
+                self.error(f"argument {option}: expected a value, got '--'")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -31,13 +41,18 @@ def number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse
 
 
-def size(text: str, smallest: int = 8) -> tuple[int, int]:
-    """An argument type: WIDTHxHEIGHT in multiples of 8."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+def size(text: str, smallest: int = 8, multiple_of: int = 8) -> tuple[int, int]:
+    """An argument type: WIDTHxHEIGHT in multiples, as a video may have it."""
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     width, height = map(int, match.groups()) if match else (0, 0)
-    if min(width, height) < smallest or width % 8 or height % 8:
-        least = f" from {smallest} on" if smallest > 8 else ""
+    if (
+        not smallest <= min(width, height) <= max(width, height) <= MAX_SIDE
+        or width * height > MAX_AREA
+        or width % multiple_of
+        or height % multiple_of
+    ):
         raise argparse.ArgumentTypeError(
-            f"must be WIDTHxHEIGHT in multiples of 8{least}, such as 512x768, got {text!r}"
+            f"must be WIDTHxHEIGHT in multiples of {multiple_of} from {smallest} to {MAX_SIDE}, at most {MAX_AREA} "
+            f"pixels in all, such as 512x768, got {text!r}"
         )
     return width, height

@@ -527,11 +527,22 @@ def make_evaluation(args: argparse.Namespace, clips: Mapping[str, Clip], device:
     for option, kind, _ in wanted:
         check_lengths(option, kind, clips, args.clip_stride)
     return VideoEvaluation(
-        lpips=None if args.lpips is None else LPIPS(args.lpips_network or "vgg", args.lpips or None, device),
-        face_embedder=None if args.arcface is None else ArcFace(args.arcface),
-        extractors=[kind(**arguments, device=device) for _, kind, arguments in wanted],
+        lpips=None
+        if args.lpips is None
+        else load_network("--lpips", LPIPS, args.lpips_network or "vgg", args.lpips or None, device),
+        face_embedder=None if args.arcface is None else load_network("--arcface", ArcFace, args.arcface),
+        extractors=[load_network(option, kind, **arguments, device=device) for option, kind, arguments in wanted],
         clip_stride=args.clip_stride,
     )
+
+
+def load_network(option: str, kind: Callable, *arguments: Any, **options: Any) -> Any:
+    try:
+        return kind(*arguments, **options)
+    except ImportError:
+        raise
+    except Exception as error:  # each runtime has its own way to say that a file is none of its networks
+        raise ValueError(f"{option}: {str(error).strip() or type(error).__name__}") from error
 
 
 def check_lengths(option: str, kind: Any, clips: Mapping[str, Clip], stride: int) -> None:

@@ -32,8 +32,12 @@ def choose_device(name: str | None) -> str:
     return name
 
 
-def check_model(model: str) -> None:
+def check_model(model: str | None, variant: str | None = None) -> None:
     """Finds the pipeline's index, so that a wrong name is known before anything else is done."""
+    if model is None:
+        if variant is not None:
+            raise ValueError("--variant: needs --model")
+        return
     from huggingface_hub import hf_hub_download
 
     if Path(model).is_dir():

@@ -6,13 +6,13 @@ A run that is interrupted goes on where it was when the same command is given ag
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..data.clip_rules import ClipRules
-from .arguments import OneLineParser
+from .arguments import OneLineParser, size
 from .running import run
 
 
@@ -39,19 +39,16 @@ RULES = {
 }
 
 
-def size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 512x896, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
 def make_parser(prog: str = "hia-diffusers prepare") -> argparse.ArgumentParser:
     parser = OneLineParser(prog=prog, description=str(__doc__), allow_abbrev=False)
     add = parser.add_argument
     add("--videos", required=True, help=VIDEOS_HELP)
     add("--output", required=True, help="folder of the dataset, or an fsspec URL of it")
-    add("--size", type=size, help="WIDTHxHEIGHT to crop and resize to, even numbers (default: as the video)")
+    add(
+        "--size",
+        type=partial(size, smallest=16, multiple_of=2),
+        help="WIDTHxHEIGHT to crop and resize to, even numbers (default: as the video)",
+    )
     add("--max-seconds", type=float, default=10.0, help="longer scenes are cut (default: 10)")
     add("--cut-threshold", type=float, default=27.0, help="difference of frames that is a scene change (default: 27)")
     add("--no-smoothing", action="store_true", help="keep the keypoints as they are detected")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
+# What is raised with a sentence that says what is wrong.
 EXPECTED = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -27,8 +28,7 @@ def run(
         parser (`argparse.ArgumentParser`):
             Of its options.
         command (`Callable[[argparse.Namespace], None]`):
-            What it does. Whatever it raises becomes one line, and status 2. With `PYTHONDEVMODE=1`, what nobody
-            expected is raised with its traceback.
+            What it does. Whatever it raises becomes one line, and status 2; with `PYTHONDEVMODE=1`, it is raised.
         argv (`Sequence[str]`, *optional*):
             The options. The default is what the process was called with.
         worded (`Callable[[str], str]`, *optional*):
@@ -41,15 +41,19 @@ def run(
     args = parser.parse_args(argv)
     try:
         command(args)
-    except EXPECTED as error:
-        parser.error(worded(str(error)) or type(error).__name__)
-    except MemoryError as error:
-        parser.error(f"there is not enough memory{f' ({error})' if str(error) else ''}")
     except KeyboardInterrupt:
         parser.exit(*interrupted)
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        parser.error(f"unexpected {type(error).__name__} at {place}: {error} (PYTHONDEVMODE=1 shows the traceback)")
+        parser.error(worded(_sentence(error)))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f' ({error})' if str(error) else ''}"
+    if isinstance(error, EXPECTED) and str(error):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return f"unexpected {type(error).__name__} at {place}: {error} (PYTHONDEVMODE=1 shows the traceback)"

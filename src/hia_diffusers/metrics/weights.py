@@ -4,6 +4,7 @@
 
 import hashlib
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it is damaged, or holds more than tensors and plain containers"
+        raise ValueError(f"{str(path)!r} cannot be read as weights: {reason}") from error
     except Exception as error:  # the unpickler fails in as many ways as there are files that are no pickles
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{str(path)!r} cannot be read as weights: {reason}") from error
