@@ -239,6 +239,11 @@ def main(args):
     )
     if accelerator.distributed_type in train_hia.SHARDING:
         raise SystemExit("The average of the student needs whole weights: launch with a configuration for DDP.")
+    with train_hia.alone_in(folder, accelerator):
+        run(args, accelerator, folder)
+
+
+def run(args, accelerator, folder):
     checkpoints = CheckpointFolder(folder, args.checkpoints_total_limit)
     checkpoint, options = train_hia.check_resumable(args, folder, checkpoints, accelerator)
 
@@ -278,8 +283,7 @@ def main(args):
     train_hia.save_trained_weights_only(accelerator, trained)
     train_hia.save_run_state(accelerator, progress, lr_scheduler, target.unet)
     if checkpoint is not None:
-        accelerator.load_state(checkpoint)
-        accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+        train_hia.load_checkpoint(accelerator, checkpoint, progress)
     checkpoints.delete_unfinished(accelerator)
     if accelerator.is_main_process:
         train_hia.write_json(folder / train_hia.OPTIONS_FILE, options)

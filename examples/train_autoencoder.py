@@ -11,10 +11,8 @@ command goes on with a run that was interrupted.
 """
 
 import argparse
-import io
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -32,8 +30,11 @@ from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
+from hia_diffusers.data.dataset import MAX_SKIPPED
+from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.metrics.frame import psnr
 from hia_diffusers.metrics.regions import mean_of_known, rank_correlation, region_psnr
+from hia_diffusers.training.small_runs import check_settings, load_state, save_state
 
 
 # How much more a pixel counts in a hand and in the face, and up to how far beside them.
@@ -105,7 +106,10 @@ def make_parser():
 
 
 class Pictures(Dataset):
-    """Some frames of one clip after another, `count` times: which, depends on the seed and the number alone."""
+    """
+    Some frames of one clip after another, `count` times: which, depends on the seed and the number alone. Another clip
+    takes the place of one that cannot be read.
+    """
 
     def __init__(self, source, clips, count, num_frames, size, seed):
         self.source, self.clips, self.count = source, clips, count
@@ -116,12 +120,14 @@ class Pictures(Dataset):
 
     def __getitem__(self, index):
         rng = np.random.default_rng((self.seed, index))
-        while True:
+        for position in range(MAX_SKIPPED + 1):
             clip = self.clips[int(rng.integers(len(self.clips)))]
             frames = rng.choice(self.source.num_frames(clip), self.num_frames, replace=False)
             try:
                 loaded = self.source.load(clip, sorted(frames.tolist()), self.size, rng)
             except UnreadableClipError as error:
+                if position == MAX_SKIPPED:
+                    raise
                 print(error, flush=True)
                 continue
             if rng.random() < 0.5:
@@ -268,7 +274,13 @@ def validate(vae, source, clips, size, device):
     all_psnr, hand_psnr, true_sharpness, sharpness = [], [], [], []
     for clip in clips:
         frames = np.linspace(0, source.num_frames(clip) - 1, 4).astype(int).tolist()
-        loaded = source.load(clip, frames, size, np.random.default_rng(0))
+        try:
+            loaded = source.load(clip, frames, size, np.random.default_rng(0))
+        except UnreadableClipError as error:
+            if clip == clips[-1] and not all_psnr:
+                raise
+            print(error, flush=True)
+            continue
         true = as_pictures(loaded.pictures)
         predicted = reconstruct(vae, true.to(device)).cpu().clamp(-1, 1)
         true, predicted = true / 2 + 0.5, predicted / 2 + 0.5
@@ -292,12 +304,6 @@ def latent_deviation(vae, pictures, device):
     return torch.cat([encode(vae, part.to(device)) for part in pictures.split(16)]).std().item()
 
 
-def write_whole(path, content):
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
 def train(args):
     if (args.train_data_dir is None) == (args.procedural_clips is None):
         raise ValueError("give either --train_data_dir or --procedural_clips.")
@@ -309,7 +315,6 @@ def train(args):
     if any(side % factor for side in args.size):
         raise ValueError(f"--size must be multiples of {factor}, got {args.size[1]}x{args.size[0]}")
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     settings = {
         name: str(value)
         for name, value in vars(args).items()
@@ -317,10 +322,7 @@ def train(args):
     }
     settings["vae"] = json.dumps(dict(vae.config), default=str)
     settings_path, state_path = args.output_dir / "settings.json", args.output_dir / "state.pt"
-    if not settings_path.exists():
-        write_whole(settings_path, json.dumps(settings, indent=2).encode())
-    elif json.loads(settings_path.read_text()) != settings:
-        raise ValueError(f"--output_dir: {args.output_dir} is of a training with other options; see settings.json")
+    check_settings(settings_path, settings)
 
     first = Pictures(source, training, -(-NUM_PICTURES_TO_START // 4), 4, args.size, args.seed + 1)
     first_pictures = torch.cat([item["pictures"] for item in DataLoader(first, None)])
@@ -335,10 +337,7 @@ def train(args):
     trained = {"vae": vae, "optimizer": optimizer, "schedule": schedule}
     step = 0
     if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        step = state.pop("step")
-        for name, value in state.items():
-            trained[name].load_state_dict(value)
+        step = load_state(state_path, trained, device)
         print(f"Going on from step {step}.", flush=True)
     else:
         print(json.dumps({"step": 0, **validate(vae, source, held_out, args.size, device)}), flush=True)
@@ -366,9 +365,7 @@ def train(args):
         schedule.step()
         step += 1
         if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
-            state = io.BytesIO()
-            torch.save({"step": step, **{name: value.state_dict() for name, value in trained.items()}}, state)
-            write_whole(state_path, state.getvalue())
+            save_state(state_path, step, trained)
             measures = validate(vae, source, held_out, args.size, device)
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
             bar.write(json.dumps({"step": step, "loss": loss.item(), **measures}))
@@ -384,8 +381,18 @@ def train(args):
     print(f"Wrote the autoencoder to {args.output_dir}")
 
 
+def train_alone(args):
+    with locked_folder(args.output_dir):
+        train(args)
+
+
+def last_line(message):
+    """Of what a process that loads data raised: all before is its traceback."""
+    return message.strip().splitlines()[-1]
+
+
 def main(argv=None):
-    run(make_parser(), train, argv)
+    run(make_parser(), train_alone, argv, last_line)
 
 
 if __name__ == "__main__":

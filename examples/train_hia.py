@@ -38,6 +38,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     LoggerType,
     ProjectConfiguration,
+    broadcast_object_list,
     gather_object,
     parse_flag_from_env,
 )
@@ -51,13 +52,14 @@ import hia_diffusers
 from hia_diffusers import HIADataset
 from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
-from hia_diffusers.data.clips import PreparedClips, ProceduralClips
+from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.data.dataset import SAMPLES_VERSION
 from hia_diffusers.data.video import write_video
+from hia_diffusers.folder_lock import FolderInUseError, locked_folder
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.models.autoencoder import encode_pictures
-from hia_diffusers.training.checkpoints import CheckpointFolder, step_of
+from hia_diffusers.training.checkpoints import CheckpointFolder, damage_of, step_of
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.face_identity import aligned_boxes, identity_loss
@@ -73,7 +75,7 @@ from hia_diffusers.training.losses import (
 )
 from hia_diffusers.training.memory import TrainingSetup, out_of_memory_advice
 from hia_diffusers.training.regional_decoding import decode_windows, region_windows
-from hia_diffusers.training.sample_cache import SampleCache, weights_hash
+from hia_diffusers.training.sample_cache import DamagedSampleError, SampleCache, weights_hash
 from hia_diffusers.training.stages import STAGES, TrainingStage, train_only
 
 
@@ -372,10 +374,20 @@ def numbered_batches(loader, first):
     number = first
     while True:
         sampler.set_epoch(epoch, position)
-        for batch in loader:
-            yield number, batch
-            number += 1
+        with unreadable_in_one_line():
+            for batch in loader:
+                yield number, batch
+                number += 1
         epoch, position = epoch + 1, 0
+
+
+@contextlib.contextmanager
+def unreadable_in_one_line():
+    """What a process that loads data raised comes with its traceback; what it says is in the last line."""
+    try:
+        yield
+    except (UnreadableClipError, DamagedSampleError) as error:
+        raise SystemExit(str(error).strip().splitlines()[-1].rpartition(f"{type(error).__name__}: ")[2]) from error
 
 
 def draw_noise(args, batch_number, rank, shape):
@@ -534,7 +546,9 @@ class Validation:
             source = PreparedClips(args.validation_data_dir)
         else:
             source = ProceduralClips("validation", args.validation_clips)
-        self.dataset = HIADataset(source, args.sizes, args.validation_frames, resolution_scale=args.resolution_scale)
+        self.dataset = HIADataset(
+            source, args.sizes, args.validation_frames, resolution_scale=args.resolution_scale, on_error="skip"
+        )
         if args.validation_clips > len(self.dataset):
             raise ValueError(
                 f"--validation_clips must be at most {len(self.dataset)}, the clips that are long enough, got "
@@ -879,10 +893,17 @@ def check_resumable(args, folder, checkpoints, accelerator):
                 f"--resume_from_checkpoint: {folder} holds a later checkpoint, of step {later[-1]}; give another "
                 "--output_dir to go on from an earlier one."
             )
+    refuse_damaged(checkpoint, accelerator)
+    path = checkpoint.parent / OPTIONS_FILE
     try:
-        before = json.loads((checkpoint.parent / OPTIONS_FILE).read_text())
-    except FileNotFoundError as error:
-        raise SystemExit(f"--resume_from_checkpoint: {error.filename} is missing, the options of the run.") from error
+        before = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise SystemExit(
+            f"--resume_from_checkpoint: {path}, which holds the run's options, is missing or damaged. The last "
+            f"checkpoint that is whole is {checkpoint}."
+        )
     changed = [name for name in options if before.get(name) != options[name]]
     if changed:
         listed = ", ".join(f"--{name} was {before.get(name)}, is {options[name]}" for name in changed)
@@ -893,6 +914,49 @@ def check_resumable(args, folder, checkpoints, accelerator):
             f"{args.max_train_steps}."
         )
     return checkpoint, options
+
+
+def refuse_damaged(checkpoint, accelerator):
+    """One process looks, for all."""
+    message = None
+    if accelerator.is_main_process and (damage := damage_of(checkpoint)):
+        whole = CheckpointFolder(checkpoint.parent).last_whole(step_of(checkpoint))
+        advice = "no earlier one is whole" if whole is None else f"{whole} is the last one that is whole"
+        message = f"--resume_from_checkpoint: {damage}. Delete this checkpoint to go on from an earlier one: {advice}."
+    exit_together(message)
+
+
+def exit_together(message):
+    """On all processes, if the main process has a message."""
+    (message,) = broadcast_object_list([message])
+    if message:
+        raise SystemExit(message)
+
+
+@contextlib.contextmanager
+def alone_in(folder, accelerator):
+    """Keeps other runs out of the folder; the main process does so for all."""
+    message = None
+    with contextlib.ExitStack() as lock:
+        if accelerator.is_main_process:
+            try:
+                lock.enter_context(locked_folder(folder))
+            except (OSError, FolderInUseError) as error:
+                message = f"--output_dir: {error}"
+        exit_together(message)
+        yield
+
+
+def load_checkpoint(accelerator, checkpoint, progress):
+    """Its files are whole; but whether they are of these networks, and of this step, only loading tells."""
+    try:
+        accelerator.load_state(checkpoint)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"--resume_from_checkpoint: {checkpoint} is not of these networks: {reason}") from error
+    if progress.step != step_of(checkpoint):
+        raise SystemExit(f"--resume_from_checkpoint: {checkpoint / STATE_FILE} is of step {progress.step}.")
+    accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
 
 
 def check_fit(args, pipeline):
@@ -986,6 +1050,11 @@ def main(args):
     # Keeps cast copies of all weights through the step: saves a fifth of the time on a CPU, and is too much for a GPU.
     autocast.cache_enabled = accelerator.device.type == "cpu"
     agree_with_launcher(args, accelerator)
+    with alone_in(folder, accelerator):
+        run(args, accelerator, folder)
+
+
+def run(args, accelerator, folder):
     checkpoints = CheckpointFolder(folder, args.checkpoints_total_limit)
     checkpoint, options = check_resumable(args, folder, checkpoints, accelerator)
     if args.allow_tf32:
@@ -1040,8 +1109,7 @@ def main(args):
 
     # Resume
     if checkpoint is not None:
-        accelerator.load_state(checkpoint)
-        accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+        load_checkpoint(accelerator, checkpoint, progress)
     checkpoints.delete_unfinished(accelerator)
     if accelerator.is_main_process:
         write_json(folder / OPTIONS_FILE, options)
@@ -1121,7 +1189,8 @@ def main(args):
         if validation is not None and is_finite and (is_last or progress.step % args.validation_steps == 0):
             with averaged_weights(ema, parameters), accelerator.autocast():
                 if accelerator.is_main_process:
-                    measures = validation.run(folder / "validation" / f"step-{progress.step}")
+                    with unreadable_in_one_line():
+                        measures = validation.run(folder / "validation" / f"step-{progress.step}")
                     accelerator.log({f"validation/{name}": value for name, value in measures.items()}, progress.step)
                     accelerator.print(json.dumps({"step": progress.step, **measures}))
             accelerator.wait_for_everyone()

@@ -13,11 +13,9 @@ once and kept in the work folder, beside the state of the training: a run that w
 import argparse
 import functools
 import hashlib
-import io
 import json
 import math
 import multiprocessing
-import os
 from pathlib import Path
 
 import cv2
@@ -32,7 +30,9 @@ from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.synthetic_person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
+from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from hia_diffusers.training.small_runs import check_settings, load_state, save_state, write_whole
 
 
 MINIMUM_CLIPS = 16
@@ -84,12 +84,6 @@ def make_parser():
     return parser
 
 
-def write_whole(path, content):
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
 # Data
 
 
@@ -135,9 +129,20 @@ def frame_labels(clip, person):
     return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in labels.items()}
 
 
-def load_clips(folder, num_clips):
+def load_clip(folder, seed, index):
+    """What `render_clip` wrote; where that is damaged, it is rendered again."""
+    path = folder / f"{index:05d}.safetensors"
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        print(f"{path} is damaged and rendered again ({error})", flush=True)
+        render_clip(folder, seed, index)
+        return safetensors.torch.load_file(path)
+
+
+def load_clips(folder, num_clips, seed):
     """Frames `(N, 16, 3, H, W)` uint8 and labels `(N, 16, ...)` by name."""
-    clips = [safetensors.torch.load_file(folder / f"{index:05d}.safetensors") for index in range(num_clips)]
+    clips = [load_clip(folder, seed, index) for index in range(num_clips)]
     labels = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0] if name != "frames"}
     return torch.stack([clip["frames"].permute(0, 3, 1, 2) for clip in clips]), labels
 
@@ -271,10 +276,7 @@ def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, st
     trained = {"network": network, "head": head, "optimizer": optimizer}
     step = 0
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        step = state.pop("step")
-        for name, values in state.items():
-            trained[name].load_state_dict(values)
+        step = load_state(state_path, trained)
         print(f"{state_path.stem}: goes on from step {step}", flush=True)
 
     def predict(indices, generator):
@@ -294,9 +296,7 @@ def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, st
         optimizer.step()
         step += 1
         if step % SAVE_EVERY == 0 or step == num_steps:
-            state = io.BytesIO()
-            torch.save({"step": step, **{name: value.state_dict() for name, value in trained.items()}}, state)
-            write_whole(state_path, state.getvalue())
+            save_state(state_path, step, trained)
             print(f"{state_path.stem}: step {step}, loss {loss.item():.3f}", flush=True)
 
     network.eval()
@@ -318,14 +318,10 @@ def train(args):
     folder = args.work_dir / "clips"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(args, name) for name in ("clips", "frame_steps", "clip_steps", "seed")}
-    settings_path = args.work_dir / "settings.json"
-    if not settings_path.exists():
-        write_whole(settings_path, json.dumps(settings).encode())
-    elif json.loads(settings_path.read_text()) != settings:
-        raise ValueError(f"--work-dir: {str(args.work_dir)!r} is of a training with other settings; see settings.json")
+    check_settings(args.work_dir / "settings.json", settings)
 
     render_clips(folder, args.clips, args.seed, args.workers)
-    clips, labels = load_clips(folder, args.clips)
+    clips, labels = load_clips(folder, args.clips, args.seed)
 
     frames = clips.flatten(0, 1)
     frame_weights = fit(
@@ -362,8 +358,13 @@ def train(args):
     print(f"Wrote {args.output}, SHA-256 {hashlib.sha256(content).hexdigest()}")
 
 
+def train_alone(args):
+    with locked_folder(args.work_dir):
+        train(args)
+
+
 def main(argv=None):
-    run(make_parser(), train, argv)
+    run(make_parser(), train_alone, argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ from pathlib import Path
 LOCK_FILE = ".lock"
 
 
+class FolderInUseError(RuntimeError):
+    """Another run is writing to the folder."""
+
+
 @contextmanager
 def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     """
@@ -22,7 +26,7 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
 
     Raises:
         `OSError`: the folder cannot be written to.
-        `RuntimeError`: another run, or this process, holds the folder.
+        `FolderInUseError`: another run, or this process, holds the folder.
     """
     from filelock import FileLock, Timeout
 
@@ -33,7 +37,9 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(f"Another run is writing to {os.fspath(folder)}; wait for its end, or stop it.") from error
+        raise FolderInUseError(
+            f"Another run is writing to {os.fspath(folder)}; wait for its end, or stop it."
+        ) from error
     try:
         yield
     finally:

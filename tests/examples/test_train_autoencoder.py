@@ -15,7 +15,7 @@ from diffusers import AutoencoderDC
 from forked_script import run_script
 from safetensors.torch import load_file
 
-from hia_diffusers.data.clips import ProceduralClips
+from hia_diffusers.data.clips import ProceduralClips, UnreadableClipError
 from hia_diffusers.models.autoencoder import encode_pictures
 
 
@@ -152,8 +152,33 @@ def test_a_run_goes_on_exactly_and_its_result_has_latents_of_deviation_one(netwo
     assert_same(folder, whole)
     assert "is of a training with other options" in train(whole, networks, "--seed", 1, status=2)
 
+    (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:1000])
+    printed = train(folder, networks, status=2).splitlines()[-1]
+    assert printed.startswith(f"train_autoencoder.py: error: {folder / 'state.pt'} is damaged, the only state of the")
+
     vae = AutoencoderDC.from_pretrained(whole)
     assert torch.isclose(encode_pictures(vae, training_pictures(8)).std(), torch.tensor(1.0), rtol=0.1)
+
+
+class Broken(ProceduralClips):
+    """All clips but one cannot be read."""
+
+    def load(self, clip, *arguments, **options):
+        if clip != 3:
+            raise UnreadableClipError(f"Clip {clip} is broken.")
+        return super().load(clip, *arguments, **options)
+
+
+def test_clips_that_cannot_be_read_are_skipped_but_not_for_ever(networks, capsys):
+    pictures = script.Pictures(Broken("train", 4), range(4), 2, 1, SIZE, 0)
+    assert pictures[0]["pictures"].shape == (1, 3, *SIZE)
+    with pytest.raises(UnreadableClipError, match="is broken"):
+        script.Pictures(Broken("train", 4), range(3), 2, 1, SIZE, 0)[0]
+    vae = script.build_autoencoder(networks)
+    assert script.validate(vae, Broken("train", 4), range(2, 4), SIZE, "cpu")["psnr"] > 0
+    with pytest.raises(UnreadableClipError, match="Clip 1 is broken"):
+        script.validate(vae, Broken("train", 4), range(2), SIZE, "cpu")
+    assert "Clip 2 is broken." in capsys.readouterr().out
 
 
 def assert_same(folder, other):

@@ -32,9 +32,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hia_diffusers.data.clip_preparation import PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
+from hia_diffusers.data.clips import UnreadableClipError
 from hia_diffusers.data.dataset import SAMPLES_VERSION
 from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frames
+from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
@@ -563,6 +565,21 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_listed(base, prepared, tmp_p
     assert list(unreadable.values()) == [1]
 
 
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UnreadableClipError("8 clips in a row cannot be read. Clip 'x' of data cannot be read: it is empty")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clips_of_which_none_can_be_read_end_the_run_in_one_line(workers):
+    with pytest.raises(SystemExit) as error, script.unreadable_in_one_line():
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=workers)))
+    assert str(error.value) == "8 clips in a row cannot be read. Clip 'x' of data cannot be read: it is empty"
+
+
 # Reports
 
 
@@ -751,6 +768,94 @@ def test_a_folder_with_checkpoints_is_not_written_over(spatial):
         f"--output_dir: {folder} holds checkpoints of a run; go on with --resume_from_checkpoint latest, or give "
         "another folder."
     )
+
+
+def keep_one_state_less(path):
+    state = torch.load(path, weights_only=True)
+    del state["state"][0]
+    torch.save(state, path)
+
+
+def change_step(path):
+    state = torch.load(path, weights_only=True)
+    state["progress"]["step"] = 3
+    torch.save(state, path)
+
+
+def change_shapes(path):
+    save_file({name: value[..., None] for name, value in load_file(path).items()}, path)
+
+
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.bin", "run.pt", "random_states_0.pkl")
+
+
+@pytest.fixture
+def damaged(spatial, tmp_path):
+    """A copy of the run to damage, and what resuming it says."""
+    whole, arguments = spatial
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(whole / name, folder / name)
+    shutil.copy(whole / "options.json", folder)
+    return folder, lambda: stopped(folder, *arguments, "--resume_from_checkpoint", "latest")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, lambda path: path.write_bytes(b"")) for name in CHECKPOINT_FILES),
+        *((name, lambda path: os.truncate(path, path.stat().st_size // 2)) for name in CHECKPOINT_FILES),
+        *((name, lambda path: path.unlink()) for name in (*CHECKPOINT_FILES, "contents.json")),
+        *((name, lambda path: path.write_text("{}")) for name in ("run.pt", "contents.json")),
+        ("optimizer.bin", keep_one_state_less),
+        ("run.pt", change_step),
+        ("model.safetensors", change_shapes),
+        ("optimizer.bin", lambda path: [path.unlink(), os.mkfifo(path)]),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_so_is_the_last_whole_one(damaged, name, damage):
+    folder, resume = damaged
+    damage(folder / "checkpoint-4" / name)
+    before = entries(folder)
+    message = resume()
+    assert message.startswith(f"--resume_from_checkpoint: {folder / 'checkpoint-4' / name} is ")
+    assert f"{folder / 'checkpoint-2'} is the last one that is whole." in message and "\n" not in message
+    assert entries(folder) == before
+    (folder / "checkpoint-2" / "run.pt").unlink()
+    assert resume().endswith("no earlier one is whole.")
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{", "5", "null"])
+def test_damaged_options_of_a_run_are_named(damaged, content):
+    folder, resume = damaged
+    (folder / "options.json").unlink()
+    if content is not None:
+        (folder / "options.json").write_text(content)
+    path, whole = folder / "options.json", folder / "checkpoint-4"
+    assert resume() == (
+        f"--resume_from_checkpoint: {path}, which holds the run's options, is missing or damaged. The last checkpoint "
+        f"that is whole is {whole}."
+    )
+
+
+def test_a_whole_checkpoint_of_another_step_or_of_other_networks_is_refused(damaged, coarse_base, spatial):
+    folder, resume = damaged
+    (folder / "checkpoint-4").rename(folder / "checkpoint-3")
+    assert resume() == f"--resume_from_checkpoint: {folder / 'checkpoint-3' / 'run.pt'} is of step 4."
+    base = spatial[1][spatial[1].index("--pretrained_model_name_or_path") + 1]
+    arguments = [coarse_base if word == base else word for word in spatial[1]]
+    options = json.loads((folder / "options.json").read_text())
+    options["pretrained_model_name_or_path"] = str(coarse_base)
+    (folder / "options.json").write_text(json.dumps(options))
+    message = stopped(folder, *arguments, "--resume_from_checkpoint", "latest")
+    assert message.startswith(f"--resume_from_checkpoint: {folder / 'checkpoint-3'} ") and "\n" not in message
+
+
+def test_two_runs_do_not_write_to_one_folder(damaged):
+    folder, resume = damaged
+    with locked_folder(folder):
+        assert resume() == f"--output_dir: Another run is writing to {folder}; wait for its end, or stop it."
 
 
 def test_options_that_changed_are_named(spatial):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from hia_diffusers.metrics.weights import load_weights
 
@@ -72,7 +74,7 @@ def test_a_work_folder_of_other_settings_is_refused(trained, capsys):
     before = (trained / "work" / "settings.json").read_text()
     with pytest.raises(SystemExit, match="2"):
         script.main(["--output", str(trained / "o.safetensors"), "--work-dir", str(trained / "work"), "--clips", "17"])
-    assert "is of a training with other settings" in capsys.readouterr().err
+    assert "is of a training with other options; see settings.json" in capsys.readouterr().err
     assert (trained / "work" / "settings.json").read_text() == before
 
 
@@ -127,3 +129,22 @@ def test_shuffled_clips_hold_the_same_frames():
     shuffled = script.shuffle_clips(clips, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
     assert torch.equal(shuffled.sort(dim=1).values, clips)
     assert (shuffled != clips)[:, :, 0, 0, 0].sum(1).tolist() == [2, 16]
+
+
+def test_what_is_damaged_in_a_work_folder_is_rendered_again_or_named(trained, tmp_path, capsys):
+    work = shutil.copytree(trained / "work", tmp_path / "work")
+    arguments = ["--output", str(tmp_path / "features.safetensors"), "--work-dir", str(work), "--clips", "16"]
+    arguments += ["--frame-steps", "3", "--clip-steps", "2"]
+    clip = work / "clips" / "00003.safetensors"
+    os.truncate(clip, 1000)
+    (work / "frame.pt").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="2"):
+            script.main(arguments)
+    printed = capsys.readouterr()
+    assert printed.out.count(f"{clip} is damaged and rendered again") == 1
+    assert clip.read_bytes() == (trained / "work" / "clips" / clip.name).read_bytes()
+    assert f"{work / 'frame.pt'} is damaged, the only state of the training" in printed.err
+    with locked_folder(work), pytest.raises(SystemExit, match="2"):
+        script.main(arguments)
+    assert f"Another run is writing to {work}" in capsys.readouterr().err

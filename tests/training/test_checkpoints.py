@@ -1,10 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import shutil
+
 import pytest
 from accelerate import Accelerator
 
-from hia_diffusers.training.checkpoints import CheckpointFolder, step_of
+from hia_diffusers.training.checkpoints import CheckpointFolder, damage_of, step_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,30 @@ def test_steps_are_ordered_as_numbers(tmp_path, accelerator):
     for step in (9, 10, 100):
         checkpoints.save(step, write, accelerator)
     assert checkpoints.steps() == [9, 10, 100]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model").write_text("wh"), "model is damaged: it is not as it was written"),
+        (lambda folder: (folder / "model").write_text("whose"), "model is damaged: it is not as it was written"),
+        (lambda folder: (folder / "model").write_text(""), "model is damaged: it is not as it was written"),
+        (lambda folder: (folder / "model").unlink(), "model is missing"),
+        (lambda folder: (folder / "contents.json").unlink(), "contents.json is missing or damaged"),
+        (lambda folder: (folder / "contents.json").write_text("[]"), "contents.json is missing or damaged"),
+        (lambda folder: (folder / "contents.json").write_text('{"model":'), "contents.json is missing or damaged"),
+        (lambda folder: [shutil.rmtree(folder), folder.touch()], "contents.json is missing or damaged"),
+    ],
+)
+def test_damage_is_named_and_the_last_whole_checkpoint_is_found(tmp_path, accelerator, damage, message):
+    checkpoints = CheckpointFolder(tmp_path)
+    for step in (2, 4, 6):
+        checkpoints.save(step, write, accelerator)
+        assert damage_of(checkpoints.path(step)) is None
+    for step in (4, 6):
+        damage(checkpoints.path(step))
+        assert damage_of(checkpoints.path(step)) == f"{checkpoints.path(step)}/{message}"
+    assert checkpoints.last_whole(6) == checkpoints.path(2) and checkpoints.last_whole(2) is None
 
 
 def test_the_newest_are_kept(tmp_path, accelerator):

@@ -1,13 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
 from hia_diffusers import HIADataset
 from hia_diffusers.data.clips import ProceduralClips
-from hia_diffusers.training.sample_cache import SampleCache, weights_hash
+from hia_diffusers.training.sample_cache import DamagedSampleError, SampleCache, weights_hash
 
 
 KEY = {"seed": "0"}
@@ -81,6 +83,42 @@ def test_a_sample_that_was_not_written_to_its_end_does_not_count(dataset, tmp_pa
         cache[1]
     assert list(cache.fill(keep_all)) == [0]
     assert_same_sample(cache[1], dataset[1])
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-10], lambda content: content[:100]])
+def test_a_sample_that_was_cut_off_is_named_and_drawn_anew(dataset, tmp_path, damage, caplog):
+    cache = SampleCache(dataset, tmp_path, 1, KEY)
+    list(cache.fill(keep_all))
+    path = tmp_path / "epoch-0" / "0000001.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedSampleError, match=r"^The kept sample .*0000001.npz is damaged \(.*\); delete it"):
+        cache[1]
+    assert list(cache.fill(keep_all)) == [0]
+    assert caplog.messages == [f"{path} is damaged and drawn anew."]
+    assert_same_sample(cache[1], dataset[1])
+
+
+def test_damage_in_the_middle_of_a_sample_is_named_when_it_is_read(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 1, KEY)
+    list(cache.fill(keep_all))
+    path = tmp_path / "epoch-0" / "0000002.npz"
+    content = bytearray(path.read_bytes())
+    content[60:200] = b"\xff" * 140
+    path.write_bytes(content)
+    assert list(cache.fill(keep_all)) == []
+    with pytest.raises(DamagedSampleError, match="0000002.npz is damaged"):
+        cache[2]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FileNotFoundError, match="The cache holds no sample .*0000002.npz"):
+        cache[2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "5", "[" * 10**5])
+def test_a_damaged_key_is_refused_and_named(dataset, tmp_path, content):
+    (tmp_path / "cache.json").write_text(content)
+    with pytest.raises(ValueError, match="`folder` holds a damaged .*cache.json, and"):
+        SampleCache(dataset, tmp_path, 1, KEY)
 
 
 def test_samples_of_another_kind_are_refused(dataset, tmp_path):

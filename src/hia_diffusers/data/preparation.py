@@ -162,7 +162,7 @@ def prepare_dataset(
         `FileNotFoundError`: a video or the folder of keypoints does not exist.
         `ImportError`: an extra is not installed.
         `OSError`: something cannot be written, as on a full disk.
-        `RuntimeError`: another run is writing to `output`, or worker processes cannot start.
+        `RuntimeError`: another run is writing to `output` (`FolderInUseError`), or worker processes cannot start.
         `ValueError`: an argument is invalid, a path leaves its folder, or `output` holds something else or damaged
             state, or was made with other options or of other videos.
     """

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training run that are whole or not there at all."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 PREFIX = "checkpoint-"
 UNFINISHED = ".unfinished-"
+CONTENTS_FILE = "contents.json"
 
 
 def step_of(checkpoint: str | os.PathLike) -> int | None:
@@ -26,11 +29,40 @@ def step_of(checkpoint: str | os.PathLike) -> int | None:
     return int(digits) if name.startswith(PREFIX) and digits.isdecimal() else None
 
 
+def damage_of(checkpoint: str | os.PathLike) -> str | None:
+    """
+    What is wrong with a checkpoint, or None if all of its files are as they were written.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            A folder that [`CheckpointFolder.save`] wrote. It is read whole.
+    """
+    folder = Path(checkpoint)
+    path = folder / CONTENTS_FILE
+    try:
+        contents = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        contents = None
+    if not isinstance(contents, dict) or not contents:
+        return f"{path} is missing or damaged"
+    for name, written in contents.items():
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        try:
+            found = _content_of(folder / name)
+        except OSError as error:
+            return f"{folder / name} cannot be read ({error.strerror})"
+        if found != written:
+            return f"{folder / name} is damaged: it is not as it was written"
+    return None
+
+
 class CheckpointFolder:
     """The folders `checkpoint-STEP` of a run.
 
     A checkpoint is written under another name, and renamed when all of it is on the disk; one that is to go is renamed
-    before it is deleted. Whatever an interrupted run left behind under such a name is deleted at the next save, or by
+    before it is deleted. It holds the sizes and hashes of its files, by which [`damage_of`] knows them again. What an
+    interrupted run left behind under such a name is deleted at the next save, or by
     [`~CheckpointFolder.delete_unfinished`] where none may follow.
 
     Args:
@@ -63,6 +95,17 @@ class CheckpointFolder:
         """
         return self.folder / f"{PREFIX}{step}"
 
+    def last_whole(self, before: int) -> Path | None:
+        """
+        The newest checkpoint that is not damaged.
+
+        Args:
+            before (`int`):
+                Of the steps that come before this one.
+        """
+        paths = (self.path(step) for step in reversed(self.steps()) if step < before)
+        return next((path for path in paths if damage_of(path) is None), None)
+
     def save(self, step: int, write: Callable[[Path], Any], accelerator: Any) -> Path:
         """
         Write a checkpoint, on all processes together.
@@ -91,6 +134,9 @@ class CheckpointFolder:
         write(unfinished)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+            contents = {path.relative_to(unfinished).as_posix(): _content_of(path) for path in files}
+            (unfinished / CONTENTS_FILE).write_text(json.dumps(contents, indent=2))
             for path in (*unfinished.rglob("*"), unfinished):
                 _write_to_disk(path)
             unfinished.rename(self.path(step))
@@ -114,6 +160,14 @@ class CheckpointFolder:
         if accelerator.is_main_process:
             for path in self.folder.glob(f"{UNFINISHED}{PREFIX}*"):
                 shutil.rmtree(path)
+
+
+def _content_of(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _write_to_disk(path: Path) -> None:

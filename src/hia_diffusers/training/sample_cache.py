@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 
 KEY_FILE = "cache.json"
 
+END_OF_ZIP, END_OF_ZIP_BYTES = b"PK\5\6", 22
+
 Sample = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedSampleError(ValueError):
+    """A kept sample that cannot be read. The message names its file."""
 
 
 class SampleCache(Dataset):
@@ -39,7 +48,7 @@ class SampleCache(Dataset):
             All that samples and their encoding depend on, beside the dataset's length.
 
     Raises:
-        ValueError: If the folder holds samples of another key, or `num_epochs` is less than 1.
+        ValueError: If the folder holds samples of another key or a damaged one, or `num_epochs` is less than 1.
     """
 
     def __init__(self, dataset: Any, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
@@ -51,7 +60,12 @@ class SampleCache(Dataset):
         if not path.exists():
             with _whole_file(path) as file:
                 file.write(json.dumps(key, indent=2).encode())
-        kept = json.loads(path.read_text())
+        try:
+            kept = json.loads(path.read_text()) if path.is_file() else None
+        except (ValueError, RecursionError):
+            kept = None
+        if not isinstance(kept, dict):
+            raise ValueError(f"`folder` holds a damaged {path}, and nothing else says how its samples were drawn.")
         changed = [name for name in {**kept, **key} if kept.get(name) != key.get(name)]
         if changed:
             listed = ", ".join(f"{name} was {kept.get(name)}, is {key.get(name)}" for name in changed)
@@ -66,16 +80,26 @@ class SampleCache(Dataset):
         A sample of the dataset's epoch.
 
         Raises:
+            DamagedSampleError: its file is damaged.
             FileNotFoundError: it is not in the cache.
         """
-        with np.load(self._path(self.dataset.epoch % self.num_epochs, index)) as arrays:
-            return {name: _from_array(arrays[name]) for name in arrays.files}
+        path = self._path(self.dataset.epoch % self.num_epochs, index)
+        if not path.is_file():
+            raise FileNotFoundError(f"The cache holds no sample {path}.")
+        try:
+            with np.load(path) as arrays:
+                return {name: _from_array(arrays[name]) for name in arrays.files}
+        except Exception as error:  # damaged archives lead to more of them than can be listed
+            reason = " ".join(str(error).split())
+            raise DamagedSampleError(
+                f"The kept sample {path} is damaged ({reason}); delete it, and the next run draws it anew."
+            ) from error
 
     def fill(
         self, encode: Callable[[Sample], Sample], rank: int = 0, num_ranks: int = 1, num_workers: int = 0
     ) -> Iterator[int]:
         """
-        Draw, encode and keep what is missing. The dataset is in its first epoch afterwards.
+        Draw, encode and keep what is missing or was cut off. The dataset is in its first epoch afterwards.
 
         Args:
             encode (callable):
@@ -90,7 +114,7 @@ class SampleCache(Dataset):
         """
         epochs = range(self.num_epochs)
         mine = range(rank, len(self), num_ranks)
-        missing = {epoch: [index for index in mine if not self._path(epoch, index).exists()] for epoch in epochs}
+        missing = {epoch: [index for index in mine if not _is_kept(self._path(epoch, index))] for epoch in epochs}
         still_missing = sum(map(len, missing.values()))
         for epoch, indices in missing.items():
             self.dataset.set_epoch(epoch)
@@ -105,6 +129,18 @@ class SampleCache(Dataset):
 
     def _path(self, epoch: int, index: int) -> Path:
         return self.folder / f"epoch-{epoch}" / f"{index:07d}.npz"
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is there to its end; whether all between is whole shows when it is read."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - END_OF_ZIP_BYTES))
+        is_whole = file.read(len(END_OF_ZIP)) == END_OF_ZIP
+    if not is_whole:
+        logger.warning("%s is damaged and drawn anew.", path)
+    return is_whole
 
 
 def weights_hash(modules: Iterable[nn.Module]) -> str:
