@@ -32,16 +32,20 @@ ALLOWED_IMPORTS = {
     "conditioning.retargeting": {"conditioning.keypoints"},
     "pipeline_hia": {
         *("models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning", "images"),
+        *("pipeline_inputs", "scheduler_rehearsal", "finite_results", "exclusive_use"),
     },
     "context_memory": {"memory_counting", "models", "pipeline_hia"},
     "animation.driving": {"conditioning", "data.video"},
     "animation.animator": {
         *("animation", "conditioning", "data.sound", "data.video", "data.watermark", "images", "pipeline_hia"),
     },
-    "modular_hia": {"models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "animation.animator"},
+    "modular_hia": {
+        *("models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "animation.animator", "exclusive_use"),
+    },
     # Commands are like users: they may import the root.
     "commands": {
         *("__init__", "commands", "animation", "conditioning", "data", "images", "metrics", "models", "pipeline_hia"),
+        "finite_results",
     },
     "app": {"app", "animation", "conditioning", "data.containers", "data.synthetic", "data.video", "images"},
     "commands.app": {"__init__", "commands", "animation", "app"},

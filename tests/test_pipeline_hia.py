@@ -132,6 +132,7 @@ def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
         if isinstance(network, torch.nn.Module):
             network.to("meta")
     for num_frames in (3, 7):
+        pipe.scheduler = ShiftedSNRScheduler()  # the last one's numbers went to the device
         condition = torch.rand(num_frames, 6, 64, 48)
         windows = {"context_frames": 4, "context_overlap": 2}
         latents = animate(pipe, conditioning_frames=condition, output_type="latent", **windows, **options)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import checks
 from .memory_counting import GPUOperators, LiveBytes, gibibytes
 from .models.autoencoder import vae_scale_factor
 from .pipeline_hia import HIAPipeline
@@ -45,13 +46,19 @@ def context_batch_size_within(
         `int`: at least 1.
 
     Raises:
-        ValueError: If one window does not fit, with what it takes.
+        ValueError: If one window does not fit, with what it takes, or an argument is out of range.
+        TypeError: If an argument is no number.
 
     Example:
 
         >>> size = context_batch_size_within(6 * 2**30, pipe, height=896, width=512)
         >>> pipe(image, condition, context_batch_size=size)
     """
+    memory_budget = checks.integer("memory_budget", memory_budget, 0, 2**63 - 1)
+    factor = vae_scale_factor(checks.instance("pipe", pipe, HIAPipeline).vae)
+    height, width = checks.side("height", height, factor), checks.side("width", width, factor)
+    num_clips = checks.integer("num_clips", num_clips)
+    context_frames = checks.integer("context_frames", context_frames)
     meta_pipe = _on_meta(pipe)
 
     def peak(num_windows: int) -> int:
@@ -122,5 +129,6 @@ def _peak_of_step(
             guidance_scale=guidance_scale,
             batch_guidance=batch_guidance,
             context_frames=context_frames,
+            context_overlap=0,
         )
     return memory.peak

@@ -55,7 +55,7 @@ def frame_weights(windows: list[range], num_frames: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(F,)`: summed over the windows that cover it, every frame's weight is one.
     """
-    counts = torch.zeros(num_frames)
+    counts = torch.zeros(num_frames, dtype=torch.float32)
     for window in windows:
         counts[window.start : window.stop] += 1
     return 1 / counts

@@ -19,8 +19,10 @@ from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineSta
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, ConfigSpec, InputParam, OutputParam
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from . import checks
 from .animation.animator import HIAAnimator
 from .conditioning.clips import ConditioningClips
+from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.controlnet import HIAControlNetModel
 from .models.unet_motion import HIAUNetMotionModel
@@ -375,6 +377,23 @@ class HIAModularPipeline(ModularPipeline):
         modular, plain = super()._load_pipeline_config(*args, **kwargs)
         # HIAPipeline writes [null, null] for the components that it lacks: there is nothing to load.
         return modular, plain and {name: value for name, value in plain.items() if value != [None, None]}
+
+    @checks.python_numbers
+    @one_call_at_a_time
+    def __call__(
+        self, state: PipelineState | None = None, output: str | list[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the blocks as [`~diffusers.ModularPipeline.__call__`] does. Calls that share components take turns.
+
+        Args:
+            state (`PipelineState`, *optional*):
+                Of an earlier call, to go on from.
+            output (`str` or `list[str]`, *optional*):
+                The values to return in place of the state.
+            kwargs:
+                Inputs of the blocks.
+        """
+        return super().__call__(state, output, **kwargs)
 
     def load_components(self, *args: Any, **kwargs: Any) -> None:
         """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.

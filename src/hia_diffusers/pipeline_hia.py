@@ -23,9 +23,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from . import checks
 from .conditioning.clips import ConditioningClips
 from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
+from .exclusive_use import USED_HERE, exclusive_use, is_used_here, one_call_at_a_time
+from .finite_results import check_finite
 from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
@@ -35,6 +38,19 @@ from .models.deep_cache import DeepCache
 from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
+from .pipeline_inputs import (
+    MAX_VIDEOS,
+    callback_inputs,
+    check_attention_arguments,
+    check_denoising,
+    check_embeds,
+    check_generator,
+    check_tensor,
+    custom_schedule,
+    latents_of_callback,
+    most_steps,
+)
+from .scheduler_rehearsal import check_kind, rehearse
 from .window_parallelism import WindowGroup
 
 
@@ -345,14 +361,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         sigmas: list[float] | None = None,
         guidance_scale: float = 3.5,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        batch_guidance: bool = False,
         controlnet_conditioning_scale: float = 1.0,
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
+        reference_noise: bool = True,
         context_frames: int = 16,
         context_overlap: int = 4,
+        context_shift: bool = True,
         context_batch_size: int = 1,
         deep_cache_interval: int = 1,
         num_videos_per_prompt: int = 1,
+        eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
@@ -360,13 +380,16 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         ip_adapter_image: Any = None,
         ip_adapter_image_embeds: list[torch.Tensor] | None = None,
         output_type: str = "pil",
+        cross_attention_kwargs: dict[str, Any] | None = None,
         decode_chunk_size: int = 16,
+        callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> None:
         """Raise a `ValueError` or `TypeError` that names the argument if a call's arguments cannot be used.
 
         The arguments are those of [`HIAPipeline.__call__`]. No model runs.
         """
+        self._check_complete()
         images = image_tensors(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         if 1 not in (len(images), len(clips)) and len(images) != len(clips):
@@ -376,72 +399,66 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
         latent_size = []
         for name, value, default in (("height", height, clips.height), ("width", width, clips.width)):
-            size = default if value is None else value
-            if not isinstance(size, int) or size <= 0 or size % self.vae_scale_factor:
-                source = " (from `conditioning_frames`)" if value is None else ""
+            if value is None and default % self.vae_scale_factor:
                 raise ValueError(
-                    f"`{name}` must be a positive multiple of {self.vae_scale_factor}, got {size!r}{source}."
+                    f"`{name}` must be a multiple of {self.vae_scale_factor}, got {default} (from"
+                    " `conditioning_frames`)."
                 )
+            size = checks.side(name, default if value is None else value, self.vae_scale_factor)
             latent_size.append(size // self.vae_scale_factor)
-
-        _check_counts(
-            num_inference_steps=num_inference_steps,
-            context_frames=context_frames,
-            context_batch_size=context_batch_size,
-            deep_cache_interval=deep_cache_interval,
-            num_videos_per_prompt=num_videos_per_prompt,
-            decode_chunk_size=decode_chunk_size,
-        )
-        if not isinstance(context_overlap, int) or not 0 <= context_overlap < context_frames:
-            raise ValueError(
-                f"`context_overlap` must be an integer from 0 to `context_frames` - 1 = {context_frames - 1}, got"
-                f" {context_overlap!r}."
-            )
-        longest = self.unet.config.motion_max_seq_length
-        if min(context_frames, clips.num_frames) > longest:
-            raise ValueError(
-                f"`context_frames` must be at most the {longest} frames that the UNet's motion modules can tell apart,"
-                f" got {context_frames}."
-            )
-        _check_finite(
+        self._check_denoising(
+            clips.num_frames,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            batch_guidance=batch_guidance,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
             control_guidance_start=control_guidance_start,
             control_guidance_end=control_guidance_end,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            context_shift=context_shift,
+            context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
+            cross_attention_kwargs=cross_attention_kwargs,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        if not 0 <= control_guidance_start < control_guidance_end <= 1:
-            raise ValueError(
-                "`control_guidance_start` and `control_guidance_end` must satisfy 0 <= start < end <= 1, got"
-                f" {control_guidance_start} and {control_guidance_end}."
-            )
-        if not isinstance(guidance_interval, (tuple, list)) or len(guidance_interval) != 2:
-            raise ValueError(f"`guidance_interval` must be a pair (start, end), got {guidance_interval!r}.")
-        start, end = guidance_interval
-        _check_finite(guidance_interval=start)
-        _check_finite(guidance_interval=end)
-        if not 0 <= start < end <= 1:
-            raise ValueError(f"`guidance_interval` must satisfy 0 <= start < end <= 1, got {start} and {end}.")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-        unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` may hold {self._callback_tensor_inputs}, got {sorted(unknown)}."
-            )
-        self._check_schedule(timesteps, sigmas)
+        checks.flag("reference_noise", reference_noise)
+        checks.one_of("output_type", output_type, OUTPUT_TYPES)
+        checks.integer("decode_chunk_size", decode_chunk_size)
+        checks.number("eta", eta, 0, 1)
+        checks.integer("num_videos_per_prompt", num_videos_per_prompt, 1, MAX_VIDEOS)
         batch_size = self.batch_size(images, clips, num_videos_per_prompt)
-        latents_shape = (batch_size, self.unet.config.in_channels, clips.num_frames, *latent_size)
-        _check_noise(latents_shape, generator, latents)
+        check_generator(generator, batch_size, self._execution_device)
+        if latents is not None:
+            shape = (batch_size, self.unet.config.in_channels, clips.num_frames, *latent_size)
+            check_tensor("latents", latents, shape, self.unet.dtype)
         self._check_context(len(images), image_embeds, prompt_embeds)
         self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+        num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, 1, most_steps(self.scheduler))
+        rehearse(self.scheduler, num_inference_steps, custom_schedule(self.scheduler, timesteps, sigmas), eta)
 
-    def _check_schedule(self, timesteps: list[int] | None, sigmas: list[float] | None) -> None:
-        if timesteps is not None and sigmas is not None:
-            raise ValueError("Give `timesteps` or `sigmas`, not both.")
-        settable = inspect.signature(self.scheduler.set_timesteps).parameters
-        for name, schedule in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if schedule is not None and name not in settable:
-                raise ValueError(f"`{name}` cannot be set on a {type(self.scheduler).__name__}.")
+    def _check_complete(self) -> None:
+        parts = {name: getattr(self, name) for name in ("vae", "unet", "appearance_encoder", "controlnet")}
+        for name, component in {**parts, "scheduler": self.scheduler}.items():
+            if component is None:
+                raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
+        self._check_components(**parts)
+        check_kind(self.scheduler)
+
+    def _check_denoising(
+        self,
+        num_frames: int,
+        cross_attention_kwargs: Any,
+        callback_on_step_end: Any,
+        callback_on_step_end_tensor_inputs: Any,
+        **options: Any,
+    ) -> list[str]:
+        """What `denoise` is told; returns the names of the tensors that the callback is given."""
+        longest = self.unet.config.motion_max_seq_length
+        check_denoising(num_frames=num_frames, longest_window=longest, **options)
+        check_attention_arguments(cross_attention_kwargs, self.unet)
+        return callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
 
     def _check_context(
         self, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
@@ -450,16 +467,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             raise ValueError("Give `image_embeds` or `prompt_embeds`, not both.")
         dim = self.unet.config.cross_attention_dim
         for name, embeds in (("image_embeds", image_embeds), ("prompt_embeds", prompt_embeds)):
-            if embeds is None:
-                continue
-            shape = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
-            if not isinstance(embeds, torch.Tensor) or embeds.ndim != 3 or shape[0] not in (1, num_images):
-                raise ValueError(
-                    f"`{name}` must be a tensor of shape ({num_images}, tokens, {dim}), one entry per picture, got"
-                    f" {shape}."
-                )
-            if shape[-1] != dim:
-                raise ValueError(f"`{name}` must have {dim} channels, as the UNet's cross-attention, got {shape[-1]}.")
+            check_embeds(name, embeds, num_images, dim, self.unet.dtype)
         if image_embeds is None and prompt_embeds is None:
             if self.image_encoder is None and self.text_encoder is None:
                 raise ValueError(
@@ -534,11 +542,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 prompt_embeds = self.text_encoder(tokens)[0]
             else:
                 image_embeds = self._clip_embeds(pictures).image_embeds[:, None]
-        if prompt_embeds is not None:
-            context = prompt_embeds.to(device, dtype).expand(len(pictures), -1, -1)
-            return context, context
-        context = image_embeds.to(device, dtype).expand(len(pictures), -1, -1)
-        return context, torch.zeros_like(context)
+        embeds = image_embeds if prompt_embeds is None else prompt_embeds
+        context = embeds.to(device, dtype).expand(len(pictures), -1, -1)
+        check_finite("The embeddings of `image`", [context], self.components)
+        return context, torch.zeros_like(context) if prompt_embeds is None else context
 
     def _clip_embeds(self, pictures: list[torch.Tensor], **kwargs: Any) -> Any:
         bytes_ = [(picture * 255).round().byte() for picture in pictures]
@@ -584,6 +591,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
         return {"image_embeds": embeds[0]}, {"image_embeds": embeds[1]}
 
+    @checks.python_numbers
     def prepare_timesteps(
         self, num_inference_steps: int, timesteps: list[int] | None = None, sigmas: list[float] | None = None
     ) -> torch.Tensor:
@@ -595,13 +603,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             `torch.Tensor`: the timesteps, on the host, where schedulers look at their values: on the device, each look
             would wait for it.
         """
-        return retrieve_timesteps(self.scheduler, num_inference_steps, None, timesteps, sigmas)[0]
+        schedule = custom_schedule(self.scheduler, timesteps, sigmas)
+        return retrieve_timesteps(self.scheduler, num_inference_steps, **schedule)[0]
 
     def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
         """Of `generator` and `eta`, those that the scheduler's `step` takes."""
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
 
+    @checks.python_numbers
     def prepare_conditioning_frames(self, conditioning_frames: Any, height: int, width: int) -> ConditioningClips:
         """Conditioning frames in one form.
 
@@ -665,8 +675,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         if self.config.reference_timestep == "current":
             return reference_at
         once = reference_at(0)
+        check_finite("The features of `image`", once.features.values(), self.components)
         return lambda timestep: once
 
+    @checks.python_numbers
     def encode_reference_latents(self, image: Any, height: int, width: int) -> torch.Tensor:
         """Latents of the reference pictures, scaled as the VAE's configuration says.
 
@@ -680,7 +692,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             `torch.Tensor` of shape `(B, C, h, w)`: float32.
         """
         pictures = torch.stack([fit_reference(picture, height, width) for picture in image_tensors(image)])
-        return encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
+        latents = encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
+        check_finite("The latents of `image`", [latents], self.components)
+        return latents
 
     def prepare_latents(
         self,
@@ -725,6 +739,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             self._window_group.check_equal("generator", initial)
         return initial
 
+    @checks.python_numbers
     def denoise(
         self,
         latents: torch.Tensor,
@@ -773,6 +788,23 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
         """
         num_frames, num_steps = latents.shape[2], len(timesteps)
+        tensor_inputs = self._check_denoising(
+            num_frames,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            batch_guidance=batch_guidance,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            context_shift=context_shift,
+            context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
+            cross_attention_kwargs=cross_attention_kwargs,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
         context = (_repeat_to(context[0], len(latents)), _repeat_to(context[1], len(latents)))
         # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
         offsets = torch.Generator().manual_seed(0)
@@ -839,11 +871,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                     if self._window_group is not None:
                         self._window_group.sum_(noise_pred)
                 latents = self._step(noise_pred, t, latents, extra_step_kwargs or {})
+                if i == 0:  # sooner than at the end, and once, as the device is waited for
+                    check_finite("The latents after the first step", [latents], self.components)
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents}
-                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs or ()}
-                    latents = (callback_on_step_end(self, i, t, chosen) or {}).get("latents", latents)
+                    chosen = {name: tensors[name] for name in tensor_inputs}
+                    latents = latents_of_callback(callback_on_step_end(self, i, t, chosen), latents)
                 if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
                     progress_bar.update()
         return latents
@@ -935,6 +969,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             )
         return unconditional + guidance_scale * (conditional - unconditional)
 
+    @checks.python_numbers
     def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:
         """Decode clips, some frames at a time.
 
@@ -952,8 +987,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             decoded = torch.cat([decode_latents(self.vae, chunk).cpu() for chunk in chunks])
         else:
             decoded = self._window_group.map(lambda chunk: decode_latents(self.vae, chunk), chunks)
+        check_finite("The frames", [decoded], self.components)
         return decoded.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
+    @checks.python_numbers
     def decode(self, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int = 16) -> Any:
         """Decode clips to the frames of a [`HIAPipelineOutput`].
 
@@ -966,10 +1003,12 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Frames that the VAE decodes at a time.
         """
         if output_type == "latent":
+            check_finite("The latents", [latents], self.components)
             return latents
         video = self.decode_latents(latents, decode_chunk_size)
         return self.video_processor.postprocess_video(video, output_type=output_type)
 
+    @checks.python_numbers
     def stream(
         self,
         image: Any,
@@ -1001,12 +1040,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         Raises:
             ValueError, TypeError: If an argument cannot be used, there is more than one clip, or `output_type` is not
                 one of those; before any model runs.
+            RuntimeError: As of a call; of frames that are not finite, when they are decoded.
         """
-        if output_type not in STREAM_TYPES:
-            raise ValueError(f"`output_type` must be one of {STREAM_TYPES}, got {output_type!r}.")
-        _check_counts(decode_chunk_size=decode_chunk_size)
+        self._check_complete()
+        checks.one_of("output_type", output_type, STREAM_TYPES)
+        checks.integer("decode_chunk_size", decode_chunk_size)
+        num_videos = checks.integer("num_videos_per_prompt", kwargs.get("num_videos_per_prompt", 1), 1, MAX_VIDEOS)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
-        num_clips = self.batch_size(image, clips, kwargs.get("num_videos_per_prompt", 1))
+        num_clips = self.batch_size(image, clips, num_videos)
         if num_clips > 1:
             raise ValueError(f"`image` and `conditioning_frames` must be those of one clip, got {num_clips}.")
         latents = self(image, clips, output_type="latent", return_dict=True, **kwargs).frames
@@ -1017,15 +1058,23 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         @torch.no_grad()  # which each thread has for itself
         def decode(chunk: torch.Tensor) -> Any:
-            return self.decode(chunk, output_type, decode_chunk_size)[0]
+            with exclusive_use([self.vae]):
+                return self.decode(chunk, output_type, decode_chunk_size)[0]
 
         chunks = latents.split(decode_chunk_size * num_processes, dim=2)
-        with ThreadPoolExecutor(1) as ahead:
+        ahead = ThreadPoolExecutor(1)
+        try:
             decoding = ahead.submit(decode, chunks[0])
-            for chunk in chunks[1:]:
-                frames, decoding = decoding.result(), ahead.submit(decode, chunk)
+            for chunk in (*chunks[1:], None):
+                if is_used_here(self.vae):
+                    raise RuntimeError(USED_HERE)
+                frames = decoding.result()
+                if chunk is not None:
+                    decoding = ahead.submit(decode, chunk)
                 yield from frames
-            yield from decoding.result()
+        finally:
+            # A thread whose call uses the VAE must not wait for one that waits for the VAE.
+            ahead.shutdown(wait=not is_used_here(self.vae), cancel_futures=True)
         self.maybe_free_model_hooks()
 
     # 3. The call
@@ -1046,6 +1095,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     def interrupt(self) -> bool:
         return self._interrupt
 
+    @checks.python_numbers
+    @one_call_at_a_time
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -1098,16 +1149,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 taken by a ControlNet of 6: the blur is then unknown. One picture with several motions, and several
                 pictures with one motion, make a batch as well.
             height, width (`int`, *optional*):
-                Of the video in pixels, multiples of the VAE's factor; by default those of `conditioning_frames`.
+                Of the video in pixels, multiples of the VAE's factor and at most 16384; by default those of
+                `conditioning_frames`.
             num_inference_steps (`int`, *optional*, defaults to 25):
-                Denoising steps.
+                Denoising steps, at most the timesteps of training.
             timesteps (`list[int]`, *optional*):
                 Descending timesteps to use instead of the scheduler's spacing.
             sigmas (`list[float]`, *optional*):
-                Descending sigmas to use instead, where the scheduler takes them.
+                Descending sigmas to use instead, where the scheduler takes them. As diffusers has it, the last is
+                where the last step of an `EulerDiscreteScheduler` ends, usually 0.
             guidance_scale (`float`, *optional*, defaults to 3.5):
                 The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
-                branch with neither reference nor ControlNet. At most 1 runs no unconditional branch.
+                branch with neither reference nor ControlNet. At most 1 runs no unconditional branch. In [0, 1000].
             guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
                 Shares of the steps between which there is guidance (arXiv 2404.07724); the others run no unconditional
                 branch.
@@ -1115,7 +1168,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Whether both branches are one call of the UNet. It takes more memory, and more operations, as the
                 unconditional half carries the reference's tokens masked; quicker only where calls are what takes time.
             controlnet_conditioning_scale (`float`, *optional*, defaults to 1.0):
-                Factor on the ControlNet's residuals.
+                Factor on the ControlNet's residuals, in [-1000, 1000].
             control_guidance_start (`float`, *optional*, defaults to 0.0):
                 Share of the steps after which the ControlNet sets in.
             control_guidance_end (`float`, *optional*, defaults to 1.0):
@@ -1135,9 +1188,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Steps of which one is computed whole ([`~models.deep_cache.DeepCache`]): in the others the ControlNet
                 and all but the outermost blocks of the UNet give what they gave, and windows stay where they are.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
-                Videos per picture and motion.
+                Videos per picture and motion, at most 1024.
             eta (`float`, *optional*, defaults to 0.0):
-                Of DDIM; other schedulers ignore it.
+                Of DDIM, in [0, 1]; other schedulers ignore it.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Draws all noise. With one per clip, a clip does not depend on its batch.
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`, *optional*):
@@ -1155,11 +1208,12 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`HIAPipelineOutput`] instead of a tuple.
             cross_attention_kwargs (`dict`, *optional*):
-                For the UNet's attention, such as `{"scale": 0.5}` for LoRA.
+                For the UNet's attention, such as `{"scale": 0.5}` for LoRA; nothing that it would not read.
             decode_chunk_size (`int`, *optional*, defaults to 16):
                 Frames that the VAE decodes at a time.
             callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents.
+                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents of
+                the same shape as `{"latents": ...}`.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
                 Which tensors `callback_on_step_end` is given.
 
@@ -1167,11 +1221,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             [`HIAPipelineOutput`] or `tuple`.
 
         Raises:
-            ValueError, TypeError: If an argument cannot be used; before any model runs.
+            ValueError, TypeError: If an argument cannot be used, before any model runs, or what a callback returns.
+            RuntimeError: If the result is not finite, or the call is made inside another of the same components.
 
         Examples:
         """
         # 1. Check inputs
+        self._check_complete()
+        checks.flag("return_dict", return_dict)
         pictures = image_tensors(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         self.check_inputs(
@@ -1184,14 +1241,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             sigmas=sigmas,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
+            batch_guidance=batch_guidance,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
             control_guidance_start=control_guidance_start,
             control_guidance_end=control_guidance_end,
+            reference_noise=reference_noise,
             context_frames=context_frames,
             context_overlap=context_overlap,
+            context_shift=context_shift,
             context_batch_size=context_batch_size,
             deep_cache_interval=deep_cache_interval,
             num_videos_per_prompt=num_videos_per_prompt,
+            eta=eta,
             generator=generator,
             latents=latents,
             image_embeds=image_embeds,
@@ -1199,7 +1260,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             ip_adapter_image=ip_adapter_image,
             ip_adapter_image_embeds=ip_adapter_image_embeds,
             output_type=output_type,
+            cross_attention_kwargs=cross_attention_kwargs,
             decode_chunk_size=decode_chunk_size,
+            callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         self._interrupt = False
@@ -1300,26 +1363,3 @@ def _joined_embeds(
         return None
     pairs = zip(conditional["image_embeds"], unconditional["image_embeds"], strict=True)
     return {"image_embeds": [torch.cat(pair) for pair in pairs]}
-
-
-def _check_counts(**counts: Any) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1, got {count!r}.")
-
-
-def _check_finite(**numbers: Any) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, (int, float)) or isinstance(number, bool) or not np.isfinite(number):
-            raise TypeError(f"`{name}` must be a finite number, got {number!r}.")
-
-
-def _check_noise(shape: tuple[int, ...], generator: Any, latents: Any) -> None:
-    generators = generator if isinstance(generator, list) else [generator]
-    if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
-        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
-    if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(f"`generator` must hold one per clip ({shape[0]}), got {len(generator)}.")
-    if latents is not None and not (isinstance(latents, torch.Tensor) and tuple(latents.shape) == shape):
-        got = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
-        raise ValueError(f"`latents` must be a tensor of shape {shape}, got {got}.")

@@ -147,9 +147,10 @@ def position_embedding(height: int, width: int, channels: int, device: torch.dev
     Returns:
         `torch.Tensor`: float32 `(height * width, channels)`.
     """
-    frequencies = math.pi * 2 ** (torch.arange(channels // 4, device=device) / (channels // 4) * 5)
+    single: Any = {"dtype": torch.float32, "device": device}
+    frequencies = math.pi * 2 ** (torch.arange(channels // 4, **single) / (channels // 4) * 5)
     rows, columns = (
-        (torch.arange(length, device=device)[:, None] + 0.5) / length * frequencies for length in (height, width)
+        (torch.arange(length, **single)[:, None] + 0.5) / length * frequencies for length in (height, width)
     )
     rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (rows, columns))
     rows, columns = rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)

@@ -1,0 +1,265 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what [`HIAPipeline`] is called with, before a network runs, and of what callbacks return.
+
+Axes: B clips, F frames, C channels, H, W.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+from . import checks
+
+
+MAX_SCALE = 1000.0  # of guidance and of adapters: beyond, numbers are only noise
+MAX_VIDEOS = 1024  # per picture and motion
+
+# What attention processors are given in any case.
+OWN_ATTENTION_ARGUMENTS = {
+    *("self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb", "args", "kwargs"),
+}
+
+
+def check_denoising(
+    *,
+    num_frames: int,
+    longest_window: int,
+    guidance_scale: Any,
+    guidance_interval: Any,
+    batch_guidance: Any,
+    controlnet_conditioning_scale: Any,
+    control_guidance_start: Any,
+    control_guidance_end: Any,
+    context_frames: Any,
+    context_overlap: Any,
+    context_shift: Any,
+    context_batch_size: Any,
+    deep_cache_interval: Any,
+) -> None:
+    """What the denoising loop is told, but for its tensors.
+
+    Args:
+        num_frames (`int`):
+            F.
+        longest_window (`int`):
+            The frames that the UNet's motion modules can tell apart.
+        guidance_scale, guidance_interval, batch_guidance, controlnet_conditioning_scale, control_guidance_start,
+        control_guidance_end, context_frames, context_overlap, context_shift, context_batch_size, deep_cache_interval:
+            As [`HIAPipeline.denoise`] takes them.
+    """
+    checks.number("guidance_scale", guidance_scale, 0, MAX_SCALE)
+    checks.number("controlnet_conditioning_scale", controlnet_conditioning_scale, -MAX_SCALE, MAX_SCALE)
+    if not isinstance(guidance_interval, (tuple, list)) or len(guidance_interval) != 2:
+        raise TypeError(f"`guidance_interval` must be a pair (start, end), got {checks.shown(guidance_interval)}.")
+    for names, shares in (
+        (("guidance_interval", "guidance_interval"), guidance_interval),
+        (("control_guidance_start", "control_guidance_end"), (control_guidance_start, control_guidance_end)),
+    ):
+        start, end = (checks.number(name, share, 0, 1) for name, share in zip(names, shares, strict=True))
+        if start >= end:
+            words = " and ".join(f"`{name}`" for name in dict.fromkeys(names))
+            raise ValueError(f"{words} must satisfy 0 <= start < end <= 1, got {start:g} and {end:g}.")
+    checks.flag("batch_guidance", batch_guidance)
+    checks.flag("context_shift", context_shift)
+    window = checks.integer("context_frames", context_frames)
+    if min(window, num_frames) > longest_window:
+        raise ValueError(
+            f"`context_frames` must be at most the {longest_window} frames that the UNet's motion modules can tell"
+            f" apart, got {window}."
+        )
+    overlap = checks.integer("context_overlap", context_overlap, 0)
+    if overlap >= window:
+        raise ValueError(f"`context_overlap` must be less than `context_frames`, {window}, got {overlap}.")
+    checks.integer("context_batch_size", context_batch_size)
+    checks.integer("deep_cache_interval", deep_cache_interval)
+
+
+def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
+    """What attention is told: nothing that it would not read.
+
+    Args:
+        cross_attention_kwargs (`dict`, *optional*):
+            As [`HIAPipeline.__call__`] takes it.
+        unet ([`HIAUNetMotionModel`]):
+            Whose attention processors read it.
+    """
+    if cross_attention_kwargs is None:
+        return
+    checks.instance("cross_attention_kwargs", cross_attention_kwargs, dict)
+    processors = {type(processor) for processor in unet.attn_processors.values()}
+    read = {name for processor in processors for name in inspect.signature(processor.__call__).parameters}
+    accepted = {"scale", "ip_adapter_masks"} | (read - OWN_ATTENTION_ARGUMENTS)
+    unread = [name for name in cross_attention_kwargs if name not in accepted]
+    if unread:
+        raise ValueError(
+            f"`cross_attention_kwargs` may hold {', '.join(sorted(accepted))}, got {checks.shown(unread[0])}, which"
+            " the UNet's attention does not read."
+        )
+    if "scale" in cross_attention_kwargs:
+        checks.number('cross_attention_kwargs["scale"]', cross_attention_kwargs["scale"], -MAX_SCALE, MAX_SCALE)
+
+
+def callback_inputs(callback: Any, tensor_inputs: Any, accepted: Sequence[str]) -> list[str]:
+    """The names of the tensors that a callback is given.
+
+    Args:
+        callback (`Callable`, *optional*):
+            `callback_on_step_end` of [`HIAPipeline.__call__`]. One of diffusers' class says itself what it wants.
+        tensor_inputs (`Sequence[str]`, *optional*):
+            `callback_on_step_end_tensor_inputs`.
+        accepted (`Sequence[str]`):
+            The names that there are.
+    """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"`callback_on_step_end` must be callable, got {checks.shown(callback)}.")
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        tensor_inputs = callback.tensor_inputs
+    if tensor_inputs is None:
+        return []
+    checks.instance("callback_on_step_end_tensor_inputs", tensor_inputs, (list, tuple))
+    return [checks.one_of("callback_on_step_end_tensor_inputs", name, accepted) for name in tensor_inputs]
+
+
+def latents_of_callback(returned: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The latents to go on with after a callback.
+
+    Args:
+        returned:
+            What the callback returned.
+        latents (`torch.Tensor`):
+            What it was given.
+    """
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping) or not set(returned) <= {"latents"}:
+        raise TypeError(
+            '`callback_on_step_end` must return a dictionary with "latents" or without, or None, got'
+            f" {checks.shown(returned)}."
+        )
+    replaced = returned.get("latents", latents)
+    if replaced is latents:
+        return latents
+    check_tensor("latents` of `callback_on_step_end", replaced, tuple(latents.shape), latents.dtype)
+    return replaced.to(latents)
+
+
+def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, list]:
+    """`timesteps` or `sigmas` that are given in place of a scheduler's spacing, as numbers of Python's.
+
+    Args:
+        scheduler (`SchedulerMixin`):
+            The scheduler.
+        timesteps, sigmas:
+            As [`HIAPipeline.__call__`] takes them.
+
+    Returns:
+        `dict[str, list]`: the one that is given, by its name.
+    """
+    given = {name: value for name, value in {"timesteps": timesteps, "sigmas": sigmas}.items() if value is not None}
+    if not given:
+        return {}
+    if len(given) > 1:
+        raise ValueError("Give `timesteps` or `sigmas`, not both.")
+    [(name, values)] = given.items()
+    if name not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"`{name}` cannot be set on a {type(scheduler).__name__}.")
+    if isinstance(values, (np.ndarray, torch.Tensor)) and values.ndim == 1:
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)) or not values:
+        raise TypeError(f"`{name}` must be a list of descending numbers, got {checks.shown(values)}.")
+    if name == "timesteps":
+        schedule: list = [checks.integer(name, value, 0, most_steps(scheduler) - 1) for value in values]
+    else:
+        most = _largest_sigma(scheduler)
+        schedule = [checks.number(name, value, 0, most) for value in values]
+    if any(later >= earlier for earlier, later in zip(schedule, schedule[1:], strict=False)):
+        raise ValueError(f"`{name}` must descend, got {checks.shown(schedule)}.")
+    return {name: schedule}
+
+
+def most_steps(scheduler: Any) -> int:
+    """The timesteps of a scheduler's training.
+
+    Args:
+        scheduler (`SchedulerMixin`):
+            The scheduler.
+    """
+    return scheduler.config.get("num_train_timesteps", 1000)
+
+
+def check_generator(generator: Any, batch_size: int, device: torch.device) -> None:
+    """What noise is drawn with.
+
+    Args:
+        generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+            One for all clips, or one per clip.
+        batch_size (`int`):
+            B.
+        device (`torch.device`):
+            Where the noise is wanted: generators are of its kind, or of the CPU.
+    """
+    generators = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {checks.shown(generator)}.")
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ValueError(f"`generator` must hold one per clip ({batch_size}), got {len(generator)}.")
+    for one in generators:
+        if one is not None and one.device.type not in ("cpu", device.type):
+            raise ValueError(f"`generator` must be one of the CPU or of {device}, got one of {one.device}.")
+
+
+def check_embeds(name: str, embeds: Any, num_images: int, channels: int, dtype: torch.dtype) -> None:
+    """Context that is given in place of an encoder's.
+
+    Args:
+        name (`str`):
+            Of the argument.
+        embeds (`torch.Tensor` of shape `(1 or B, tokens, C)`, *optional*):
+            What was given.
+        num_images (`int`):
+            B.
+        channels (`int`):
+            C, those of the UNet's cross-attention.
+        dtype (`torch.dtype`):
+            That it is brought to.
+    """
+    if embeds is not None:
+        entries = 1 if isinstance(embeds, torch.Tensor) and len(embeds.shape) and len(embeds) == 1 else num_images
+        check_tensor(name, embeds, (entries, None, channels), dtype)
+
+
+def check_tensor(name: str, tensor: Any, shape: Sequence[int | None], dtype: torch.dtype) -> None:
+    """A floating-point tensor of a shape, whose values stay finite in the precision that it is brought to.
+
+    Args:
+        name (`str`):
+            Of the argument.
+        tensor:
+            What was given.
+        shape (`Sequence[int | None]`):
+            What is wanted; `None` stands for any length but zero.
+        dtype (`torch.dtype`):
+            That it is brought to.
+    """
+    lengths = ", ".join("any" if length is None else str(length) for length in shape)
+    accepted = f"`{name}` must be a floating-point tensor of shape ({lengths}), got"
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{accepted} {checks.shown(tensor)}.")
+    if not tensor.is_floating_point() or tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        raise TypeError(f"{accepted} one of {tensor.dtype} on {tensor.device} with the layout {tensor.layout}.")
+    fits = tensor.ndim == len(shape)
+    if not fits or not all(b in (a, None) and a for a, b in zip(tensor.shape, shape, strict=True)):
+        raise ValueError(f"{accepted} {tuple(tensor.shape)}.")
+    if not tensor.to(dtype).isfinite().all():
+        raise ValueError(f"`{name}` must be finite in {dtype}; it holds NaN, infinity or larger numbers.")
+
+
+def _largest_sigma(scheduler: Any) -> float:
+    """The most noise that the networks know, relative to the signal."""
+    signal = float(scheduler.alphas_cumprod.min())
+    return ((1 - signal) / signal) ** 0.5 * (1 + 1e-3) if signal > 0 else 1e4

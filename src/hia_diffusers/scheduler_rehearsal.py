@@ -1,0 +1,99 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a scheduler can denoise what HIA's networks predict, tried out on a few numbers before any network runs.
+
+diffusers has some fifty schedulers; a third of them fits. Neither a name nor a base class tells that one is made for
+another kind of model, or that a schedule has gaps. A rehearsal does: with predictions that are right, each step must
+be about as noisy as its timestep says, and the last must end at the clean sample.
+"""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+
+
+NEEDED = ("set_timesteps", "scale_model_input", "add_noise", "step", "alphas_cumprod", "init_noise_sigma", "order")
+
+# A sample whose error is as large as the noise was not denoised at all.
+MOST_ERROR = 0.5
+# Some spacings of diffusers are off by a factor of 20 where there are two steps.
+MOST_EXCESS_NOISE = 50.0
+
+
+def check_kind(scheduler: Any) -> None:
+    """Raise a `ValueError` where a scheduler is none for the noise of Stable Diffusion.
+
+    Args:
+        scheduler (`SchedulerMixin`):
+            Any.
+    """
+    lacking = [name for name in NEEDED if not hasattr(scheduler, name)]
+    if lacking:
+        raise ValueError(
+            "`scheduler` must be one for the noise of Stable Diffusion, such as DDIMScheduler, EulerDiscreteScheduler"
+            f" or DPMSolverMultistepScheduler, got {type(scheduler).__name__}, which has no `{lacking[0]}`."
+        )
+
+
+def rehearse(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], eta: float = 0.0) -> None:
+    """Run a scheduler with predictions that are right.
+
+    Args:
+        scheduler (`SchedulerMixin`):
+            Of that kind; it stays as it is.
+        num_inference_steps (`int`):
+            Denoising steps.
+        schedule (`dict[str, list]`):
+            `timesteps` or `sigmas` to use instead of the scheduler's spacing, or nothing.
+        eta (`float`, *optional*, defaults to 0.0):
+            Of DDIM; other schedulers ignore it.
+
+    Raises:
+        ValueError: If the scheduler cannot run, or does not end at the clean sample.
+    """
+    name = type(scheduler).__name__
+    given = next(iter(schedule), None)
+    where = f"`{given}`" if given else f"`scheduler` with `num_inference_steps={num_inference_steps}`"
+    try:
+        with torch.random.fork_rng(devices=[]):  # some draw from the global generator
+            torch.default_generator.manual_seed(0)
+            excess, error = _run(copy.copy(scheduler), num_inference_steps, schedule, eta)
+    except Exception as failure:  # each scheduler has its own way to say what it cannot do
+        reason = str(failure).strip().split("\n")[0]
+        raise ValueError(f"{where}: {name} cannot run it ({type(failure).__name__}: {reason}).") from failure
+    if not (error <= MOST_ERROR and excess <= MOST_EXCESS_NOISE):
+        raise ValueError(f"{where}: {name} does not end at a clean sample even if all predictions are right.")
+
+
+def _run(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], eta: float) -> tuple[float, float]:
+    """The most noise of a step, as a multiple of what its timestep says, and the root mean square of the error."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.linspace(-0.9, 0.9, 64, dtype=torch.float32).reshape(1, 4, 1, 4, 4)
+    timesteps, _ = retrieve_timesteps(scheduler, num_inference_steps, "cpu", **schedule)
+    accepted = inspect.signature(scheduler.step).parameters
+    arguments = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    sample = scheduler.add_noise(clean, noise, timesteps[:1])
+    signals, most = scheduler.alphas_cumprod.float().cpu(), 0.0
+    for timestep in timesteps:
+        seen = scheduler.scale_model_input(sample, timestep)
+        signal = _signal_at(signals, timestep)
+        epsilon = (seen - signal.sqrt() * clean) / (1 - signal).sqrt()
+        prediction = {
+            "epsilon": epsilon,
+            "v_prediction": signal.sqrt() * epsilon - (1 - signal).sqrt() * clean,
+            "sample": clean,
+        }[scheduler.config.get("prediction_type", "epsilon")]
+        most = max(most, float(epsilon.std()))
+        sample = scheduler.step(prediction, timestep, sample, **arguments).prev_sample
+    return most, float((sample - clean).square().mean().sqrt())
+
+
+def _signal_at(signals: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Between two timesteps, as some schedulers have them, linearly."""
+    time = float(timestep)
+    below = int(time)
+    return torch.lerp(signals[below], signals[min(below + 1, len(signals) - 1)], time - below)
