@@ -109,10 +109,11 @@ def test_batches_change_nothing(models, tmp_path):
     )
     expected = one_by_one.detect(frames, fps=30)
     for batch_size in (1, 4, 100):
-        people = KeypointDetector(**models, batch_size=batch_size).detect(frames, fps=30)
-        for name in ("xy", "score", "boxes"):
-            for given, wanted in zip(getattr(people, name), getattr(expected, name), strict=True):
-                np.testing.assert_allclose(given, wanted, atol=1e-4)
+        detector = KeypointDetector(**models, batch_size=batch_size)
+        for people in (detector.detect(frames, fps=30), detector.detect(iter(frames), fps=30)):
+            for name in ("xy", "score", "boxes"):
+                for given, wanted in zip(getattr(people, name), getattr(expected, name), strict=True):
+                    np.testing.assert_allclose(given, wanted, atol=1e-4)
 
 
 def test_batches_are_run_at_once(models):
@@ -391,8 +392,10 @@ FRAMES = np.zeros((2, 64, 48, 3), dtype=np.uint8)
         ("frames", FRAMES[0], 30),
         ("frames", FRAMES[:0], 30),
         ("frames", FRAMES[..., :1], 30),
-        ("frames", list(FRAMES), 30),
-        ("frames", torch.from_numpy(FRAMES), 30),
+        ("frames", [], 30),
+        ("frames", [FRAMES[0], FRAMES[0][:9]], 30),
+        ("frames", [FRAMES[0].astype(np.float32)], 30),
+        ("frames", 5, 30),
         ("fps", FRAMES, 0),
         ("fps", FRAMES, float("nan")),
         ("fps", FRAMES, "30"),

@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import gc
 import os
 import tracemalloc
 from fractions import Fraction
@@ -12,6 +13,7 @@ from PIL import Image
 
 from hia_diffusers.data.sound import has_sound
 from hia_diffusers.data.video import (
+    VideoFrames,
     check_output,
     read_frame_rate,
     read_frames,
@@ -161,6 +163,26 @@ def test_streaming_gives_the_frames_of_reading(tmp_path):
         np.testing.assert_array_equal(list(stream_frames(file)), frames)
 
 
+def test_frames_of_a_file_are_decoded_at_each_pass(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, moving_square(), fps=30)
+    whole = read_video(path).frames
+    frames = VideoFrames(path)
+    assert frames.shape == whole.shape and len(frames) == 8
+    for _ in range(2):
+        np.testing.assert_array_equal(list(frames), whole)
+    np.testing.assert_array_equal(list(frames[:3]), whole[:3])
+    assert len(VideoFrames(path, max_frames=5)[:99]) == 5 and frames[:None] is frames
+    for part in (slice(2, 4), slice(None, None, 2), 3):
+        with pytest.raises(TypeError, match="can be passed over and cut"):
+            frames[part]
+    write_video(path, moving_square(4), fps=30)
+    with pytest.raises(ValueError, match="clip.mp4' has changed since it was read first"):
+        list(frames)
+    with pytest.raises(FileNotFoundError, match="missing.mp4"):
+        VideoFrames(tmp_path / "missing.mp4")
+
+
 def test_streaming_and_writing_a_stream_need_no_memory_for_the_length(tmp_path):
     frame = moving_square(1, 240, 320)[0]
 
@@ -171,6 +193,18 @@ def test_streaming_and_writing_a_stream_need_no_memory_for_the_length(tmp_path):
         return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
 
     assert peak(60)[0] < peak(20)[0] + frame.nbytes
+
+
+def test_decoded_frames_are_gone_when_the_next_one_is_there(tmp_path):
+    """Their memory is FFmpeg's, which `tracemalloc` does not see."""
+    write_video(tmp_path / "clip.mp4", moving_square(), fps=30)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(map(np.mean, stream_frames(tmp_path / "clip.mp4")))) == 8
+        assert sum(type(item) is av.VideoFrame for item in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
 
 
 def test_streaming_goes_on_where_the_size_changes(tmp_path):

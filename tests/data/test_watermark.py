@@ -80,11 +80,20 @@ def test_both_marks_together(pictures, tmp_path):
         ({"text": " "}, "its text must be printable ASCII, as Pillow's font is, got ' '"),
         ({"text": "künstlich"}, "its text must be printable ASCII"),
         ({"text": "two\nlines"}, "its text must be printable ASCII"),
+        ({"text": 20000 * "x"}, "x' does not fit into 16384x180 pixels"),
+        ({"text": 5}, "`text` must be a str, got 5"),
+        ({"invisible": "yes"}, "`invisible` must be True or False, got 'yes'"),
     ],
 )
 def test_marks_that_cannot_be(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Watermark(**arguments)
+
+
+@pytest.mark.parametrize("max_frames", [0, 1.5, "2"])
+def test_a_number_of_frames_that_cannot_be_read(tmp_path, max_frames):
+    with pytest.raises((TypeError, ValueError), match="`max_frames` must be an integer from 1"):
+        read_watermark(tmp_path / "any.mp4", max_frames)
 
 
 def test_pictures_that_cannot_be_marked(pictures, tmp_path):

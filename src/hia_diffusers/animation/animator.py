@@ -313,7 +313,7 @@ class HIAAnimator:
                     detected = self.detect(motion, person) if detected is None else detected
                     keypoints = self.smooth(detected)
                 if measured:
-                    sharpness = MotionBlurConditioner()(keypoints, motion.frames).hand_sharpness
+                    sharpness = MotionBlurConditioner().measure_sharpness(keypoints, motion.frames)
                 if reference is not None:
                     retargeted = self.retarget(keypoints, reference.fit(height, width))
             aligned: Any = keypoints if retargeted is None else retargeted
@@ -417,8 +417,10 @@ class HIAAnimator:
             )
         if isinstance(motion, WholeBodyKeypoints):
             return conditioner(motion.fit(height, width), sharpness=sharpness)
-        pose_maps = (PIL.Image.fromarray(frame) for frame in motion.frames)
-        return conditioner.from_pose_video([fit_pose_map(pose_map, (width, height)) for pose_map in pose_maps])
+        pose = np.empty((len(motion), height, width, 3), np.uint8)
+        for index, frame in enumerate(motion.frames):  # at its own size, one at a time
+            pose[index] = np.asarray(fit_pose_map(PIL.Image.fromarray(frame), (width, height)))
+        return conditioner.from_pose_video(pose)
 
     def generate(
         self,

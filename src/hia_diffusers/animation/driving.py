@@ -4,18 +4,23 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.video import Video, check_frame_rate, read_video
+from ..data.video import Video, VideoFrames, check_frame_rate, read_frame_rate
 
 
 KINDS = ("video", "keypoints", "pose")
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
+
+# Pixels along the shorter side of a frame that are looked at.
+SAMPLED_SIDE = 128
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +35,8 @@ class Driving:
             `"video"` of a person, `"keypoints"` or `"pose"`, an OpenPose-style pose video.
         fps (`float`):
             Frames per second in [0.001, 1000], as videos can have.
-        frames (`np.ndarray`, *optional*):
-            uint8 RGB `(F, H, W, 3)` of a video or a pose video.
+        frames (`np.ndarray` or [`~data.video.VideoFrames`], *optional*):
+            uint8 RGB `(F, H, W, 3)` of a video or a pose video; of a file they are decoded as they are needed.
         keypoints (`WholeBodyKeypoints`, *optional*):
             The keypoints, where they drive.
         sound (`Path`, *optional*):
@@ -80,20 +85,20 @@ class Driving:
         """
         if driving_type not in ("auto", *KINDS):
             raise ValueError(f"`driving_type` must be auto, {', '.join(KINDS)}, got {driving_type!r}.")
-        if max_frames is not None and max_frames < 1:
-            raise ValueError(f"`max_frames` must be at least 1, got {max_frames}.")
+        max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
         if isinstance(driving, Driving):
-            frames, keypoints = driving.frames, driving.keypoints
+            keypoints = driving.keypoints
             return replace(
                 driving,
-                frames=None if frames is None else frames[:max_frames],
+                frames=None if driving.frames is None else driving.frames[:max_frames],
                 keypoints=None if keypoints is None else keypoints[:max_frames],
             )
         if isinstance(driving, WholeBodyKeypoints):
             kind = "keypoints" if driving_type == "auto" else driving_type
             return cls(kind, driving.fps, keypoints=driving[:max_frames])
         if isinstance(driving, Video):
-            video, sound = Video(driving.frames[:max_frames], driving.fps), None
+            frames: Any = driving.frames[:max_frames]
+            fps, sound = driving.fps, None
         elif not isinstance(driving, (str, os.PathLike)):
             raise TypeError(
                 f"`driving` must be a path, WholeBodyKeypoints, a Video or a Driving, got {type(driving).__name__}."
@@ -102,9 +107,9 @@ class Driving:
             keypoints = WholeBodyKeypoints.load(driving)[:max_frames]
             return cls("keypoints", keypoints.fps, keypoints=keypoints)
         else:
-            video, sound = read_video(driving, max_frames), Path(driving)
-        kind = recognise_video(video.frames) if driving_type == "auto" else driving_type
-        return cls(kind, video.fps, frames=video.frames, sound=sound)
+            frames, fps, sound = VideoFrames(driving, max_frames), read_frame_rate(driving), Path(driving)
+        kind = recognise_video(frames) if driving_type == "auto" else driving_type
+        return cls(kind, fps, frames=frames, sound=sound)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -119,19 +124,23 @@ class Driving:
         return self.frames.shape[2] if self.keypoints is None else self.keypoints.width
 
 
-def recognise_video(frames: np.ndarray) -> str:
+def recognise_video(frames: Iterable[np.ndarray]) -> str:
     """
     Tells `"pose"`, which has vivid or white lines on black, from `"video"`, and logs why.
 
     Args:
-        frames (`np.ndarray`):
-            uint8 RGB `(F, H, W, 3)`.
+        frames (`Iterable[np.ndarray]`):
+            uint8 RGB `(H, W, 3)` each.
     """
-    sample = frames[:: -(-len(frames) // 16), ::2, ::2]
-    brightest, darkest = sample.max(axis=-1), sample.min(axis=-1)
-    black = (brightest < 16).mean()
-    drawn = brightest >= 48
-    vivid = ((brightest - darkest > 0.6 * brightest) | (darkest >= 160))[drawn].mean() if drawn.any() else 0.0
+    counts = np.zeros(4)
+    for frame in frames:
+        step = max(2, min(frame.shape[:2]) // SAMPLED_SIDE)
+        sample = frame[::step, ::step]
+        brightest, darkest = sample.max(axis=-1), sample.min(axis=-1)
+        drawn = brightest >= 48
+        is_vivid = drawn & ((brightest - darkest > 0.6 * brightest) | (darkest >= 160))
+        counts += brightest.size, (brightest < 16).sum(), drawn.sum(), is_vivid.sum()
+    black, vivid = counts[1] / counts[0], counts[3] / max(counts[2], 1)
     kind, meaning = "video", "a video of a person"
     if black >= 0.5 and vivid >= 0.7:
         kind, meaning = "pose", "an OpenPose-style pose video"

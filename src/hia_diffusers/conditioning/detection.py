@@ -13,11 +13,12 @@ Axes: F frames, P people in a frame, K = 133 keypoints, N crops in a batch, H, W
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,13 +153,13 @@ class DetectedPeople:
 
 class _Detector(ABC):
     @abstractmethod
-    def detect(self, frames: np.ndarray, fps: float) -> DetectedPeople:
+    def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
         """
         Find everyone in every frame.
 
         Args:
-            frames (`np.ndarray` of shape `(F, H, W, 3)`):
-                uint8 RGB frames.
+            frames (`np.ndarray` of shape `(F, H, W, 3)`, or an iterable of `np.ndarray` of shape `(H, W, 3)`):
+                uint8 RGB frames. Of an iterable, no more than a batch is in memory at a time.
             fps (`float`):
                 Frames per second.
 
@@ -166,15 +167,15 @@ class _Detector(ABC):
             [`DetectedPeople`]: the people of each frame; an empty frame has none.
         """
 
-    def __call__(self, frames: np.ndarray, fps: float, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
+    def __call__(
+        self, frames: np.ndarray | Iterable[np.ndarray], fps: float, person: Sequence[float] | None = None
+    ) -> WholeBodyKeypoints:
         """
         Find everyone and follow one: `detect(frames, fps).follow(person)`.
 
         Args:
-            frames (`np.ndarray` of shape `(F, H, W, 3)`):
-                uint8 RGB frames.
-            fps (`float`):
-                Frames per second.
+            frames, fps:
+                As for `detect`.
             person (`Sequence[float]`, *optional*):
                 A box around the person, see [`DetectedPeople.follow`].
         """
@@ -253,11 +254,10 @@ class KeypointDetector(_Detector):
         if score_scale is not None:
             self._score_scale["pose"] = score_scale
 
-    def detect(self, frames: np.ndarray, fps: float) -> DetectedPeople:
-        _check_frames(frames, fps)
+    def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
         xy, score, boxes = [], [], []
-        for start in range(0, len(frames), self._batch_size):
-            batch = frames[start : start + self._batch_size]
+        for batch in _batches(frames, fps, self._batch_size):
+            height, width = batch[0].shape[:2]
             batch_boxes = self._find_people(batch)
             batch_xy, batch_score = self._find_keypoints("pose", batch, batch_boxes)
             if "feet" in self._networks:
@@ -267,9 +267,9 @@ class KeypointDetector(_Detector):
             boxes += batch_boxes
             xy += np.split(batch_xy, ends)
             score += np.split(batch_score, ends)
-        return DetectedPeople(xy, score, boxes, frames.shape[1], frames.shape[2], fps)
+        return DetectedPeople(xy, score, boxes, height, width, fps)
 
-    def _find_people(self, frames: np.ndarray) -> list[np.ndarray]:
+    def _find_people(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Boxes `(P, 4)` of each frame."""
         network = self._networks["detector"]
         pictures, ratios = zip(*(network.tool.preprocess(frame[..., ::-1]) for frame in frames), strict=True)
@@ -285,7 +285,9 @@ class KeypointDetector(_Detector):
             boxes.append(people[(people[:, 2:] > people[:, :2]).all(axis=1)])
         return boxes
 
-    def _find_keypoints(self, role: str, frames: np.ndarray, boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _find_keypoints(
+        self, role: str, frames: Sequence[np.ndarray], boxes: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Points `(N, 133, 2)` and scores `(N, 133)` of the people of all frames, one after the other."""
         network = self._networks[role]
         people = [(frame, box) for frame, frame_boxes in zip(frames, boxes, strict=True) for box in frame_boxes]
@@ -360,13 +362,12 @@ class OpenPoseKeypointDetector(_Detector):
         self._openpose = openpose.OpenposeDetector(*loaded.values()).to(device)
         self.providers = {role: str(next(net.model.parameters()).device) for role, net in loaded.items()}
 
-    def detect(self, frames: np.ndarray, fps: float) -> DetectedPeople:
-        _check_frames(frames, fps)
+    def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
         from controlnet_aux.util import resize_image
 
-        height, width = frames.shape[1:3]
         xy, score, boxes = [], [], []
-        for frame in frames:
+        for (frame,) in _batches(frames, fps, 1):
+            height, width = frame.shape[:2]
             picture = resize_image(frame, _OPENPOSE_RESOLUTION)
             poses = self._openpose.detect_poses(picture, include_hand=True, include_face=True)
             frame_xy, frame_score = _openpose_points(poses, picture.shape[:2])
@@ -530,6 +531,24 @@ def _fixed_size(role: str, path: Path, shape: Sequence) -> tuple[int, int]:
     if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]):
         raise ValueError(f"`{role}_model` must take pictures of one size, got an input of shape {shape}: {path}.")
     return shape[2], shape[3]
+
+
+def _batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
+    """Checked frames `(H, W, 3)`, so many at a time: parts of an array, or lists."""
+    if isinstance(frames, np.ndarray) or not isinstance(frames, Iterable):
+        _check_frames(frames, fps)
+        yield from (frames[start : start + size] for start in range(0, len(frames), size))
+        return
+    each, height_width = iter(frames), set()
+    while batch := list(itertools.islice(each, size)):
+        height_width |= {np.shape(frame)[:2] for frame in batch}
+        if len(height_width) > 1:
+            raise ValueError(f"`frames` must be of one size, got (H, W) of {sorted(height_width)}.")
+        for frame in batch:
+            _check_frames(np.asarray(frame)[None], fps)
+        yield batch
+    if not height_width:
+        raise ValueError("`frames` must hold at least one frame, got none.")
 
 
 def _check_frames(frames: Any, fps: Any) -> None:

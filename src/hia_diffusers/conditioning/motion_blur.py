@@ -6,7 +6,7 @@ Axes: F frames, H, W; hands are ordered left, right (the person's). Pixels follo
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,7 +264,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     def __call__(
         self,
         keypoints: WholeBodyKeypoints,
-        frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor | None = None,
+        frames: Any = None,
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
         previous_keypoints: WholeBodyKeypoints | None = None,
     ) -> MotionBlurCondition:
@@ -276,7 +276,8 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 The person in each of the F frames.
             frames (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`, *optional*):
                 The pictures that the keypoints were found in, of the keypoints' height and width: PIL pictures, uint8
-                or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in `[0, 1]`.
+                or float `[0, 1]` arrays `(F, H, W, 3)`, a float tensor `(F, 3, H, W)` in `[0, 1]`, or
+                [`~data.video.VideoFrames`], which are measured as they are decoded.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
                 `"auto"` measures it on `frames`; without frames it is unknown, and the blur channels are zero. A
                 number in `[0, 1]` is used for both hands, two numbers for the left and the right hand, and an array
@@ -301,13 +302,8 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         if not isinstance(previous, WholeBodyKeypoints):
             raise TypeError(f"`previous_keypoints` must be WholeBodyKeypoints, got {type(previous).__name__}.")
         wanted_sharpness = _sharpness_array(sharpness, len(keypoints))
-        pictures = None if frames is None else _picture_array(frames)
+        pictures = None if frames is None else _pictures_of(keypoints, frames)
         clip_shape = (len(keypoints), keypoints.height, keypoints.width)
-        if pictures is not None and pictures.shape[:3] != clip_shape:
-            raise ValueError(
-                f"`frames` must match `keypoints`: (F, H, W) is {pictures.shape[:3]} for the frames and {clip_shape} "
-                "for the keypoints."
-            )
         previous_shape = (len(previous), previous.height, previous.width)
         if previous_shape != clip_shape:
             raise ValueError(
@@ -317,7 +313,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         if wanted_sharpness is not None:
             hand_sharpness = wanted_sharpness
         elif pictures is not None:
-            hand_sharpness = self.squash_sharpness(self._laplacian_variance(pictures, boxes))
+            hand_sharpness = self._sharpness(pictures, boxes)
         else:
             hand_sharpness = np.full(boxes.shape[:2], np.nan)
         return MotionBlurCondition(
@@ -327,6 +323,23 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             hand_sharpness=np.where(np.isnan(boxes[..., 0]), np.nan, hand_sharpness).astype(np.float32),
             max_motion=self.config.max_motion,
         )
+
+    def measure_sharpness(self, keypoints: WholeBodyKeypoints, frames: Any) -> np.ndarray:
+        """
+        The sharpness of the hands in a clip, without its condition.
+
+        Args:
+            keypoints, frames:
+                As for a call.
+
+        Returns:
+            `np.ndarray` of shape `(F, 2)`: float32 in [0, 1] for the left and the right hand, NaN where there is none.
+
+        Raises:
+            `TypeError`, `ValueError`: as a call.
+        """
+        sharpness = self._sharpness(_pictures_of(keypoints, frames), self._hand_boxes(keypoints)[0])
+        return sharpness.astype(np.float32)
 
     def from_pose_video(self, frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor) -> MotionBlurCondition:
         """
@@ -409,15 +422,15 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 motion[frame, hand] = displacement / side * (keypoints.fps / NOMINAL_FPS)
         return motion
 
-    def _laplacian_variance(self, pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Variance of the Laplacian (Eq. 3) in each box `(F, 2)`, NaN where there is no box or too little of it."""
+    def _sharpness(self, pictures: Iterable[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+        """Squashed variance of the Laplacian in each box `(F, 2)`, NaN where there is no box or too little of it."""
         variance = np.full(boxes.shape[:2], np.nan)
-        for frame in range(len(pictures)):
-            grey = PIL.Image.fromarray(pictures[frame].astype(np.float32) @ LUMA)
+        for frame, picture in enumerate(pictures):
+            grey = PIL.Image.fromarray(picture.astype(np.float32) @ LUMA)
             for hand in range(2):
                 if np.isfinite(boxes[frame, hand]).all():
                     variance[frame, hand] = _laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)
-        return variance
+        return self.squash_sharpness(variance)
 
     def _visible(self, keypoints: WholeBodyKeypoints) -> np.ndarray:
         return keypoints.score > self.config.score_threshold
@@ -450,6 +463,20 @@ def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> fl
     crop = cv2.GaussianBlur(crop, (0, 0), SHARPNESS_SMOOTHING)
     neighbours = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:]
     return float(np.var(neighbours - 4 * crop[1:-1, 1:-1]))
+
+
+def _pictures_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
+    """Pictures that the keypoints were found in, in any accepted form, as uint8 `(F, H, W, 3)` to pass over."""
+    is_array = isinstance(frames, (np.ndarray, torch.Tensor))
+    is_stream = not is_array and isinstance(frames, Iterable) and len(getattr(frames, "shape", ())) == 4
+    pictures = frames if is_stream else _picture_array(frames)
+    clip_shape = (len(keypoints), keypoints.height, keypoints.width)
+    if pictures.shape[:3] != clip_shape:
+        raise ValueError(
+            f"`frames` must match `keypoints`: (F, H, W) is {pictures.shape[:3]} for the frames and {clip_shape} "
+            "for the keypoints."
+        )
+    return pictures
 
 
 def _picture_array(frames: Any) -> np.ndarray:

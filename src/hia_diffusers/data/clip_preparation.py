@@ -30,7 +30,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ..conditioning.detection import DetectedPeople, KeypointDetector
+from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
@@ -231,15 +231,7 @@ class ClipPreparer:
     ) -> tuple[WholeBodyKeypoints, float]:
         """The person in a scene that begins at frame `start`, and the share of its frames with several people."""
         if saved is None:
-            batches = [self._detector.detect(np.stack(batch), fps) for batch in _batches(frames)]
-            people = DetectedPeople(
-                xy=[xy for batch in batches for xy in batch.xy],
-                score=[score for batch in batches for score in batch.score],
-                boxes=[boxes for batch in batches for boxes in batch.boxes],
-                height=batches[0].height,
-                width=batches[0].width,
-                fps=fps,
-            )
+            people = self._detector.detect(frames, fps)
             keypoints, several_share = people.follow(), float(np.mean([_is_crowd(boxes) for boxes in people.boxes]))
         else:
             shapes = [frame.shape[:2] for frame in frames]

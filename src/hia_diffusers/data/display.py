@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
 from ..checks import MAX_SIDE
@@ -26,6 +26,10 @@ WIDE_GAMUT = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMP
 
 # FFmpeg shows a frame upright that is stored turned by this little.
 LEVEL = math.tan(math.radians(1))
+
+
+# A frame's own property refers to the frame, and the frame to it: it would stay until Python looks for such circles.
+SIDE_DATA: Any = SideDataContainer
 
 
 class Display:
@@ -65,8 +69,7 @@ class Display:
             height = round(height / self._pixel_aspect)
         if max(width, height) > MAX_SIDE:
             raise ValueError(f"{self._name!r} is shown at {width}x{height}; sides must be at most {MAX_SIDE} pixels.")
-        side_data: Any = frame.side_data  # its annotations know names only
-        matrix = side_data.get(Type.DISPLAYMATRIX)
+        matrix = SIDE_DATA(frame).get(Type.DISPLAYMATRIX)
         if frame.color_trc in HDR or frame.color_primaries in WIDE_GAMUT:
             frame = self._in_bt709(frame)
         see_through = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)

@@ -49,6 +49,63 @@ class Video:
     fps: float
 
 
+class VideoFrames:
+    """
+    The frames of a video file, decoded anew by every pass over them, so that memory does not grow with their number.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file, as for [`read_video`].
+        max_frames (`int`, *optional*):
+            Stop after this many frames. The default decodes all of them.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: while passing over them, as [`read_video`], or if the file has changed since the first pass.
+    """
+
+    def __init__(self, path: str | os.PathLike, max_frames: int | None = None):
+        self.path = path
+        self.max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+        self._shape: tuple[int, int, int, int] | None = None
+        _check_file(path)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 RGB frames `(H, W, 3)`."""
+        count, size = 0, None
+        for frame in itertools.islice(stream_frames(self.path), self.max_frames):
+            size = size or frame.shape
+            if frame.shape != size:
+                raise ValueError(f"{str(self.path)!r} changes its frame size at frame {count}.")
+            count += 1
+            yield frame
+        assert size is not None  # a file without frames is an error
+        shape = (count, *size)
+        if self._shape not in (None, shape):
+            raise ValueError(f"{str(self.path)!r} has changed since it was read first.")
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(F, H, W, 3)`. It is known after the first pass, which asking for it makes."""
+        if self._shape is None:
+            for _ in self:
+                pass
+        assert self._shape is not None
+        return self._shape
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return self.shape[0]
+
+    def __getitem__(self, frames: slice) -> "VideoFrames":
+        """The beginning of the clip."""
+        if not isinstance(frames, slice) or frames.start not in (None, 0) or frames.step not in (None, 1):
+            raise TypeError(f"`frames` of a file can be passed over and cut as frames[:20], got {frames!r}.")
+        limits = [limit for limit in (self.max_frames, frames.stop) if limit is not None]
+        return self if frames.stop is None else VideoFrames(self.path, min(limits))
+
+
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
     """
     Decodes a video file, as a player shows it: see [`~data.display.Display`].
@@ -66,16 +123,12 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
         `FileNotFoundError`: if there is no such file.
         `ValueError`: if `path` cannot be decoded (up to `max_frames`), holds no video stream or holds no frame.
     """
-    max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+    frames = VideoFrames(path, max_frames)
     fps = read_frame_rate(path)
-    pixels = bytearray()  # grows in place, with what there is: a list of frames would be copied into an array
-    for count, frame in enumerate(itertools.islice(stream_frames(path), max_frames)):
-        if not count:
-            shape = frame.shape
-        if frame.shape != shape:
-            raise ValueError(f"{str(path)!r} changes its frame size at frame {count}.")
+    pixels = bytearray()  # grows in place: a list of frames would be copied into an array
+    for frame in frames:
         pixels += frame.data
-    return Video(np.frombuffer(pixels, np.uint8).reshape(-1, *shape), fps)
+    return Video(np.frombuffer(pixels, np.uint8).reshape(frames.shape), fps)
 
 
 def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from .. import checks
 from .video import stream_frames
 
 
@@ -48,18 +49,24 @@ class Watermark:
 
     Raises:
         `ImportError`: an invisible mark is wanted, and the `watermark` extra is not installed.
-        `ValueError`: there is nothing to add, or `text` is empty or not printable ASCII, the characters of Pillow's
-            own font.
+        `TypeError`: `text` is no text, or `invisible` not `True` or `False`.
+        `ValueError`: there is nothing to add, or `text` is empty, not printable ASCII, the characters of Pillow's own
+            font, or longer than any frame is wide.
     """
 
     text: str | None = "AI-generated"
     invisible: bool = False
 
     def __post_init__(self):
+        if self.text is not None:
+            checks.instance("text", self.text, str)
+        checks.flag("invisible", self.invisible)
         if self.text is None and not self.invisible:
             raise ValueError("`watermark` must have a `text` or be `invisible`, got neither.")
         if self.text is not None and not (self.text.strip() and self.text.isascii() and self.text.isprintable()):
             raise ValueError(f"`watermark`: its text must be printable ASCII, as Pillow's font is, got {self.text!r}.")
+        if self.text is not None:
+            self.check_size(checks.MAX_SIDE, round(MIN_LABEL_HEIGHT / LABEL_HEIGHT))
         if self.invisible:
             _invisible_watermark()
 
@@ -119,8 +126,10 @@ def read_watermark(path: str | os.PathLike, max_frames: int = 16) -> float:
     Raises:
         `FileNotFoundError`: there is no such file.
         `ImportError`: the `watermark` extra is not installed.
+        `TypeError`, `ValueError`: `max_frames` is no integer from 1 on.
         `ValueError`: `path` cannot be decoded, or its frames are too small to hold a mark.
     """
+    checks.integer("max_frames", max_frames)
     decoder = _invisible_watermark().WatermarkDecoder("bits", 8 * len(MESSAGE))
     read = []
     for frame in itertools.islice(stream_frames(path), max_frames):
