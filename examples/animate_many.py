@@ -147,10 +147,10 @@ PATHS = ("image", "motion", "image_keypoints")
 
 
 def read_jobs(path):
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"--jobs: must end in {', '.join(READERS)}, got {str(path)!r}")
     try:
-        entries = READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+        entries = READERS[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
     except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"--jobs: {str(path)!r} cannot be read ({error})") from error
     if not isinstance(entries, list) or not entries:

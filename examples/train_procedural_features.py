@@ -313,7 +313,7 @@ def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, st
 
 
 def train(args):
-    if args.output.suffix != ".safetensors" or not args.output.parent.is_dir():
+    if args.output.suffix.lower() != ".safetensors" or not args.output.parent.is_dir():
         raise ValueError(f"--output: must end in .safetensors in a folder that exists, got {str(args.output)!r}")
     folder = args.work_dir / "clips"
     folder.mkdir(parents=True, exist_ok=True)

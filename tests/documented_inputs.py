@@ -5,6 +5,7 @@
 Whoever detects people sees those of `onnx_models.py`, and pipelines are random and small.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -147,6 +148,16 @@ def write_predictions(folder: Path) -> None:
 def write_i3d(folder: Path) -> None:
     torch.manual_seed(0)
     torch.save(I3D().state_dict(), folder / "i3d_pretrained_400.pt")
+
+
+def write_pose_file(folder: Path) -> None:
+    """The dance as ComfyUI saves it."""
+    canvas = {"canvas_height": HEIGHT, "canvas_width": WIDTH}
+    bodies = [
+        np.concatenate([body, score[:, None]], axis=1) for body, score in zip(*dance().openpose_body(), strict=True)
+    ]
+    poses = [{"people": [{"pose_keypoints_2d": body.ravel().tolist()}], **canvas} for body in bodies]
+    (folder / "pose.json").write_text(json.dumps(poses))
 
 
 def write_openpose(folder: Path) -> None:

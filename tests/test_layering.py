@@ -24,6 +24,7 @@ ALLOWED_IMPORTS = {
     "models.reference_attention": {"models.context_attention"},
     "models.controlnet": {"models.context_attention", "models.modeling_hia"},
     "models.unet_motion": {"models.modeling_hia", "models.reference_attention"},
+    "conditioning.keypoints": {"conditioning.pose_files", "conditioning.tracking"},
     "conditioning.openpose": {"conditioning.keypoints"},
     "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose", "images"},
     "conditioning.clips": {"conditioning.motion_blur", "images"},

@@ -100,22 +100,30 @@ class HIALoadMotion:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        about = "A video, or keypoints as .safetensors or .npz. A relative path is one in ComfyUI's input folder."
+        about = (
+            "A video, keypoints as .safetensors or .npz, or a pose file: OpenPose's .json, one with all frames or a "
+            "folder of them, MMPose's .json, DWPose's .npz or .npy. A relative path is one in ComfyUI's input folder."
+        )
+        pose_fps = "Frames per second of a pose file that does not state them; 0 for all other files"
         return {
             "required": {
                 "file": ("STRING", {"default": "", "tooltip": about}),
                 "kind": (["auto", *KINDS],),
                 "max_frames": ("INT", {"default": 0, "min": 0, "max": 10**6, "tooltip": "0 is all of them"}),
+                "pose_fps": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.01, "tooltip": pose_fps}),
             }
         }
 
     @classmethod
-    def IS_CHANGED(cls, file: str, kind: str, max_frames: int) -> float:
+    def IS_CHANGED(cls, file: str, kind: str, max_frames: int, pose_fps: float) -> float:
         path = input_path(file)
         return path.stat().st_mtime if path.is_file() else float("nan")
 
-    def load(self, file: str, kind: str, max_frames: int) -> tuple[Driving]:
-        return (Driving.load(input_path(file), kind, max_frames or None),)
+    def load(self, file: str, kind: str, max_frames: int, pose_fps: float) -> tuple[Driving]:
+        try:
+            return (Driving.load(input_path(file), kind, max_frames or None, pose_fps or None),)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`driving_fps`", "`pose_fps`")) from error
 
 
 class HIAMotionFromFrames:

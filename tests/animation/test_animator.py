@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import logging
 import tracemalloc
 from dataclasses import replace
@@ -181,6 +182,49 @@ def test_a_fast_person_alone_is_found_in_every_frame_and_frames_of_others_are_co
     animator.detect(animator.load_driving(Video(draw_scene(two), 30.0)))
     assert "The person is found in 3 of 5 frames of the driving." in caplog.messages
     assert any(message.startswith("In 2 frames without the person others are found") for message in caplog.messages)
+
+
+def test_pose_files_of_other_tools_drive(person, tmp_path):
+    animator = HIAAnimator(detector=Unwanted())
+    keypoints = keypoints_of(BOXES)
+    people = [[{"keypoints": xy.tolist(), "keypoint_scores": [1] * 133}] for xy in keypoints.xy]
+    (tmp_path / "poses").mkdir()
+    for frame, instances in enumerate(people):
+        (tmp_path / "poses" / f"{9 + frame}.json").write_text(json.dumps(instances))
+    video = [{"frame_id": frame, "instances": instances} for frame, instances in enumerate(people)]
+    (tmp_path / "poses.JSON").write_text(json.dumps(video))
+    with open(tmp_path / "poses.NPZ", "wb") as file:  # NumPy would add a suffix to the name
+        np.savez(file, keypoints=keypoints.xy, scores=keypoints.score)
+    np.save(tmp_path / "poses.npy", keypoints.xy / [WIDTH, HEIGHT])
+    known = {"driving_fps": FPS, "driving_size": (HEIGHT, WIDTH)}
+    for name in ("poses", "poses.JSON", "poses.NPZ", "poses.npy"):
+        for driving_type in ("auto", "keypoints"):
+            animation = animator.prepare(person, tmp_path / name, driving_type, **known)
+            np.testing.assert_allclose(animation.keypoints.xy, keypoints.xy, atol=1e-3)
+            assert animation.driving.kind == "keypoints" and animation.fps == FPS
+    for missing, name in (("its frame rate", "driving_fps"), ("the size of its picture", "driving_size")):
+        given = {key: value for key, value in known.items() if key != name}
+        with pytest.raises(ValueError, match=f"`driving`: .*poses.npy does not state {missing}; give `{name}`"):
+            animator.prepare(person, tmp_path / "poses.npy", **given)
+    keypoints.save(tmp_path / "own.npz")
+    with pytest.raises(ValueError, match="`driving_fps` must be left out or 30, as .*own.npz states, got 25"):
+        animator.prepare(person, tmp_path / "own.npz", driving_fps=25)
+    with pytest.raises(ValueError, match="`driving_size` must be left out or 128, as .*own.npz states, got 64"):
+        animator.prepare(person, tmp_path / "own.npz", driving_size=(64, WIDTH))
+    with pytest.raises(ValueError, match="`driving_fps`: only a pose file"):
+        animator.prepare(person, keypoints, driving_fps=25)
+    (tmp_path / "poses.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match="poses.pkl is a pickle, which can run code"):
+        animator.prepare(person, tmp_path / "poses.pkl", **known)
+
+
+def test_a_pose_file_of_the_picture_says_where_the_person_is(animator, dance, person, tmp_path):
+    head = keypoints_of([[(60, 8, 76, 60)]])
+    one = [{"keypoints": head.xy[0].tolist(), "keypoint_scores": [1] * 133}]
+    (tmp_path / "person.json").write_text(json.dumps(one))
+    animation = animator.prepare(person, keypoints_of(BOXES), image_keypoints=tmp_path / "person.json", **SIZE)
+    np.testing.assert_allclose(animation.image_keypoints.xy, head.xy, atol=1e-3)
+    assert animation.image_keypoints.width == person.width and animation.retargeted is not None
 
 
 def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog):

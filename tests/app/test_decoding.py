@@ -84,6 +84,23 @@ def test_only_the_beginning_of_a_motion_is_read(tmp_path, decoder):
         assert np.array_equal(read.xy, xy[:4]) and (read.height, read.width, read.fps) == (32, 24, 25.0)
 
 
+def test_pose_files_of_other_tools_are_read_or_say_what_to_do(decoder, tmp_path):
+    frame = {"people": [{"pose_keypoints_2d": [20, 30, 1] * 18}], "canvas_height": 160, "canvas_width": 96}
+    (tmp_path / "POSE.JSON").write_text(json.dumps(frame))
+    assert (decoder.motion(tmp_path / "POSE.JSON", 3).height, len(decoder.motion(tmp_path / "POSE.JSON", 3))) == (
+        160,
+        1,
+    )
+    (tmp_path / "poses.json").write_text(json.dumps([frame] * 2))
+    with pytest.raises(
+        ValueError, match="^'poses.json' does not state its frame rate: give that to WholeBodyKeypoints"
+    ):
+        decoder.motion(tmp_path / "poses.json", 3)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="no JSON: deep.json"):
+        decoder.motion(tmp_path / "deep.json", 3)
+
+
 def test_a_short_large_video_is_read_however_long_it_might_be_and_scaled_down(tmp_path):
     frames = np.zeros((2, 1080, 1920, 3), np.uint8)
     frames[0, 540:, :960] = 255

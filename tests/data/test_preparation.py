@@ -504,6 +504,12 @@ def test_videos_and_output_in_an_object_store(options, videos, prepared):
         store.pseudo_dirs[:] = [""]
 
 
+def test_videos_are_listed_in_the_order_of_their_numbers(tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number}.mp4").touch()
+    assert list_videos(tmp_path)[1] == [f"{number}.mp4" for number in range(12)]
+
+
 def test_a_list_of_videos(tmp_path, videos):
     assert list_videos(videos) == (str(videos), ["a.mp4", "more/b 1.mp4"])
     (videos / "list.txt").write_bytes(b"\xef\xbb\xbfmore//b 1.mp4\r\n\r\n  \r\n./a.mp4\r\n")

@@ -98,7 +98,7 @@ NEEDS = {
     "docs/feature_networks.md": Page(names=("videos",), files=(inputs.write_i3d,)),
     "docs/keypoints.md": Page(
         names=("np", "picture"),
-        files=(inputs.write_openpose,),
+        files=(inputs.write_openpose, inputs.write_pose_file),
         replaced={"person=(40, 60, 300, 700)": "person=(16, 4, 40, 60)"},
     ),
     "docs/loading.md": Page(names=("folder",)),

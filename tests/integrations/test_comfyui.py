@@ -92,8 +92,8 @@ def test_motions_of_files_and_of_frames_are_the_same(tmp_path):
     image, motion = run("HIAExampleMotion", person=1, dance=2, frames=2)
     KEYPOINTS.save(tmp_path / "dance.safetensors")
     file = str(tmp_path / "dance.safetensors")
-    (loaded,) = run("HIALoadMotion", file=file, kind="auto", max_frames=0)
-    (shorter,) = run("HIALoadMotion", file=file, kind="keypoints", max_frames=1)
+    (loaded,) = run("HIALoadMotion", file=file, kind="auto", max_frames=0, pose_fps=0.0)
+    (shorter,) = run("HIALoadMotion", file=file, kind="keypoints", max_frames=1, pose_fps=0.0)
     conditions = [run("HIACondition", image=image, motion=m, **ANYHOW)[0] for m in (motion, loaded, shorter)]
     expected = conditions[0].condition
     np.testing.assert_array_equal(conditions[1].condition.to_tensor(), expected.to_tensor())
@@ -119,9 +119,19 @@ def test_alpha_of_an_image_is_laid_on_white_and_grey_is_taken(pixel, seen):
     np.testing.assert_allclose(preview[0, 0, 0] * 255, seen, atol=1)
 
 
+def test_pose_files_of_comfyui_are_read_and_ask_for_their_rate(tmp_path):
+    frame = {"people": [{"pose_keypoints_2d": [20, 30, 1] * 18}], "canvas_height": 160, "canvas_width": 96}
+    (tmp_path / "pose.json").write_text(json.dumps([frame] * 3))
+    options = {"file": str(tmp_path / "pose.json"), "kind": "auto", "max_frames": 0}
+    (motion,) = run("HIALoadMotion", **options, pose_fps=24.0)
+    assert (len(motion), motion.kind, motion.fps) == (3, "keypoints", 24.0)
+    with pytest.raises(ValueError, match="pose.json does not state its frame rate; give `pose_fps`"):
+        run("HIALoadMotion", **options, pose_fps=0.0)
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
     is_changed = PACK_MODULE.NODE_CLASS_MAPPINGS["HIALoadMotion"].IS_CHANGED
-    choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0}
+    choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0, "pose_fps": 0.0}
     assert is_changed(**choice) != is_changed(**choice)  # it is not there, and may come
     KEYPOINTS.save(tmp_path / "dance.npz")
     first = is_changed(**choice)

@@ -218,6 +218,8 @@ class HIAAnimator:
         retargeted: WholeBodyKeypoints | None = None,
         condition: MotionBlurCondition | None = None,
         fps: float | None = None,
+        driving_fps: float | None = None,
+        driving_size: tuple[int, int] | None = None,
     ) -> HIAAnimation:
         """
         Every step but the last: what the pipeline is called with.
@@ -227,8 +229,8 @@ class HIAAnimator:
                 Picture of the person, as [`~images.load_image`] takes it. Where its aspect is not that of the result,
                 it is fitted into it whole, with bars in the colour of its border.
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
-                The motion: a video of a person, keypoints (also a `.safetensors` or `.npz` file of them) or an
-                OpenPose-style pose video.
+                The motion: a video of a person, keypoints (also a file of them, or a pose file of another tool, as
+                [`WholeBodyKeypoints.load`] reads them) or an OpenPose-style pose video.
             driving_type (`str`, *optional*, defaults to `"auto"`):
                 `"video"`, `"keypoints"` or `"pose"`; `"auto"` tells them apart by the suffix and the colours.
             max_frames (`int`, *optional*):
@@ -258,6 +260,10 @@ class HIAAnimator:
                 In place of what the step `condition` makes; the result has its size.
             fps (`float`, *optional*):
                 Frames per second of the result, in place of the driving's.
+            driving_fps (`float`, *optional*):
+                Frames per second of a pose file that does not state them.
+            driving_size (`tuple[int, int]`, *optional*):
+                Height and width of the picture that a pose file's points lie in, where the file does not state it.
 
         Returns:
             [`HIAAnimation`]: without `frames`.
@@ -274,7 +280,7 @@ class HIAAnimator:
         if height is not None and width is not None:
             checks.area(width, height)
         picture = load_image(image)
-        motion = self.load_driving(driving, driving_type, max_frames)
+        motion = self.load_driving(driving, driving_type, max_frames, driving_fps, driving_size)
         _check_use(
             motion,
             sharpness,
@@ -325,15 +331,17 @@ class HIAAnimator:
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
         driving_type: str = "auto",
         max_frames: int | None = None,
+        driving_fps: float | None = None,
+        driving_size: tuple[int, int] | None = None,
     ) -> Driving:
         """
         Read the driving clip: [`~animation.driving.Driving.load`].
 
         Args:
-            driving, driving_type, max_frames:
+            driving, driving_type, max_frames, driving_fps, driving_size:
                 As for [`~HIAAnimator.prepare`].
         """
-        return Driving.load(driving, driving_type, max_frames)
+        return Driving.load(driving, driving_type, max_frames, driving_fps, driving_size)
 
     def detect(self, driving: Driving, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
         """
@@ -518,7 +526,7 @@ class HIAAnimator:
         keypoints = image_keypoints
         if not isinstance(keypoints, WholeBodyKeypoints):
             try:
-                keypoints = WholeBodyKeypoints.load(keypoints)
+                keypoints = WholeBodyKeypoints.load(keypoints, picture.height, picture.width)
             except ValueError as error:
                 raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
         if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:

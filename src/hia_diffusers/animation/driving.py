@@ -4,6 +4,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning import pose_files
+from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..data.video import Video, VideoFrames, check_frame_rate, read_frame_rate
 
 
 KINDS = ("video", "keypoints", "pose")
-KEYPOINT_SUFFIXES = (".safetensors", ".npz")
+KEYPOINT_SUFFIXES = (".safetensors", *pose_files.SUFFIXES)
 
 # Pixels along the shorter side of a frame that are looked at.
 SAMPLED_SIDE = 128
@@ -64,18 +66,25 @@ class Driving:
         driving: "str | os.PathLike | WholeBodyKeypoints | Video | Driving",
         driving_type: str = "auto",
         max_frames: int | None = None,
+        driving_fps: float | None = None,
+        driving_size: tuple[int, int] | None = None,
     ) -> "Driving":
         """
         Read a driving clip.
 
         Args:
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
-                A video file, keypoints (also a `.safetensors` or `.npz` file of them), decoded frames, or what this
-                method returned.
+                A video file, keypoints (also a file of them, or a pose file or a folder of another tool, as
+                [`WholeBodyKeypoints.load`] reads them), decoded frames, or what this method returned.
             driving_type (`str`, *optional*, defaults to `"auto"`):
-                Which kind it is. `"auto"` tells keypoints by their suffix, and pose videos by their colours.
+                Which kind it is. `"auto"` tells keypoints by their suffix, in any case, and pose videos by their
+                colours.
             max_frames (`int`, *optional*):
                 Use only the beginning, of so many frames.
+            driving_fps (`float`, *optional*):
+                Frames per second of a pose file that does not state them.
+            driving_size (`tuple[int, int]`, *optional*):
+                Height and width, in pixels, of the picture of a pose file that does not state them.
 
         Raises:
             `TypeError`: `driving` is none of these.
@@ -86,6 +95,11 @@ class Driving:
         if driving_type not in ("auto", *KINDS):
             raise ValueError(f"`driving_type` must be auto, {', '.join(KINDS)}, got {driving_type!r}.")
         max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+        is_path = isinstance(driving, (str, os.PathLike))
+        is_keypoints = is_path and (driving_type == "keypoints" or driving_type == "auto" and _is_pose_file(driving))
+        for name, value in (("driving_fps", driving_fps), ("driving_size", driving_size)):
+            if value is not None and not is_keypoints:
+                raise ValueError(f"`{name}`: only a pose file may not state it; a `driving` of another kind does")
         if isinstance(driving, Driving):
             keypoints = driving.keypoints
             return replace(
@@ -99,12 +113,12 @@ class Driving:
         if isinstance(driving, Video):
             frames: Any = driving.frames[:max_frames]
             fps, sound = driving.fps, None
-        elif not isinstance(driving, (str, os.PathLike)):
+        elif not is_path:
             raise TypeError(
                 f"`driving` must be a path, WholeBodyKeypoints, a Video or a Driving, got {type(driving).__name__}."
             )
-        elif driving_type == "keypoints" or driving_type == "auto" and Path(driving).suffix in KEYPOINT_SUFFIXES:
-            keypoints = WholeBodyKeypoints.load(driving)[:max_frames]
+        elif is_keypoints:
+            keypoints = _load_keypoints(driving, driving_fps, driving_size)[:max_frames]
             return cls("keypoints", keypoints.fps, keypoints=keypoints)
         else:
             frames, fps, sound = VideoFrames(driving, max_frames), read_frame_rate(driving), Path(driving)
@@ -122,6 +136,23 @@ class Driving:
     @property
     def width(self) -> int:
         return self.frames.shape[2] if self.keypoints is None else self.keypoints.width
+
+
+def _is_pose_file(path: Any) -> bool:
+    """Pickles count as one, so that they are refused as what they are."""
+    return Path(path).is_dir() or Path(path).suffix.lower() in (*KEYPOINT_SUFFIXES, *pose_files.PICKLES)
+
+
+def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) -> WholeBodyKeypoints:
+    height, width = (None, None) if size is None else size
+    try:
+        return WholeBodyKeypoints.load(path, height, width, fps)
+    except NotStatedError as error:
+        name = "driving_fps" if "rate" in error.what else "driving_size"
+        raise ValueError(f"`driving`: {path} does not state {error.what}; give `{name}`.") from error
+    except ValueError as error:
+        message = re.sub("^`(height|width)`", "`driving_size`", str(error))
+        raise ValueError(re.sub("^`fps`", "`driving_fps`", message)) from error
 
 
 def recognise_video(frames: Iterable[np.ndarray]) -> str:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..data.containers import open_container
 from ..data.video import read_frame_rate, stream_frames
 from ..images import load_image
@@ -71,8 +71,14 @@ def read_video(path: Path, limits: Limits) -> Answer:
 
 
 def read_keypoints(path: Path, limits: Limits) -> Answer:
-    """The beginning of the keypoints, as [`WholeBodyKeypoints`] has them."""
-    keypoints = WholeBodyKeypoints.load(path)[: limits.max_frames]
+    """The beginning of the keypoints of any pose file, as [`WholeBodyKeypoints`] has them."""
+    try:
+        keypoints = WholeBodyKeypoints.load(path)[: limits.max_frames]
+    except NotStatedError as error:
+        raise ValueError(
+            f"{path.name!r} does not state {error.what}: give that to WholeBodyKeypoints.load, and upload what its "
+            "method save writes."
+        ) from error
     numbers = {name: getattr(keypoints, name) for name in ("height", "width", "fps")}
     return numbers, {"xy": keypoints.xy, "score": keypoints.score}
 

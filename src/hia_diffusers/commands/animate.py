@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import check_writable
-from .arguments import OneLineParser, number, size
+from .arguments import OneLineParser, number, picture_size, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
 from .running import run
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from ..animation.animator import HIAAnimation, HIAAnimator
 
 DRIVING_HELP = (
-    "the motion: a video of a person, keypoints (.safetensors or .npz, saved by WholeBodyKeypoints) or an "
-    "OpenPose-style pose video; the result has its frame rate"
+    "the motion: a video of a person, an OpenPose-style pose video, keypoints (saved by WholeBodyKeypoints), or a "
+    "pose file of another tool: OpenPose's or ComfyUI's .json, a folder of them, MMPose's .json, DWPose's .npz or "
+    ".npy; the result has its frame rate"
 )
+DRIVING_FPS_HELP = "frames per second of a pose file that does not state them"
+DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the picture that the points of a pose file lie in, where it does not state it"
 DRIVING_TYPE_HELP = "what --driving is (default: auto, by its suffix and the colours of the video; prints its choice)"
 SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, where it has any)"
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
@@ -48,7 +51,10 @@ HIA_TINY_LIMITS = (
 USUAL_GUIDANCE, TINY_GUIDANCE = 3.5, 1.0
 
 # Arguments of the animator in its messages that are options of the same name here.
-OPTIONS = re.compile("`(image|driving|driving_type|image_keypoints|person|retarget|sharpness|watermark)(=False)?`")
+OPTIONS = re.compile(
+    "`(image|driving|driving_type|driving_fps|driving_size|image_keypoints|person|retarget|sharpness|watermark)"
+    "(=False)?`"
+)
 
 
 def sharpness(text: str) -> str | float:
@@ -71,6 +77,8 @@ def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
     add("--image", type=Path, required=True, help="picture of the person")
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
     add("--driving-type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
+    add("--driving-fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
+    add("--driving-size", type=picture_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
     add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
     add_model_options(parser)
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
@@ -99,7 +107,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     inputs = {"--image": args.image, "--driving": args.driving, "--image-keypoints": args.image_keypoints}
     inputs = {option: path for option, path in inputs.items() if path is not None}
     for option, path in inputs.items():
-        if not os.path.isfile(path):  # where the path is one that no file can have, too
+        # By os.path, where the path is one that no file can have, too.
+        if not os.path.isfile(path) and not (os.path.isdir(path) and option == "--driving"):
             raise ValueError(f"{option}: there is no file {str(path)!r}")
     if args.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
@@ -146,6 +155,8 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
         args.image,
         args.driving,
         driving_type=args.driving_type,
+        driving_fps=args.driving_fps,
+        driving_size=args.driving_size,
         max_frames=args.max_frames,
         person=args.person,
         retarget=args.retarget,

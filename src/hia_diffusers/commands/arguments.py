@@ -56,3 +56,12 @@ def size(text: str, smallest: int = 8, multiple_of: int = 8) -> tuple[int, int]:
             f"pixels in all, such as 512x768, got {text!r}"
         )
     return width, height
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """An argument type: WIDTHxHEIGHT of any picture, as height and width."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    width, height = map(int, match.groups()) if match else (0, 0)
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 1280x720, got {text!r}")
+    return height, width

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import check_writable, written_whole
+from ..natural_order import natural_order
 from .arguments import OneLineParser, number, size
 from .loading import VARIANT_HELP, choose_device, load_pipeline
 from .running import run
@@ -159,7 +159,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError("--guidance-interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
-    if args.output.suffix != ".json":
+    if args.output.suffix.lower() != ".json":
         raise ValueError(f"--output: must end in .json, got {str(args.output)!r}")
     try:
         check_writable(args.output)
@@ -216,7 +216,8 @@ def folder_clips(args: argparse.Namespace) -> dict[str, Clip]:
 
 
 def visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(paths, key=lambda path: natural_order(path.name))
 
 
 def find_clips(option: str, folder: Path) -> dict[str, Path]:
@@ -274,7 +275,7 @@ def frame_files(folder: Path) -> list[Path]:
     for path in visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
             raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
-        number = tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.stem))
+        number, _ = natural_order(path.stem)
         add_new(files, number, path, str(folder))  # 2 and 02 are the same frame
     if not files:
         raise ValueError(f"{str(folder)!r} holds no frames")

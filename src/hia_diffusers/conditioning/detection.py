@@ -28,7 +28,7 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from .keypoints import FEET, NUM_KEYPOINTS, WholeBodyKeypoints
-from .tracking import MIN_OVERLAP, areas, follow_boxes, overlaps
+from .tracking import MIN_OVERLAP, follow_boxes, largest_track, overlaps
 
 
 # Of boxes that the person detector keeps: rtmlib's threshold for models that suppress doubles themselves.
@@ -142,7 +142,7 @@ class DetectedPeople:
             `ValueError`: `person` is no box, or nobody is found there.
         """
         tracks = follow_boxes(self.boxes, self.fps)
-        track = _largest_track(self.boxes, tracks) if person is None else _track_at(person, self.boxes, tracks)
+        track = largest_track(self.boxes, tracks) if person is None else _track_at(person, self.boxes, tracks)
         xy = np.full((len(self.xy), NUM_KEYPOINTS, 2), np.nan, dtype=np.float32)
         score = np.zeros(xy.shape[:2], dtype=np.float32)
         for frame, names in enumerate(tracks):
@@ -588,14 +588,6 @@ def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray
         fps=1,
     )
     return keypoints.xy, keypoints.score
-
-
-def _largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
-    """The track of the largest person in the first frame with someone, -1 where there is nobody."""
-    for people, names in zip(boxes, tracks, strict=True):
-        if len(people):
-            return names[areas(people).argmax()]
-    return -1
 
 
 def _track_at(person: Sequence[float], boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:

@@ -10,7 +10,7 @@ mirrored point is at `width - x`, and a resized one at `x * new_width / width`.
 """
 
 import io
-import json
+import logging
 import math
 import os
 import zipfile
@@ -26,6 +26,8 @@ import torch
 from .. import checks
 from ..files import written_whole
 from ..fitting import fitted_place
+from . import pose_files
+from .tracking import follow_boxes, largest_track
 
 
 NUM_KEYPOINTS = 133
@@ -60,13 +62,15 @@ _LARGEST_SHAPES = {
 _SAFETENSORS_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 _LARGEST_NPY_HEADER = 2**14
 
-_OPENPOSE_JSON_KEYS = {
-    "body": "pose_keypoints_2d",
-    "left_hand": "hand_left_keypoints_2d",
-    "right_hand": "hand_right_keypoints_2d",
-    "face": "face_keypoints_2d",
+_PART_SIZES = {
+    **{"body": (18, 25), "coco_body": (17,), "feet": (6,)},
+    **{"left_hand": (21,), "right_hand": (21,), "face": (68, 70)},
 }
-_OPENPOSE_SIZES = {"body": (18, 25), "left_hand": (21,), "right_hand": (21,), "face": (68, 70)}
+
+# Coordinates of a picture that has more pixels are fractions of it where none of them is greater.
+_GREATEST_FRACTION = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 def _mirror_permutation() -> np.ndarray:
@@ -90,6 +94,24 @@ def _mirror_permutation() -> np.ndarray:
 
 
 _MIRROR = _mirror_permutation()
+
+
+class NotStatedError(ValueError):
+    """
+    A pose file does not state what must be known to use it.
+
+    Args:
+        path (`Path`):
+            The file.
+        what (`str`):
+            What it does not state.
+        arguments (`str`):
+            Those that say it instead.
+    """
+
+    def __init__(self, path: Path, what: str, arguments: str):
+        super().__init__(f"`path`: {path} does not state {what}; give {arguments}.")
+        self.what = what
 
 
 @dataclass(eq=False)
@@ -185,24 +207,74 @@ class WholeBodyKeypoints:
             partial.write_bytes(content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "WholeBodyKeypoints":
+    def load(
+        cls,
+        path: str | os.PathLike,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        person: int | None = None,
+    ) -> "WholeBodyKeypoints":
         """
-        Read keypoints that [`~WholeBodyKeypoints.save`] wrote.
+        Read keypoints that [`~WholeBodyKeypoints.save`] wrote, or a pose file of another tool.
+
+        Suffixes may be in any case. Of other tools are read: OpenPose's JSON, one file with one frame or, as ComfyUI
+        saves it, with a list of frames, or a folder with a file per frame in the order of their numbers; the JSON of
+        MMPose, and of AlphaPose and others in the form of COCO's results, with 17 or 133 points; `.npz` and `.npy`
+        arrays of RTMPose and DWPose, `keypoints` `(F, P, 133, 2)` with `scores` `(F, P, 133)` or x, y, score in one,
+        133 or DWPose's 134, or DWPose's `bodies`, `hands` and `faces` of one person. Pickles are not opened.
+
+        Coordinates that are fractions of the picture are recognised and brought to pixels.
 
         Args:
             path (`str` or `os.PathLike`):
-                A `.safetensors` or `.npz` file with the arrays `xy`, `score`, `height`, `width` and `fps`.
+                The file: `.safetensors` or `.npz` with the arrays `xy`, `score`, `height`, `width` and `fps`, or one
+                of those above.
+            height, width (`int`, *optional*):
+                Of the picture that the points lie in, in pixels, for files that do not state it.
+            fps (`float`, *optional*):
+                Frames per second, for files that do not state them. A single frame does without, and has 1.
+            person (`int`, *optional*):
+                Which of several people to take in every frame. By default the largest is followed, as
+                [`DetectedPeople.follow`] does it, and a warning says so.
 
         Raises:
             `FileNotFoundError`: there is no such file.
-            `ValueError`: another suffix, a damaged file, or an array that is missing or invalid.
+            [`NotStatedError`]: a size or a frame rate that the file does not state is not given.
+            `ValueError`: another kind of file, a damaged one, an array that is missing or invalid, or a size or a
+                frame rate is given that the file states otherwise.
         """
         path = Path(path)
+        if path.suffix.lower() == ".safetensors" or path.suffix.lower() == ".npz" and _holds_own_arrays(path):
+            keypoints = cls._load_own(path)
+        else:
+            frames, stated_fps = pose_files.read_pose_file(path)
+            size = _size_of(frames, path)
+            if size is None and (height is None or width is None):
+                raise NotStatedError(path, "the size of its picture", "`height` and `width`")
+            if stated_fps is None:
+                stated_fps = 1.0 if len(frames) == 1 and fps is None else fps
+            if stated_fps is None:
+                raise NotStatedError(path, "its frame rate", "`fps`")
+            try:
+                keypoints = cls._from_pose_frames(frames, *(size or (height, width)), stated_fps, person)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"`path` holds invalid keypoints: {path}. {error}") from error
+        for name, given in (("height", height), ("width", width), ("fps", fps)):
+            stated = getattr(keypoints, name)
+            if given is not None and given != stated:
+                raise ValueError(f"`{name}` must be left out or {stated:g}, as {path} states, got {given!r}.")
+        return keypoints
+
+    @classmethod
+    def _load_own(cls, path: Path) -> "WholeBodyKeypoints":
         suffix = _checked_suffix(path)
         if not path.is_file():
             raise FileNotFoundError(f"`path` is no file: {path}.")
         try:
             arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
+        except MemoryError:
+            raise
         except Exception as error:  # damaged files make the readers fail in many ways
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({reason}).") from error
@@ -340,13 +412,13 @@ class WholeBodyKeypoints:
         for name, frames in given.items():
             if len(frames) != len(body):
                 raise ValueError(f"`{name}` must have one entry per frame of `body` ({len(body)}), got {len(frames)}.")
-        points = [
-            _join_openpose_parts(
+        frames = [
+            _join_parts(
                 {name: _point_array(name, part[index]) for name, part in given.items() if part[index] is not None}
             )
             for index in range(len(body))
         ]
-        return cls._from_points(np.stack(points), height, width, fps)
+        return cls._from_people([points[None] for points in frames], height, width, fps, person=0)
 
     @classmethod
     def from_openpose_json(
@@ -358,14 +430,15 @@ class WholeBodyKeypoints:
         person: int | None = None,
     ) -> "WholeBodyKeypoints":
         """
-        Keypoints from the JSON that OpenPose writes, one file per frame.
+        Keypoints from OpenPose's JSON, from files or as it was parsed.
 
         Args:
             source (`str`, `os.PathLike` or `Sequence`):
-                A folder whose `*.json` files, sorted by name, are the frames; or a list with one file or one parsed
-                dictionary per frame. Bodies have 18 or 25 points, faces 68 or 70. A frame without people becomes a
-                frame of missing points. Where a frame states `canvas_width` and `canvas_height`, its coordinates are
-                scaled from that canvas to `width` and `height`.
+                A file with a frame or a list of frames; a folder, whose `*.json` files are the frames in the order of
+                the numbers in their names; or a list of files and of parsed dictionaries. Bodies have 18 or 25 points,
+                faces 68 or 70. A frame without people becomes a frame of missing points. Where a frame states
+                `canvas_width` and `canvas_height`, its coordinates are scaled from that canvas to `width` and
+                `height`; fractions of the picture are recognised.
             height (`int`):
                 Height of the picture in pixels.
             width (`int`):
@@ -373,16 +446,14 @@ class WholeBodyKeypoints:
             fps (`float`):
                 Frames per second.
             person (`int`, *optional*):
-                Which entry of `people` to take in every frame. By default it is, frame by frame, the person whose
-                points span the largest bounding box.
+                Which entry of `people` to take in every frame. By default the largest person is followed, as
+                [`DetectedPeople.follow`] does it.
 
         Raises:
             `FileNotFoundError`: the folder or a file does not exist.
             `ValueError`: a file is no OpenPose JSON, or no frame has that `person`.
         """
-        height, width = checks.side("height", height), checks.side("width", width)
-        frames = [_people_in_openpose_frame(frame, height, width) for frame in _openpose_frames(source)]
-        return cls._from_points(_select_person(frames, person), height, width, fps)
+        return cls._from_pose_frames(pose_files.read_json(source, "source"), height, width, fps, person)
 
     @classmethod
     def from_rtmlib(
@@ -409,8 +480,8 @@ class WholeBodyKeypoints:
             fps (`float`):
                 Frames per second.
             person (`int`, *optional*, defaults to `0`):
-                Which person to take in every frame; `None` takes, frame by frame, the one whose points span the
-                largest bounding box. Frames without that person become frames of missing points.
+                Which person to take in every frame; `None` follows the largest, as [`DetectedPeople.follow`] does it.
+                Frames without that person become frames of missing points.
         """
         if len(_checked_frames("keypoints", keypoints)) != len(_checked_frames("scores", scores)):
             raise ValueError(f"`scores` must have one entry per frame ({len(keypoints)}), got {len(scores)}.")
@@ -425,10 +496,35 @@ class WholeBodyKeypoints:
             if score.shape != xy.shape[:-1]:
                 raise ValueError(f"`scores` must be {xy.shape[:-1]} in frame {index}, got {score.shape}.")
             frames.append(np.concatenate([xy, score[..., None]], axis=-1).reshape(-1, NUM_KEYPOINTS, 3))
-        return cls._from_points(_select_person(frames, person), height, width, fps)
+        return cls._from_people(frames, height, width, fps, person)
 
     @classmethod
-    def _from_points(cls, points: np.ndarray, height: int, width: int, fps: float) -> "WholeBodyKeypoints":
+    def _from_pose_frames(
+        cls, frames: Sequence[pose_files.PoseFrame], height: Any, width: Any, fps: float, person: int | None
+    ) -> "WholeBodyKeypoints":
+        people = [np.reshape([_join_parts(one) for one in frame.people], (-1, NUM_KEYPOINTS, 3)) for frame in frames]
+        return cls._from_people(people, height, width, fps, person, [frame.canvas for frame in frames])
+
+    @classmethod
+    def _from_people(
+        cls,
+        frames: Sequence[np.ndarray],
+        height: Any,
+        width: Any,
+        fps: float,
+        person: int | None,
+        canvases: Sequence[tuple[float, float] | None] = (),
+    ) -> "WholeBodyKeypoints":
+        """One of the people of each frame, x, y, score `(P, 133, 3)`, in pixels of their canvas, if there is one."""
+        height, width = checks.side("height", height), checks.side("width", width)
+        fps = checks.number("fps", fps, above=0)
+        if _are_fractions(frames, height, width):
+            scales = [(width, height)] * len(frames)
+        else:
+            scales = [(width / canvas[1], height / canvas[0]) if canvas else (1.0, 1.0) for canvas in canvases]
+        for people, scale in zip(frames, scales, strict=False):
+            people[..., :2] *= scale
+        points = _select_person(frames, person, fps)
         return cls(points[..., :2], points[..., 2], height, width, fps)
 
 
@@ -481,18 +577,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for name in _LARGEST_SHAPES.keys() & {member.removesuffix(".npy") for member in archive.namelist()}:
-            member = archive.getinfo(f"{name}.npy")
             largest = 8 * math.prod(_LARGEST_SHAPES[name]) + _LARGEST_NPY_HEADER
-            if member.file_size > largest:
-                raise ValueError(f"{name} takes {member.file_size} bytes, more than the {largest} that it may")
-            content = io.BytesIO(archive.read(member))
-            version = np.lib.format.read_magic(content)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else (np.lib.format.read_array_header_2_0)
-            )
-            _check_shape(name, read_header(content)[0])
-            content.seek(0)
-            arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+            arrays[name] = pose_files.read_npz_member(archive, name, largest)
+            _check_shape(name, arrays[name].shape)
     return arrays
 
 
@@ -502,25 +589,68 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{name} has the shape {tuple(shape)}, not one up to {largest}")
 
 
-def _select_person(frames: Sequence[np.ndarray], person: int | None) -> np.ndarray:
+def _holds_own_arrays(path: Path) -> bool:
+    """Whether an .npz file is one of ours; damaged ones are taken for that, and named where they are read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "xy.npy" in archive.namelist() or not archive.namelist()
+    except Exception:
+        return True
+
+
+def _size_of(frames: Sequence[pose_files.PoseFrame], path: Path) -> tuple[int, int] | None:
+    """Height and width that all frames of a file state."""
+    canvases = {frame.canvas for frame in frames}
+    if len(canvases) > 1:
+        raise ValueError(f"`path`: the frames of {path} state several sizes of their pictures, or some state none.")
+    canvas = canvases.pop()
+    return None if canvas is None else (round(canvas[0]), round(canvas[1]))
+
+
+def _are_fractions(frames: Sequence[np.ndarray], height: int, width: int) -> bool:
+    """Whether coordinates are in parts of the picture."""
+    found = [people[(people[..., 2] > 0) & np.isfinite(people).all(axis=-1)][:, :2] for people in frames]
+    xy = np.concatenate([np.empty((0, 2)), *found])
+    if not len(xy) or min(height, width) <= 2 * _GREATEST_FRACTION or np.abs(xy).max() > _GREATEST_FRACTION:
+        return False
+    if xy.min() < -0.5:
+        raise ValueError("The coordinates are neither pixels nor fractions of the picture from 0 to 1: save pixels.")
+    return True
+
+
+def _select_person(frames: Sequence[np.ndarray], person: int | None, fps: float) -> np.ndarray:
     """From x, y, score `(P, 133, 3)` of each frame, those of one person `(F, 133, 3)`, NaN where he is absent."""
     most_people = max((len(people) for people in frames), default=0)
     if person is not None and not (_is_int(person) and 0 <= person < max(most_people, 1)):
         raise ValueError(f"`person` must be an index below {most_people}, the most people in a frame, got {person!r}.")
     selected = np.full((len(frames), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
-    for target, people in zip(selected, frames, strict=True):
-        index = person if person is not None else _largest_person(people)
-        if index < len(people):
-            target[:] = people[index]
+    if person is not None:
+        for target, people in zip(selected, frames, strict=True):
+            if person < len(people):
+                target[:] = people[person]
+        return selected
+
+    frames = [people[[(one[:, 2] > 0).any() for one in people]] if len(people) else people for people in frames]
+    boxes = [np.reshape([_box_of(one) for one in people], (-1, 4)) for people in frames]
+    tracks = follow_boxes(boxes, fps)
+    track = largest_track(boxes, tracks)
+    for target, people, names in zip(selected, frames, tracks, strict=True):
+        for one in people[names == track]:
+            target[:] = one
+    most_people = max(len(people) for people in frames)
+    if most_people > 1:
+        found = sum(track in names for names in tracks)
+        logger.warning(
+            "Of up to %d people in a frame the largest is followed, who is found in %d of %d frames.",
+            *(most_people, found, len(frames)),
+        )
     return selected
 
 
-def _largest_person(people: np.ndarray) -> int:
-    def box_area(points: np.ndarray) -> float:
-        found = points[(points[:, 2] > 0) & np.isfinite(points).all(axis=-1), :2]
-        return float(np.prod(np.ptp(found, axis=0))) if len(found) else -1.0
-
-    return max(range(len(people)), key=lambda index: box_area(people[index]), default=0)
+def _box_of(points: np.ndarray) -> np.ndarray:
+    """x0, y0, x1, y1 of a person's points x, y, score."""
+    found = points[(points[:, 2] > 0) & np.isfinite(points).all(axis=-1), :2]
+    return np.concatenate([found.min(axis=0), found.max(axis=0)]) if len(found) else np.zeros(4)
 
 
 def _checked_frames(name: str, frames: Any) -> Any:
@@ -543,11 +673,11 @@ def _point_array(name: str, points: Any) -> np.ndarray:
     return array
 
 
-def _join_openpose_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
-    """OpenPose's parts, each x, y, score `(n, 3)`, as x, y, score `(133, 3)` in COCO-WholeBody order."""
+def _join_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
+    """Parts as `pose_files` names them, each x, y, score `(n, 3)`, in COCO-WholeBody order `(133, 3)`."""
     for name, points in parts.items():
-        if len(points) not in _OPENPOSE_SIZES[name]:
-            accepted = " or ".join(str(size) for size in _OPENPOSE_SIZES[name])
+        if len(points) not in _PART_SIZES[name]:
+            accepted = " or ".join(str(size) for size in _PART_SIZES[name])
             raise ValueError(f"`{name}` must have {accepted} points, got {len(points)}.")
     joined = np.full((NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
     if "body" in parts:
@@ -557,54 +687,7 @@ def _join_openpose_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
             joined[FEET] = body[_FEET_IN_OPENPOSE_25]
     if "face" in parts:
         joined[FACE] = parts["face"][:68]
-    for name, hand in (("left_hand", LEFT_HAND), ("right_hand", RIGHT_HAND)):
+    for name, place in (("coco_body", BODY), ("feet", FEET), ("left_hand", LEFT_HAND), ("right_hand", RIGHT_HAND)):
         if name in parts:
-            joined[hand] = parts[name]
+            joined[place] = parts[name]
     return joined
-
-
-def _openpose_frames(source: Any) -> list[dict[str, Any]]:
-    """The parsed JSON of every frame."""
-    if isinstance(source, (str, os.PathLike)):
-        folder = Path(source)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"`source` is no folder: {folder}.")
-        source = sorted(folder.glob("*.json"))
-        if not source:
-            raise ValueError(f"`source` has no .json files: {folder}.")
-    frames = []
-    for index, frame in enumerate(_checked_frames("source", source)):
-        name = f"frame {index}"
-        if not isinstance(frame, dict):
-            name = str(frame)
-            if not Path(frame).is_file():
-                raise FileNotFoundError(f"`source` names a file that does not exist: {frame}.")
-            try:
-                frame = json.loads(Path(frame).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"`source` holds a file that is no JSON: {name} ({error}).") from error
-        if not isinstance(frame, dict) or not isinstance(frame.get("people"), list):
-            raise ValueError(f"`source` must hold OpenPose frames with a list `people`, {name} has none.")
-        frames.append(frame)
-    return frames
-
-
-def _people_in_openpose_frame(frame: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """x, y, score `(P, 133, 3)` of the people in one parsed frame."""
-    people = np.full((len(frame["people"]), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
-    for target, person in zip(people, frame["people"], strict=True):
-        if not isinstance(person, dict):
-            raise ValueError(f"`source` must hold people that are dictionaries, got {person!r}.")
-        parts = {}
-        for name, key in _OPENPOSE_JSON_KEYS.items():
-            values = _float_array("source", person.get(key) or [])
-            if values.ndim != 1 or len(values) % 3:
-                raise ValueError(f"`source` must list x, y, score in {key}, got an array of shape {values.shape}.")
-            if len(values):
-                parts[name] = values.reshape(-1, 3)
-        target[:] = _join_openpose_parts(parts)
-    if "canvas_width" in frame and "canvas_height" in frame:
-        canvas_width = checks.number("source: canvas_width", frame["canvas_width"], above=0)
-        canvas_height = checks.number("source: canvas_height", frame["canvas_height"], above=0)
-        people[..., :2] *= np.array([width / canvas_width, height / canvas_height])
-    return people

@@ -40,6 +40,23 @@ def follow_boxes(boxes: Sequence[np.ndarray], fps: float) -> list[np.ndarray]:
     return _joined_where_alone(tracks, max(2.0, MAX_GAP * fps))
 
 
+def largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
+    """
+    Of the person with the largest box in the first frame with someone.
+
+    Args:
+        boxes, tracks (`Sequence[np.ndarray]`):
+            What [`follow_boxes`] was given, and what it returned.
+
+    Returns:
+        `int`: the number of the track, -1 where there is nobody.
+    """
+    for people, names in zip(boxes, tracks, strict=True):
+        if len(people):
+            return int(names[areas(people).argmax()])
+    return -1
+
+
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     Intersection over union.

@@ -117,7 +117,7 @@ def read_config(argument: str, folder: Path) -> dict[str, Any]:
     path = find_file(argument, folder / "config.json")
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"`{argument}`: {path} is no JSON of a configuration: {error}") from error
 
 
@@ -135,7 +135,7 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
         ValueError: If the file is damaged, wants to run code, or holds anything but tensors.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -33,6 +33,7 @@ from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub.utils import tqdm
 
 from ..folder_lock import LOCK_FILE, locked_folder
+from ..natural_order import natural_order
 from .clip_index import SCHEMA_VERSION, check_inside, check_row, encode_index, import_pyarrow
 from .clip_preparation import (
     PARTIAL_FOLDER,
@@ -66,7 +67,8 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
             (UTF-8) with a path per line, relative to its own folder. Either may be an fsspec URL.
 
     Returns:
-        `tuple[str, list[str]]`: the folder, and the paths of the videos relative to it, sorted.
+        `tuple[str, list[str]]`: the folder, and the paths of the videos relative to it, in the order of the numbers in
+        their names.
 
     Raises:
         `FileNotFoundError`: there is no such folder or list, or a file that it names does not exist.
@@ -103,7 +105,7 @@ def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
         check_inside(filesystem, path, name, f"`videos` ({videos})")
         if not is_folder and not filesystem.exists(f"{path}/{name}"):
             raise FileNotFoundError(f"`videos` names a file that does not exist: {name}.")
-    return folder, sorted(names)
+    return folder, sorted(names, key=natural_order)
 
 
 def _files_in(filesystem: AbstractFileSystem, path: str) -> list[str]:

@@ -92,7 +92,7 @@ class IResNet(nn.Module):
             `ValueError`: the file cannot be read, or holds another network.
         """
         path = _local_file(weights)
-        state = _read_onnx(path) if path.suffix == ".onnx" else load_weights(path)
+        state = _read_onnx(path) if path.suffix.lower() == ".onnx" else load_weights(path)
         # In py-feat's files the convolution stands alone, since its batch norm is folded into it.
         state = {re.sub(r"\.downsample\.(weight|bias)$", r".downsample.0.\1", name): state[name] for name in state}
         network = cls._for_state(state, path)
@@ -188,7 +188,9 @@ def _local_file(weights: str | os.PathLike) -> Path:
     """The file on this machine; where it is missing, the error knows how InsightFace's packs are unpacked."""
     path = Path(weights)
     if path.is_dir():
-        inside = sorted(str(file) for file in path.rglob("*") if file.suffix in (".onnx", ".pth", ".safetensors"))
+        inside = sorted(
+            str(file) for file in path.rglob("*") if file.suffix.lower() in (".onnx", ".pth", ".safetensors")
+        )
         raise FileNotFoundError(
             f"`weights`: {str(path)!r} is a folder, give the file of the recognition network in it, such as"
             f" w600k_r50.onnx or glintr100.onnx; it holds {_listed(inside) or 'no weights'}."
