@@ -466,6 +466,44 @@ def test_a_failed_download_names_the_model(models, tmp_path, server, monkeypatch
         KeypointDetector(models["detector_model"], models["pose_model"])
 
 
+@pytest.fixture
+def served_pose_model(models, tmp_path, server, monkeypatch):
+    """A pose model that is served, and how to make one from it; the archive, the folder of downloads and requests."""
+    address, asked = server
+    archive = tmp_path / "served" / "pose.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(models["pose_model"], "20230831/end2end.onnx")
+    monkeypatch.setitem(POSE_MODELS, "rtmw-m-256x192", OnnxModel(f"{address}/pose.zip", 64, 48))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+
+    def make():
+        return KeypointDetector(models["detector_model"], "rtmw-m-256x192", feet_model=None)
+
+    return make, archive, tmp_path / "hub" / "hia_diffusers" / "rtmw-m-256x192", asked
+
+
+@pytest.mark.parametrize("name", ["pose.zip", "pose.onnx"])
+def test_half_a_download_that_is_kept_is_fetched_again(models, served_pose_model, name):
+    make, archive, folder, asked = served_pose_model
+    whole = archive if name.endswith("zip") else models["pose_model"]
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert make()(walk(1)[0], fps=30).score.any()
+    assert asked == ["/pose.zip"] and make() and asked == ["/pose.zip"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "pose.onnx"]
+
+
+def test_a_download_that_is_cut_off_is_tried_twice_named_and_repaired_by_the_next_run(served_pose_model):
+    make, archive, folder, asked = served_pose_model
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConnectionError, match=rf"pose.zip to {folder} \(whole: {folder / archive.name} was cut off"):
+        make()
+    assert asked == ["/pose.zip"] * 2 and sorted(path.name for path in folder.iterdir()) == [".lock"]
+    archive.write_bytes(whole)
+    assert make()(walk(1)[0], fps=30).score.any()
+
+
 def test_the_tables_agree_with_rtmlib():
     from rtmlib import Wholebody
 

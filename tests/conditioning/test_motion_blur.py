@@ -10,7 +10,7 @@ import torch
 
 from hia_diffusers.conditioning import keypoints as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
-from hia_diffusers.conditioning.motion_blur import SHARPNESS_SMOOTHING, MotionBlurConditioner
+from hia_diffusers.conditioning.motion_blur import SHARPNESS_SMOOTHING, MotionBlurCondition, MotionBlurConditioner
 from hia_diffusers.conditioning.openpose import draw_openpose
 
 
@@ -515,3 +515,75 @@ def test_squashing_a_negative_value_is_an_error(argument, method):
 def test_lines_suit_the_size_of_the_pictures(size, line_scale):
     conditioner = MotionBlurConditioner.for_size(*size, sharpness_scale=7.0)
     assert conditioner.config.line_scale == line_scale and conditioner.config.sharpness_scale == 7.0
+
+
+def parts(num_frames=3, **changes):
+    """The arguments of a condition of two hands."""
+    boxes = np.tile(np.float32([[10, 20, 40, 50], [60, 20, 90, 50]]), (num_frames, 1, 1))
+    made = {
+        "pose": np.zeros((num_frames, HEIGHT, WIDTH, 3), np.uint8),
+        "hand_boxes": boxes,
+        "hand_motion": np.full((num_frames, 2, 2), 0.5, np.float32),
+        "hand_sharpness": np.full((num_frames, 2), 0.5, np.float32),
+    }
+    return made | changes
+
+
+@pytest.mark.parametrize(
+    "box", [(-1e30, -1e30, 1e30, 1e30), (-50, 20, -10, 60), (1e30, 0, 2e30, 10), (30, 10, 400, 380)]
+)
+def test_boxes_anywhere_are_painted_where_they_are_in_the_picture(box):
+    boxes = np.full((1, 2, 4), np.nan)
+    boxes[0, 0] = box
+    maps = MotionBlurCondition(**parts(1, hand_boxes=boxes)).to_tensor()[0]
+    x0, y0, x1, y1 = np.clip(box, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(int)
+    expected = torch.zeros(HEIGHT, WIDTH)
+    expected[y0:y1, x0:x1] = 0.5
+    assert torch.equal(maps[5], expected)
+
+
+def test_points_that_are_nowhere_near_say_nothing_about_hands():
+    keypoints = two_hands()
+    keypoints.xy[1, kp.LEFT_HAND] = 1e38
+    condition = MotionBlurConditioner()(keypoints, sharpness=0.5)
+    assert np.isnan(condition.hand_boxes[1, LEFT]).all() and np.isfinite(condition.hand_boxes[1, RIGHT]).all()
+
+
+def changed(name, index, value):
+    array = parts()[name].copy()
+    array[index] = value
+    return {name: array}
+
+
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("pose", {"pose": "pose"}),
+        ("pose", {"pose": [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 3}),
+        ("pose", {"pose": np.zeros((3, HEIGHT, WIDTH, 3), np.float32)}),
+        ("pose", {"pose": np.zeros((3, HEIGHT, WIDTH, 1), np.uint8)}),
+        ("pose", {"pose": np.zeros((HEIGHT, WIDTH, 3), np.uint8)}),
+        ("pose", {"pose": np.zeros((3, 0, WIDTH, 3), np.uint8)}),
+        ("hand_boxes", {"hand_boxes": parts(2)["hand_boxes"]}),
+        ("hand_boxes", {"hand_boxes": parts()["hand_boxes"][:, :1]}),
+        ("hand_boxes", {"hand_boxes": "boxes"}),
+        ("hand_boxes", changed("hand_boxes", (1, 0, 2), np.inf)),
+        ("hand_boxes", changed("hand_boxes", (1, 0, 2), np.nan)),
+        ("hand_boxes", changed("hand_boxes", (1, 0, 2), 5)),
+        ("hand_motion", {"hand_motion": np.zeros((3, 2))}),
+        ("hand_motion", changed("hand_motion", (0, 1, 0), -np.inf)),
+        ("hand_sharpness", {"hand_sharpness": np.zeros((3, 2, 1))}),
+        ("hand_sharpness", {"hand_sharpness": None}),
+        ("hand_sharpness", changed("hand_sharpness", (2, 1), 1.01)),
+        ("hand_sharpness", changed("hand_sharpness", (2, 1), -0.01)),
+        ("max_motion", {"max_motion": 0}),
+        ("max_motion", {"max_motion": float("nan")}),
+        ("max_motion", {"max_motion": "1"}),
+    ],
+)
+def test_a_condition_of_bad_parts_is_named(argument, changes):
+    MotionBlurCondition(**parts())
+    with pytest.raises((TypeError, ValueError), match=f"^`{argument}` must"):
+        MotionBlurCondition(**parts(**changes))
+    with pytest.raises(ValueError, match="`pose` must be .* with F >= 1"):
+        MotionBlurCondition(**parts())[3:]

@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 from torch.nn import functional
 from torchvision import models
 
+from hia_diffusers.metrics import frame
 from hia_diffusers.metrics.frame import LPIPS, disco_l1, l1, psnr, ssim
 
 
@@ -196,3 +197,19 @@ def test_ssim_needs_a_whole_window():
     assert ssim(FRAMES[..., :7, :7], FRAMES[..., :7, :7]).tolist() == [1, 1]
     with pytest.raises(ValueError, match="at least 7 pixels"):
         ssim(FRAMES[..., :6], FRAMES[..., :6])
+
+
+def test_a_backbone_whose_download_broke_is_fetched_again(tmp_path, monkeypatch):
+    content = np.random.default_rng(0).bytes(5000)
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (tmp_path / name).write_bytes(content)
+    kept = tmp_path / "hub" / "checkpoints" / name
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content[:2000])
+    for _ in range(2):
+        assert frame._downloaded((tmp_path / name).as_uri()) == kept and kept.read_bytes() == content
+    kept.write_bytes(content[:2000])
+    (tmp_path / name).write_bytes(content[:3000])
+    with pytest.raises(ConnectionError, match=f"cannot be downloaded to {kept} .*invalid hash"):
+        frame._downloaded((tmp_path / name).as_uri())

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -247,7 +248,17 @@ class KeypointDetector(_Detector):
             for role, model in models.items()
         }
         self.sha256 = {role: _file_digest(role, path, expected) for role, (path, _) in found.items()}
-        self._networks = {role: _OnnxNetwork(role, *found[role], device) for role in found}
+        self._networks = {}
+        for role, (path, known) in found.items():
+            try:
+                self._networks[role] = _OnnxNetwork(role, path, known, device)
+            except _DamagedModelError:
+                if known is None or path.parent != _download_folder(str(models[role])):
+                    raise
+                path.unlink()
+                path = _download(role, str(models[role]), known)
+                self.sha256[role] = _file_digest(role, path, expected)
+                self._networks[role] = _OnnxNetwork(role, path, known, device)
         self.providers = {role: network.provider for role, network in self._networks.items()}
         self._batch_size = batch_size
         self._score_scale = {role: known.score_scale if known else 1.0 for role, (_, known) in found.items()}
@@ -378,6 +389,10 @@ class OpenPoseKeypointDetector(_Detector):
         return DetectedPeople(xy, score, boxes, height, width, fps)
 
 
+class _DamagedModelError(ValueError):
+    """A file is no whole ONNX model."""
+
+
 class _OnnxNetwork:
     """One of rtmlib's networks, run on as many pictures at once as its file takes."""
 
@@ -388,7 +403,8 @@ class _OnnxNetwork:
             with contextlib.redirect_stdout(None):  # rtmlib prints the path of every file it loads
                 self.tool = tool_class(str(path), backend="onnxruntime", device=device)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ValueError(f"`{role}_model` cannot be loaded by onnxruntime: {path} ({error}).") from error
+            kind = _DamagedModelError if type(error).__name__ == "InvalidProtobuf" else ValueError
+            raise kind(f"`{role}_model` cannot be loaded by onnxruntime: {path} ({error}).") from error
         self.provider = _checked_provider(self.tool.session, device)
         self._input = self.tool.session.get_inputs()[0]
         height, width = (known.height, known.width) if known else _fixed_size(role, path, self._input.shape)
@@ -482,16 +498,28 @@ def _download(role: str, name: str, model: OnnxModel) -> Path:
     from filelock import FileLock
     from rtmlib.tools.file import download_checkpoint
 
-    folder = Path(torch.hub.get_dir(), "hia_diffusers", name)
+    folder = _download_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock"):
-            return Path(download_checkpoint(model.url, dst_dir=str(folder)))
-    except Exception as error:  # of the network, the mirror or the zip file
-        raise ConnectionError(
-            f"`{role}_model` {name!r} cannot be downloaded from {model.url} ({error}); "
-            "give the path of an ONNX file instead."
-        ) from error
+    archive = folder / model.url.rsplit("/", 1)[1]
+    with FileLock(folder / ".lock"):
+        for is_last_try in (False, True):
+            try:
+                return Path(download_checkpoint(model.url, dst_dir=str(folder)))
+            except Exception as error:  # of the network, the mirror or the zip file
+                is_damaged = archive.exists()  # what could be unpacked is gone by now
+                archive.unlink(missing_ok=True)
+                shutil.rmtree(folder / "tmp", ignore_errors=True)
+                if is_last_try or not is_damaged:
+                    what = f"whole: {archive} was cut off or damaged, and is deleted" if is_damaged else str(error)
+                    raise ConnectionError(
+                        f"`{role}_model` {name!r} cannot be downloaded from {model.url} to {folder} ({what}); "
+                        "try again, or give the path of an ONNX file instead."
+                    ) from error
+    raise AssertionError("one of the tries returns or raises")
+
+
+def _download_folder(name: str) -> Path:
+    return Path(torch.hub.get_dir(), "hia_diffusers", name)
 
 
 def _find_openpose_file(model: str | os.PathLike, name: str) -> Path:

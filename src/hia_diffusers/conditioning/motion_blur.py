@@ -28,7 +28,7 @@ from .keypoints import (
     RIGHT_WRIST,
     WholeBodyKeypoints,
 )
-from .openpose import draw_openpose
+from .openpose import MAX_COORDINATE, draw_openpose
 
 
 NOMINAL_FPS = 30
@@ -75,6 +75,11 @@ class MotionBlurCondition:
             float32 `(F, 2)`, squashed to `[0, 1]`; NaN where unknown.
         max_motion (`float`, *optional*, defaults to `1.0`):
             The motion stored as 1 (and its negative as 0) in the maps.
+
+    Raises:
+        `TypeError`: `pose` is no array, another array holds no numbers, or `max_motion` is none.
+        `ValueError`: a shape or the dtype of `pose` is another, there are no frames, a value is infinite or, of the
+            sharpness, not in [0, 1], a box is not whole or has no area, or `max_motion` is not positive.
     """
 
     pose: np.ndarray
@@ -82,6 +87,25 @@ class MotionBlurCondition:
     hand_motion: np.ndarray
     hand_sharpness: np.ndarray
     max_motion: float = 1.0
+
+    def __post_init__(self):
+        checks.instance("pose", self.pose, np.ndarray)
+        shape = self.pose.shape
+        if self.pose.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+            raise ValueError(f"`pose` must be uint8 of shape (F, H, W, 3) with F >= 1, got {self.pose.dtype} {shape}.")
+        for name, last in (("hand_boxes", (4,)), ("hand_motion", (2,)), ("hand_sharpness", ())):
+            values = _float_array(name, getattr(self, name))
+            if values.shape != (len(self), 2, *last):
+                raise ValueError(f"`{name}` must have the shape {(len(self), 2, *last)}, got {values.shape}.")
+            if np.isinf(values).any():
+                raise ValueError(f"`{name}` must be finite, or NaN where there is none, got infinite values.")
+            setattr(self, name, values.astype(np.float32, copy=False))
+        boxes = self.hand_boxes[np.isfinite(self.hand_boxes).any(axis=-1)]
+        if not (boxes[:, 2:] > boxes[:, :2]).all():
+            raise ValueError("`hand_boxes` must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, or all NaN.")
+        if (self.hand_sharpness < 0).any() or (self.hand_sharpness > 1).any():
+            raise ValueError("`hand_sharpness` must be in [0, 1], or NaN where it is unknown.")
+        self.max_motion = checks.number("max_motion", self.max_motion, above=0)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -148,8 +172,9 @@ class MotionBlurCondition:
     def _pixels_of_hand(self, frame: int, hand: int) -> tuple[slice, slice, np.ndarray]:
         """Rows and columns whose pixel centres lie in a hand's box, and which of those pixels are not the other's."""
         box, other = self.hand_boxes[frame, [hand, 1 - hand]].astype(np.float64)
-        x0, y0 = np.ceil(box[:2] - 0.5).clip(0).astype(int)
-        x1, y1 = np.floor(box[2:] + 0.5).clip(0, [self.width, self.height]).astype(int)
+        size = [self.width, self.height]
+        x0, y0 = np.ceil(box[:2] - 0.5).clip(0, size).astype(int)
+        x1, y1 = np.floor(box[2:] + 0.5).clip(0, size).astype(int)
         x, y = np.arange(x0, x1) + 0.5, np.arange(y0, y1)[:, None] + 0.5
         in_other = (other[0] <= x) & (x <= other[2]) & (other[1] <= y) & (y <= other[3])
         nearer_other = _squared_distance(x, y, other) < _squared_distance(x, y, box)
@@ -433,7 +458,8 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return self.squash_sharpness(variance)
 
     def _visible(self, keypoints: WholeBodyKeypoints) -> np.ndarray:
-        return keypoints.score > self.config.score_threshold
+        is_near = (np.abs(keypoints.xy) < MAX_COORDINATE).all(axis=-1)  # as the map is drawn
+        return (keypoints.score > self.config.score_threshold) & is_near
 
 
 def _box_beyond_wrist(wrist: np.ndarray, elbow: np.ndarray) -> np.ndarray | None:

@@ -46,7 +46,7 @@ FACE_POINT_COLOR = (255, 255, 255)
 LIMB_BRIGHTNESS = 0.6
 
 # OpenCV keeps coordinates in fixed point; points farther out than this are treated as missing.
-_MAX_COORDINATE = 2**15 - 1
+MAX_COORDINATE = 2**15 - 1
 
 
 def draw_openpose(keypoints: WholeBodyKeypoints, score_threshold: float = 0.3, line_scale: float = 1.0) -> np.ndarray:
@@ -81,7 +81,7 @@ def draw_openpose(keypoints: WholeBodyKeypoints, score_threshold: float = 0.3, l
 def _drawable(xy: np.ndarray, score: np.ndarray, size: tuple[int, int], score_threshold: float) -> np.ndarray:
     """Coordinates as the detector's normalised points give them back, NaN where a point is not to be drawn."""
     divisor = np.asarray(size, dtype=xy.dtype)
-    visible = (score > score_threshold) & (np.abs(xy) < _MAX_COORDINATE).all(axis=-1)
+    visible = (score > score_threshold) & (np.abs(xy) < MAX_COORDINATE).all(axis=-1)
     return np.where(visible[..., None], xy / divisor * divisor, np.nan)
 
 

@@ -260,7 +260,14 @@ def _window_means(values: Tensor) -> Tensor:
 def _downloaded(url: str) -> Path:
     """Where torch hub keeps the file; its name ends in the beginning of its SHA-256, which is checked."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
+    beginning = path.stem.rsplit("-", 1)[1]
+    if path.is_file() and sha256_of(path).startswith(beginning):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=beginning)
+    except (OSError, RuntimeError) as error:  # of the network, or a file that was cut off
+        raise ConnectionError(
+            f"{url} cannot be downloaded to {path} ({error}); try again, or give the file."
+        ) from error
     return path
