@@ -283,6 +283,9 @@ def test_files_that_are_no_images(tmp_path):
     for name in ("pipe.png", "text.png", "cut.png", "program.png", "qoi.png", ".", "a\0b", 300 * "x"):
         with pytest.raises(ValueError, match="^`image`: .* cannot be read as an image"):
             load_image(tmp_path / name)
+    (tmp_path / "phone.jpg").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(12))
+    with pytest.raises(ValueError, match="phone.jpg' cannot be read as an image .it is HEIC: save it as JPEG or PNG"):
+        load_image(tmp_path / "phone.jpg")
     with pytest.raises(ValueError, match="'/dev/null' cannot be read as an image"):
         load_image("/dev/null")
     with pytest.raises(FileNotFoundError, match="`face`: there is no file .*missing.png"):

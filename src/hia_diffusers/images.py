@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 
 # The largest side that a JPEG can have.
@@ -33,6 +33,10 @@ UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 # Alpha in the last of so many channels.
 ALPHA_CHANNELS = (2, 4)
+
+# What phones write, and Pillow does not read by itself.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIC_REMEDY = "it is HEIC: save it as JPEG or PNG, or call `pillow_heif.register_heif_opener()` first"
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +77,11 @@ def load_image(image: Any, name: str = "image") -> Image.Image:
         # A pipe would never end, and a device does more than to be read.
         if not stat.S_ISREG(os.stat(image).st_mode):
             raise ValueError("no regular file")
-        with Image.open(image, formats=_formats()) as opened:
+        try:
+            opened = Image.open(image, formats=_formats())
+        except UnidentifiedImageError as error:
+            raise ValueError(HEIC_REMEDY if _is_heic(image) else "of no known format") from error
+        with opened:
             return _as_shown(opened)
 
 
@@ -177,6 +185,12 @@ def number_tensor(values: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
         values = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     numbers = values.detach().float()
     return numbers / steps if steps else numbers
+
+
+def _is_heic(path: str | os.PathLike) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
 
 
 def _formats() -> list[str]:

@@ -261,6 +261,12 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"driving": None}, TypeError, "`driving` must be a path, WholeBodyKeypoints, a Video or a Driving"),
         ({"driving": "missing.mp4"}, FileNotFoundError, "missing.mp4"),
         ({"driving": replace(keypoints_of(BOXES), fps=5000)}, ValueError, "`driving`: `fps` must be .* got 5000"),
+        (
+            {"driving": Video(np.zeros((2, 8, 8, 4), np.uint8), 30)},
+            ValueError,
+            "its frames must be uint8 RGB of shape",
+        ),
+        ({"driving": Video(np.zeros((2, 8, 8, 3)), 30)}, ValueError, "its frames must be uint8 .* got float64"),
         ({"driving_type": "depth"}, ValueError, "`driving_type` must be auto, video, keypoints, pose, got 'depth'"),
         ({"driving": keypoints_of(BOXES), "driving_type": "pose"}, ValueError, "`driving_type` is 'pose', but"),
         ({"fps": 0}, ValueError, "`fps` must be a finite number, at least 0.001"),

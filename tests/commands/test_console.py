@@ -3,6 +3,7 @@
 """The command `hia-diffusers` as users run it; what each command does is tested with the examples."""
 
 import importlib.metadata
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from sounding_videos import sound_codec, sound_end, write_clip
 
 from hia_diffusers.__main__ import COMMANDS
+from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.data.video import read_video
 
 
@@ -43,6 +45,15 @@ def test_help_needs_no_torch(words):
         assert all(name in result.stdout for name in COMMANDS)
     loaded = {name.split(".")[0] for name in json.loads(result.stderr.splitlines()[-1])}
     assert loaded.isdisjoint({"torch", "diffusers", "transformers", "gradio"})
+
+
+def test_the_console_can_print_any_name(monkeypatch):
+    """Examples, which have parsers of the same class, included."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    OneLineParser().parse_args([])
+    print("結果.mp4", flush=True)  # noqa: T201
+    assert console.buffer.getvalue() == rb"\u7d50\u679c.mp4" + os.linesep.encode()
 
 
 def test_the_installed_script_is_this_command():

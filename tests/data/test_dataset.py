@@ -553,6 +553,9 @@ DAMAGES = {
     "a folder for annotations": of_annotations(replace_by(os.mkdir)),
     "a folder for a video": of_video(replace_by(os.mkdir)),
     "a page for a video": of_video(lambda path: path.write_text("<html>404</html>")),
+    "a list of other videos": of_video(
+        lambda path: path.write_text(f"#EXTM3U\n#EXTINF:1,\n{path}.ts\n#EXT-X-ENDLIST\n")
+    ),
 }
 
 

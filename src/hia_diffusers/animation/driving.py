@@ -55,6 +55,12 @@ class Driving:
         if self.kind not in KINDS or (self.kind == "keypoints") != (self.keypoints is not None):
             given = "frames" if self.keypoints is None else "keypoints"
             raise ValueError(f"`driving_type` is {self.kind!r}, but the driving holds {given}")
+        if isinstance(self.frames, np.ndarray):
+            shape = self.frames.shape
+            if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+                raise ValueError(
+                    f"`driving`: its frames must be uint8 RGB of shape (F, H, W, 3), got {self.frames.dtype} {shape}"
+                )
         try:
             check_frame_rate(self.fps)
         except ValueError as error:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..animation.animator import COMMENT, HIAAnimation, HIAAnimator
-from ..data.video import write_video
+from ..data.video import check_frame_size, write_video
 from ..fitting import fitted_place
 from .decoding import Decoder
 from .jobs import Job
@@ -112,6 +112,7 @@ class Animations:
     """
 
     def __init__(self, animator: HIAAnimator, size: tuple[int, int], limits: Limits, folder: Path):
+        check_frame_size(size[1], 3 * size[0])  # of the preview
         self.animator, self.size, self.limits, self.folder = animator, size, limits, folder
         self.decoder = Decoder(limits)
         self.shipped = Shipped(*size)

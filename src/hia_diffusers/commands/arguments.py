@@ -3,6 +3,7 @@
 """What the command lines of the package and of its examples have in common."""
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from ..checks import MAX_AREA, MAX_SIDE
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line and exits with 2."""
+    """Says what is wrong in one line and exits with 2. From then on, the console can print any name."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is no failure
+            sys.stdout.reconfigure(errors="backslashreplace")
         for word in sys.argv[1:] if args is None else args:
             option, equals, value = word.partition("=")
             if option.startswith("--") and value == "--":  # which argparse would take for no value at all

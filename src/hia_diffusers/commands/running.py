@@ -3,7 +3,6 @@
 """How every command runs: whatever happens, it ends with one sentence and a status."""
 
 import argparse
-import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,8 +35,6 @@ def run(
         interrupted (`tuple[int, str]`, *optional*):
             Status and message after Ctrl+C.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the console cannot print is no failure
-        sys.stdout.reconfigure(errors="backslashreplace")
     args = parser.parse_args(argv)
     try:
         command(args)

@@ -318,7 +318,7 @@ def check_output(path: str | os.PathLike, height: int | None = None, width: int 
         raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
     check_writable(path)
     if height is not None and width is not None:
-        _check_frame_size(height, width)
+        check_frame_size(height, width)
 
 
 def check_frame_rate(fps: float) -> None:
@@ -333,6 +333,26 @@ def check_frame_rate(fps: float) -> None:
         `TypeError`, `ValueError`: it is no number in [0.001, 1000].
     """
     checks.number("fps", fps, 0.001, 1000)
+
+
+def check_frame_size(height: int, width: int) -> None:
+    """
+    What [`write_video`] asks of the size of frames.
+
+    Args:
+        height, width (`int`):
+            In pixels.
+
+    Raises:
+        `ValueError`: they are too large for H.264.
+    """
+    even = height + height % 2, width + width % 2
+    # FFmpeg counts in 32 bits with a sign, and a margin.
+    if max(even) > checks.MAX_SIDE or (even[0] + 128) * (even[1] + 128) >= 2**28:
+        raise ValueError(
+            f"`frames` of {width}x{height} pixels are too large for H.264: sides may have {checks.MAX_SIDE}, "
+            "and together as many as 16384x16128."
+        )
 
 
 def _check_file(path: str | os.PathLike | BinaryIO) -> None:
@@ -416,7 +436,7 @@ def _encode(
         raise ValueError("`frames` must hold at least one frame, got none.")
     shape = _as_uint8(first, 0).shape
     height, width = shape[:2]
-    _check_frame_size(height, width)
+    check_frame_size(height, width)
     # A name alone would be an address where it has a colon.
     with av.open(f"file:{path.absolute()}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         if comment is not None:
@@ -449,16 +469,6 @@ def _encode(
         container.mux(stream.encode())
         if sound is not None:
             sound.finish((index + 1) / rate)
-
-
-def _check_frame_size(height: int, width: int) -> None:
-    even = height + height % 2, width + width % 2
-    # FFmpeg counts in 32 bits with a sign, and a margin.
-    if max(even) > checks.MAX_SIDE or (even[0] + 128) * (even[1] + 128) >= 2**28:
-        raise ValueError(
-            f"`frames` of {width}x{height} pixels are too large for H.264: sides may have {checks.MAX_SIDE}, "
-            "and together as many as 16384x16128."
-        )
 
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
