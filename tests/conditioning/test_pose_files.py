@@ -3,6 +3,7 @@
 """The same motion in the forms in which other tools save it."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_coordinates_from_minus_one_to_one_are_refused(tmp_path):
 def test_missing_hands_nested_points_and_empty_frames(tmp_path, absent):
     frames = [openpose_frame(motion(), frame) for frame in range(3)]
     frames[0]["people"][0]["hand_left_keypoints_2d"] = absent
-    frames[1]["people"] = []
+    frames[1] = {"people": []}
     for key, values in frames[2]["people"][0].items():
         frames[2]["people"][0][key] = np.reshape(values, (-1, 3)).tolist()
     keypoints = WholeBodyKeypoints.load(write_json(tmp_path / "pose.json", frames), fps=FPS)
@@ -308,6 +309,14 @@ def test_unknown_arrays_are_one_sentence(tmp_path, arrays, message):
     np.savez(tmp_path / "pose.npz", **arrays)
     with pytest.raises(ValueError, match=f"`path` .*pose.npz.*{message}"):
         WholeBodyKeypoints.load(tmp_path / "pose.npz", **SIZE, fps=FPS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize("name", ["pose.json", "pose.npz", "pose.npy", "pose.safetensors"])
+def test_a_fifo_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=name):
+        WholeBodyKeypoints.load(tmp_path / name, **SIZE, fps=FPS)
 
 
 def test_folders_and_suffixes_that_hold_no_poses_are_named(tmp_path):

@@ -591,6 +591,8 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
 
 def _holds_own_arrays(path: Path) -> bool:
     """Whether an .npz file is one of ours; damaged ones are taken for that, and named where they are read."""
+    if not path.is_file():  # to open a FIFO would wait for ever
+        return True
     try:
         with zipfile.ZipFile(path) as archive:
             return "xy.npy" in archive.namelist() or not archive.namelist()
@@ -600,10 +602,10 @@ def _holds_own_arrays(path: Path) -> bool:
 
 def _size_of(frames: Sequence[pose_files.PoseFrame], path: Path) -> tuple[int, int] | None:
     """Height and width that all frames of a file state."""
-    canvases = {frame.canvas for frame in frames}
+    canvases = {frame.canvas for frame in frames if frame.people or frame.canvas}
     if len(canvases) > 1:
         raise ValueError(f"`path`: the frames of {path} state several sizes of their pictures, or some state none.")
-    canvas = canvases.pop()
+    canvas = next(iter(canvases), None)
     return None if canvas is None else (round(canvas[0]), round(canvas[1]))
 
 

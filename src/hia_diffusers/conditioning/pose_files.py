@@ -179,13 +179,14 @@ def _frames_of_json(content: Any) -> list[PoseFrame]:
     def all_have(*keys: str) -> bool:
         return all(key in entry for entry in entries for key in keys)
 
+    found: dict[Any, list[Person]] = {}
     if all_have("people"):  # OpenPose; a list of frames is what ComfyUI saves
         return [_openpose_frame(entry) for entry in entries]
     if all_have("instances"):  # MMPose's inferencer
-        people = {entry.get("frame_id", number): entry["instances"] for number, entry in enumerate(entries)}
-        return _numbered({number: [_mmpose_person(one) for one in found] for number, found in people.items()})
+        for number, entry in enumerate(entries):
+            found.setdefault(entry.get("frame_id", number), []).extend(map(_mmpose_person, entry["instances"]))
+        return _numbered(found)
     if all_have("image_id", "keypoints"):  # results in COCO's form: MMPose's tests, AlphaPose
-        found: dict[Any, list[Person]] = {}
         for entry in entries:
             found.setdefault(_frame_number(entry["image_id"]), []).append(_coco_person(entry))
         return _numbered(found)
