@@ -363,6 +363,7 @@ def test_reading_sound_alone(tmp_path):
         (moving_square(2).transpose(0, 3, 1, 2), 30, r"got a frame of shape \(3, 48, 64\)"),
         (moving_square(2).astype(np.int64), 30, "`frames` must be uint8 or floating point, got int64"),
         (moving_square(2) / 127.0, 30, r"must lie in \[0, 1\]; frame 0 does not"),
+        (np.ma.masked_equal(moving_square(2), 0), 30, "`frames` must not be masked; frame 0 is"),
         (np.full((2, 8, 8, 3), np.nan), 30, r"must lie in \[0, 1\]; frame 0 does not"),
         ([*moving_square(2), np.zeros((8, 8, 3), np.uint8)], 30, "`frames` must be of one size"),
     ],

@@ -472,6 +472,8 @@ def _encode(
 
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
+    if np.ma.is_masked(frame):
+        raise ValueError(f"`frames` must not be masked; frame {index} is in places.")
     pixels = np.asarray(load_image(frame, "frames") if isinstance(frame, Image.Image) else frame)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(f"`frames` must be of shape (F, H, W, 3), got a frame of shape {pixels.shape}.")
