@@ -130,6 +130,10 @@ def write_trained_pipelines(folder: Path) -> None:
 
 def write_videos(folder: Path) -> None:
     write_dance(folder / "videos" / "dance.mp4", [(dancer_boxes(40), (10, 30, 200))])
+    frames = folder / "TikTok_dataset" / "00001" / "images"
+    frames.mkdir(parents=True)
+    for number, frame in enumerate(draw_scene(dancer_boxes(40), (10, 30, 200)), start=1):
+        Image.fromarray(frame).save(frames / f"{number:04d}.png")
 
 
 def write_dataset(folder: Path) -> None:

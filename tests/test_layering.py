@@ -57,12 +57,14 @@ ALLOWED_IMPORTS = {
     "data.video": {"data.animations", "data.containers", "data.display", "data.sound", "images"},
     "data.watermark": {"data.video"},
     "data.clip_preparation": {
-        *("conditioning", "data.clip_index", "data.clip_rules", "data.scene_cuts", "data.video"),
+        *("conditioning", "data.clip_index", "data.clip_rules", "data.frame_folders", "data.scene_cuts", "data.video"),
     },
     "data.preparation": {
         *("data.clip_index", "data.clip_preparation", "data.clip_rules", "data.dataset_card", "data.engines"),
-        "folder_lock",
+        "data.video_lists",
     },
+    "data.frame_folders": {"images"},
+    "data.video_lists": {"data.clip_index", "data.frame_folders"},
     "data.clips": {"conditioning", "data.clip_index", "data.synthetic", "data.video"},
     "data.dataset": {"conditioning", "data.clips"},
     "data.aspect_buckets": {"data.clips", "data.dataset"},
@@ -89,7 +91,7 @@ ALLOWED_IMPORTS = {
 }
 
 # What any module may import; it imports nothing of ours.
-COMMON = {"checks", "files", "fitting", "natural_order"}
+COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order"}
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {

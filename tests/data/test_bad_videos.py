@@ -103,7 +103,7 @@ def test_whatever_is_wrong_with_a_video_is_recorded_and_the_rest_goes_on(tmp_pat
         for failure in failures.values():
             assert failure["stage"] == "decode" and failure["reason"] and "\n" not in failure["reason"]
             assert str(tmp_path) not in failure["reason"]
-        assert failures["b 20x20000.mkv"]["reason"] == "it has frames of 20x20000 pixels"
+        assert "20x20000" in failures["b 20x20000.mkv"]["reason"]
         assert failures["b fifo.mp4"]["reason"] == "'b fifo.mp4' is no regular file."
 
 

@@ -23,8 +23,9 @@ from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.data.clip_index import COLUMNS, read_index
 from hia_diffusers.data.clip_preparation import ClipPreparer, PreparationOptions
 from hia_diffusers.data.clip_rules import ClipRules
-from hia_diffusers.data.preparation import list_videos, prepare_dataset
+from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frame_rate, read_video, write_video
+from hia_diffusers.data.video_lists import list_videos
 
 
 RULES = ClipRules(min_seconds=0.5)
@@ -549,7 +550,7 @@ def test_lists_that_cannot_be_used(tmp_path):
     with pytest.raises(FileNotFoundError, match="names a file that does not exist: a.mp4"):
         list_videos(tmp_path / "list.txt")
     write_video(tmp_path / "a.mp4", draw_scene(dancer_boxes(2)), FPS)
-    with pytest.raises(ValueError, match="`videos` must be a folder or a text file with a path per line, got .*a.mp4"):
+    with pytest.raises(ValueError, match="`videos` must be a folder, or a list as text, .* in UTF-8, got .*a.mp4"):
         list_videos(tmp_path / "a.mp4")
 
 

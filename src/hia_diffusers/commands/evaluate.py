@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 
 MINIMUM_SIDE = 7  # of a window of SSIM
@@ -222,10 +221,15 @@ def visible(folder: Path) -> list[Path]:
 
 def find_clips(option: str, folder: Path) -> dict[str, Path]:
     """Videos and folders in a folder by their name without suffix."""
+    from ..data.frame_folders import is_frame
+
     found: dict[str, Path] = {}
     for path in visible(folder):
         if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise ValueError(f"{option}: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder")
+            advice = "; put the frames of each clip into a folder of its own" if is_frame(path.name) else ""
+            raise ValueError(
+                f"{option}: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder{advice}"
+            )
         add_new(found, path.name if path.is_dir() else path.stem, path, option)
     if not found:
         raise ValueError(f"{option}: {str(folder)!r} holds no clips")
@@ -271,15 +275,15 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, 2 before 10."""
-    files: dict[tuple, Path] = {}
+    from ..data.frame_folders import FRAME_SUFFIXES, in_order
+
     for path in visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
             raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
-        number, _ = natural_order(path.stem)
-        add_new(files, number, path, str(folder))  # 2 and 02 are the same frame
+    files = in_order(visible(folder))
     if not files:
         raise ValueError(f"{str(folder)!r} holds no frames")
-    return [files[number] for number in sorted(files)]
+    return files
 
 
 def shape_of_clip(path: Path) -> tuple[int, int, int]:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ..data.preparation import PreparationOptions
 
 VIDEOS_HELP = (
-    "folder with the videos, or a text file with a path per line, relative to its own folder; or an fsspec URL of "
-    "either, such as s3://bucket/videos"
+    "folder with the videos, or a list of them: .txt with a path per line, .csv with a column video or video_path, "
+    ".json or .jsonl, with paths relative to its folder; or an fsspec URL of either, such as s3://bucket/videos"
+)
+FRAMES_HELP = (
+    "frames per second of clips that are folders of images, such as ID/images/0001.png (default: none are taken)"
 )
 KEYPOINTS_HELP = (
     "folder with the keypoints of each video a/b.mp4 as a/b.safetensors or a/b.npz, saved by WholeBodyKeypoints "
@@ -57,6 +60,7 @@ def make_parser(prog: str = "hia-diffusers prepare") -> argparse.ArgumentParser:
     add("--workers", type=int, default=1, help="number of processes, or of Ray actors (default: 1)")
     add("--device", default="cpu", help="where keypoints are detected, such as cuda (default: cpu)")
     add("--keypoints", help=KEYPOINTS_HELP)
+    add("--frames-fps", type=float, help=FRAMES_HELP)
     add("--detector-model", help="ONNX file or name of the person detector (default: rtmlib's, downloaded)")
     add("--pose-model", help="ONNX file or name of the whole-body pose model (default: rtmlib's, downloaded)")
     add(
@@ -85,6 +89,7 @@ def make_options(args: argparse.Namespace) -> "PreparationOptions":
         smooth=not args.no_smoothing,
         keyframe_interval=args.keyframe_interval,
         keypoints=args.keypoints,
+        frames_fps=args.frames_fps,
         detector=detector,
         rules=ClipRules(**{rule.name: getattr(args, rule.name) for rule in fields(ClipRules)}),
     )

@@ -13,11 +13,11 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from ..checks import MAX_SIDE
+
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"hia_schema_version"
-
-MAX_SIDE = 16384  # of a picture that H.264 can hold
 
 # Columns of the index. Means are over the frames of the clip, and null where nothing could be measured.
 COLUMNS = {

@@ -30,13 +30,15 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from ..checks import MAX_SIDE
 from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
-from .clip_index import MAX_SIDE, check_row
+from .clip_index import check_row
 from .clip_rules import ClipMeasures, ClipRules
+from .frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from .scene_cuts import SceneCounter
 from .video import read_frame_rate, stream_frames, write_video
 
@@ -83,6 +85,8 @@ class PreparationOptions:
         keypoints (`str`, *optional*):
             A folder with the keypoints of each video `a/b.mp4` as `a/b.safetensors` or `a/b.npz`, written by
             [`WholeBodyKeypoints.save`]. The default detects them.
+        frames_fps (`float`, *optional*):
+            Frames per second, from 5 to 240, of videos that are folders of images. Without it there are none.
         detector (`dict[str, Any]`):
             Arguments of [`KeypointDetector`] that name its models.
         rules ([`ClipRules`]):
@@ -95,6 +99,7 @@ class PreparationOptions:
     smooth: bool = True
     keyframe_interval: int = 12
     keypoints: str | None = None
+    frames_fps: float | None = None
     detector: dict[str, Any] = field(default_factory=dict)
     rules: ClipRules = ClipRules()
 
@@ -111,6 +116,8 @@ class PreparationOptions:
             raise ValueError(
                 f"`keyframe_interval` must be from 1 to {MAX_KEYFRAME_INTERVAL}, got {self.keyframe_interval}."
             )
+        if self.frames_fps is not None and not MIN_FPS <= self.frames_fps <= MAX_FPS:
+            raise ValueError(f"`frames_fps` must be from {MIN_FPS} to {MAX_FPS}, got {self.frames_fps}.")
         SceneCounter(self.cut_threshold)
 
 
@@ -178,7 +185,7 @@ class ClipPreparer:
     def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
         """Writes the clips of a video into a folder; returns what the record says about them."""
         with _reading("decode"):
-            fps = read_frame_rate(path)
+            fps = read_frame_rate(path) if path.is_file() else float(self.options.frames_fps or 0)
         if not MIN_FPS <= fps <= MAX_FPS:
             raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
         saved = _saved_keypoints(self.options.keypoints, video, fps) if self.options.keypoints else None
@@ -278,13 +285,22 @@ class ClipPreparer:
 
     def _fetch(self, source: str, path: Path) -> None:
         if isinstance(self._videos, LocalFileSystem):
-            if not path.is_file():  # to open a FIFO would wait for ever
+            if not path.is_file() and not self._is_of_frames(source):  # to open a FIFO would wait for ever
                 raise UnusableVideo("decode", f"{str(path)!r} is no regular file.")
             return
         try:
-            self._videos.get_file(source, str(path))
+            if self._is_of_frames(source):
+                path.mkdir()
+                for file in self._videos.ls(source, detail=False):
+                    if is_frame(PurePosixPath(file).name):
+                        self._videos.get_file(file, str(path / PurePosixPath(file).name))
+            else:
+                self._videos.get_file(source, str(path))
         except (FileNotFoundError, PermissionError) as error:
             raise UnusableVideo("decode", f"It cannot be read: {error}") from error
+
+    def _is_of_frames(self, source: str) -> bool:
+        return self.options.frames_fps is not None and self._videos.isdir(source)
 
     @contextmanager
     def _work_folder(self, video: str) -> Iterator[Path]:
@@ -326,13 +342,17 @@ def was_interrupted(filesystem: AbstractFileSystem, output: str, video: str) -> 
 
 def _file_stem(video: str) -> str:
     """A file name without suffix that is the video's alone."""
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(video).stem)[:60]
+    path = PurePosixPath(video)
+    path = path.parent if path.name == IMAGES_FOLDER else path
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:60]
     return f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}"
 
 
 def size_of_video(filesystem: AbstractFileSystem, path: str) -> int:
-    """In bytes; 0 where there is no such file."""
-    return filesystem.size(path) if filesystem.exists(path) else 0
+    """In bytes; 0 where there is no such file. Of a folder, that of its files."""
+    if not filesystem.exists(path):
+        return 0
+    return filesystem.du(path, maxdepth=1) if filesystem.isdir(path) else filesystem.size(path)
 
 
 def failed(stage: str, reason: str) -> dict[str, Any]:
@@ -360,7 +380,7 @@ def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:
     with _reading("decode"):
-        frames = stream_frames(path)
+        frames = stream_frame_folder(path) if path.is_dir() else stream_frames(path)
     while True:
         with _reading("decode"):
             frame = next(frames, None)

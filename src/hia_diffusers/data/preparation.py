@@ -33,8 +33,7 @@ from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub.utils import tqdm
 
 from ..folder_lock import LOCK_FILE, locked_folder
-from ..natural_order import natural_order
-from .clip_index import SCHEMA_VERSION, check_inside, check_row, encode_index, import_pyarrow
+from .clip_index import SCHEMA_VERSION, check_row, encode_index, import_pyarrow
 from .clip_preparation import (
     PARTIAL_FOLDER,
     ClipPreparer,
@@ -47,83 +46,10 @@ from .clip_preparation import (
 from .clip_rules import RULE_NAMES
 from .dataset_card import draw_plots, summarize, write_card
 from .engines import run_local, run_ray
+from .video_lists import list_videos
 
 
 logger = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = {
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-    *(".webm", ".wmv"),
-}
-
-
-def list_videos(videos: str | os.PathLike) -> tuple[str, list[str]]:
-    """
-    Find the videos of a folder or of a list.
-
-    Args:
-        videos (`str` or `os.PathLike`):
-            A folder, whose files with a suffix of `VIDEO_SUFFIXES` are taken, also from folders in it; or a text file
-            (UTF-8) with a path per line, relative to its own folder. Either may be an fsspec URL.
-
-    Returns:
-        `tuple[str, list[str]]`: the folder, and the paths of the videos relative to it, in the order of the numbers in
-        their names.
-
-    Raises:
-        `FileNotFoundError`: there is no such folder or list, or a file that it names does not exist.
-        `ValueError`: there are no videos, one is named twice, a path leaves the folder or is not UTF-8, or the list is
-            no text.
-    """
-    videos = os.fspath(videos)
-    filesystem, path = url_to_fs(videos)
-    is_folder = filesystem.isdir(path)
-    if is_folder:
-        folder = videos
-        found = _files_in(filesystem, path)
-        names = [name for name in found if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
-    elif filesystem.isfile(path):
-        folder = videos.rpartition("/")[0] or "."
-        try:
-            lines = filesystem.read_text(path, encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"`videos` must be a folder or a text file with a path per line, got {videos}."
-            ) from error
-        names = [str(PurePosixPath(line.strip())) for line in lines if line.strip()]
-        path = path.rpartition("/")[0]
-    else:
-        raise FileNotFoundError(f"`videos` is neither a folder nor a list of videos: {videos}.")
-    if not names:
-        raise ValueError(f"`videos` holds no videos: {videos}.")
-    doubles = sorted(name for name, count in Counter(names).items() if count > 1)
-    if doubles:
-        raise ValueError(f"`videos` names a video twice: {doubles[0]}.")
-    for name in names:
-        if name != name.encode("utf-8", "replace").decode("utf-8"):
-            raise ValueError(f"`videos` holds a file whose name is not UTF-8: {name!r}.")
-        check_inside(filesystem, path, name, f"`videos` ({videos})")
-        if not is_folder and not filesystem.exists(f"{path}/{name}"):
-            raise FileNotFoundError(f"`videos` names a file that does not exist: {name}.")
-    return folder, sorted(names, key=natural_order)
-
-
-def _files_in(filesystem: AbstractFileSystem, path: str) -> list[str]:
-    """Paths of all files below a folder, relative to it."""
-    if not isinstance(filesystem, LocalFileSystem):
-        return [posixpath.relpath(file, path) for file in filesystem.find(path)]
-    found = []
-    for folder, folders, files in os.walk(path, onerror=_raise):
-        for name in folders:
-            if os.path.islink(os.path.join(folder, name)):
-                name = Path(folder, name).relative_to(path).as_posix()
-                raise ValueError(f"`videos` holds a link to a folder, which is not followed: {name}.")
-        found += [Path(folder, name).relative_to(path).as_posix() for name in files]
-    return found
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def prepare_dataset(
@@ -173,7 +99,7 @@ def prepare_dataset(
     if workers < 1:
         raise ValueError(f"`workers` must be at least 1, got {workers}.")
     import_pyarrow()
-    folder, names = list_videos(videos)
+    folder, names = list_videos(videos, options.frames_fps)
     if options.keypoints is not None:
         _check_keypoints_folder(options.keypoints, names)
     root = os.fspath(output)
