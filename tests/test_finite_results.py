@@ -120,3 +120,18 @@ def test_the_default_precision_of_torch_changes_nothing(pipe, animate):
     finally:
         torch.set_default_dtype(torch.float32)
     assert np.isfinite(expected.numpy()).all()
+
+
+def test_a_pipeline_is_loaded_in_single_precision_whatever_the_default(pipe, animate, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    expected = animate(pipe)
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = type(pipe).from_pretrained(tmp_path)
+        loaded.set_progress_bar_config(disable=True)
+        assert {network.dtype for network in (loaded.unet, loaded.controlnet, loaded.vae)} == {torch.float32}
+        frames = animate(loaded)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    # The positions of frames, a buffer that is not saved, are drawn up in the default precision and rounded.
+    assert torch.allclose(frames, expected, atol=1e-4)

@@ -201,5 +201,5 @@ def test_averaging_pixels_at_the_shifted_schedule_gives_the_base_schedule():
     ],
 )
 def test_bad_arguments_are_named(arguments, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((TypeError, ValueError), match=named):
         ShiftedSNRScheduler(**arguments)

@@ -79,6 +79,29 @@ def area(width: int, height: int) -> None:
         raise ValueError(f"`width` times `height` must be at most {MAX_AREA} pixels, got {width}x{height}.")
 
 
+def box(name: str, value: Any) -> np.ndarray:
+    """
+    A box in pixels.
+
+    Args:
+        name (`str`):
+            Of the argument.
+        value:
+            What was given.
+
+    Returns:
+        `np.ndarray`: float64 x0, y0, x1, y1.
+    """
+    accepted = f"`{name}` must be a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {shown(value)}."
+    try:
+        corners = np.array([number(name, side) for side in value])
+    except (TypeError, ValueError) as error:
+        raise type(error)(accepted) from error
+    if corners.shape != (4,) or (corners[2:] <= corners[:2]).any():
+        raise ValueError(accepted)
+    return corners
+
+
 def number(
     name: str,
     value: Any,

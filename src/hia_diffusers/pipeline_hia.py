@@ -274,6 +274,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             ValueError: If a component has missing or unexpected keys, or was saved by another class.
         """
         kwargs.setdefault("use_safetensors", True)
+        if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32  # not whatever torch's default happens to be
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
@@ -406,6 +408,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 )
             size = checks.side(name, default if value is None else value, self.vae_scale_factor)
             latent_size.append(size // self.vae_scale_factor)
+        checks.area(*(side * self.vae_scale_factor for side in reversed(latent_size)))
         self._check_denoising(
             clips.num_frames,
             guidance_scale=guidance_scale,
@@ -495,8 +498,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         if num_given != num_adapters:
             name = "ip_adapter_image" if ip_adapter_image is not None else "ip_adapter_image_embeds"
             raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
-        if ip_adapter_image is not None:
-            image_tensors(ip_adapter_image, "ip_adapter_image")
+        if ip_adapter_image is None:
+            for embeds in given[0] if isinstance(given[0], list) else given:
+                shape = (None,) * (embeds.ndim if isinstance(embeds, torch.Tensor) and embeds.ndim == 4 else 3)
+                check_tensor("ip_adapter_image_embeds", embeds, shape, self.unet.dtype)
+            return
+        if self.image_encoder is None or self.feature_extractor is None:
+            raise ValueError("`ip_adapter_image` needs an `image_encoder` and a `feature_extractor` in the pipeline.")
+        image_tensors(ip_adapter_image, "ip_adapter_image")
 
     # 2. The stages of a call
 

@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  diffusers looks for it here
 
+from . import checks
+
 
 # What the unshifted betas are made of, and the shift.
 SCHEDULE_OPTIONS = ("snr_shift_factor", "num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
@@ -35,8 +37,7 @@ def snr_shift_factor_for_resolution(height: int, width: int, base_resolution: in
         `float`: the ratio of the areas, at most 1. For the paper's 512 x 896 it is 4 / 7, the scheduler's default.
     """
     for name, value in (("height", height), ("width", width), ("base_resolution", base_resolution)):
-        if value <= 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+        checks.integer(name, value)
     return min(1.0, base_resolution**2 / (height * width))
 
 
@@ -111,6 +112,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
         ValueError: If an option of the schedule is out of its range, or `trained_betas` are not a shift of it.
     """
 
+    @checks.python_numbers
     @register_to_config
     def __init__(
         self,
@@ -131,8 +133,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
         timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing",
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        if not isinstance(snr_shift_factor, (int, float)) or not 0 < snr_shift_factor <= 1:
-            raise ValueError(f"`snr_shift_factor` must be in (0, 1], got {snr_shift_factor!r}.")
+        checks.number("snr_shift_factor", snr_shift_factor, above=0, high=1)
         if type(num_train_timesteps) is not int or num_train_timesteps < 1:
             raise ValueError(f"`num_train_timesteps` must be an integer of at least 1, got {num_train_timesteps!r}.")
         numbers = all(isinstance(beta, (int, float)) for beta in (beta_start, beta_end))

@@ -18,7 +18,7 @@ import PIL.Image
 from .. import checks
 from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner, sharpness_array
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
 from ..data.video import Video, check_frame_rate, check_output, write_video
@@ -279,6 +279,10 @@ class HIAAnimator:
         width = None if width is None else checks.side("width", width, SIZE_STEP)
         if height is not None and width is not None:
             checks.area(width, height)
+        retarget = None if retarget is None else checks.flag("retarget", retarget)
+        person = None if person is None else checks.box("person", person).tolist()
+        if fps is not None:
+            check_frame_rate(fps)
         picture = load_image(image)
         motion = self.load_driving(driving, driving_type, max_frames, driving_fps, driving_size)
         _check_use(
@@ -297,8 +301,7 @@ class HIAAnimator:
         if condition is not None:
             width, height = condition.width, condition.height
         width, height = _result_size(motion, width, height)
-        fps = motion.fps if fps is None else fps
-        check_frame_rate(fps)
+        fps = motion.fps if fps is None else float(fps)
         if self.watermark is not None:
             self.watermark.check_size(width, height)
         fitted = fit_picture(picture, (width, height))
@@ -503,6 +506,10 @@ class HIAAnimator:
             raise TypeError(f"`{unknown[0]}` is an argument of neither HIAAnimator nor its pipeline.")
         if output is not None:
             check_output(output)
+        # On the smallest inputs there are: what depends on the true ones is checked with them.
+        smallest = PIL.Image.new("RGB", (self.pipe.vae_scale_factor,) * 2)
+        given = {name: value for name, value in kwargs.items() if name != "latents"}
+        self.pipe.check_inputs(smallest, [smallest], None, None, **given)
         return self.pipe
 
     def _detector(self) -> Any:
@@ -542,7 +549,9 @@ def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
     given = {name: value for name, value in arguments.items() if value is not None}
     word = sharpness if isinstance(sharpness, str) else None
     if word not in (None, "auto", "driving"):
-        raise ValueError(f"`sharpness` must be auto, driving or numbers in [0, 1], got {word!r}.")
+        raise ValueError(f"`sharpness` must be auto, driving or numbers in [0, 1], got {checks.shown(word)}.")
+    if word is None:
+        sharpness_array(sharpness, len(driving))
     if driving.kind == "pose" and word != "auto":
         raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
     if driving.kind != "video" and word == "driving":

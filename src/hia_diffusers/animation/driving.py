@@ -93,13 +93,12 @@ class Driving:
                 Height and width, in pixels, of the picture of a pose file that does not state them.
 
         Raises:
-            `TypeError`: `driving` is none of these.
+            `TypeError`: `driving` is none of these, or another argument is of another kind.
             `FileNotFoundError`: there is no such file.
             `ValueError`: the file cannot be read as the kind that it is or has a frame rate that no video can have,
                 `driving_type` is unknown, or `max_frames` is less than 1.
         """
-        if driving_type not in ("auto", *KINDS):
-            raise ValueError(f"`driving_type` must be auto, {', '.join(KINDS)}, got {driving_type!r}.")
+        checks.one_of("driving_type", driving_type, ("auto", *KINDS))
         max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
         is_path = isinstance(driving, (str, os.PathLike))
         is_keypoints = is_path and (driving_type == "keypoints" or driving_type == "auto" and _is_pose_file(driving))

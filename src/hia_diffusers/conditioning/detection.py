@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 
+from .. import checks
 from .keypoints import FEET, NUM_KEYPOINTS, WholeBodyKeypoints
 from .tracking import MIN_OVERLAP, follow_boxes, largest_track, overlaps
 
@@ -619,9 +620,7 @@ def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray
 
 
 def _track_at(person: Sequence[float], boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
-    wanted = np.asarray(person, dtype=np.float64)
-    if wanted.shape != (4,) or not np.isfinite(wanted).all() or (wanted[2:] <= wanted[:2]).any():
-        raise ValueError(f"`person` must be a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {person!r}.")
+    wanted = checks.box("person", person)
     for people, names in zip(boxes, tracks, strict=True):
         overlap = overlaps(wanted[None], people)[0]
         if overlap.max(initial=0) >= MIN_OVERLAP:

@@ -326,7 +326,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         previous = keypoints.previous_frames() if previous_keypoints is None else previous_keypoints
         if not isinstance(previous, WholeBodyKeypoints):
             raise TypeError(f"`previous_keypoints` must be WholeBodyKeypoints, got {type(previous).__name__}.")
-        wanted_sharpness = _sharpness_array(sharpness, len(keypoints))
+        wanted_sharpness = sharpness_array(sharpness, len(keypoints))
         pictures = None if frames is None else _pictures_of(keypoints, frames)
         clip_shape = (len(keypoints), keypoints.height, keypoints.width)
         previous_shape = (len(previous), previous.height, previous.width)
@@ -538,8 +538,19 @@ def _float_array(name: str, values: Any) -> np.ndarray:
         raise TypeError(f"`{name}` must be numbers, got {checks.shown(values)}.") from error
 
 
-def _sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
-    """The wanted sharpness `(F, 2)`, or `None` for "auto"."""
+def sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
+    """
+    The sharpness that is asked for.
+
+    Args:
+        sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`):
+            As [`MotionBlurConditioner.__call__`] takes it.
+        num_frames (`int`):
+            F.
+
+    Returns:
+        `np.ndarray`, *optional*: float64 `(F, 2)`; `None` for "auto".
+    """
     accepted = f'"auto", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
     if isinstance(sharpness, str) and sharpness == "auto":
         return None

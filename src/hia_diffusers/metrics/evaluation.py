@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from .extractors import FeatureExtractor, split_into_clips
 from .frame import LPIPS, disco_l1, l1, psnr, ssim
 from .frechet import FrechetStatistics, frechet_distance
@@ -128,6 +129,8 @@ class VideoEvaluation:
         """
         if name in self._clips:
             raise ValueError(f"`name` must be new, but a clip {name!r} was added before.")
+        checks.instance("predictions", predictions, np.ndarray)
+        checks.instance("targets", targets, np.ndarray)
         for argument, frames in (("predictions", predictions), ("targets", targets)):
             if frames.dtype != np.uint8:
                 raise TypeError(f"`{argument}` must be uint8, got {frames.dtype}.")
@@ -144,7 +147,7 @@ class VideoEvaluation:
             ("measured_sharpness", measured_sharpness, (num_frames, 2)),
             ("face_landmarks", face_landmarks, (num_frames, 68, 2)),
         ):
-            if annotation is not None and annotation.shape != shape:
+            if annotation is not None and checks.instance(argument, annotation, np.ndarray).shape != shape:
                 raise ValueError(f"`{argument}` must be of shape {shape}, got {annotation.shape}.")
         for extractor, *_ in self._frechet:
             if extractor.clip_length is not None and num_frames < extractor.clip_length:

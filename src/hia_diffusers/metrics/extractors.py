@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .. import checks
 from .procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from .video_networks import I3D, ResNet3D50
 from .weights import load_weights, local_file, sha256_of
@@ -306,9 +307,8 @@ def split_into_clips(frames: torch.Tensor, length: int = CLIP_LENGTH, stride: in
     Raises:
         `ValueError`: if `length` or `stride` is below 1 or the video is shorter than a clip.
     """
-    if length < 1 or stride < 1:
-        raise ValueError(f"`length` and `stride` must be at least 1, got {length} and {stride}.")
-    if len(frames) < length:
+    length, stride = checks.integer("length", length), checks.integer("stride", stride)
+    if not checks.instance("frames", frames, torch.Tensor).ndim or len(frames) < length:
         raise ValueError(f"`frames` must hold at least the {length} frames of a clip, got {len(frames)}.")
     return frames.unfold(0, length, stride).movedim(-1, 1)
 

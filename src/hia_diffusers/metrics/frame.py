@@ -68,8 +68,9 @@ def disco_l1(predictions: Tensor, targets: Tensor) -> Tensor:
     Raises:
         `TypeError`, `ValueError`: as [`l1`].
     """
+    errors = l1(predictions, targets)
     height, width = targets.shape[-2:]
-    return l1(predictions, targets) * 255 / (height * width)
+    return errors * 255 / (height * width)
 
 
 def psnr(predictions: Tensor, targets: Tensor) -> Tensor:

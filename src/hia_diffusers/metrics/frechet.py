@@ -10,6 +10,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from .. import checks
+
 
 class FrechetStatistics:
     """
@@ -50,7 +52,7 @@ class FrechetStatistics:
         Raises:
             `ValueError`: another shape, another D than before, or a value that is not finite.
         """
-        if features.ndim != 2 or features.numel() == 0:
+        if checks.instance("features", features, Tensor).ndim != 2 or features.numel() == 0:
             raise ValueError(f"`features` must be of shape (N, D) with N >= 1, got {tuple(features.shape)}.")
         if not features.isfinite().all():
             raise ValueError("`features` must be finite; they are not.")
@@ -72,7 +74,7 @@ class FrechetStatistics:
         Raises:
             `ValueError`: another D.
         """
-        if other.count == 0:
+        if checks.instance("other", other, FrechetStatistics).count == 0:
             return
         if self.count == 0:
             self.count, self.mean, self.scatter = other.count, other.mean.clone(), other.scatter.clone()
@@ -109,6 +111,8 @@ def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> flo
     Raises:
         `ValueError`: a set is too small, or the numbers of features differ.
     """
+    checks.instance("first", first, FrechetStatistics)
+    checks.instance("second", second, FrechetStatistics)
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"Both sets must have as many features, got {len(first.mean)} and {len(second.mean)}.")
     covariances = [first.covariance, second.covariance]

@@ -9,6 +9,7 @@ value, as in a frame without hands, it is NaN, and `mean_of_known` says how many
 import torch
 from torch import Tensor
 
+from .. import checks
 from .frame import MAX_PSNR, checked_frames
 
 
@@ -152,6 +153,8 @@ def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
     Raises:
         `ValueError`: the shapes differ or are not as above.
     """
+    checks.instance("predictions", predictions, Tensor)
+    checks.instance("targets", targets, Tensor)
     if predictions.ndim != 2 or predictions.shape != targets.shape:
         raise ValueError(
             "`predictions` and `targets` must both be of shape (N, E), "
@@ -206,6 +209,7 @@ def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 2
         `TypeError`, `ValueError`: as [`l1`](hia_diffusers.metrics.frame.l1).
     """
     predictions, targets = checked_frames(predictions, targets)
+    checks.number("threshold", threshold, 0, 1)
     changes = [frames.diff(dim=0).abs() for frames in (predictions, targets)]
     still = (changes[1] <= threshold + ROUNDING).all(dim=1).all(dim=0)
     predicted, true = (change[:, :, still].mean(dim=(1, 2)) for change in changes)
@@ -223,11 +227,14 @@ def mean_of_known(values: Tensor) -> tuple[float, int]:
     Returns:
         `tuple[float, int]`: the mean, NaN where nothing is known, and the number of values that it is of.
     """
-    known = values[~values.isnan()].double()
+    known = checks.instance("values", values, Tensor)
+    known = known[~known.isnan()].double()
     return float(known.mean()), len(known)
 
 
 def _check_same_shape(wanted: Tensor, measured: Tensor) -> None:
+    checks.instance("wanted", wanted, Tensor)
+    checks.instance("measured", measured, Tensor)
     if wanted.shape != measured.shape:
         raise ValueError(
             f"`measured` must have the shape of `wanted`, {tuple(wanted.shape)}, got {tuple(measured.shape)}."
@@ -236,7 +243,7 @@ def _check_same_shape(wanted: Tensor, measured: Tensor) -> None:
 
 def _mean_in_region(values: Tensor, masks: Tensor) -> Tensor:
     expected = (len(values), *values.shape[-2:])
-    if masks.dtype != torch.bool:
+    if checks.instance("masks", masks, Tensor).dtype != torch.bool:
         raise TypeError(f"`masks` must be bool, got {masks.dtype}.")
     if masks.shape != expected:
         raise ValueError(f"`masks` must be of shape {expected} to match the frames, got {tuple(masks.shape)}.")
