@@ -40,7 +40,7 @@ SHARED_OPTIONS = {
     *("cached_epochs", "seed", "max_train_steps", "train_batch_size", "gradient_accumulation_steps"),
     *("gradient_checkpointing", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles"),
     *("lr_power", "use_8bit_adam", "use_muon", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
-    *("max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit"),
+    *("max_grad_norm", "max_skipped_steps", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit"),
     *("resume_from_checkpoint", "report_to", "logging_dir"),
 }
 
@@ -312,23 +312,38 @@ def run(args, accelerator, folder):
             mean, received = accelerator.reduce(sums, "mean").tolist()
             total = 0.0
             grad_norm = float(accelerator.clip_grad_norm_(parameters, args.max_grad_norm))
-            # The scaler of fp16 looks after gradients that overflow.
+            # The scaler of fp16 skips steps whose gradients overflow, and lowers its scale.
             if not np.isfinite(mean) or (accelerator.scaler is None and not np.isfinite(grad_norm)):
                 raise SystemExit(
                     f"The loss of step {progress.step + 1}, or its gradient, is not finite: lower --learning_rate, or "
                     "use --mixed_precision bf16 or no."
                 )
             optimizer.step()
-            lr_scheduler.step()
+            is_step = not optimizer.step_was_skipped
+            if is_step:
+                progress.skipped_in_a_row = 0
+                lr_scheduler.step()
+                move_towards(target.unet, student.unet, args.ema_decay)
+                progress.step += 1
+                bar.update()
+            else:
+                progress.skipped_in_a_row += 1
+                progress.skipped_steps += 1
             optimizer.zero_grad()
-        move_towards(target.unet, student.unet, args.ema_decay)
-        progress.step += 1
-        bar.update()
-        bar.set_postfix(loss=f"{mean:.4f}")
-        accelerator.log(
-            {"loss": mean, "grad_norm": grad_norm, "lr": lr_scheduler.get_last_lr()[0]}, step=progress.step
-        )
-        if received or progress.step == args.max_train_steps or progress.step % args.checkpointing_steps == 0:
+        if is_step:
+            bar.set_postfix(loss=f"{mean:.4f}")
+            accelerator.log(
+                {"loss": mean, "grad_norm": grad_norm, "lr": lr_scheduler.get_last_lr()[0]}, step=progress.step
+            )
+        else:
+            accelerator.print(f"Step {progress.step + 1} skipped: its gradient overflows in fp16.")
+            if progress.skipped_in_a_row >= args.max_skipped_steps:
+                raise SystemExit(
+                    f"The gradient overflowed in fp16 {progress.skipped_in_a_row} times in a row: lower "
+                    "--learning_rate, or use --mixed_precision bf16 or no."
+                )
+        is_due = is_step and (progress.step == args.max_train_steps or progress.step % args.checkpointing_steps == 0)
+        if is_due or (received and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if received:
             accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest goes on.")

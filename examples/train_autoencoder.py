@@ -360,7 +360,8 @@ def train(args):
         loss = reconstruction_loss(predicted, batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        if not torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0).isfinite():
+            raise ValueError(f"the loss of step {step + 1}, or its gradient, is not finite: lower --learning_rate")
         optimizer.step()
         schedule.step()
         step += 1

@@ -1143,14 +1143,15 @@ def run(args, accelerator, folder):
             # One exchange between the processes: all know the means, and all do the same.
             means = dict(zip(sums, accelerator.reduce(torch.stack([*sums.values()]), "mean").tolist(), strict=True))
             sums = {}
-            is_finite = np.isfinite([*means.values()]).all()
-            if is_finite:
+            is_step = bool(np.isfinite([*means.values()]).all())
+            if is_step:
                 grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
-                # The scaler of fp16 looks after gradients that overflow.
-                is_finite = accelerator.scaler is not None or math.isfinite(grad_norm)
-            if is_finite:
-                progress.skipped_in_a_row = 0
+                is_step = accelerator.scaler is not None or math.isfinite(grad_norm)
+            if is_step:
                 optimizer.step()
+                is_step = not optimizer.step_was_skipped  # in fp16, by the scaler, where gradients overflow
+            if is_step:
+                progress.skipped_in_a_row = 0
                 lr_scheduler.step()
                 if ema is not None:
                     ema.step(parameters)
@@ -1162,7 +1163,7 @@ def run(args, accelerator, folder):
             optimizer.zero_grad()
         received = means.pop("stop") > 0
         clips_of_step, clips = clips, []
-        if not is_finite:
+        if not is_step:
             accelerator.print(f"Step {progress.step + 1} skipped: loss or gradient is not finite ({means}).")
             if progress.skipped_in_a_row >= args.max_skipped_steps:
                 raise SystemExit(
@@ -1178,7 +1179,7 @@ def run(args, accelerator, folder):
             logs["skipped_steps"] = progress.skipped_steps
             accelerator.log(logs, step=progress.step)
         is_last = progress.step == args.max_train_steps
-        is_due = is_finite and (is_last or progress.step % args.checkpointing_steps == 0)
+        is_due = is_step and (is_last or progress.step % args.checkpointing_steps == 0)
         # Steps that were skipped since the last checkpoint will be skipped again.
         if is_due or (received and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
@@ -1186,7 +1187,7 @@ def run(args, accelerator, folder):
             accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest goes on.")
             accelerator.end_training()
             sys.exit(128 + signal.SIGTERM)
-        if validation is not None and is_finite and (is_last or progress.step % args.validation_steps == 0):
+        if validation is not None and is_step and (is_last or progress.step % args.validation_steps == 0):
             with averaged_weights(ema, parameters), accelerator.autocast():
                 if accelerator.is_main_process:
                     with unreadable_in_one_line():

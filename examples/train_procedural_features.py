@@ -293,6 +293,8 @@ def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, st
         loss = torch.stack(list(errors.values())).mean()
         optimizer.zero_grad()
         loss.backward()
+        if not torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).isfinite():
+            raise ValueError(f"{state_path.stem}: the loss of step {step + 1}, or its gradient, is not finite")
         optimizer.step()
         step += 1
         if step % SAVE_EVERY == 0 or step == num_steps:

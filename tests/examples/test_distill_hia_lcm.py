@@ -20,6 +20,7 @@ from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "distill_hia_lcm.py"
+SCALED = Path(__file__).parents[1] / "scaled_training.py"
 sys.path.insert(0, str(SCRIPT.parent))  # where the script finds train_hia, and the processes of this file too
 
 processes = multiprocessing.get_context("forkserver")
@@ -62,12 +63,13 @@ def options(teacher, **more):
     ]
 
 
-def distil(folder, teacher, *more, status=0, **options_):
-    """Run the script to its end; returns what it printed."""
+def distil(folder, teacher, *more, status=0, scale=None, **options_):
+    """Run the script to its end, in fp16 where there is a `scale`; returns what it printed."""
     arguments = [*map(str, (*options(teacher, **options_), *more)), "--output_dir", str(folder)]
     output = folder.with_name(f"{folder.name}.txt")
     output.touch()
-    process = processes.Process(target=run_script, args=(SCRIPT, arguments, output))
+    script, arguments = (SCRIPT, arguments) if scale is None else (SCALED, [str(SCRIPT), str(scale), *arguments])
+    process = processes.Process(target=run_script, args=(script, arguments, output))
     process.start()
     process.join()
     printed = output.read_text()
@@ -350,6 +352,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_finite_weights(teache
     checkpoints = [load_file(path / "model.safetensors") for path in (tmp_path / "run").glob("checkpoint-*")]
     assert checkpoints and all(value.isfinite().all() for state in checkpoints for value in state.values())
     assert not (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_a_run_whose_gradients_always_overflow_in_fp16_stops(teacher, tmp_path):
+    printed = distil(tmp_path / "run", teacher, scale=2.0**127, max_skipped_steps=3, status=1)
+    assert printed.count("Step 1 skipped: its gradient overflows in fp16.") == 3
+    assert "The gradient overflowed in fp16 3 times in a row: lower --learning_rate" in printed
+    assert not any((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_a_step_that_the_scaler_skips_is_none(teacher, tmp_path):
+    printed = distil(tmp_path / "run", teacher, scale=2.0**24, max_skipped_steps=30)
+    skipped = printed.count("Step 1 skipped: its gradient overflows in fp16.")
+    assert 1 <= skipped < 30
+    state = torch.load(tmp_path / "run" / "checkpoint-4" / "run.pt", weights_only=True)
+    assert state["progress"]["step"] == state["lr_scheduler"]["last_epoch"] == 4
+    assert state["progress"]["batches"] == 4 + skipped
 
 
 def test_a_distilled_pipeline_is_no_teacher(distilled, tmp_path):

@@ -47,6 +47,7 @@ from hia_diffusers.training.stages import PARTS, STAGES
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"
+SCALED = Path(__file__).parents[1] / "scaled_training.py"
 NUM_KILLS, KILLED_STEPS = 20, 8
 
 # A softmax over the one token of the context is 1 whatever query and key are; and a table of sines is no parameter.
@@ -80,18 +81,18 @@ def printed_by(folder):
     return folder.with_name(f"{folder.name}.txt")
 
 
-def start(folder, *arguments, memory=None):
+def start(folder, *arguments, script=SCRIPT, memory=None):
     """The script in the background; what it prints goes to a file beside its folder."""
     printed_by(folder).touch()
     arguments = [*map(str, arguments), "--output_dir", str(folder)]
-    process = processes.Process(target=run_script, args=(SCRIPT, arguments, printed_by(folder), memory))
+    process = processes.Process(target=run_script, args=(script, arguments, printed_by(folder), memory))
     process.start()
     return process
 
 
-def train(folder, *arguments, status=0, memory=None):
+def train(folder, *arguments, status=0, **options):
     """Run the script to its end; returns what it printed."""
-    process = start(folder, *arguments, memory=memory)
+    process = start(folder, *arguments, **options)
     process.join()
     printed = printed_by(folder).read_text()
     assert process.exitcode == status, printed
@@ -496,6 +497,29 @@ def test_losses_that_are_not_finite_stop_the_run_and_leave_finite_weights(base, 
         state = training_state(checkpoint)
         assert all(torch.isfinite(weight).all() for weight in state["weights"].values())
     assert not (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_a_run_whose_gradients_always_overflow_in_fp16_stops(base, tmp_path):
+    arguments = options(steps=9, checkpointing_steps=1, max_skipped_steps=3)
+    more = ["--pretrained_model_name_or_path", base, "--use_ema"]
+    printed = train(tmp_path / "run", SCRIPT, 2.0**127, *arguments, *more, script=SCALED, status=1)
+    assert printed.count("Step 1 skipped: loss or gradient is not finite") == 3
+    assert "The loss or its gradient was not finite 3 times in a row" in printed and "bf16" in printed
+    assert not any((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_a_step_that_the_scaler_skips_is_none(base, tmp_path):
+    """Neither to the schedule nor to the averages nor to the count."""
+    arguments = [*options(batches=1, report_to="tensorboard"), "--pretrained_model_name_or_path", base, "--use_ema"]
+    printed = train(tmp_path / "run", SCRIPT, 2.0**24, *arguments, "--max_skipped_steps", 30, script=SCALED)
+    skipped = printed.count("Step 1 skipped: loss or gradient is not finite")
+    assert 1 <= skipped < 30, "the scaler halves its scale until gradients fit"
+    state = training_state(tmp_path / "run" / "checkpoint-4")
+    assert state["run"]["progress"]["step"] == 4 and state["run"]["progress"]["batches"] == 4 + skipped
+    assert state["run"]["progress"]["skipped_steps"] == skipped
+    assert state["run"]["lr_scheduler"]["last_epoch"] == state["run"]["ema"]["optimization_step"] == 4
+    assert all(moments["step"] == 4 for moments in state["optimizer"]["state"].values())
+    assert logged(tmp_path / "run")["skipped_steps"] == dict.fromkeys((1, 2, 3, 4), skipped)
 
 
 def start_and_wait_for_skipped_steps(folder, *arguments):
