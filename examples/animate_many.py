@@ -127,7 +127,7 @@ def is_name(value):
 
 
 def is_sharpness(value):
-    return value == "auto" or type(value) in (int, float) and 0 <= value <= 1
+    return value in ("auto", "unknown") or type(value) in (int, float) and 0 <= value <= 1
 
 
 def is_seed(value):
@@ -140,7 +140,7 @@ KEYS = {
     "image": (is_text, "a path"),
     "motion": (is_text, "a path"),
     "image_keypoints": (is_text, "a path"),
-    "sharpness": (is_sharpness, "a number from 0 to 1 or 'auto'"),
+    "sharpness": (is_sharpness, "a number from 0 to 1, 'auto' or 'unknown'"),
     "seed": (is_seed, f"a whole number from 0 to {2**63 - 1}"),
 }
 PATHS = ("image", "motion", "image_keypoints")

@@ -427,7 +427,6 @@ PICTURES = {
 CACHE_OPTIONS = (
     *("train_data_dir", "procedural_clips", "procedural_frames", "sizes", "resolution_scale", "num_frames", "seed"),
     *("frame_stride", "samples_per_clip", "horizontal_flip_probability", "static_clip_probability"),
-    *("condition_dropout", "blur_condition_dropout"),
 )
 
 

@@ -179,14 +179,17 @@ class HIACondition:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        sharpness = "Of the hands. auto: the model chooses; driving: as in the video of a person; value: as below."
+        sharpness = (
+            "Of the hands. auto: as a camera would show them at their speed; driving: as in the video of a person; "
+            "value: as below; unknown: the blur condition is off, as it always is with pose videos."
+        )
         retarget = "Gives the motion the proportions of the person in the picture. auto: for videos of a person."
         side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0 is that of the motion"}
         return {
             "required": {
                 "image": ("IMAGE",),
                 "motion": ("HIA_MOTION",),
-                "sharpness": (["auto", "driving", "value"], {"tooltip": sharpness}),
+                "sharpness": (["auto", "driving", "value", "unknown"], {"tooltip": sharpness}),
                 "sharpness_value": ("FLOAT", {"default": 0.8, "min": 0.0, "max": 1.0, "step": 0.05}),
                 "width": ("INT", side),
                 "height": ("INT", side),

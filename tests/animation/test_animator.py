@@ -291,7 +291,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"guidance_scale": float("nan")}, ValueError, "`guidance_scale` must be a finite number"),
         ({"num_inference_steps": "2"}, TypeError, "`num_inference_steps` must be an integer"),
         ({"generator": 42}, TypeError, "`generator` must be"),
-        ({"sharpness": "sharp"}, ValueError, "`sharpness` must be auto, driving or numbers"),
+        ({"sharpness": "sharp"}, ValueError, "`sharpness` must be auto, driving, unknown or numbers"),
         ({"driving_type": "pose", "sharpness": 0.5}, ValueError, "`sharpness`: a pose video"),
         ({"driving_type": "pose", "retarget": True}, ValueError, "`retarget`: a pose video"),
         ({"driving": keypoints_of(BOXES), "sharpness": "driving"}, ValueError, "`sharpness`: it can be measured"),

@@ -12,6 +12,8 @@ from hia_diffusers.conditioning import keypoints as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.motion_blur import SHARPNESS_SMOOTHING, MotionBlurCondition, MotionBlurConditioner
 from hia_diffusers.conditioning.openpose import draw_openpose
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.metrics.regions import rank_correlation
 
 
 HEIGHT, WIDTH = 160, 120
@@ -247,11 +249,70 @@ def test_preview_shows_the_pose_over_the_colour_of_the_hand():
 # Sharpness
 
 
-def test_without_frames_the_blur_is_unknown_and_boxes_and_motion_are_kept():
-    condition = MotionBlurConditioner()(two_hands())
-    assert not condition.to_tensor()[:, 3:].any() and condition.to_tensor()[:, :3].any()
-    assert np.isnan(condition.hand_sharpness).all()
-    assert np.isfinite(condition.hand_boxes).all() and np.isfinite(condition.hand_motion[1:]).all()
+def test_without_frames_hands_are_as_sharp_as_a_camera_would_show_them():
+    still, slow, fast = (MotionBlurConditioner()(two_hands(step=(step, 0))) for step in (0, 1, 12))
+    sides = slow.hand_boxes[..., 2] - slow.hand_boxes[..., 0]
+    speed = np.array([1, 0.5]) / sides
+    np.testing.assert_allclose(
+        slow.hand_sharpness, MotionBlurConditioner().expected_sharpness(speed, sides), atol=1e-6
+    )  # in the first frame at the speed of the next
+    assert (still.hand_sharpness > slow.hand_sharpness).all() and (slow.hand_sharpness > fast.hand_sharpness).all()
+    assert (still.hand_sharpness > 0.8).all() and fast.hand_sharpness[:, LEFT].max() < 0.5
+    maps = fast.to_tensor()
+    row, column = fast.hand_boxes[2, LEFT].reshape(2, 2).mean(axis=0).astype(int)[::-1]
+    motion = 0.5 + 0.5 * fast.hand_motion[2, LEFT]
+    np.testing.assert_allclose(maps[2, 3:, row, column], [*motion, fast.hand_sharpness[2, LEFT]], atol=1e-6)
+
+
+def test_expected_sharpness_is_the_documented_relation():
+    options = {"rest_variance": 100.0, "blurring_motion": 0.5, "blur_exponent": 2.0, "small_box_exponent": 1.5}
+    conditioner = MotionBlurConditioner(**options)
+    speed, side = np.array([0.0, 0.5, 1.0, 0.5, np.nan]), np.array([32, 64, 32, 8, 32])
+    variance = [100, 100 / 2, 100 / 5, 100 / 2 / 8, np.nan]
+    np.testing.assert_allclose(
+        conditioner.expected_sharpness(speed, side), conditioner.squash_sharpness(np.array(variance))
+    )
+
+
+def test_a_hand_of_unknown_motion_is_as_sharp_as_at_rest():
+    hand = {"LEFT_HAND": hand_points((50, 60), 20)}
+    condition = MotionBlurConditioner()(make_keypoints([hand]))
+    side = condition.hand_boxes[0, LEFT, 2] - condition.hand_boxes[0, LEFT, 0]
+    assert np.isnan(condition.hand_motion[0, LEFT]).all()
+    assert condition.hand_sharpness[0, LEFT] == pytest.approx(MotionBlurConditioner().expected_sharpness(0, side))
+
+
+def test_a_hand_that_is_hardly_in_the_picture_is_unknown_measured_or_expected():
+    keypoints = make_keypoints([{"LEFT_HAND": hand_points((-8, 60), 20)}, {"LEFT_HAND": hand_points((3, 60), 20)}])
+    pictures = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for frames in (None, pictures):
+        condition = MotionBlurConditioner()(keypoints, frames)
+        assert np.isfinite(condition.hand_boxes[:, LEFT]).all()
+        np.testing.assert_array_equal(np.isnan(condition.hand_sharpness[:, LEFT]), [True, False])
+
+
+def test_expected_sharpness_is_that_of_rendered_hands():
+    """Of people that the relation was not fitted to."""
+    size, measured, expected = (160, 96), [], []
+    conditioner = MotionBlurConditioner.for_size(*size)
+    for index in range(8):
+        clip = ProceduralScene("validation", index, index, index).render(range(40, 43), *size)
+        measured.append(conditioner(clip.keypoints, clip.frames).hand_sharpness[1:])
+        expected.append(conditioner(clip.keypoints).hand_sharpness[1:])
+    measured, expected = (np.concatenate(values).ravel() for values in (measured, expected))
+    known = np.isfinite(measured)
+    np.testing.assert_array_equal(known, np.isfinite(expected))
+    measured, expected = torch.from_numpy(measured[known]), torch.from_numpy(expected[known])
+    assert (measured - expected).abs().mean() < 0.75 * (measured - measured.median()).abs().mean()
+    assert rank_correlation(expected, measured) > 0.4
+
+
+def test_unknown_switches_the_blur_condition_off_and_keeps_boxes_and_motion():
+    for frames in (None, PICTURES):
+        condition = MotionBlurConditioner()(two_hands(), frames, sharpness="unknown")
+        assert not condition.to_tensor()[:, 3:].any() and condition.to_tensor()[:, :3].any()
+        assert np.isnan(condition.hand_sharpness).all()
+        assert np.isfinite(condition.hand_boxes).all() and np.isfinite(condition.hand_motion[1:]).all()
 
 
 def test_wanted_sharpness_in_every_form():

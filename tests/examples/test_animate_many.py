@@ -232,7 +232,10 @@ NAMED = "made of letters, digits, '_', '-', '.' and blanks, and begin with one o
         ([{**JOB, "image": "link"}], "--jobs: job 1: image names a path that leaves its folder: 'link'."),
         ([{**JOB, "image": ""}], "--jobs: job 1: image must be a path, got ''"),
         ([{**JOB, "image_keypoints": None}], "--jobs: job 1: image_keypoints must be a path, got None"),
-        ([{**JOB, "sharpness": 2}], "--jobs: job 1: sharpness must be a number from 0 to 1 or 'auto', got 2"),
+        (
+            [{**JOB, "sharpness": 2}],
+            "--jobs: job 1: sharpness must be a number from 0 to 1, 'auto' or 'unknown', got 2",
+        ),
         ([{**JOB, "seed": True}], f"--jobs: job 1: seed must be a whole number from 0 to {2**63 - 1}, got True"),
     ],
 )

@@ -17,7 +17,10 @@ KEY = {"seed": "0"}
 
 @pytest.fixture
 def dataset():
-    return HIADataset(ProceduralClips("train", 3, 8), [(32, 24)], num_frames=2, horizontal_flip_probability=0.5)
+    dropouts = {"condition_dropout": 0.5, "blur_condition_dropout": 0.5}
+    return HIADataset(
+        ProceduralClips("train", 3, 8), [(32, 24)], num_frames=2, horizontal_flip_probability=0.5, **dropouts
+    )
 
 
 def keep_all(batch):
@@ -43,13 +46,27 @@ def test_samples_are_those_of_the_dataset_epoch_by_epoch(dataset, tmp_path):
             assert_same_sample(cache[index], drawn[epoch, index])
     assert not torch.equal(drawn[0, 1]["frames"], drawn[1, 1]["frames"])
     dataset.set_epoch(5)  # the second again
-    assert_same_sample(cache[1], drawn[1, 1])
+    assert torch.equal(cache[1]["pixel_values"], drawn[1, 1]["pixel_values"])
+
+
+def test_each_epoch_drops_its_own_conditions(dataset, tmp_path):
+    cache = SampleCache(dataset, tmp_path, 1, KEY)
+    list(cache.fill(keep_all))
+    dropped = {index: [] for index in range(3)}
+    for epoch in range(20):
+        dataset.set_epoch(epoch)
+        for index, kinds in dropped.items():
+            sample = cache[index]
+            kinds.append((bool(sample["drop_conditions"]), not sample["conditioning"][:, 3:].any()))
+    every_kind = {(False, False), (False, True), (True, False), (True, True)}
+    assert all(set(kinds) == every_kind for kinds in dropped.values())
 
 
 def test_what_is_kept_is_what_encode_makes(dataset, tmp_path):
     cache = SampleCache(dataset, tmp_path, 1, KEY)
-    list(cache.fill(lambda batch: {"mean": batch["pixel_values"].mean(dim=(1, 2, 3, 4)), "clip": batch["clip"]}))
-    assert cache[2].keys() == {"mean", "clip"}
+    kept = ("conditioning", "clip")
+    list(cache.fill(lambda b: {"mean": b["pixel_values"].mean(dim=(1, 2, 3, 4)), **{name: b[name] for name in kept}}))
+    assert cache[2].keys() == {"mean", "drop_conditions", *kept}
     assert torch.allclose(cache[2]["mean"], dataset[2]["pixel_values"].mean())
     assert cache[2]["clip"] == "procedural-train-2"
 

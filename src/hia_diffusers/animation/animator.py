@@ -244,8 +244,10 @@ class HIAAnimator:
             image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
                 The person in `image`, one frame, in pixels of `image`. Detected by default, where needed.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
-                How sharp the hands shall be. `"auto"` leaves it to the model, `"driving"` measures it on a video of a
-                person; numbers in [0, 1] as [`MotionBlurConditioner.__call__`] takes them.
+                How sharp the hands shall be. `"auto"` is as sharp as a camera would show them at their speed,
+                `"driving"` measures it on a video of a person, `"unknown"` switches the blur condition off; numbers in
+                [0, 1] as [`MotionBlurConditioner.__call__`] takes them. A pose video does not say where the hands are:
+                with it the blur condition is off.
             height, width (`int`, *optional*):
                 Size of the result in pixels, multiples of 8. By default the driving's, rounded. A motion of another
                 aspect that is not aligned to the picture is fitted into it as the picture is, whole and centred.
@@ -428,6 +430,7 @@ class HIAAnimator:
             )
         if isinstance(motion, WholeBodyKeypoints):
             return conditioner(motion.fit(height, width), sharpness=sharpness)
+        logger.info("A pose video does not say where the hands are: the blur condition is off.")
         pose = np.empty((len(motion), height, width, 3), np.uint8)
         for index, frame in enumerate(motion.frames):  # at its own size, one at a time
             pose[index] = np.asarray(fit_pose_map(PIL.Image.fromarray(frame), (width, height)))
@@ -548,11 +551,11 @@ def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
     """Arguments that the kind of driving has no use for, or what is given in place of a step."""
     given = {name: value for name, value in arguments.items() if value is not None}
     word = sharpness if isinstance(sharpness, str) else None
-    if word not in (None, "auto", "driving"):
-        raise ValueError(f"`sharpness` must be auto, driving or numbers in [0, 1], got {checks.shown(word)}.")
+    if word not in (None, "auto", "driving", "unknown"):
+        raise ValueError(f"`sharpness` must be auto, driving, unknown or numbers in [0, 1], got {checks.shown(word)}.")
     if word is None:
         sharpness_array(sharpness, len(driving))
-    if driving.kind == "pose" and word != "auto":
+    if driving.kind == "pose" and word not in ("auto", "unknown"):
         raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
     if driving.kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")

@@ -38,7 +38,7 @@ class Wish:
         num_frames (`int`):
             Length of the result, or less where the motion is shorter.
         sharpness (`float`, *optional*):
-            How sharp the hands shall be, in [0, 1]. `None` leaves it to the model.
+            How sharp the hands shall be, in [0, 1]; by default as sharp as a camera would show them at their speed.
         steps (`int`):
             Denoising steps.
         guidance (`float`):

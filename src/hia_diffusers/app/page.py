@@ -100,7 +100,7 @@ def build_page(
                     elem_id="own-motion",
                 )
                 with gr.Group():
-                    automatic = gr.Checkbox(True, label="The model chooses how sharp the hands are", elem_id="auto")
+                    automatic = gr.Checkbox(True, label="Hands as sharp as a camera would show them", elem_id="auto")
                     sharpness = gr.Slider(
                         *(0, 1, 0.5),
                         step=0.05,

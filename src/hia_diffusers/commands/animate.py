@@ -38,8 +38,9 @@ RETARGET_HELP = (
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
 SHARPNESS_HELP = (
-    "how sharp the hands shall be, from 0 (all motion blur) to 1; driving: as in a --driving that is a video of a "
-    "person; not for pose videos (default: auto, the model chooses)"
+    "how sharp the hands shall be, from 0 (all motion blur) to 1; auto: as a camera would show them at their speed; "
+    "driving: as in a --driving that is a video of a person; unknown: the blur condition is off, as it always is with "
+    "pose videos (default: auto)"
 )
 SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
@@ -58,7 +59,7 @@ OPTIONS = re.compile(
 
 
 def sharpness(text: str) -> str | float:
-    return text if text in ("auto", "driving") else number(float, 0, 1)(text)
+    return text if text in ("auto", "driving", "unknown") else number(float, 0, 1)(text)
 
 
 def box(text: str) -> tuple[float, float, float, float]:

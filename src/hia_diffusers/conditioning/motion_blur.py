@@ -197,6 +197,11 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     `sharpness_side` pixels and slightly smoothed first, so that it does not depend on the size of the hand as long as
     the box has at least that many pixels. It is squashed to `variance / (variance + sharpness_scale)`.
 
+    Where nobody says how sharp a hand shall be, it is as sharp as a camera would show it at its speed `|v|`. The
+    relation is fitted to the true motion blur of procedural people:
+    `variance = rest_variance * min(1, side / sharpness_side) ** small_box_exponent`
+    `/ (1 + (|v| / blurring_motion) ** blur_exponent)`.
+
     Args:
         score_threshold (`float`, *optional*, defaults to `0.3`):
             Keypoints are visible when their score is above this, in `[0, 1)`.
@@ -206,6 +211,14 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             Variance of the Laplacian that is stored as 0.5.
         sharpness_side (`int`, *optional*, defaults to `32`):
             Side in pixels at which sharpness is measured, from 12 to 1024.
+        rest_variance (`float`, *optional*, defaults to `350.0`):
+            Expected variance of the Laplacian of a hand at rest.
+        blurring_motion (`float`, *optional*, defaults to `0.2`):
+            Motion at which the expected variance has halved, in hand-box sides per frame at 30 frames per second.
+        blur_exponent (`float`, *optional*, defaults to `1.3`):
+            How fast the expected variance falls with faster motion.
+        small_box_exponent (`float`, *optional*, defaults to `1.65`):
+            How fast the expected variance falls with the side of a box that has fewer pixels than `sharpness_side`.
         hand_box_margin (`float`, *optional*, defaults to `0.2`):
             Margin around the hand's points on each side, in units of their extent.
         line_scale (`float`, *optional*, defaults to `1.0`):
@@ -223,6 +236,10 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         max_motion: float = 1.0,
         sharpness_scale: float = 40.0,
         sharpness_side: int = 32,
+        rest_variance: float = 350.0,
+        blurring_motion: float = 0.2,
+        blur_exponent: float = 1.3,
+        small_box_exponent: float = 1.65,
         hand_box_margin: float = 0.2,
         line_scale: float = 1.0,
     ):
@@ -230,6 +247,10 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         checks.number("max_motion", max_motion, above=0)
         checks.number("sharpness_scale", sharpness_scale, above=0)
         checks.integer("sharpness_side", sharpness_side, 12, 1024)
+        checks.number("rest_variance", rest_variance, above=0)
+        checks.number("blurring_motion", blurring_motion, above=0)
+        checks.number("blur_exponent", blur_exponent, above=0, high=100)
+        checks.number("small_box_exponent", small_box_exponent, 0, 100)
         checks.number("hand_box_margin", hand_box_margin, 0, 100)
         checks.number("line_scale", line_scale, above=0, high=100)
 
@@ -304,9 +325,10 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 or float `[0, 1]` arrays `(F, H, W, 3)`, a float tensor `(F, 3, H, W)` in `[0, 1]`, or
                 [`~data.video.VideoFrames`], which are measured as they are decoded.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
-                `"auto"` measures it on `frames`; without frames it is unknown, and the blur channels are zero. A
-                number in `[0, 1]` is used for both hands, two numbers for the left and the right hand, and an array
-                `(F, 2)` for each hand in each frame, NaN standing for unknown.
+                `"auto"` measures it on `frames`; without frames it is [`~MotionBlurConditioner.expected_sharpness`],
+                what a camera would show. A number in `[0, 1]` is used for both hands, two numbers for the left and the
+                right hand, and an array `(F, 2)` for each hand in each frame, NaN standing for unknown. `"unknown"`
+                switches the blur condition off: channels 3-5 are zero, an input that models are trained on, too.
             previous_keypoints (`WholeBodyKeypoints`, *optional*):
                 The person in the frame before each of the F frames, a frame period earlier, which motion is measured
                 from. By default the frames follow each other, and nothing is known before the first. For frames that
@@ -335,16 +357,19 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 f"`previous_keypoints` must match `keypoints`: (F, H, W) is {previous_shape}, not {clip_shape}."
             )
         boxes, from_points = self._hand_boxes(keypoints)
+        motion = self._hand_motion(keypoints, boxes, from_points, previous)
         if wanted_sharpness is not None:
             hand_sharpness = wanted_sharpness
         elif pictures is not None:
             hand_sharpness = self._sharpness(pictures, boxes)
         else:
-            hand_sharpness = np.full(boxes.shape[:2], np.nan)
+            is_visible = _visible_parts(boxes, (keypoints.width, keypoints.height)).min(axis=-1) >= MIN_VISIBLE_SIDE
+            expected = self.expected_sharpness(_speed(motion), boxes[..., 2] - boxes[..., 0])
+            hand_sharpness = np.where(is_visible, expected, np.nan)
         return MotionBlurCondition(
             pose=draw_openpose(keypoints, self.config.score_threshold, self.config.line_scale),
             hand_boxes=boxes.astype(np.float32),
-            hand_motion=self._hand_motion(keypoints, boxes, from_points, previous).astype(np.float32),
+            hand_motion=motion.astype(np.float32),
             hand_sharpness=np.where(np.isnan(boxes[..., 0]), np.nan, hand_sharpness).astype(np.float32),
             max_motion=self.config.max_motion,
         )
@@ -404,6 +429,21 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         if ((sharpness < 0) | (sharpness >= 1)).any():
             raise ValueError(f"`sharpness` must be in [0, 1), got {checks.shown(sharpness)}.")
         return self.config.sharpness_scale * sharpness / (1 - sharpness)
+
+    def expected_sharpness(self, speed: float | np.ndarray, side: float | np.ndarray) -> np.ndarray:
+        """
+        How sharp a camera would show hands that move at a speed, squashed to `[0, 1)`: the relation above.
+
+        Args:
+            speed (`float` or `np.ndarray`):
+                Magnitudes of motion, in hand-box sides per frame at 30 frames per second; NaN stays NaN.
+            side (`float` or `np.ndarray`):
+                Sides of the boxes in pixels, of a shape that goes with the speed's.
+        """
+        side = np.asarray(side, dtype=np.float64)
+        of_size = np.minimum(side / self.config.sharpness_side, 1) ** self.config.small_box_exponent
+        of_speed = 1 + (np.asarray(speed, dtype=np.float64) / self.config.blurring_motion) ** self.config.blur_exponent
+        return self.squash_sharpness(self.config.rest_variance * of_size / of_speed)
 
     def _hand_boxes(self, keypoints: WholeBodyKeypoints) -> tuple[np.ndarray, np.ndarray]:
         """Boxes `(F, 2, 4)`, NaN where there is none, and whether each comes from hand points `(F, 2)`."""
@@ -478,9 +518,25 @@ def _squared_distance(x: np.ndarray, y: np.ndarray, box: np.ndarray) -> np.ndarr
     return (x - (box[0] + box[2]) / 2) ** 2 + (y - (box[1] + box[3]) / 2) ** 2
 
 
+def _speed(motion: np.ndarray) -> np.ndarray:
+    """
+    Magnitude of motion `(F, 2)`. Where it is unknown, as in the first frame, that of the motion to the next frame;
+    where that is unknown as well, the hand is at rest, as it is painted.
+    """
+    speed = np.linalg.norm(motion, axis=-1)
+    following = np.append(speed[1:], np.full_like(speed[:1], np.nan), axis=0)
+    return np.nan_to_num(np.where(np.isnan(speed), following, speed))
+
+
+def _visible_parts(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which part of the width and of the height of boxes `(..., 4)` lies in a picture of a width and height."""
+    low, high = boxes[..., :2].clip(0), boxes[..., 2:].clip(max=size)
+    return (high - low) / (boxes[..., 2:] - boxes[..., :2])
+
+
 def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> float:
     low, high = box[:2].clip(0), box[2:].clip(max=grey.size)
-    visible = (high - low) / (box[2:] - box[:2])
+    visible = _visible_parts(box, grey.size)
     if visible.min() < MIN_VISIBLE_SIDE:
         return np.nan
     size = tuple(np.rint(side * visible).astype(int).tolist())
@@ -549,11 +605,13 @@ def sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
             F.
 
     Returns:
-        `np.ndarray`, *optional*: float64 `(F, 2)`; `None` for "auto".
+        `np.ndarray`, *optional*: float64 `(F, 2)`; NaN where unknown; `None` for "auto".
     """
-    accepted = f'"auto", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
-    if isinstance(sharpness, str) and sharpness == "auto":
-        return None
+    accepted = (
+        f'"auto", "unknown", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
+    )
+    if isinstance(sharpness, str) and sharpness in ("auto", "unknown"):
+        return None if sharpness == "auto" else np.full((num_frames, 2), np.nan)
     if isinstance(sharpness, (str, bool, np.bool_)):
         raise TypeError(f"`sharpness` must be {accepted}, got {checks.shown(sharpness)}.")
     array = _float_array("sharpness", sharpness)

@@ -20,10 +20,13 @@ from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipErr
 
 
 # Counts up when the same options give other samples, so that those which were kept before are not taken for them.
-SAMPLES_VERSION = 2
+SAMPLES_VERSION = 3
 
 # A sample stands in for at most this many unreadable clips in a row: more are no accident.
 MAX_SKIPPED = 8
+
+# What is drawn for a sample: all that is in it, and what is dropped of it.
+CONTENT_DRAW, DROPOUT_DRAW = 0, 1
 
 
 class HIADataset(torch.utils.data.Dataset):
@@ -188,10 +191,41 @@ class HIADataset(torch.utils.data.Dataset):
             `IndexError`: there is no such sample.
             `UnreadableClipError`: the clip cannot be read; with `on_error="skip"`, no clip in its place can either.
         """
+        return self.drop_conditions(self.complete_sample(index), index)
+
+    def drop_conditions(self, sample: dict[str, Any], index: int) -> dict[str, Any]:
+        """
+        Of a complete sample, the one in which conditions are dropped as it falls to this sample in this epoch.
+
+        Args:
+            sample (`dict[str, Any]`):
+                What [`~HIADataset.complete_sample`] gave in this or, kept since then, in another epoch.
+            index (`int`):
+                Which sample.
+        """
+        rng = np.random.default_rng([self.seed, self.epoch, index, DROPOUT_DRAW])
+        drop_all, drop_blur = rng.random(2) < [self.condition_dropout, self.blur_condition_dropout]
+        conditioning = sample["conditioning"]
+        if drop_blur:
+            conditioning = conditioning.clone()
+            conditioning[:, 3:] = 0
+        return {**sample, "conditioning": conditioning, "drop_conditions": torch.tensor(bool(drop_all))}
+
+    def complete_sample(self, index: int) -> dict[str, Any]:
+        """
+        A sample of which nothing is dropped: all but `drop_conditions`.
+
+        Args:
+            index (`int`):
+                Which sample.
+
+        Raises:
+            `IndexError`, `UnreadableClipError`: as above.
+        """
         clip, size = self._clip(index), self.size(index)
         unreadable: dict[int, UnreadableClipError] = {}
         while True:
-            rng = np.random.default_rng([self.seed, self.epoch, index, len(unreadable)])
+            rng = np.random.default_rng([self.seed, self.epoch, index, CONTENT_DRAW, len(unreadable)])
             if unreadable:
                 clip = self._replacement(size, unreadable, rng)
             try:
@@ -222,13 +256,8 @@ class HIADataset(torch.utils.data.Dataset):
         return int(rng.choice(others))
 
     def _draw_sample(self, clip: int, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
-        # All of these are drawn for every sample, so that none depends on the probability of another.
-        is_static, is_flipped, drop_conditions, drop_blur = rng.random(4) < [
-            self.static_clip_probability,
-            self.horizontal_flip_probability,
-            self.condition_dropout,
-            self.blur_condition_dropout,
-        ]
+        # Both are drawn for every sample, so that none depends on the probability of the other.
+        is_static, is_flipped = rng.random(2) < [self.static_clip_probability, self.horizontal_flip_probability]
         clip_length = self.source.num_frames(clip)
         stride = int(rng.choice(self._fitting_strides(clip_length)))
         first = int(rng.integers(clip_length - stride * (self.num_frames - 1)))
@@ -247,8 +276,7 @@ class HIADataset(torch.utils.data.Dataset):
         return {
             **_reference_tensors(loaded.take(order[:1])),
             **_target_tensors(targets),
-            "conditioning": self._conditioning(targets, size, bool(drop_blur)),
-            "drop_conditions": torch.tensor(bool(drop_conditions)),
+            "conditioning": self._conditioning(targets, size),
             "clip": self.source.name(clip),
             "frames": torch.tensor(frames),
             "reference_frame": torch.tensor(reference),
@@ -260,16 +288,13 @@ class HIADataset(torch.utils.data.Dataset):
         least, greatest = self.frame_strides
         return [stride for stride in range(least, greatest + 1) if stride * (self.num_frames - 1) < clip_length]
 
-    def _conditioning(self, clip: ClipFrames, size: tuple[int, int], drop_blur: bool) -> torch.Tensor:
+    def _conditioning(self, clip: ClipFrames, size: tuple[int, int]) -> torch.Tensor:
         previous = {"previous_keypoints": clip.previous_keypoints}
         if clip.hand_sharpness is None:
             condition = self._conditioners[size](clip.keypoints, clip.pictures, **previous)
         else:
             condition = self._conditioners[size](clip.keypoints, sharpness=clip.hand_sharpness, **previous)
-        maps = condition.to_tensor()
-        if drop_blur:
-            maps[:, 3:] = 0
-        return maps
+        return condition.to_tensor()
 
 
 def _reference_tensors(clip: ClipFrames) -> dict[str, torch.Tensor]:

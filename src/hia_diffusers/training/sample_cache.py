@@ -32,7 +32,7 @@ class DamagedSampleError(ValueError):
 
 class SampleCache(Dataset):
     """
-    The first epochs of a dataset, kept in a folder; later epochs are these again.
+    The first epochs of a dataset, kept in a folder; later epochs are these again, with other conditions dropped.
 
     A sample is a compressed file of arrays (`.npz`, read without pickle) that has its name only when it is complete:
     filling goes on where it was interrupted, and several processes may fill together.
@@ -43,7 +43,7 @@ class SampleCache(Dataset):
         folder (`str` or `os.PathLike`):
             Made if it is not there.
         num_epochs (`int`):
-            How many epochs are kept. Each draws its own frames, flips and dropped conditions.
+            How many epochs are kept. Each draws its own frames and flips.
         key (`dict[str, str]`):
             All that samples and their encoding depend on, beside the dataset's length.
 
@@ -88,12 +88,13 @@ class SampleCache(Dataset):
             raise FileNotFoundError(f"The cache holds no sample {path}.")
         try:
             with np.load(path) as arrays:
-                return {name: _from_array(arrays[name]) for name in arrays.files}
+                sample = {name: _from_array(arrays[name]) for name in arrays.files}
         except Exception as error:  # damaged archives lead to more of them than can be listed
             reason = " ".join(str(error).split())
             raise DamagedSampleError(
                 f"The kept sample {path} is damaged ({reason}); delete it, and the next run draws it anew."
             ) from error
+        return self.dataset.drop_conditions(sample, index)
 
     def fill(
         self, encode: Callable[[Sample], Sample], rank: int = 0, num_ranks: int = 1, num_workers: int = 0
@@ -118,7 +119,7 @@ class SampleCache(Dataset):
         still_missing = sum(map(len, missing.values()))
         for epoch, indices in missing.items():
             self.dataset.set_epoch(epoch)
-            batches = DataLoader(self.dataset, sampler=indices, num_workers=num_workers)
+            batches = DataLoader(_CompleteSamples(self.dataset), sampler=indices, num_workers=num_workers)
             for index, batch in zip(indices, batches, strict=True):
                 arrays = {name: np.asarray(values[0]) for name, values in encode(batch).items()}
                 with _whole_file(self._path(epoch, index)) as file:
@@ -141,6 +142,14 @@ def _is_kept(path: Path) -> bool:
     if not is_whole:
         logger.warning("%s is damaged and drawn anew.", path)
     return is_whole
+
+
+class _CompleteSamples(Dataset):
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset.complete_sample(index)
 
 
 def weights_hash(modules: Iterable[nn.Module]) -> str:
