@@ -450,6 +450,10 @@ def add_file(folder):
     (folder / "notes.txt").write_text("no clip")
 
 
+def add_frame(folder):
+    (folder / "TiktokDance_00338_0001.png").touch()
+
+
 def add_twin(folder):
     write_video(folder / "walk.mp4", pictures(3, 1), 30)
 
@@ -512,6 +516,7 @@ def empty_clip(folder):
         (rename_clip, ["--predictions", "there is no 'walk', which is in --targets; 'Walk' is not in --targets"]),
         (add_clip, ["--predictions", "'jump' is not in --targets"]),
         (add_file, ["notes.txt", "neither a video"]),
+        (add_frame, ["00338_0001.png", "put the frames of each clip into a folder of its own"]),
         (add_twin, ["walk.mp4", "the same name"]),
         (shorten, ["predictions/walk", "2 frames of 48x64", "frames/walk", "3 of 48x64"]),
         (rename_frame, ["--predictions walk", "there is no 'frame_2'", "'frame_3' is not in --targets walk"]),
