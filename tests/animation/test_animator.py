@@ -214,7 +214,7 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
     with pytest.raises(ValueError, match="`driving_fps`: only a pose file"):
         animator.prepare(person, keypoints, driving_fps=25)
     (tmp_path / "poses.pkl").write_bytes(b"")
-    with pytest.raises(ValueError, match="poses.pkl is a pickle, which can run code"):
+    with pytest.raises(ValueError, match="`driving`: .*poses.pkl is a pickle, which can run code"):
         animator.prepare(person, tmp_path / "poses.pkl", **known)
 
 

@@ -17,7 +17,7 @@ import PIL.Image
 
 from .. import checks
 from ..conditioning.detection import KeypointDetector
-from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner, sharpness_array
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..data.sound import has_sound
@@ -536,7 +536,7 @@ class HIAAnimator:
         keypoints = image_keypoints
         if not isinstance(keypoints, WholeBodyKeypoints):
             try:
-                keypoints = WholeBodyKeypoints.load(keypoints, picture.height, picture.width)
+                keypoints = _load_in(picture, keypoints)
             except ValueError as error:
                 raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
         if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:
@@ -545,6 +545,14 @@ class HIAAnimator:
                 f"got {len(keypoints)} of {keypoints.width}x{keypoints.height}"
             )
         return keypoints
+
+
+def _load_in(picture: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoints:
+    """Keypoints of a file, in pixels of the picture where the file does not say of which."""
+    try:
+        return WholeBodyKeypoints.load(path)
+    except NotStatedError:
+        return WholeBodyKeypoints.load(path, picture.height, picture.width)
 
 
 def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:

@@ -156,8 +156,8 @@ def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) 
         name = "driving_fps" if "rate" in error.what else "driving_size"
         raise ValueError(f"`driving`: {path} does not state {error.what}; give `{name}`.") from error
     except ValueError as error:
-        message = re.sub("^`(height|width)`", "`driving_size`", str(error))
-        raise ValueError(re.sub("^`fps`", "`driving_fps`", message)) from error
+        names = {"path": "driving", "height": "driving_size", "width": "driving_size", "fps": "driving_fps"}
+        raise ValueError(re.sub(r"^`(\w+)`", lambda name: f"`{names.get(name[1], name[1])}`", str(error))) from error
 
 
 def recognise_video(frames: Iterable[np.ndarray]) -> str:
