@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HIA pipeline: a reference picture and conditioning frames in, a video out (paper Sec. 3.4)."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +31,14 @@ from .finite_results import check_finite
 from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
-from .models.autoencoder import AUTOENCODERS, Autoencoder, decode_latents, encode_pictures, vae_scale_factor
+from .models.autoencoder import Autoencoder, decode_latents, encode_pictures, vae_scale_factor
+from .models.component_fit import COMPONENTS, REQUIRED, check_components
 from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
 from .models.deep_cache import DeepCache
-from .models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
+from .models.modeling_hia import StrictLoadingMixin, check_finite_weights, copy_out_of_mapped_file
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
+from .pipeline_folder import check_index, check_pipeline_folder, find_pipeline
 from .pipeline_inputs import (
     MAX_VIDEOS,
     callback_inputs,
@@ -194,28 +195,28 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         super().__init__()
         if reference_timestep not in ("zero", "current"):
             raise ValueError(f'`reference_timestep` must be "zero" or "current", got {reference_timestep!r}.')
-        if image_encoder is not None and text_encoder is not None:
-            raise ValueError("Give `image_encoder` or `text_encoder` as the source of the context, not both.")
+        components = {
+            "vae": vae,
+            "image_encoder": image_encoder,
+            "unet": unet,
+            "appearance_encoder": appearance_encoder,
+            "controlnet": controlnet,
+            "scheduler": scheduler,
+            "feature_extractor": feature_extractor,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+        }
+        check_components(components)
         if isinstance(unet, UNet2DConditionModel):
             unet = HIAUNetMotionModel.from_unet2d(unet)
         elif isinstance(unet, UNetMotionModel) and not isinstance(unet, HIAUNetMotionModel):
             unet = HIAUNetMotionModel.from_unet_motion(unet)
-        self._check_components(vae, unet, appearance_encoder, controlnet)
-        for module in (vae, image_encoder, unet, appearance_encoder, controlnet, text_encoder):
-            if module is not None:
-                copy_out_of_mapped_file(module)
+        components["unet"] = unet
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                copy_out_of_mapped_file(component)
 
-        self.register_modules(
-            vae=vae,
-            image_encoder=image_encoder,
-            unet=unet,
-            appearance_encoder=appearance_encoder,
-            controlnet=controlnet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
+        self.register_modules(**components)
         self.register_to_config(
             reference_timestep=reference_timestep, unconditional_controlnet=unconditional_controlnet
         )
@@ -224,41 +225,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
-    @staticmethod
-    def _check_components(vae: Any, unet: Any, appearance_encoder: Any, controlnet: Any) -> None:
-        # Components may be None: diffusers loads part of a pipeline that way. Compiled modules wrap their original.
-        vae, unet, appearance_encoder, controlnet = (
-            getattr(module, "_orig_mod", module) for module in (vae, unet, appearance_encoder, controlnet)
-        )
-        for name, module, accepted in (
-            ("vae", vae, AUTOENCODERS),
-            ("unet", unet, (HIAUNetMotionModel,)),
-            ("appearance_encoder", appearance_encoder, (HIAAppearanceEncoder,)),
-            ("controlnet", controlnet, (HIAControlNetModel,)),
-        ):
-            if module is not None and not isinstance(module, accepted):
-                names = " or ".join(c.__name__ for c in accepted)
-                raise TypeError(f"`{name}` must be of class {names}, got {type(module).__name__}.")
-        if vae is not None and unet is not None and vae.config.latent_channels != unet.config.in_channels:
-            raise ValueError(
-                f"`unet` takes {unet.config.in_channels} channels but `vae` has {vae.config.latent_channels} latent"
-                " channels."
-            )
-        if unet is not None and appearance_encoder is not None:
-            missing = set(unet.reference_names) - set(appearance_encoder.reference_names)
-            if missing:
-                raise ValueError(f"`appearance_encoder` lacks the blocks {', '.join(sorted(missing))} of `unet`.")
-        if vae is not None and controlnet is not None:
-            stride = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
-            if stride != vae_scale_factor(vae):
-                raise ValueError(
-                    f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
-                    f" {vae_scale_factor(vae)}; set the ControlNet's `conditioning_embedding_out_channels`."
-                )
-        if unet is not None and controlnet is not None and controlnet.config.embedding_only:
-            given, taken = controlnet.config.block_out_channels[0], unet.config.block_out_channels[0]
-            if given != taken:
-                raise ValueError(f"`controlnet` gives pose features of {given} channels but `unet` takes {taken}.")
+    def register_modules(self, **kwargs: Any) -> None:
+        """Put components in place of others, as [`~diffusers.DiffusionPipeline.register_modules`] does.
+
+        Args:
+            kwargs:
+                Components by name, or None.
+
+        Raises:
+            TypeError, ValueError: If one does not fit the others; nothing is changed then.
+        """
+        check_components({**{name: getattr(self, name, None) for name in COMPONENTS}, **kwargs})
+        super().register_modules(**kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "HIAPipeline":
@@ -271,26 +249,34 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Options of [`~diffusers.DiffusionPipeline.from_pretrained`]; `use_safetensors` is `True` by default.
 
         Raises:
-            ValueError: If a component has missing or unexpected keys, or was saved by another class.
+            OSError: If a file is missing.
+            TypeError, ValueError: If a file is damaged, weights have missing or unexpected keys, are no floating-point
+                numbers or not finite, or components do not fit each other; before weights are read where their headers
+                tell it.
         """
         kwargs.setdefault("use_safetensors", True)
-        if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
-            kwargs["dtype"] = torch.float32  # not whatever torch's default happens to be
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
-        index = cls.load_config(folder)
-        if not kwargs.keys() & {"device_map", "quantization_config"}:
-            # HIA's own networks check themselves; diffusers and transformers only warn about theirs.
-            for name in ("vae", "image_encoder", "text_encoder"):
-                library, class_name = index.get(name) or ("", "")
-                if name not in kwargs and library in ("diffusers", "transformers"):
-                    component_class = getattr(importlib.import_module(library), class_name)
-                    options = _component_options(folder / name, kwargs)
-                    kwargs[name] = load_without_mismatch(component_class, folder / name, **options)
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32  # transformers would take that in its config, of whoever saved it last
+        try:
+            folder = find_pipeline(cls, pretrained_model_name_or_path, kwargs)
+            given = {name: kwargs[name] for name in COMPONENTS if name in kwargs}
+            check_pipeline_folder(folder, given, kwargs.get("variant"), kwargs["use_safetensors"])
+        except ValueError as error:
+            raise ValueError(f"`pretrained_model_name_or_path`: {error}") from error
         pipeline = super().from_pretrained(str(folder), **kwargs)
+        for name, component in pipeline.components.items():
+            if isinstance(component, torch.nn.Module) and not isinstance(component, StrictLoadingMixin):
+                check_finite_weights(component, folder / name)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    @classmethod
+    def extract_init_dict(
+        cls, config_dict: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        # What `DiffusionPipeline.from_pretrained` calls before it imports the libraries that the index names.
+        check_index(config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, with two files beside it.
@@ -442,12 +428,12 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         rehearse(self.scheduler, num_inference_steps, custom_schedule(self.scheduler, timesteps, sigmas), eta)
 
     def _check_complete(self) -> None:
-        parts = {name: getattr(self, name) for name in ("vae", "unet", "appearance_encoder", "controlnet")}
-        for name, component in {**parts, "scheduler": self.scheduler}.items():
-            if component is None:
+        parts = {name: getattr(self, name) for name in COMPONENTS}
+        for name in REQUIRED:
+            if parts[name] is None:
                 raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
-        self._check_components(**parts)
         check_kind(self.scheduler)
+        check_components(parts)
 
     def _check_denoising(
         self,
@@ -1336,18 +1322,6 @@ def _check_xformers() -> None:
     error = _cpp_lib._cpp_library_load_exception
     if error is not None:
         raise RuntimeError(f"xformers cannot be used and attention stays on torch's SDPA: {error}") from error
-
-
-def _component_options(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the options of a pipeline's `from_pretrained`, those for the component in `folder`."""
-    dtype = options.get("dtype") or options.get("torch_dtype")
-    if isinstance(dtype, dict):
-        dtype = dtype.get(folder.name) or dtype.get("default")
-    variant = options.get("variant")
-    if variant is not None and not any(folder.glob(f"*.{variant}*")):
-        variant = None  # as diffusers has it: a variant need not hold every component
-    # Without a dtype, transformers takes the one in its config, which whoever saved a variant last has set.
-    return {"dtype": dtype or torch.float32, "use_safetensors": options["use_safetensors"], "variant": variant}
 
 
 def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:

@@ -4,11 +4,16 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import hf_hub_download
 from torch import nn
+
+from .component_files import check_component_files, read_json_object
 
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -42,6 +47,38 @@ def extends_init(parent: type, **defaults: Any) -> Callable[[Init], Init]:
     return decorate
 
 
+def same_option(value: Any, other: Any) -> bool:
+    """Whether two options mean the same: one number stands for one of each block, and lists are tuples."""
+    if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(value) == len(other) and all(map(same_option, value, other))
+    if isinstance(value, (list, tuple)):
+        return all(same_option(item, other) for item in value)
+    if isinstance(other, (list, tuple)):
+        return all(same_option(value, item) for item in other)
+    return value == other
+
+
+def check_same_options(name: str, model: Any, unet: Any, options: Mapping[str, str]) -> None:
+    """
+    Refuse a model whose options are not those of a UNet.
+
+    Args:
+        name (`str`):
+            Of the model, for errors.
+        model, unet (`ModelMixin`):
+            The model, and the UNet that it goes with.
+        options (`Mapping[str, str]`):
+            Options of the model, with their names in the UNet's configuration; where it has none, they must be 1.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    for option, of_unet in options.items():
+        value, expected = model.config[option], unet.config.get(of_unet, 1)
+        if not same_option(value, expected):
+            raise ValueError(f"`{name}`: its `{option}` must be {expected}, the `{of_unet}` of the UNet, got {value}.")
+
+
 def copy_out_of_mapped_file(module: nn.Module) -> None:
     """Give a module's CPU weights memory of their own, in place, where they lie in a mapped safetensors file.
 
@@ -54,23 +91,65 @@ def copy_out_of_mapped_file(module: nn.Module) -> None:
 
 
 def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-    """`from_pretrained` of a model of diffusers or transformers that raises where they would warn.
+    """`from_pretrained` of a model of diffusers or transformers that raises where they would warn, or say nothing.
+
+    With `device_map="meta"` only the headers of weights are read, and the result is the network without them.
 
     Raises:
-        ValueError: If the checkpoint has missing or unexpected keys; names them.
+        ValueError: If the checkpoint has missing or unexpected keys, which are named, is damaged, or holds weights
+            that are no floating-point numbers or not finite.
     """
     output_loading_info = kwargs.pop("output_loading_info", False)
-    model, loading_info = model_class.from_pretrained(
-        pretrained_model_name_or_path, output_loading_info=True, **kwargs
-    )
-    for kind in ("missing_keys", "unexpected_keys"):
-        if keys := sorted(loading_info[kind]):
+    start = "`pretrained_model_name_or_path`: "
+    is_local = Path(pretrained_model_name_or_path).is_dir()
+    options = {name: kwargs[name] for name in ("variant", "use_safetensors") if name in kwargs}
+    try:
+        if is_local:
+            check_component_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), **options)
+        model, loading_info = model_class.from_pretrained(
+            pretrained_model_name_or_path, output_loading_info=True, **kwargs
+        )
+        if not is_local:
+            hub = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder") if kwargs.get(name)}
+            config = hf_hub_download(str(pretrained_model_name_or_path), "config.json", local_files_only=True, **hub)
+            check_component_files(Path(config).parent, **options)
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # libraries raise errors of many classes on files that are damaged or odd
+        raise ValueError(f"{start}{' '.join(str(error).split()).removeprefix(start)}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, loading_info[kind])):
             raise ValueError(
-                f"`pretrained_model_name_or_path`: the {type(model).__name__} in {pretrained_model_name_or_path} has"
-                f" {len(keys)} {kind.replace('_', ' ')}: {', '.join(keys)}"
+                f"{start}the {type(model).__name__} in {pretrained_model_name_or_path} has {len(keys)}"
+                f" {kind.replace('_', ' ')}: {', '.join(keys)}"
             )
+    check_finite_weights(model, pretrained_model_name_or_path)
     copy_out_of_mapped_file(model)
     return (model, loading_info) if output_loading_info else model
+
+
+def check_finite_weights(model: nn.Module, source: Any) -> None:
+    """
+    Refuse weights among which there are infinite ones, or NaN.
+
+    Args:
+        model (`nn.Module`):
+            The network. What quantization has packed, and what is on the meta device, is not looked at.
+        source (`str` or `os.PathLike`):
+            Where it was loaded from, for errors.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for key, tensor in model.state_dict().items():
+        if type(tensor) is not torch.Tensor or not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+            continue
+        low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.float()).aminmax()  # NaN is both of its own
+        if not (low.isfinite() and high.isfinite()):
+            raise ValueError(
+                f"`pretrained_model_name_or_path`: the {type(model).__name__} in {source} has weights that are not"
+                f" finite, in {key}."
+            )
 
 
 class StrictLoadingMixin(ModelMixin):
@@ -89,6 +168,9 @@ class StrictLoadingMixin(ModelMixin):
         Raises:
             ValueError: If the checkpoint was saved by another class, or has missing or unexpected keys.
         """
+        config_file = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", cls.config_name)
+        if config_file.is_file():
+            read_json_object(config_file)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         config = cls.load_config(pretrained_model_name_or_path, **hub_arguments)
         saved_by = config.get("_class_name")

@@ -13,7 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
 from torch import nn
 
-from .modeling_hia import StrictLoadingMixin, extends_init
+from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
 from .reference_attention import (
     REFERENCE,
     ReferenceFeatures,
@@ -22,6 +22,14 @@ from .reference_attention import (
     install_reference_attention,
 )
 
+
+# Options in which a motion adapter must agree with the UNet, by their names there.
+MOTION_ADAPTER_OPTIONS = {
+    "block_out_channels": "block_out_channels",
+    "motion_layers_per_block": "layers_per_block",
+    "motion_mid_block_layers_per_block": "mid_block_layers",
+    "motion_norm_num_groups": "norm_num_groups",
+}
 
 REFERENCE_PARTS = {"full": ("",), "midup": ("mid_block", "up_blocks")}
 
@@ -89,6 +97,29 @@ class MotionTransformer(AnimateDiffTransformer3D):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(super().forward, *arguments)
         return super().forward(*arguments)
+
+
+def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UNetMotionModel) -> None:
+    """
+    Refuse a motion adapter that was made for another UNet.
+
+    Args:
+        adapter (`MotionAdapter`):
+            Temporal layers of AnimateDiff.
+        unet (`UNet2DConditionModel` or `UNetMotionModel`):
+            That is to have them.
+
+    Raises:
+        TypeError: If it is of another class.
+        ValueError: If an option differs, or it changes the first convolution.
+    """
+    if not isinstance(adapter, MotionAdapter):
+        raise TypeError(f"`motion_adapter` must be a MotionAdapter, got {type(adapter).__name__}.")
+    if adapter.config.conv_in_channels:
+        raise ValueError(
+            f"`motion_adapter`: it has an input convolution of {adapter.config.conv_in_channels} channels (PIA)."
+        )
+    check_same_options("motion_adapter", adapter, unet, MOTION_ADAPTER_OPTIONS)
 
 
 class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
@@ -196,9 +227,15 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                 Temporal layers of AnimateDiff; without it, new ones that start as the identity.
             load_weights (`bool`, *optional*, defaults to `True`):
                 Whether to copy weights, or the configuration alone.
+
+        Raises:
+            TypeError: If one is of another class.
+            ValueError: If the adapter does not fit the UNet.
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+        if motion_adapter is not None:
+            check_motion_adapter(motion_adapter, unet)
         return super().from_unet2d(unet, motion_adapter, load_weights).to(unet.device)
 
     @classmethod

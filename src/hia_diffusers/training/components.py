@@ -5,6 +5,7 @@
 import inspect
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,10 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.autoencoder import AUTOENCODERS
+from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
-from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
-from ..models.unet_motion import HIAUNetMotionModel
+from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch, same_option
+from ..models.unet_motion import HIAUNetMotionModel, check_motion_adapter
 from ..pipeline_hia import HIAPipeline
 from ..scheduling_shifted_snr import ShiftedSNRScheduler
 
@@ -52,17 +54,6 @@ MOTION_OPTIONS = (
     *("temporal_transformer_layers_per_block", "temporal_transformer_layers_per_mid_block"),
     *("reference_attention_blocks", "spatial_position_embedding"),
 )
-
-# Options in which a ControlNet and a motion adapter must agree with the UNet, by their name there.
-CONTROLNET_FIT = {
-    name: name for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
-}
-MOTION_ADAPTER_FIT = {
-    "block_out_channels": "block_out_channels",
-    "motion_layers_per_block": "layers_per_block",
-    "motion_mid_block_layers_per_block": "mid_block_layers",
-    "motion_norm_num_groups": "norm_num_groups",
-}
 
 # What a CLIPModel holds beside the vision tower.
 TEXT_TOWER = ("text_model.", "text_projection.", "logit_scale")
@@ -309,7 +300,7 @@ class _Source:
                 raise
             raise FileNotFoundError(f"`{self.option}`: {self} cannot be read: {error}") from error
         except (ValueError, RuntimeError) as error:
-            reason = str(error).removeprefix("`pretrained_model_name_or_path`: ")
+            reason = re.sub(r"^`\w+`: ", "", str(error))  # the argument of the function that found it
             raise ValueError(f"`{self.option}`: {self} cannot be read: {reason}") from error
 
 
@@ -559,7 +550,7 @@ class _NewComponents:
                 encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**options))
                 size = encoder.config.image_size
                 extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-                _check_context(encoder, extractor, unet)
+                check_components({"image_encoder": encoder, "feature_extractor": extractor, "unet": unet})
             parts.add("image_encoder", encoder, NEW, _count(encoder), why)
             parts.add("feature_extractor", extractor, NEW)
 
@@ -656,13 +647,14 @@ def _add_controlnet(parts: _Parts, source: _Source, weights: bool) -> None:
                 "its `controlnet_conditioning_channel_order` must be rgb, got"
                 f" {config.controlnet_conditioning_channel_order}: the order of six channels would be reversed."
             )
-        _check_same(controlnet, parts.modules["unet"], CONTROLNET_FIT)
     new, why = 0, ""
     if config.conditioning_channels == 3 or not isinstance(controlnet, HIAControlNetModel):
         widened = HIAControlNetModel.from_controlnet(controlnet)
         new = _count(widened) - _count(controlnet)
         why = "three input channels of zero weight for motion and sharpness of the hands" if new else ""
         controlnet = widened
+    with source.named_in_errors():
+        check_components({"controlnet": controlnet, "unet": parts.modules["unet"]})
     parts.add("controlnet", controlnet, source, new, why)
 
 
@@ -670,9 +662,7 @@ def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
     adapter = source.read(MotionAdapter, weights=weights)
     unet = parts.modules["unet"]
     with source.named_in_errors():
-        if adapter.config.conv_in_channels:
-            raise ValueError(f"it has an input convolution of {adapter.config.conv_in_channels} channels (PIA).")
-        _check_same(adapter, unet, MOTION_ADAPTER_FIT)
+        check_motion_adapter(adapter, unet)
     options = {
         "use_motion_modules": True,
         "motion_max_seq_length": adapter.config.motion_max_seq_length,
@@ -703,7 +693,8 @@ def _add_image_encoder(parts: _Parts, source: _Source, extractor_source: _Source
         if config.get("model_type") not in ("clip", "clip_vision_model"):
             raise ValueError(f"its `model_type` must be clip or clip_vision_model, got {config.get('model_type')}.")
         encoder = _vision_tower(source) if weights else CLIPVisionModelWithProjection(_vision_config(source))
-        _check_context(encoder, extractor, parts.modules["unet"])
+        unet = parts.modules["unet"]
+        check_components({"image_encoder": encoder, "feature_extractor": extractor, "unet": unet})
     left_over = "text tower of the CLIPModel" if config["model_type"] == "clip" else ""
     parts.add("image_encoder", encoder, source, left_over=left_over)
     parts.add("feature_extractor", extractor, extractor_source)
@@ -732,7 +723,7 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
     """Refuse a UNet that a motion UNet would not compute the same as; diffusers' `from_unet2d` drops such options."""
     config = unet2d.config
     for name, default in _defaults(UNet2DConditionModel).items():
-        if name not in SPATIAL_OPTIONS and not _same(config[name], default):
+        if name not in SPATIAL_OPTIONS and not same_option(config[name], default):
             raise ValueError(f"its `{name}` must be {default!r} for a motion UNet, got {config[name]!r}.")
     if unknown := {*config.down_block_types, *config.up_block_types} - SPATIAL_BLOCKS:
         raise ValueError(
@@ -743,38 +734,6 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
         raise ValueError(
             f"it must return as many channels as it takes, {config.in_channels}, got {config.out_channels}."
         )
-
-
-def _check_same(model: Any, unet: HIAUNetMotionModel, options: Mapping[str, str]) -> None:
-    for option, of_unet in options.items():
-        value, expected = model.config[option], unet.config[of_unet]
-        if not _same(value, expected):
-            raise ValueError(f"its `{option}` must be {expected}, the `{of_unet}` of the UNet, got {value}.")
-
-
-def _check_context(encoder: CLIPVisionModelWithProjection, extractor: Any, unet: HIAUNetMotionModel) -> None:
-    width, expected = encoder.config.projection_dim, unet.config.cross_attention_dim
-    if not _same(width, expected):
-        raise ValueError(
-            f"its `projection_dim` must be {expected}, the `cross_attention_dim` of the UNet, got {width}."
-        )
-    size, crop = encoder.config.image_size, extractor.crop_size
-    if not _same(size, (crop["height"], crop["width"])):
-        raise ValueError(
-            f"the `crop_size` of its feature extractor must be its `image_size`, {size}, got {crop['height']} x"
-            f" {crop['width']}."
-        )
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Whether two options mean the same: one number stands for one of each block, and lists are tuples."""
-    if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(value) == len(other) and all(map(_same, value, other))
-    if isinstance(value, (list, tuple)):
-        return all(_same(item, other) for item in value)
-    if isinstance(other, (list, tuple)):
-        return all(_same(value, item) for item in other)
-    return value == other
 
 
 def _count(model: nn.Module, motion: bool = False) -> int:

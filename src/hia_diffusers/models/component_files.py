@@ -1,0 +1,119 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a component of diffusers or transformers, looked at before a library reads them.
+
+Of weights only the headers are read: what is damaged, leads out of its folder or holds other than floating-point
+numbers is known before the first gigabyte.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+
+CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+# What safetensors calls the numbers that weights may be; float8 and float64 become the dtype that is asked for.
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """
+    Read a configuration.
+
+    Args:
+        path (`Path`):
+            A JSON file.
+
+    Raises:
+        ValueError: If it holds anything but a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is no JSON file: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {json.dumps(content)[:40]}.")
+    return content
+
+
+def check_component_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = True) -> None:
+    """
+    Refuse files that cannot be what a library expects, or make it read elsewhere.
+
+    Args:
+        folder (`Path`):
+            Of one component.
+        variant (`str`, *optional*):
+            Of its weights.
+        use_safetensors (`bool`, *optional*, defaults to `True`):
+            Whether weights are read from safetensors, from pickles, or, if None, from what is there.
+
+    Raises:
+        FileNotFoundError: If a part of sharded weights is missing.
+        ValueError: If a file is damaged, leads out of the folder, or holds weights that are no floating-point numbers.
+    """
+    configs = {name: read_json_object(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{folder} must hold a whole model, but adapter_config.json makes it an adapter of another.")
+    config = configs.get("config.json", {})
+    if "transformers_weights" in config:
+        raise ValueError(f"{folder / 'config.json'} must not name its weights by `transformers_weights`.")
+    quantized = config.get("quantization_config") is not None
+    suffixes = {True: ("safetensors",), False: ("bin",), None: ("safetensors", "bin")}[use_safetensors]
+    for path in _weight_files(folder, variant, suffixes):
+        for key, is_float in _stored_floats(path):
+            # Old CLIP models hold the numbers of their positions, which are no weights.
+            if not is_float and not quantized and not key.endswith("position_ids"):
+                raise ValueError(f"{path} must hold floating-point weights only, but {key} is of another dtype.")
+
+
+def _weight_files(folder: Path, variant: str | None, suffixes: Sequence[str]) -> Iterator[Path]:
+    part = f".{variant}" if variant else ""
+    for stem in STEMS:
+        for suffix in suffixes:
+            single = folder / f"{stem}{part}.{suffix}"
+            if single.is_file():
+                yield single
+            for index in (folder / f"{stem}.{suffix}.index{part}.json", folder / f"{stem}{part}.{suffix}.index.json"):
+                if index.is_file():
+                    yield from _shards(index)
+                    break
+
+
+def _shards(index: Path) -> Iterator[Path]:
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} must have a `weight_map` from keys to file names.")
+    for name in sorted(set(names.values())):
+        if not re.fullmatch(r"[^/\\:]+\.(safetensors|bin)", name):
+            raise ValueError(f"{index} must name files of its own folder only, got {name!r}.")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not there: the checkpoint is not whole.")
+        yield index.parent / name
+
+
+def _stored_floats(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each key of a file, and whether its tensor is of a floating-point dtype that is taken."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield from [(key, file.get_slice(key).get_dtype() in FLOATS) for key in file.keys()]
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or cut off: {error}") from error
+    else:
+        try:
+            tensors = torch.load(path, map_location="meta", weights_only=True)
+            yield from [(key, tensor.dtype in FLOAT_DTYPES) for key, tensor in tensors.items()]
+        except Exception as error:  # torch raises errors of many classes on files that are cut off
+            if isinstance(error, (OSError, MemoryError)):
+                raise  # the machine's trouble
+            raise ValueError(f"{path} holds no tensors, or is damaged or cut off.") from error

@@ -1,0 +1,232 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the components of a pipeline fit each other, told by classes and configurations: weights are not looked at.
+
+Networks may be on the meta device, so that what does not fit is refused before its weights are read.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+
+from .appearance_encoder import HIAAppearanceEncoder
+from .autoencoder import AUTOENCODERS, vae_scale_factor
+from .controlnet import HIAControlNetModel
+from .modeling_hia import check_same_options, same_option
+from .unet_motion import HIAUNetMotionModel
+
+
+CLASSES: dict[str, tuple[type, ...]] = {
+    "vae": AUTOENCODERS,
+    "image_encoder": (CLIPVisionModelWithProjection,),
+    "unet": (HIAUNetMotionModel,),
+    "appearance_encoder": (HIAAppearanceEncoder,),
+    "controlnet": (HIAControlNetModel,),
+    "scheduler": (SchedulerMixin,),
+    "text_encoder": (CLIPTextModel,),
+}
+COMPONENTS = (*CLASSES, "feature_extractor", "tokenizer")
+REQUIRED = ("vae", "unet", "appearance_encoder", "controlnet", "scheduler")  # for a call
+CONVERTED_UNETS = (UNet2DConditionModel, UNetMotionModel)  # which the pipeline makes an HIAUNetMotionModel of
+
+# Options in which a ControlNet must agree with the UNet.
+CONTROLNET_OPTIONS = ("block_out_channels", "layers_per_block", "cross_attention_dim")
+
+_tried_schedulers: WeakSet[SchedulerMixin] = WeakSet()
+
+
+def check_components(components: Mapping[str, Any]) -> None:
+    """
+    Refuse components that do not fit each other.
+
+    Args:
+        components (`Mapping[str, Any]`):
+            By their names in [`HIAPipeline`]; those that are None or left out are not looked at. A UNet of diffusers
+            that the pipeline converts is taken for what it will be.
+
+    Raises:
+        TypeError: If one is of a class that does not fit.
+        ValueError: If two do not fit each other, or the scheduler cannot do what the pipeline needs.
+    """
+    # Compiled modules wrap their original.
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in components.items() if part is not None}
+    unet = parts.get("unet")
+    if isinstance(unet, CONVERTED_UNETS) and not isinstance(unet, HIAUNetMotionModel):
+        with torch.device("meta"):
+            if isinstance(unet, UNet2DConditionModel):
+                unet = UNet2DConditionModel.from_config(unet.config)
+                parts["unet"] = HIAUNetMotionModel.from_unet2d(unet, load_weights=False)
+            else:
+                parts["unet"] = HIAUNetMotionModel.from_config(unet.config)
+    for name, accepted in CLASSES.items():
+        if name in parts and not isinstance(parts[name], accepted):
+            names = " or ".join(c.__name__ for c in accepted)
+            raise TypeError(f"`{name}` must be of class {names}, got {type(parts[name]).__name__}.")
+    if "image_encoder" in parts and "text_encoder" in parts:
+        raise ValueError("Give `image_encoder` or `text_encoder` as the source of the context, not both.")
+    _check_channels(parts)
+    _check_context(parts)
+    _check_reference(parts)
+    _check_controlnet(parts)
+    if "image_encoder" in parts and "feature_extractor" in parts:
+        check_feature_extractor("image_encoder", parts["image_encoder"], parts["feature_extractor"])
+    if "text_encoder" in parts and "tokenizer" in parts:
+        _check_tokenizer(parts["text_encoder"], parts["tokenizer"])
+    if "scheduler" in parts:
+        _check_scheduler(parts["scheduler"])
+
+
+def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, extractor: Any) -> None:
+    """
+    Refuse a feature extractor whose pictures have another size than an image encoder reads.
+
+    Args:
+        name (`str`):
+            Of the encoder, for errors.
+        encoder (`CLIPVisionModelWithProjection`):
+            The encoder.
+        extractor (`CLIPImageProcessor`):
+            Its feature extractor.
+    """
+    option = "crop_size" if getattr(extractor, "do_center_crop", False) else "size"
+    given = getattr(extractor, option, None)
+    if given is None:
+        return
+    expected, sides = encoder.config.image_size, [given.get("height"), given.get("width")]
+    if not same_option(expected, sides):
+        got = "x".join(map(str, sides)) if None not in sides else "a size that depends on the picture"
+        raise ValueError(
+            f"`{name}`: the `{option}` of its feature extractor must be its `image_size`, {expected}, got {got}."
+        )
+
+
+def _check_channels(parts: Mapping[str, Any]) -> None:
+    """All networks see the latents of one autoencoder, and the UNet gives as many channels as it takes."""
+    vae, unet = parts.get("vae"), parts.get("unet")
+    if vae is not None:
+        for option in ("in_channels", "out_channels"):
+            if vae.config.get(option, 3) != 3:
+                raise ValueError(f"`vae`: its `{option}` must be 3, for RGB, got {vae.config[option]}.")
+    if unet is not None and unet.config.in_channels != unet.config.out_channels:
+        raise ValueError(
+            f"`unet`: its `out_channels` must be its `in_channels`, {unet.config.in_channels}, got"
+            f" {unet.config.out_channels}: a UNet for inpainting or another task does not fit."
+        )
+    latents = vae.config.latent_channels if vae is not None else unet.config.in_channels if unet is not None else None
+    for name in ("unet", "appearance_encoder", "controlnet"):
+        network = parts.get(name)
+        if network is None or latents is None or network.config.get("embedding_only"):
+            continue
+        if network.config.in_channels != latents:
+            other = "`vae` has" if vae is not None else "`unet` is for"
+            raise ValueError(
+                f"`{name}` takes {network.config.in_channels} channels but {other} {latents} latent channels."
+            )
+
+
+def _check_context(parts: Mapping[str, Any]) -> None:
+    """Cross-attention of all networks reads one context."""
+    if "unet" not in parts:
+        return
+    width = parts["unet"].config.cross_attention_dim
+    for name, option in (
+        ("image_encoder", "projection_dim"),
+        ("text_encoder", "hidden_size"),
+        ("appearance_encoder", "cross_attention_dim"),
+    ):
+        if name in parts:
+            value = getattr(parts[name].config, option)
+            if not same_option(value, width):
+                raise ValueError(
+                    f"`{name}`: its `{option}` must be {width}, the `cross_attention_dim` of the UNet, got {value}."
+                )
+
+
+def _check_reference(parts: Mapping[str, Any]) -> None:
+    """The appearance encoder has features of each block of the UNet that reads them, in that block's width."""
+    if "unet" not in parts or "appearance_encoder" not in parts:
+        return
+    unet, encoder = parts["unet"], parts["appearance_encoder"]
+    if missing := set(unet.reference_names) - set(encoder.reference_names):
+        raise ValueError(f"`appearance_encoder` lacks the blocks {', '.join(sorted(missing))} of `unet`.")
+    for name in unet.reference_names:
+        given, taken = (net.get_submodule(name).norm1.normalized_shape[0] for net in (encoder, unet))
+        if given != taken:
+            raise ValueError(
+                f"`appearance_encoder` gives features of {given} channels in {name} but `unet` takes {taken}."
+            )
+    told = unet.config.spatial_position_embedding
+    if encoder.config.spatial_position_embedding != told:
+        raise ValueError(
+            f"`appearance_encoder`: its `spatial_position_embedding` must be {told}, that of the UNet, got {not told}."
+        )
+
+
+def _check_controlnet(parts: Mapping[str, Any]) -> None:
+    controlnet = parts.get("controlnet")
+    if controlnet is None:
+        return
+    if "vae" in parts:
+        stride = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
+        if stride != vae_scale_factor(parts["vae"]):
+            raise ValueError(
+                f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
+                f" {vae_scale_factor(parts['vae'])}; set the ControlNet's `conditioning_embedding_out_channels`."
+            )
+    if "unet" not in parts:
+        return
+    unet = parts["unet"]
+    if not controlnet.config.embedding_only:
+        check_same_options("controlnet", controlnet, unet, {name: name for name in CONTROLNET_OPTIONS})
+    elif controlnet.config.block_out_channels[0] != unet.config.block_out_channels[0]:
+        raise ValueError(
+            f"`controlnet` gives pose features of {controlnet.config.block_out_channels[0]} channels but `unet` takes"
+            f" {unet.config.block_out_channels[0]}."
+        )
+
+
+def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
+    config = text_encoder.config
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"`tokenizer` has {len(tokenizer)} tokens but `text_encoder` knows the {config.vocab_size} of its"
+            " `vocab_size`."
+        )
+    if tokenizer.model_max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"`tokenizer`: its `model_max_length` must be at most {config.max_position_embeddings}, the"
+            f" `max_position_embeddings` of `text_encoder`, got {tokenizer.model_max_length}."
+        )
+
+
+def _check_scheduler(scheduler: SchedulerMixin) -> None:
+    """Two steps on zeros: schedulers of diffusers differ in what they can do, and do not say it."""
+    if scheduler in _tried_schedulers:
+        return
+    trial = copy.deepcopy(scheduler)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            trial.set_timesteps(2)
+            clean = torch.zeros(1, 1, 1, 1, 1)
+            sample = trial.add_noise(clean, clean, trial.timesteps[:1]) + clean * trial.init_noise_sigma
+            for timestep in trial.timesteps:
+                model_input = trial.scale_model_input(sample, timestep)
+                sample = trial.step(torch.zeros_like(model_input), timestep, sample).prev_sample
+        if trial.order < 1 or not sample.isfinite().all():
+            raise ValueError("its steps give values that are not finite")
+    except Exception as error:  # whatever a scheduler that is made for something else may raise
+        raise ValueError(
+            f"`scheduler` must add noise and denoise step by step, as DDIMScheduler does, but this"
+            f" {type(scheduler).__name__} cannot: {' '.join(str(error).split()) or type(error).__name__}."
+        ) from error
+    steps, betas = scheduler.config.get("num_train_timesteps"), getattr(scheduler, "betas", None)
+    if steps is not None and betas is not None and len(betas) != steps:
+        raise ValueError(
+            f"`scheduler`: its `num_train_timesteps` must be the number of its betas, {len(betas)}, got {steps}."
+        )
+    _tried_schedulers.add(scheduler)

@@ -1,0 +1,145 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""A saved pipeline, looked at before it is loaded: what its index names, and whether the components are whole and fit.
+
+Before 0.42.1, diffusers imports any module that an index names as the library of a component, and with that runs it.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from torch import nn
+from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
+
+from .models.component_files import check_component_files, read_json_object
+from .models.component_fit import CLASSES, COMPONENTS, CONVERTED_UNETS, REQUIRED, check_components
+from .models.modeling_hia import load_without_mismatch
+
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers", "hia_diffusers")
+LOADED_CLASSES = CLASSES | {
+    "unet": (*CLASSES["unet"], *CONVERTED_UNETS),
+    "feature_extractor": (ImageProcessingMixin,),
+    "tokenizer": (PreTrainedTokenizerBase,),
+}
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+def check_index(index: Mapping[str, Any]) -> dict[str, type]:
+    """
+    The classes of a pipeline's components. Modules that nobody has imported yet are not imported.
+
+    Args:
+        index (`Mapping[str, Any]`):
+            What `model_index.json` holds.
+
+    Raises:
+        ValueError: If a component is not named by a library and a class that fits.
+    """
+    classes = {}
+    for name in COMPONENTS:
+        entry = index.get(name) or [None, None]
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+            raise ValueError(f"{INDEX} must name a library and a class as its `{name}`, got {entry!r}.")
+        library, class_name = entry
+        if library is None and class_name is None:
+            continue
+        if not isinstance(library, str) or not isinstance(class_name, str):
+            raise ValueError(f"{INDEX} must name a library and a class as its `{name}`, got {list(entry)!r}.")
+        if library not in LIBRARIES and library not in sys.modules:
+            raise ValueError(
+                f"{INDEX} must name {', '.join(LIBRARIES)} or a module that is imported already as the library of"
+                f" `{name}`, got {library!r}: importing it would run its code."
+            )
+        named = getattr(importlib.import_module(library), class_name, None)
+        if not isinstance(named, type) or not issubclass(named, LOADED_CLASSES[name]):
+            accepted = " or ".join(c.__name__ for c in LOADED_CLASSES[name])
+            raise ValueError(f"{INDEX} must name {accepted} as its `{name}`, got {library}.{class_name}.")
+        classes[name] = named
+    return classes
+
+
+def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, options: Mapping[str, Any]) -> Path:
+    """
+    The folder of a pipeline, downloaded once its index is known to be right.
+
+    Args:
+        pipeline_class (`type`):
+            Of diffusers, which downloads.
+        pretrained_model_name_or_path (`str` or `os.PathLike`):
+            Hub id or local folder.
+        options (`Mapping[str, Any]`):
+            Those of `from_pretrained`.
+
+    Raises:
+        OSError: If it cannot be found.
+        ValueError: If its index is not right.
+    """
+    folder = Path(pretrained_model_name_or_path)
+    if folder.is_dir():
+        return folder
+    hub_options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    index = hf_hub_download(str(pretrained_model_name_or_path), INDEX, **hub_options)
+    check_index(read_json_object(Path(index)))
+    return Path(pipeline_class.download(str(pretrained_model_name_or_path), **options))
+
+
+def check_pipeline_folder(
+    folder: Path, given: Mapping[str, Any], variant: str | None = None, use_safetensors: bool | None = True
+) -> None:
+    """
+    Refuse a pipeline that is not whole or does not fit together, by its configurations and the headers of its weights.
+
+    Args:
+        folder (`Path`):
+            The pipeline's.
+        given (`Mapping[str, Any]`):
+            Components that are not to be loaded, by name.
+        variant, use_safetensors:
+            As of `from_pretrained`.
+
+    Raises:
+        OSError: If a file is missing.
+        TypeError, ValueError: If a file is damaged, has missing or unexpected keys, or does not fit the others.
+    """
+    components = dict(given)
+    for name, component_class in check_index(read_json_object(folder / INDEX)).items():
+        if name not in given:
+            components[name] = _outline(name, component_class, folder / name, variant, use_safetensors)
+    for name in REQUIRED:
+        if name not in components:
+            raise ValueError(f"{INDEX} in {folder} must name a class as its `{name}`, got none.")
+    check_components(components)
+
+
+def _outline(name: str, component_class: Any, folder: Path, variant: str | None, use_safetensors: bool | None) -> Any:
+    """A network on the meta device, or any other component as it is."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, where the `{name}` must be.")
+    if variant is not None and not any(folder.glob(f"*.{variant}*")):
+        variant = None  # as diffusers has it: a variant need not hold every component
+    try:
+        if not issubclass(component_class, nn.Module):
+            check_component_files(folder)
+            return component_class.from_pretrained(folder)
+        options = {"variant": variant, "use_safetensors": use_safetensors}
+        if (folder / "config.json").is_file():
+            config = read_json_object(folder / "config.json")
+            if config.get("quantization_config") is not None:  # its keys are those of the quantizer
+                check_component_files(folder, **options)
+                with torch.device("meta"):
+                    if hasattr(component_class, "load_config"):
+                        return component_class.from_config(config)
+                    return component_class(component_class.config_class.from_dict(config))
+        return load_without_mismatch(component_class, folder, device_map="meta", **options)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # what libraries raise on files that are damaged or odd has many classes
+        reason = " ".join(str(error).split()).removeprefix("`pretrained_model_name_or_path`: ")
+        raise ValueError(f"the `{name}` in {folder} cannot be used: {reason}") from error
