@@ -433,7 +433,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             if parts[name] is None:
                 raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
         check_kind(self.scheduler)
-        check_components(parts)
+        check_components({**parts, "scheduler": None})
 
     def _check_denoising(
         self,

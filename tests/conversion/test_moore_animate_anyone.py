@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import copy
+import json
 import shutil
 
 import numpy as np
@@ -14,7 +15,11 @@ from published_weights import SMALL_SIZE, draw_weights, moore_shapes, write_moor
 from rounding import assert_equal_up_to_rounding
 
 from hia_diffusers import HIAPipeline
-from hia_diffusers.conversion.moore_animate_anyone import convert_champ, convert_moore_animate_anyone
+from hia_diffusers.conversion.moore_animate_anyone import (
+    convert_champ,
+    convert_moore_animate_anyone,
+    convert_musepose,
+)
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
 
@@ -198,6 +203,91 @@ def test_a_missing_file_is_named(copied, name, monkeypatch):
     monkeypatch.setattr("hia_diffusers.conversion.moore_animate_anyone.read_state_dict", None)
     with pytest.raises(FileNotFoundError, match=f"`weights`: there is no file .*{name}.pth"):
         convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
+
+
+def test_step_numbered_files_are_named(copied):
+    path = copied / "weights" / "reference_unet.pth"
+    path.rename(path.with_name("reference_unet-30000.pth"))
+    with pytest.raises(FileNotFoundError, match="there is no file .*but there is .*reference_unet-30000.pth"):
+        convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
+
+
+@pytest.mark.parametrize("convert", [convert_moore_animate_anyone, convert_champ])
+def test_what_does_not_fit_is_refused_before_weights_are_read(copied, convert, monkeypatch):
+    monkeypatch.setattr("hia_diffusers.conversion.moore_animate_anyone.read_state_dict", None)
+    for name, options, match in (
+        (
+            "variations/image_encoder/config.json",
+            {"projection_dim": 48},
+            "`image_encoder`: its `projection_dim` must be 32",
+        ),
+        (
+            "variations/feature_extractor/preprocessor_config.json",
+            {"crop_size": 16},
+            "its `image_size`, 32, got 16x16",
+        ),
+        ("base/vae/config.json", {"latent_channels": 8}, "`unet` takes 4 channels but `vae` has 8 latent channels"),
+        (
+            "base/unet/config.json",
+            {"in_channels": 9},
+            "must take the 4 channels of latents, but takes 9, as one for inp",
+        ),
+    ):
+        path = copied / name
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | options))
+        with pytest.raises(ValueError, match=match):
+            convert(copied / "weights", copied / "base", copied / "variations")
+        path.write_text(before)
+
+
+def test_musepose_and_dynamicpose_keep_their_betas(copied):
+    """As their configurations have them, within the rounding of a thousand factors in float32."""
+    arguments = (copied / "weights", copied / "base", copied / "variations")
+    for pipeline in (
+        convert_musepose(*arguments),
+        convert_moore_animate_anyone(*arguments, beta_schedule="scaled_linear"),
+    ):
+        scheduler = pipeline.model.scheduler
+        plain = DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+        )
+        assert scheduler.config.beta_schedule == "scaled_linear"
+        assert (scheduler.alphas_cumprod - plain.alphas_cumprod).abs().max() < 1e-6
+
+
+def test_wrapped_weights_are_taken_from_all_files_alike(copied, conversion):
+    files = sorted((copied / "weights").glob("*.pth"))
+    for path, wrap in zip(
+        files,
+        (
+            lambda weights: {"model": {f"module.{key}": value for key, value in weights.items()}},
+            lambda weights: {"state_dict": {f"_orig_mod.{key}": value for key, value in weights.items()}, "epoch": 3},
+            lambda weights: {f"module._orig_mod.{key}": value for key, value in weights.items()},
+            lambda weights: {key.replace("blocks.", "blocks._orig_mod.", 1): value for key, value in weights.items()},
+        ),
+        strict=True,
+    ):
+        torch.save(wrap(torch.load(path)), path)
+    converted = convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations").model
+    for name in ("unet", "appearance_encoder", "controlnet"):
+        weights = conversion.model.components[name].state_dict()
+        assert all(torch.equal(weights[k], v) for k, v in converted.components[name].state_dict().items())
+
+
+def test_an_image_encoder_needs_no_preprocessor_config(copied):
+    """As Moore-AnimateAnyone's own instructions lay it down: config.json and pytorch_model.bin."""
+    arguments = (copied / "weights", copied / "base")
+    expected = convert_moore_animate_anyone(*arguments, copied / "variations").model.feature_extractor
+    shutil.rmtree(copied / "variations" / "feature_extractor")
+    for place in (copied / "variations", copied / "variations" / "image_encoder"):
+        made = convert_moore_animate_anyone(*arguments, place)
+        assert made.model.feature_extractor.to_dict() == expected.to_dict()
+        assert "feature_extractor: CLIP's at 32 x 32 pixels" in str(made.report)
 
 
 def test_a_file_of_something_else_is_refused(copied):

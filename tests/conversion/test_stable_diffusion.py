@@ -94,7 +94,7 @@ def test_keys_of_a_single_file_are_accounted_for(pipeline, folder, tmp_path):
         torch.save(changed, tmp_path / "model.ckpt")
         return convert_stable_diffusion(tmp_path / "model.ckpt", config=folder, **options)
 
-    with pytest.raises(ValueError, match="has 1 other keys such as control_model.zero; name what may be left"):
+    with pytest.raises(ValueError, match="1 of its keys are of none: control_model.zero; name what may be left"):
         convert({**weights, "control_model.zero": torch.ones(1)})
     assert convert({**weights, "control_model.zero": torch.ones(1)}, allow=["control_model.zero"])
     assert convert({**weights, "model_ema.decay": torch.ones(1)})

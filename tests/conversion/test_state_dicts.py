@@ -4,6 +4,7 @@
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -90,10 +91,32 @@ def test_the_pointer_of_git_lfs_is_no_weights(tmp_path, name):
     assert one_sentence(error)
 
 
-@pytest.mark.parametrize("content", [[torch.ones(1)], {"a": torch.ones(1), "b": 3}, {"state_dict": {"a": "b"}}])
+@pytest.mark.parametrize(
+    "content", [[torch.ones(1)], {"a": torch.ones(1), "b": 3}, {"state_dict": {"a": "b"}}, {5: torch.ones(1)}]
+)
 def test_anything_but_tensors_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="must hold a state dict of tensors and nothing else"):
         read_state_dict("weights", write(tmp_path / "a.pth", content))
+
+
+def test_an_archive_that_would_grow_is_refused_before_it_is_read(tmp_path):
+    write(tmp_path / "stored.pth", WEIGHTS)
+    with zipfile.ZipFile(tmp_path / "stored.pth") as stored, zipfile.ZipFile(tmp_path / "grows.pth", "w") as grows:
+        for member in stored.namelist():
+            grows.writestr(member, stored.read(member), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="must not be compressed") as error:
+        read_state_dict("weights", tmp_path / "grows.pth")
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_wrappers_of_modules_and_of_state_dicts_are_taken_away(tmp_path, prefix, wrapper):
+    weights = {f"{prefix}{key}": tensor for key, tensor in WEIGHTS.items()}
+    read = read_state_dict("weights", write(tmp_path / "a.pth", {wrapper: weights} if wrapper else weights))
+    assert read.tensors.keys() == WEIGHTS.keys()
+    with pytest.raises(ValueError, match="must hold each key once"):
+        read_state_dict("weights", write(tmp_path / "b.pth", {**weights, **WEIGHTS}))
 
 
 def test_files_are_found_in_order_and_named_where_there_are_none(tmp_path):

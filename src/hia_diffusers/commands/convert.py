@@ -19,6 +19,18 @@ SOURCES = {
         "moore_animate_anyone",
         "convert_moore_animate_anyone",
         "Moore-AnimateAnyone: a whole pipeline",
+        ["base", "image_encoder", "vae", "beta_schedule"],
+    ),
+    "musepose": (
+        "moore_animate_anyone",
+        "convert_musepose",
+        "MusePose: a whole pipeline",
+        ["base", "image_encoder", "vae"],
+    ),
+    "dynamicpose": (
+        "moore_animate_anyone",
+        "convert_musepose",
+        "DynamicPose: a whole pipeline",
         ["base", "image_encoder", "vae"],
     ),
     "champ": (
@@ -44,11 +56,15 @@ SOURCES = {
 }
 
 WEIGHTS_HELP = "what was published: a file or a folder (docs/conversion.md says which)"
-ALLOW_HELP = "keys that may be left over or missing; those that are missing get new weights"
+ALLOW_HELP = "keys, or patterns such as 'model_ema.*', that may be left over or missing; those missing get new weights"
 OPTIONS: dict[str, dict[str, Any]] = {
     "base": {"required": True, "help": "folder of Stable Diffusion 1.5 in the layout of diffusers"},
     "image_encoder": {"required": True, "help": "folder of sd-image-variations-diffusers"},
     "vae": {"help": "folder of another AutoencoderKL, such as sd-vae-ft-mse (default: that of --base)"},
+    "beta_schedule": {
+        "choices": ["linear", "scaled_linear"],
+        "help": "betas that the weights were trained with (default: linear)",
+    },
     "config": {"help": "for a single file: local folder or Hub id with the same configurations"},
     "conditioning_channels": {"type": int, "help": "input channels of the result (default: 6)"},
 }

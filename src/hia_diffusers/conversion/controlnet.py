@@ -11,7 +11,7 @@ from diffusers import ControlNetModel
 
 from ..models.controlnet import HIAControlNetModel
 from .converted import Conversion, ConversionReport
-from .key_tables import ComponentKeys, KeyTable, fill
+from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
 from .single_files import load_from_single_file, read_described_config
 from .state_dicts import as_folder, find_weights, read_config, read_state_dict
 
@@ -19,6 +19,7 @@ from .state_dicts import as_folder, find_weights, read_config, read_state_dict
 HUB_ID = "lllyasviel/control_v11p_sd15_openpose"
 TABLE = KeyTable()  # the layout of diffusers
 SINGLE_FILE_PREFIX = "control_model."
+MAX_CHANNELS = 64  # of conditioning frames
 
 
 def convert_controlnet(
@@ -50,6 +51,10 @@ def convert_controlnet(
         FileNotFoundError: If there is nothing at `weights`, or a part is missing.
         ValueError: If a file cannot be read, keys are left or missing, or there are to be less channels than before.
     """
+    if type(conditioning_channels) is not int or not 1 <= conditioning_channels <= MAX_CHANNELS:
+        raise ValueError(
+            f"`conditioning_channels` must be an integer from 1 to {MAX_CHANNELS}, got {conditioning_channels!r}."
+        )
     if Path(weights).is_file():
         plain, rows = _from_single_file(Path(weights), str(config), allow, dtype)
     else:
@@ -72,10 +77,12 @@ def _from_single_file(
     tensors = read_state_dict("weights", path).tensors
     taken = [key for key in tensors if key.startswith(SINGLE_FILE_PREFIX)]
     left = [key for key in tensors if not key.startswith(SINGLE_FILE_PREFIX)]
-    if not taken or not set(left) <= set(allow):
+    refused = [key for key in left if not is_allowed(key, allow)]
+    if not taken or refused:
+        others = f"has {len(refused)} others: {shortened(refused)}" if refused else "has none"
         raise ValueError(
             f"`weights`: {path} must hold a ControlNet and nothing else, with keys that start with"
-            f" {SINGLE_FILE_PREFIX}, but has {len(left)} others; name what may be left in `allow`."
+            f" {SINGLE_FILE_PREFIX}, but {others}; name what may be left in `allow`."
         )
     model = load_from_single_file(
         "controlnet", ControlNetModel, path, {key: tensors[key] for key in taken}, config, dtype

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill
-from .state_dicts import as_folder, find_file, find_weights, read_config, read_state_dict
+from .state_dicts import as_folder, find_weights, read_config, read_state_dict
 
 
 # transformers no longer saves the numbers of positions.
@@ -28,7 +28,8 @@ def convert_image_encoder(
     Args:
         weights (`str` or `os.PathLike`):
             Folder of a pipeline with `image_encoder/` and `feature_extractor/`, such as sd-image-variations, or a
-            folder with the files of both in it.
+            folder with the files of both in it. Without a `preprocessor_config.json`, the feature extractor is that
+            of CLIP at the encoder's size.
         allow (`Collection[str]`, *optional*, defaults to `()`):
             Keys of the file that may be left, and keys of the encoder that may be missing and are new then.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
@@ -45,7 +46,7 @@ def convert_image_encoder(
     return Conversion(encoder, ConversionReport(tuple(rows)), feature_extractor)
 
 
-def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, Path, Path]:
+def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, Path, Path | None]:
     """
     Where the parts lie, without reading them.
 
@@ -56,19 +57,38 @@ def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, 
             As for [`convert_image_encoder`].
 
     Returns:
-        `tuple[str, Path, Path]`: the argument, the folder of the encoder, the folder of the feature extractor.
+        `tuple[str, Path, Path | None]`: the argument, the folder of the encoder, and that of the feature extractor, if
+        there is one.
     """
     folder = as_folder(argument, weights)
     encoder = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
     find_weights(argument, encoder)
-    extractor = find_file(
-        argument, folder / "feature_extractor" / "preprocessor_config.json", folder / "preprocessor_config.json"
-    )
-    return argument, encoder, extractor.parent
+    for place in (folder / "feature_extractor", folder, folder.parent / "feature_extractor"):
+        if (place / "preprocessor_config.json").is_file():
+            return argument, encoder, place
+    return argument, encoder, None
+
+
+def check_kind(argument: str, folder: Path) -> None:
+    """
+    Refuse another model than a CLIP image encoder.
+
+    Args:
+        argument, folder:
+            As for [`load_image_encoder`].
+
+    Raises:
+        ValueError: If the configuration is that of another.
+    """
+    kind = read_config(argument, folder).get("model_type")
+    if kind != "clip_vision_model":
+        raise ValueError(
+            f"`{argument}`: {folder} must hold a CLIPVisionModelWithProjection, got the model type {kind}."
+        )
 
 
 def load_image_encoder(
-    argument: str, folder: Path, extractor_folder: Path, allow: Collection[str], dtype: torch.dtype
+    argument: str, folder: Path, extractor_folder: Path | None, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor, list[ComponentKeys]]:
     """
     Read what [`find_image_encoder`] found.
@@ -79,12 +99,14 @@ def load_image_encoder(
         allow, dtype:
             As for [`fill`].
     """
-    kind = read_config(argument, folder).get("model_type")
-    if kind != "clip_vision_model":
-        raise ValueError(
-            f"`{argument}`: {folder} must hold a CLIPVisionModelWithProjection, got the model type {kind}."
-        )
-    extractor = CLIPImageProcessor.from_pretrained(extractor_folder)
+    check_kind(argument, folder)
     encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder))
+    rows = []
+    if extractor_folder is not None:
+        extractor = CLIPImageProcessor.from_pretrained(extractor_folder)
+    else:
+        size = encoder.config.image_size
+        extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+        rows.append(ComponentKeys("feature_extractor", "new", made=(f"CLIP's at {size} x {size} pixels",)))
     state_dict = read_state_dict(argument, find_weights(argument, folder))
-    return encoder, extractor, fill("image_encoder", encoder, [(state_dict, TABLE)], allow, dtype)
+    return encoder, extractor, [*fill("image_encoder", encoder, [(state_dict, TABLE)], allow, dtype), *rows]

@@ -5,6 +5,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -67,6 +68,19 @@ class ComponentKeys:
     left: tuple[str, ...] = ()
 
 
+def is_allowed(key: str, allow: Collection[str]) -> bool:
+    """
+    Whether a key is named, or matches a pattern such as `model_ema.*`.
+
+    Args:
+        key (`str`):
+            The key.
+        allow (`Collection[str]`):
+            Keys and patterns of the shell.
+    """
+    return any(fnmatchcase(key, pattern) for pattern in allow)
+
+
 def fill(
     component: str,
     model: Any,
@@ -84,7 +98,7 @@ def fill(
         sources (`Sequence[tuple[StateDict, KeyTable]]`):
             Weights and the tables for their keys; later sources go before earlier ones.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of sources that may be left, and keys of the model that may be missing and are new then.
+            Keys of sources that may be left, and keys of the model that may be missing and are new then, or patterns.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
             Of the weights.
 
@@ -108,7 +122,7 @@ def fill(
         filled |= {key: state_dict.tensors[names[0]] for key, names in own.items()}
 
     missing = [key for key in expected if key not in filled]
-    if refused := [key for key in missing if key not in allow]:
+    if refused := [key for key in missing if not is_allowed(key, allow)]:
         where = " and ".join(f"`{state_dict.argument}`" for state_dict in _by_argument(sources))
         paths = " and ".join(str(state_dict.path) for state_dict, _ in sources)
         raise ValueError(
@@ -144,8 +158,10 @@ def _sort(
         target = table.target(key)
         if target not in expected:
             left.append(key)
-            if target is not None and key not in allow:
+            if target is not None and not is_allowed(key, allow):
                 refused.append(key)
+        elif not tensor.is_floating_point():
+            raise ValueError(f"{start} must hold floating-point weights, but {key} is of dtype {tensor.dtype}.")
         elif tensor.shape != expected[target].shape:
             raise ValueError(
                 f"{start} must fit the {component}, but {key} has the shape {tuple(tensor.shape)} and not"
@@ -171,7 +187,18 @@ def _by_argument(sources: Sequence[tuple[StateDict, KeyTable]]) -> list[StateDic
     return list({state_dict.argument: state_dict for state_dict, _ in sources}.values())
 
 
-def _listed(keys: Sequence[str], shown: int = 40) -> str:
-    names = ", ".join(keys[:shown])
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return f"{names}{more} {'is' if len(keys) == 1 else 'are'}"
+def shortened(keys: Sequence[str], shown: int = 40) -> str:
+    """
+    Names of keys, and how many more there are.
+
+    Args:
+        keys (`Sequence[str]`):
+            The keys.
+        shown (`int`, *optional*, defaults to 40):
+            How many are named.
+    """
+    return ", ".join(keys[:shown]) + (f" and {len(keys) - shown} more" if len(keys) > shown else "")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return f"{shortened(keys)} {'is' if len(keys) == 1 else 'are'}"

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..models.appearance_encoder import HIAAppearanceEncoder
+from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
 from ..pipeline_hia import HIAPipeline
 from ..scheduling_shifted_snr import ShiftedSNRScheduler
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
-from .image_encoder import find_image_encoder, load_image_encoder
+from .image_encoder import check_kind, find_image_encoder, load_image_encoder
 from .key_tables import ComponentKeys, KeyTable, fill
-from .stable_diffusion import empty_motion_unet, find_vae, load_vae
+from .stable_diffusion import LATENT_CHANNELS, check_unet_channels, empty_motion_unet, find_vae, load_vae
 from .state_dicts import StateDict, as_folder, find_file, read_config, read_state_dict
 
 
@@ -51,10 +54,11 @@ def convert_moore_animate_anyone(
     base: str | os.PathLike,
     image_encoder: str | os.PathLike,
     vae: str | os.PathLike | None = None,
+    beta_schedule: str = "linear",
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Convert the published weights of Moore-AnimateAnyone.
+    """Convert the published weights of Moore-AnimateAnyone, or of a project with its layout.
 
     Args:
         weights (`str` or `os.PathLike`):
@@ -67,6 +71,9 @@ def convert_moore_animate_anyone(
             As `weights` of [`convert_image_encoder`].
         vae (`str` or `os.PathLike`, *optional*):
             Folder of another `AutoencoderKL`; Moore-AnimateAnyone runs on `sd-vae-ft-mse`.
+        beta_schedule (`"linear"` or `"scaled_linear"`, *optional*, defaults to `"linear"`):
+            The betas that the weights were trained with; the files do not say it. `"scaled_linear"` for MusePose and
+            DynamicPose.
         allow (`Collection[str]`, *optional*, defaults to `()`):
             Keys of the sources that may be left, and keys of a component that may be missing and are new then.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
@@ -80,12 +87,27 @@ def convert_moore_animate_anyone(
         ValueError: If a file cannot be read, or keys are left or missing.
     """
     pose_guider_file = find_file("weights", as_folder("weights", weights) / "pose_guider.pth")
-    sources = _Sources(weights, base, image_encoder, vae)
+    sources = _Sources(weights, base, image_encoder, vae, beta_schedule)
     pose_guider = read_state_dict("weights", pose_guider_file)
     with torch.device("meta"):
         controlnet = HIAControlNetModel(**sources.controlnet_options(), **_pose_guider_options(pose_guider))
     rows = fill("controlnet", controlnet, [(pose_guider, TABLES["pose_guider"])], allow, dtype)
     return sources.conversion(controlnet, rows, allow, dtype)
+
+
+def convert_musepose(
+    weights: str | os.PathLike,
+    base: str | os.PathLike,
+    image_encoder: str | os.PathLike,
+    vae: str | os.PathLike | None = None,
+    allow: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Convert the published weights of MusePose or DynamicPose: Moore-AnimateAnyone's layout, `"scaled_linear"` betas.
+
+    The arguments, the result and the errors are those of [`convert_moore_animate_anyone`].
+    """
+    return convert_moore_animate_anyone(weights, base, image_encoder, vae, "scaled_linear", allow, dtype)
 
 
 def convert_champ(
@@ -128,13 +150,37 @@ def convert_champ(
 class _Sources:
     """Where the parts lie that both have. All files are looked for before the first is read."""
 
-    def __init__(self, weights: Any, base: Any, image_encoder: Any, vae: Any) -> None:
+    def __init__(self, weights: Any, base: Any, image_encoder: Any, vae: Any, beta_schedule: str = "linear") -> None:
         folder, base = as_folder("weights", weights), as_folder("base", base)
         names = ("denoising_unet", "motion_module", "reference_unet")
         self.files = {name: find_file("weights", folder / f"{name}.pth") for name in names}
         self.vae = find_vae(base, vae)
         self.image_encoder = find_image_encoder("image_encoder", image_encoder)
         self.unet_config = read_config("base", base / "unet")
+        self.scheduler = ShiftedSNRScheduler(
+            snr_shift_factor=1.0,
+            beta_schedule=beta_schedule,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            steps_offset=1,
+        )
+        check_unet_channels("base", base / "unet", self.unet_config.get("in_channels", LATENT_CHANNELS))
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Before gigabytes are read."""
+        argument, encoder_folder, extractor_folder = self.image_encoder
+        check_kind(argument, encoder_folder)
+        with torch.device("meta"):
+            components: dict[str, Any] = {
+                "unet": UNet2DConditionModel.from_config(self.unet_config),
+                "vae": AutoencoderKL.from_config(read_config(*self.vae)),
+                "image_encoder": CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(encoder_folder)),
+            }
+        if extractor_folder is not None:
+            components["feature_extractor"] = CLIPImageProcessor.from_pretrained(extractor_folder)
+        check_components(components)
 
     def controlnet_options(self) -> dict[str, Any]:
         return {name: self.unet_config[name] for name in SHARED_OPTIONS if name in self.unet_config}
@@ -168,13 +214,7 @@ class _Sources:
             unet=unet,
             appearance_encoder=appearance_encoder,
             controlnet=controlnet,
-            scheduler=ShiftedSNRScheduler(
-                snr_shift_factor=1.0,
-                prediction_type="v_prediction",
-                rescale_betas_zero_snr=True,
-                timestep_spacing="trailing",
-                steps_offset=1,
-            ),
+            scheduler=self.scheduler,
             feature_extractor=feature_extractor,
             unconditional_controlnet=True,
         )

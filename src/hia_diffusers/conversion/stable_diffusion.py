@@ -14,11 +14,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..models.unet_motion import HIAUNetMotionModel
 from .converted import Conversion, ConversionReport
-from .key_tables import ComponentKeys, KeyTable, fill
+from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
 from .single_files import load_from_single_file, read_described_config
 from .state_dicts import StateDict, as_folder, find_file, find_weights, read_config, read_state_dict
 
 
+LATENT_CHANNELS = 4
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 # Autoencoders from before diffusers 0.18 have other names in their attention.
@@ -68,6 +69,29 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
     with torch.device("meta"):
         unet = HIAUNetMotionModel.from_unet2d(UNet2DConditionModel.from_config(config), load_weights=False)
         return HIAUNetMotionModel.from_config(unet.config, **options)
+
+
+def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
+    """
+    Refuse a UNet that does more than denoise latents.
+
+    Args:
+        argument (`str`):
+            Name of the argument that leads to it, for errors.
+        path (`Path`):
+            Where it is.
+        channels (`int`):
+            Those of its input.
+
+    Raises:
+        ValueError: If they are not the four of latents.
+    """
+    if channels != LATENT_CHANNELS:
+        kind = {9: ", as one for inpainting has", 8: ", as one for editing has"}.get(channels, "")
+        raise ValueError(
+            f"`{argument}`: the UNet in {path} must take the {LATENT_CHANNELS} channels of latents, but takes"
+            f" {channels}{kind}."
+        )
 
 
 def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
@@ -198,8 +222,10 @@ def _from_folder(
     find_file("weights", folder / "model_index.json")
     scheduler_class = StableDiffusionPipeline.load_config(folder)["scheduler"][1]
     scheduler = getattr(diffusers, scheduler_class).from_pretrained(folder, subfolder="scheduler")
+    config = read_config("weights", folder / "unet")
+    check_unet_channels("weights", folder / "unet", config.get("in_channels", LATENT_CHANNELS))
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(read_config("weights", folder / "unet"))
+        unet = UNet2DConditionModel.from_config(config)
     state_dict = read_state_dict("weights", find_weights("weights", folder / "unet"))
     rows = fill("unet", unet, [(state_dict, KeyTable())], allow, dtype)
     vae, vae_rows = load_vae("weights", folder / "vae", allow, dtype)
@@ -229,12 +255,15 @@ def _from_single_file(
             f"`weights`: {path} must hold Stable Diffusion 1.5, but has no keys that start with {' or '.join(empty)}."
         )
     others = [key for key in whole.tensors if not key.startswith(tuple(SINGLE_FILE_PREFIXES.values()))]
-    refused = [key for key in others if SINGLE_FILE_UNUSED.target(key) is not None and key not in allow]
+    refused = [key for key in others if SINGLE_FILE_UNUSED.target(key) is not None and not is_allowed(key, allow)]
     if refused:
         raise ValueError(
-            f"`weights`: {path} must hold Stable Diffusion 1.5 only, but has {len(refused)} other keys such as"
-            f" {refused[0]}; name what may be left in `allow`."
+            f"`weights`: {path} must hold Stable Diffusion 1.5 only, but {len(refused)} of its keys are of none:"
+            f" {shortened(refused)}; name what may be left in `allow`."
         )
+    first = parts["unet"].get(f"{SINGLE_FILE_PREFIXES['unet']}input_blocks.0.0.weight")
+    if first is not None and first.ndim == 4:
+        check_unet_channels("weights", path, first.shape[1])
     components: dict[str, Any] = {
         "scheduler": getattr(diffusers, scheduler_class).from_pretrained(config, subfolder="scheduler"),
         "tokenizer": CLIPTokenizer.from_pretrained(config, subfolder="tokenizer"),

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ WEIGHT_FILES = tuple(
         *(("model", "safetensors"), ("pytorch_model", "bin")),
     )
 )
+
+
+# What a state dict is wrapped in, and what wrappers of modules (DDP, torch.compile) put before keys.
+WRAPPERS = ("state_dict", "model")
+WRAPPED_KEY = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+
+SHOWN_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,12 @@ def find_file(argument: str, *candidates: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"`{argument}`: there is no file {' or '.join(map(str, candidates))}.")
+    # What scripts of training write, such as denoising_unet-30000.pth.
+    alike = sorted(str(other) for path in candidates for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+    found = f", but there is {', '.join(alike[:SHOWN_FILES])}: give the one to take the name above" if alike else ""
+    if folders := [str(path) for path in candidates if path.is_dir()]:
+        found = f": {folders[0]} is a folder"
+    raise FileNotFoundError(f"`{argument}`: there is no file {' or '.join(map(str, candidates))}{found}.")
 
 
 def find_weights(argument: str, folder: Path) -> Path:
@@ -129,7 +142,8 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
         argument (`str`):
             Name of the argument that leads to the file, for errors.
         path (`Path`):
-            The file; a state dict, or a checkpoint that has one as `"state_dict"`.
+            The file; a state dict, or a checkpoint that has one as `"state_dict"` or `"model"`. What wrappers of
+            modules put before keys, `module.` and `_orig_mod.`, is taken away.
 
     Raises:
         ValueError: If the file is damaged, wants to run code, or holds anything but tensors.
@@ -138,15 +152,34 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
         if path.suffix.lower() == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
+            _check_uncompressed(argument, path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many classes on files that are cut off
         if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EINVAL:
             raise  # the machine's trouble
+        if isinstance(error, ValueError) and str(error).startswith(f"`{argument}`: "):
+            raise
         code = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"loading it would call {code[1]}, and only tensors are read" if code else "it is damaged or cut off"
         raise ValueError(f"`{argument}`: {path} cannot be read: {reason}.") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if (
+        not isinstance(content, dict)
+        or not all(isinstance(key, str) for key in content)
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
         raise ValueError(f"`{argument}`: {path} must hold a state dict of tensors and nothing else.")
-    return StateDict(argument, path, content)
+    tensors = {WRAPPED_KEY.sub("", key): tensor for key, tensor in content.items()}
+    if len(tensors) < len(content):
+        raise ValueError(f"`{argument}`: {path} must hold each key once, with `module.` before it or without.")
+    return StateDict(argument, path, tensors)
+
+
+def _check_uncompressed(argument: str, path: Path) -> None:
+    """torch writes archives that are not compressed; compressed ones grow to any size where they are read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError(f"`{argument}`: {path} must not be compressed, as torch.save writes no such files.")
