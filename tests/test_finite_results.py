@@ -83,7 +83,7 @@ def test_numbers_that_outgrow_their_precision(pipe, animate):
 
 @pytest.fixture
 def spoilt(pipe, tmp_path):
-    """A saved pipeline whose frames are not finite, and inputs."""
+    """A saved pipeline with a weight that is not finite, and inputs."""
     spoil(pipe, "vae")
     pipe.save_pretrained(tmp_path / "model")
     random_keypoints().save(tmp_path / "motion.safetensors")
@@ -97,7 +97,7 @@ def test_the_command_ends_with_one_line_and_no_file(spoilt, picture, capsys):
     with pytest.raises(SystemExit) as end:
         animate_command.main([str(word) for word in words])
     assert end.value.code == 2
-    assert "the weights of `vae` are not either" in capsys.readouterr().err.splitlines()[-1]
+    assert "vae has weights that are not finite" in capsys.readouterr().err.splitlines()[-1]
     assert not list(spoilt.glob("*.mp4")) and not list(spoilt.glob(".*"))
 
 
@@ -108,7 +108,7 @@ def test_evaluation_scores_no_frames_that_are_not_finite(spoilt, capsys, options
     with pytest.raises(SystemExit) as end:
         evaluate_command.main(words)
     assert end.value.code == 2
-    assert "are not finite: the weights of `vae`" in capsys.readouterr().err.splitlines()[-1]
+    assert "vae has weights that are not finite" in capsys.readouterr().err.splitlines()[-1]
     assert not (spoilt / "scores.json").exists()
 
 

@@ -128,7 +128,7 @@ def _outline(name: str, component_class: Any, folder: Path, variant: str | None,
         if not issubclass(component_class, nn.Module):
             check_component_files(folder)
             return component_class.from_pretrained(folder)
-        options = {"variant": variant, "use_safetensors": use_safetensors}
+        options: dict[str, Any] = {"variant": variant, "use_safetensors": use_safetensors}
         if (folder / "config.json").is_file():
             config = read_json_object(folder / "config.json")
             if config.get("quantization_config") is not None:  # its keys are those of the quantizer

@@ -32,7 +32,7 @@ from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import Autoencoder, decode_latents, encode_pictures, vae_scale_factor
-from .models.component_fit import COMPONENTS, REQUIRED, check_components
+from .models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
 from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
 from .models.deep_cache import DeepCache
 from .models.modeling_hia import StrictLoadingMixin, check_finite_weights, copy_out_of_mapped_file
@@ -433,7 +433,8 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             if parts[name] is None:
                 raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
         check_kind(self.scheduler)
-        check_components({**parts, "scheduler": None})
+        check_number_of_betas(self.scheduler)
+        check_components({**parts, "scheduler": None})  # a rehearsal tries more of the scheduler
 
     def _check_denoising(
         self,

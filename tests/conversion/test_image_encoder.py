@@ -41,7 +41,6 @@ def test_encoder_and_feature_extractor_in_one_folder(folder, tmp_path):
 @pytest.mark.parametrize(
     ("lost", "named"),
     [
-        ("feature_extractor", "preprocessor_config.json"),
         ("image_encoder/config.json", "config.json"),
         ("image_encoder/pytorch_model.bin", "model.safetensors"),
     ],
@@ -51,6 +50,14 @@ def test_what_is_missing_is_named(folder, lost, named):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(FileNotFoundError, match=f"`weights`: there is no file .*{named}"):
         convert_image_encoder(folder)
+
+
+def test_without_a_feature_extractor_clips_own_is_made(folder):
+    shutil.rmtree(folder / "feature_extractor")
+    conversion = convert_image_encoder(folder)
+    extractor = conversion.feature_extractor
+    assert extractor.crop_size["height"] == extractor.size["shortest_edge"] == image_encoder().config.image_size
+    assert conversion.report.rows[-1].made == ("CLIP's at 32 x 32 pixels",)
 
 
 def test_other_models_are_refused(folder):

@@ -659,7 +659,10 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
             with_options("image_encoder", projection_dim=16),
             "`image_encoder`: its `projection_dim` must be 32, the `cross_attention_dim` of the UNet, got 16",
         ),
-        (with_options("scheduler", snr_shift_factor=2.0), r"`snr_shift_factor` must be in \(0, 1\], got 2.0"),
+        (
+            with_options("scheduler", snr_shift_factor=2.0),
+            "`snr_shift_factor` must be a finite number, above 0 and at most 1, got 2.0",
+        ),
     ],
 )
 def test_a_configuration_that_says_something_else_is_refused(entries, message):
@@ -707,7 +710,11 @@ def test_there_is_exactly_one_base(folders):
         ({"from_scratch": "nowhere.yaml"}, FileNotFoundError, "`from_scratch`: there is no file nowhere.yaml"),
         ({"from_scratch": SCRATCH, "variant": "fp16"}, ValueError, "`variant` belong to"),
         ({"from_scratch": SCRATCH, "prediction_type": "noise"}, ValueError, "`prediction_type` must be one of"),
-        ({"from_scratch": SCRATCH, "snr_shift_factor": 0}, ValueError, r"`snr_shift_factor` must be in \(0, 1\]"),
+        (
+            {"from_scratch": SCRATCH, "snr_shift_factor": 0},
+            ValueError,
+            "`snr_shift_factor` must be a finite number, above 0 and at most 1",
+        ),
         ({"from_scratch": SCRATCH, "seed": "0"}, TypeError, "`seed` must be an integer"),
     ],
 )
@@ -782,7 +789,13 @@ def test_stable_diffusion_needs_an_image_encoder(broken, sd):
         ("controlnet_model_name_or_path", "controlnet", "config.json", {"conditioning_channels": 1}, "must be 3 or 6"),
         ("controlnet_model_name_or_path", "controlnet", "config.json", {"block_out_channels": [32]}, "block_out"),
         ("controlnet_model_name_or_path", "controlnet", "config.json", {"cross_attention_dim": 16}, "must be 32"),
-        ("controlnet_model_name_or_path", "controlnet", "config.json", {"in_channels": 8}, "`in_channels` must be 4"),
+        (
+            "controlnet_model_name_or_path",
+            "controlnet",
+            "config.json",
+            {"in_channels": 8},
+            "takes 8 channels but `unet` is for 4",
+        ),
         (
             "controlnet_model_name_or_path",
             "controlnet",

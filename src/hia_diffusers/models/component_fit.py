@@ -13,6 +13,7 @@ from weakref import WeakSet
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from .appearance_encoder import HIAAppearanceEncoder
 from .autoencoder import AUTOENCODERS, vae_scale_factor
@@ -102,6 +103,24 @@ def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, e
         got = "x".join(map(str, sides)) if None not in sides else "a size that depends on the picture"
         raise ValueError(
             f"`{name}`: the `{option}` of its feature extractor must be its `image_size`, {expected}, got {got}."
+        )
+
+
+def check_number_of_betas(scheduler: SchedulerMixin) -> None:
+    """
+    Refuse a scheduler whose betas are not as many as its timesteps.
+
+    Args:
+        scheduler (`SchedulerMixin`):
+            Of any class; some have no betas.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    steps, betas = scheduler.config.get("num_train_timesteps"), getattr(scheduler, "betas", None)
+    if steps is not None and betas is not None and len(betas) != steps:
+        raise ValueError(
+            f"`scheduler`: its `num_train_timesteps` must be the number of its betas, {len(betas)}, got {steps}."
         )
 
 
@@ -197,7 +216,7 @@ def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
             f"`tokenizer` has {len(tokenizer)} tokens but `text_encoder` knows the {config.vocab_size} of its"
             " `vocab_size`."
         )
-    if tokenizer.model_max_length > config.max_position_embeddings:
+    if config.max_position_embeddings < tokenizer.model_max_length < VERY_LARGE_INTEGER:  # which stands for none
         raise ValueError(
             f"`tokenizer`: its `model_max_length` must be at most {config.max_position_embeddings}, the"
             f" `max_position_embeddings` of `text_encoder`, got {tokenizer.model_max_length}."
@@ -224,9 +243,5 @@ def _check_scheduler(scheduler: SchedulerMixin) -> None:
             f"`scheduler` must add noise and denoise step by step, as DDIMScheduler does, but this"
             f" {type(scheduler).__name__} cannot: {' '.join(str(error).split()) or type(error).__name__}."
         ) from error
-    steps, betas = scheduler.config.get("num_train_timesteps"), getattr(scheduler, "betas", None)
-    if steps is not None and betas is not None and len(betas) != steps:
-        raise ValueError(
-            f"`scheduler`: its `num_train_timesteps` must be the number of its betas, {len(betas)}, got {steps}."
-        )
+    check_number_of_betas(scheduler)
     _tried_schedulers.add(scheduler)
