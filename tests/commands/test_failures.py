@@ -88,7 +88,7 @@ SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of {} from {} to 1638
         (app, ["--variant", "fp16"], "--variant: needs --model"),
         (animate, ["--image", "a\0b"], "--image: there is no file 'a\\x00b'"),
         (animate, ["--driving", "a" * 5000], "--driving: there is no file 'aaa"),
-        (animate, ["--image-keypoints", "person.png", "--retarget"], "--image-keypoints: must end in .safetensors or"),
+        (animate, ["--image-keypoints", "person.png", "--retarget"], "--image-keypoints: must end in .safetensors, "),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_option(person_and_dance, tmp_path, capsys, command, words, message):
