@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import yaml
-from scores import COPYING, ROOT, as_arguments, score, write_table, write_whole
+from scores import COPYING, MEASURES, ROOT, as_arguments, score, write_table, write_whole
 
 import hia_diffusers
 
@@ -35,18 +35,6 @@ STAGES = ("base", "spatial", "regional", "temporal-half", "temporal-full")
 
 # Of the first stage only: later ones start from the one before.
 STARTING_POINT = ("from_scratch", "vae_name_or_path", "prediction_type", "snr_shift_factor")
-
-MEASURES = {
-    "l1": "L1",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "face_psnr": "face",
-    "hands_psnr": "hands",
-    "hand_sharpness_correlation": "sharpness",
-    "static_change": "static change",
-    "FID-p": "FID-p",
-    "FVD-p": "FVD-p",
-}
 
 
 def short_hash(content):

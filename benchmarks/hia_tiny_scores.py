@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scores import COPYING, ROOT, score, write_table, write_whole
+from scores import COPYING, MEASURES, ROOT, score, write_table, write_whole
 
 import hia_diffusers
 
@@ -103,17 +103,6 @@ FIGURES = {
 
 # Rows and columns of the table of what all clips score.
 ROWS = {"generated": "hia-tiny", "autoencoder": "its autoencoder alone", "copy": COPYING}
-MEASURES = {
-    "l1": "L1",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "face_psnr": "face",
-    "hands_psnr": "hands",
-    "hand_sharpness_correlation": "sharpness",
-    "static_change": "static change",
-    "FID-p": "FID-p",
-    "FVD-p": "FVD-p",
-}
 
 
 def table_of_scores(scores):

@@ -15,6 +15,19 @@ PAGE = ROOT / "docs" / "results.md"
 
 COPYING = "copying the reference"
 
+# Columns of the tables of scores.
+MEASURES = {
+    "l1": "L1",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "face_psnr": "face",
+    "hands_psnr": "hands",
+    "hand_sharpness_correlation": "sharpness",
+    "static_change": "static change",
+    "FID-p": "FID-p",
+    "FVD-p": "FVD-p",
+}
+
 
 def as_arguments(options):
     """Options by name, as the scripts of examples/ take them."""
