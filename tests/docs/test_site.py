@@ -56,7 +56,9 @@ def test_every_public_name_is_in_the_reference(site):
     for name in hia_diffusers.__all__:
         assert re.search(rf'<h2 id="hia_diffusers\.(\w+\.)*{name}"', text), name
     argument = re.search(r"<code>num_inference_steps</code></b>(.*?)</li>", text, re.DOTALL)[1]
-    assert " ".join(re.sub("<.*?>", "", argument).split()) == "(int, default: 25 ) – Denoising steps."
+    assert " ".join(re.sub("<.*?>", "", argument).split()) == (
+        "(int, default: 25 ) – Denoising steps, at most the timesteps of training."
+    )
     assert "*optional*" not in text and "defaults to `" not in text
 
 

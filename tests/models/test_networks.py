@@ -151,7 +151,13 @@ def tiny_unet2d(**kwargs):
         (HIAControlNetModel, {"embedding_only"}),
         (
             HIAUNetMotionModel,
-            {"reference_attention_blocks", "motion_norm", "resnet_norm", "spatial_position_embedding"},
+            {
+                "motion_norm",
+                "reference_attention_blocks",
+                "resnet_norm",
+                "spatial_position_embedding",
+                "use_motion_modules",
+            },
         ),
     ],
 )
