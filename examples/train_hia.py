@@ -72,6 +72,7 @@ from hia_diffusers.training.losses import (
     predicted_latents,
     prediction_target,
     regional_loss,
+    sample_weights,
 )
 from hia_diffusers.training.memory import TrainingSetup, out_of_memory_advice
 from hia_diffusers.training.regional_decoding import decode_windows, region_windows
@@ -194,6 +195,12 @@ def build_parser():
     group.add_argument("--snr_shift_factor", type=ABOVE_ZERO_TO_ONE, help="gamma of a new schedule, in (0, 1]")
     group.add_argument(
         "--snr_gamma", type=POSITIVE, help="weigh timesteps by min-SNR with this gamma; the paper does not"
+    )
+    group.add_argument(
+        "--loss_on",
+        choices=("prediction", "sample"),
+        default="prediction",
+        help='squared error of what the network predicts, as in the paper, or of the clean latents ("sample")',
     )
     group.add_argument("--noise_offset", type=AT_LEAST_ZERO, default=0.0, help="the paper has none")
     group.add_argument(
@@ -324,6 +331,8 @@ def parse_args(argv=None):
         parser.error("give either --pretrained_model_name_or_path or --from_scratch.")
     if args.use_8bit_adam and args.use_muon:
         parser.error("give either --use_8bit_adam or --use_muon.")
+    if args.snr_gamma is not None and args.loss_on == "sample":
+        parser.error("give either --snr_gamma or --loss_on sample: both weigh timesteps.")
     for option, path in vars(args).items():
         if option.endswith("_name_or_path") and path and Path(path).resolve() == Path(args.output_dir).resolve():
             parser.error(f"--output_dir must be another folder than --{option}, which the run reads to its end.")
@@ -488,13 +497,18 @@ class HIALosses:
         noisy = noisy_latents(scheduler, latents, noise, timesteps)
 
         output = self.model(noisy, timesteps, context, reference_latents, batch["conditioning"], dropped)
-        weights = None if args.snr_gamma is None else min_snr_weights(scheduler, timesteps, args.snr_gamma)
         target = prediction_target(scheduler, latents, noise, timesteps)
-        losses = {"noise": noise_prediction_loss(output, target, weights)}
+        losses = {"noise": noise_prediction_loss(output, target, self.timestep_weights(timesteps))}
         if args.stage == "regional":
             clean = predicted_latents(scheduler, output, noisy, timesteps)
             losses |= self.regional(clean.transpose(1, 2).flatten(0, 1), windows, batch)
         return losses
+
+    def timestep_weights(self, timesteps):
+        scheduler = self.pipeline.scheduler
+        if self.args.snr_gamma is not None:
+            return min_snr_weights(scheduler, timesteps, self.args.snr_gamma)
+        return sample_weights(scheduler, timesteps) if self.args.loss_on == "sample" else None
 
     def total(self, losses):
         return sum(self.weights[name] * values.mean() for name, values in losses.items())

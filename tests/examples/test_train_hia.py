@@ -748,6 +748,8 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
         (["--report_to", "wandb"], "argument --report_to: wandb is not installed"),
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
         (["--pretrained_model_name_or_path", "x"], "give either --pretrained_model_name_or_path or --from_scratch."),
+        (["--snr_gamma", 5, "--loss_on", "sample"], "give either --snr_gamma or --loss_on sample: both weigh "
+         "timesteps."),
         (["--vae_name_or_path", "./run"], "--output_dir must be another folder than --vae_name_or_path, which the run "
          "reads to its end."),
         (["--learning-rate", 1], "unrecognized arguments: --learning-rate 1"),

@@ -16,6 +16,7 @@ from hia_diffusers.training.losses import (
     predicted_latents,
     prediction_target,
     regional_loss,
+    sample_weights,
 )
 
 
@@ -143,6 +144,24 @@ def test_min_snr_weights_of_pure_noise_are_finite():
     for prediction_type, expected in zip(PREDICTION_TYPES, (1, 0, 0), strict=True):
         scheduler = ShiftedSNRScheduler(rescale_betas_zero_snr=True, prediction_type=prediction_type)
         assert min_snr_weights(scheduler, torch.tensor([999]), 5).tolist() == [expected]
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_sample_weights_give_the_error_of_the_clean_latents(prediction_type):
+    scheduler = ShiftedSNRScheduler(prediction_type=prediction_type)
+    latents, answer, noise = clips(0), clips(1), clips(2)
+    noisy = noisy_latents(scheduler, latents, noise, TIMESTEPS)
+    target = prediction_target(scheduler, latents, noise, TIMESTEPS)
+    loss = noise_prediction_loss(answer, target, sample_weights(scheduler, TIMESTEPS))
+    expected = (predicted_latents(scheduler, answer, noisy, TIMESTEPS) - latents).square().flatten(1).mean(dim=1)
+    # At low noise the latents differ by the rounding of what is nearly all of the noisy ones.
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_sample_weights_want_signal_where_noise_is_predicted():
+    scheduler = ShiftedSNRScheduler(rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="`scheduler`.*rescale_betas_zero_snr"):
+        sample_weights(scheduler, torch.tensor([999]))
 
 
 def test_noise_prediction_loss_is_the_mean_of_each_clip():

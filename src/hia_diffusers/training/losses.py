@@ -101,11 +101,7 @@ def predicted_latents(
     signal, noise_level = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
     if prediction_type == "v_prediction":
         return signal * noisy_latents.float() - noise_level * model_output.float()
-    if scheduler.config.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            '`scheduler` must have another `prediction_type` than "epsilon" with `rescale_betas_zero_snr`, '
-            "as the noise alone does not give the latents."
-        )
+    _check_signal(scheduler)
     return (noisy_latents.float() - noise_level * model_output.float()) / signal
 
 
@@ -141,6 +137,37 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
     return snr.clamp(max=gamma)
 
 
+def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
+    """
+    Weights of [`noise_prediction_loss`] that make it the squared error of the clean latents, whatever the prediction
+    type: `1` for `"sample"`, `1 / (snr_t + 1)` for `"v_prediction"`, `1 / snr_t` for `"epsilon"` (Salimans and Ho,
+    2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper has none. A small
+    network that is trained from scratch for v learns most from it: no timestep outweighs the others, and the network can
+    return a clean input as it is.
+
+    Args:
+        scheduler ([`ShiftedSNRScheduler`]):
+            As in [`noisy_latents`]; the signal-to-noise ratio is that of its shifted schedule.
+        timesteps (`torch.Tensor` of shape `(B,)`):
+            Integers in `[0, T)`.
+
+    Returns:
+        `torch.Tensor`: float32 `(B,)`.
+
+    Raises:
+        `ValueError`: the prediction type is another, or the schedule has a timestep without signal, where noise says
+            nothing of the clean latents.
+    """
+    prediction_type = _prediction_type(scheduler)
+    alphas_cumprod = _alphas_cumprod(scheduler, timesteps)
+    if prediction_type == "sample":
+        return torch.ones_like(alphas_cumprod)
+    if prediction_type == "v_prediction":
+        return 1 - alphas_cumprod
+    _check_signal(scheduler)
+    return 1 / alphas_cumprod - 1
+
+
 def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Mean squared error of each clip.
@@ -151,7 +178,7 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor 
         target (`torch.Tensor` of the same shape):
             From [`prediction_target`].
         weights (`torch.Tensor` of shape `(B,)`, *optional*):
-            Factors on the result, such as those of [`min_snr_weights`].
+            Factors on the result, such as those of [`min_snr_weights`] or [`sample_weights`].
 
     Returns:
         `torch.Tensor`: float32 `(B,)`.
@@ -242,6 +269,14 @@ def _prediction_type(scheduler: SchedulerMixin) -> str:
             f"got {prediction_type!r}."
         )
     return prediction_type
+
+
+def _check_signal(scheduler: SchedulerMixin) -> None:
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            '`scheduler` must have another `prediction_type` than "epsilon" with `rescale_betas_zero_snr`, '
+            "as the noise alone does not give the latents."
+        )
 
 
 def _check_shapes(timesteps: Tensor, **tensors: Tensor) -> None:
