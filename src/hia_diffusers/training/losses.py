@@ -142,8 +142,8 @@ def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
     Weights of [`noise_prediction_loss`] that make it the squared error of the clean latents, whatever the prediction
     type: `1` for `"sample"`, `1 / (snr_t + 1)` for `"v_prediction"`, `1 / snr_t` for `"epsilon"` (Salimans and Ho,
     2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper has none. A small
-    network that is trained from scratch for v learns most from it: no timestep outweighs the others, and the network can
-    return a clean input as it is.
+    network that is trained from scratch for v learns most from it: no timestep outweighs the others, and the network
+    can return a clean input as it is.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
