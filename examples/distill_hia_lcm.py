@@ -25,6 +25,8 @@ from diffusers import LCMScheduler
 from tqdm.auto import tqdm
 
 import hia_diffusers
+from hia_diffusers.commands import running
+from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.training.checkpoints import CheckpointFolder
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.denoiser import ConditionalDenoiser
@@ -49,7 +51,7 @@ SHARED_OPTIONS = {
 
 
 def build_parser():
-    parser = train_hia.OneLineParser(
+    parser = OneLineParser(
         prog="distill_hia_lcm.py",
         description=__doc__.split("\n")[0],
         allow_abbrev=False,
@@ -249,8 +251,7 @@ def run(args, accelerator, folder):
 
     # Networks
     dataset = train_hia.build_dataset(args)
-    with train_hia.mistakes_in_one_line():
-        pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
+    pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     train_hia.check_fit(args, pipeline)
     scheduler = student_scheduler(pipeline.scheduler, args.num_ddim_timesteps)
     frozen, config = (pipeline.appearance_encoder, pipeline.controlnet), pipeline.config
@@ -357,5 +358,10 @@ def run(args, accelerator, folder):
     accelerator.end_training()
 
 
+def command(argv=None):
+    """Runs what the options say; whatever goes wrong is one sentence and status 2."""
+    running.run(build_parser(), main, argv, interrupted=train_hia.INTERRUPTED, parse=parse_args)
+
+
 if __name__ == "__main__":
-    main(parse_args())
+    command()

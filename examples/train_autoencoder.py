@@ -387,13 +387,8 @@ def train_alone(args):
         train(args)
 
 
-def last_line(message):
-    """Of what a process that loads data raised: all before is its traceback."""
-    return message.strip().splitlines()[-1]
-
-
 def main(argv=None):
-    run(make_parser(), train_alone, argv, last_line)
+    run(make_parser(), train_alone, argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hia_diffusers import HIA_TINY
 from hia_diffusers.commands import animate, app, convert, evaluate, prepare
+from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.running import run
+from hia_diffusers.data.clips import UnreadableClipError
 
 
 @pytest.fixture
@@ -47,6 +50,32 @@ def test_failures_while_the_model_runs(calls, tmp_path, capsys, command, failure
     assert exit.value.code == status
     assert capsys.readouterr().err.endswith(said.format(command.__name__.split(".")[-1]))
     assert not list(tmp_path.glob("*out*"))
+
+
+class Unreadable(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UnreadableClipError("Clip 'x' of data cannot be read: it is empty")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_process_that_loads_data_raises_is_its_sentence(capsys, workers):
+    parser = OneLineParser(prog="train.py")
+    loader = torch.utils.data.DataLoader(Unreadable(), num_workers=workers)
+    with pytest.raises(SystemExit, match="2"):
+        run(parser, lambda args: next(iter(loader)), [])
+    assert capsys.readouterr().err == "train.py: error: Clip 'x' of data cannot be read: it is empty\n"
+
+
+def test_a_sentence_with_which_a_command_exits_is_an_error_of_status_2(capsys):
+    def command(args):
+        raise SystemExit("--size is too small.")
+
+    with pytest.raises(SystemExit, match="2"):
+        run(OneLineParser(prog="train.py"), command, [])
+    assert capsys.readouterr().err == "train.py: error: --size is too small.\n"
 
 
 def test_a_model_whose_weights_do_not_fit_is_named(calls, tmp_path, capsys):

@@ -73,10 +73,10 @@ def uploads(tmp_path_factory):
 
 def test_an_upload_that_is_refused_leaves_the_pipeline_and_says_how_to_go_on(uploads):
     folder, refused, created, _ = uploads
-    assert refused.returncode == 1 and not created
+    assert refused.returncode == 2 and not created
     assert "Traceback" not in refused.stderr
-    (message,) = [line for line in refused.stderr.splitlines() if line.startswith("--push_to_hub: ")]
-    assert message.startswith("--push_to_hub: the upload to user/hia failed: 403 ")
+    (message,) = [line for line in refused.stderr.splitlines() if line.startswith("train_hia.py: error: ")]
+    assert message.startswith("train_hia.py: error: --push_to_hub: the upload to user/hia failed: 403 ")
     assert "Your token does not let you write to user" in message
     assert message.endswith(
         f" The trained pipeline is in {folder / 'run'}; the same command with --resume_from_checkpoint latest uploads "

@@ -19,6 +19,7 @@ def run(
     argv: Sequence[str] | None = None,
     worded: Callable[[str], str] = str,
     interrupted: tuple[int, str] = (130, "Interrupted.\n"),
+    parse: Callable[[Sequence[str] | None], argparse.Namespace] | None = None,
 ) -> None:
     """
     Run a command with the options that it was called with.
@@ -27,19 +28,26 @@ def run(
         parser (`argparse.ArgumentParser`):
             Of its options.
         command (`Callable[[argparse.Namespace], None]`):
-            What it does. Whatever it raises becomes one line, and status 2; with `PYTHONDEVMODE=1`, it is raised.
+            What it does. Whatever it raises becomes one line, and status 2; with `PYTHONDEVMODE=1`, it is raised. So
+            does the message of a `SystemExit`, which has status 1 otherwise.
         argv (`Sequence[str]`, *optional*):
             The options. The default is what the process was called with.
         worded (`Callable[[str], str]`, *optional*):
             Turns the message of an exception into the words of the command line.
         interrupted (`tuple[int, str]`, *optional*):
             Status and message after Ctrl+C.
+        parse (`Callable[[Sequence[str] | None], argparse.Namespace]`, *optional*):
+            Reads the options, where the parser alone does not.
     """
-    args = parser.parse_args(argv)
+    args = (parse or parser.parse_args)(argv)
     try:
         command(args)
     except KeyboardInterrupt:
         parser.exit(*interrupted)
+    except SystemExit as exit_:
+        if not isinstance(exit_.code, str):
+            raise
+        parser.error(worded(exit_.code))
     except Exception as error:
         if sys.flags.dev_mode:
             raise
@@ -50,7 +58,10 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"there is not enough memory{f' ({error})' if str(error) else ''}"
     if isinstance(error, EXPECTED) and str(error):
-        return str(error)
+        message = str(error)
+        if "Original Traceback (most recent call last):" in message:  # torch's, of a process that loads data
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        return message
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
     return f"unexpected {type(error).__name__} at {place}: {error} (PYTHONDEVMODE=1 shows the traceback)"
