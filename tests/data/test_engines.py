@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from hia_diffusers.data.engines import run_local
+from hia_diffusers.data.engines import run_local, run_ray
 
 
 WAITING = """
@@ -85,6 +85,27 @@ def test_what_kills_a_process_as_it_starts_is_not_the_name():
         make = functools.partial(signal.raise_signal, signal.SIGKILL)
         list(run_local(make, ["a", "b"], 2, on_killed=killed.append))
     assert killed == []
+
+
+@pytest.fixture
+def ray_cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_actors_that_die_are_replaced_and_what_kills_them_is_tried_twice(ray_cluster):
+    names = [0, signal.SIGKILL, 0, 0, 0]
+    done = list(run_ray(RAISE_SIGNAL, names, 2, on_killed=lambda name: f"killed at {name:d}"))
+    assert len(done) == 5 and done.count(None) == 4 and "killed at 9" in done
+    with pytest.raises(RuntimeError, match="The Ray actor that worked on .*9.* died; was there too little memory"):
+        list(run_ray(RAISE_SIGNAL, [signal.SIGKILL]))
+    with pytest.raises(RuntimeError, match="A Ray actor died as it started"):
+        list(run_ray(functools.partial(signal.raise_signal, signal.SIGKILL), ["a"], on_killed=str))
+    with pytest.raises(RuntimeError, match="A Ray actor failed: ValueError: substring not found"):
+        list(run_ray(functools.partial(operator.methodcaller, "index", "b"), ["aa"]))
+    assert list(run_ray(lambda: str.upper, ["a", "b"], workers=9)) in (["A", "B"], ["B", "A"])
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes from /proc")

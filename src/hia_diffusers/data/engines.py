@@ -93,12 +93,18 @@ def _run_pool(
 
 
 def run_ray(
-    make: Callable[[], Callable[[str], str]], names: Sequence[str], workers: int = 1, use_gpu: bool = False
+    make: Callable[[], Callable[[str], str]],
+    names: Sequence[str],
+    workers: int = 1,
+    suspects: Collection[str] = (),
+    on_killed: Callable[[str], str] | None = None,
+    use_gpu: bool = False,
 ) -> Iterator[str]:
     """
-    Calls a function for every name on the machines of a Ray cluster, by Ray Data. Needs the `ray` extra. The cluster
-    is the one that the process is connected to, or that the environment variable `RAY_ADDRESS` names, or a new one on
-    this machine.
+    Calls a function for every name in actors on the machines of a Ray cluster. Needs the `ray` extra. The cluster is
+    the one that the process is connected to, or that the environment variable `RAY_ADDRESS` names, or a new one on
+    this machine. An actor that dies ends neither the run nor the work on other names: another takes its place, and
+    what it had begun is begun anew, once and last.
 
     Args:
         make (`Callable`):
@@ -107,6 +113,11 @@ def run_ray(
             What to call it with, in no particular order.
         workers (`int`, *optional*, defaults to `1`):
             Number of actors.
+        suspects (`Collection[str]`, *optional*):
+            Those of the names at which an earlier run was killed; they come last.
+        on_killed (`Callable`, *optional*):
+            Called in this process with a name at which an actor died twice, or once where it is among the suspects,
+            in place of the function. The default is a `RuntimeError`.
         use_gpu (`bool`, *optional*, defaults to `False`):
             Whether each actor has a GPU of its own.
 
@@ -115,10 +126,10 @@ def run_ray(
 
     Raises:
         `ImportError`: the `ray` extra is not installed.
-        `RuntimeError`: the function raised an exception, or actors died again and again.
+        `RuntimeError`: the function raised an exception, or an actor died while it made the function.
     """
     try:
-        import ray.data
+        import ray
     except ImportError as error:
         raise ImportError("The engine 'ray' needs the `ray` extra: pip install 'hia-diffusers[ray]'.") from error
 
@@ -126,17 +137,55 @@ def run_ray(
         def __init__(self):
             self.call = make()
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            return {"name": self.call(row["name"])}
+        def start(self) -> None:
+            pass
 
-    actor: Any = Actor
-    pool = ray.data.ActorPoolStrategy(size=workers)
-    rows = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
+        def work(self, name: str) -> str:
+            return self.call(name)
+
+    # Ray's own restarts are without end where the name is what kills the actor.
+    start_actor = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=int(use_gpu), max_restarts=0)(Actor).remote
+    killed = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+    doubtful = set(suspects)
+    waiting = deque(sorted(names, key=doubtful.__contains__))
+    in_work: dict[Any, tuple[Any, str | None]] = {}
+
+    def start() -> None:
+        actor: Any = start_actor()
+        in_work[actor.start.remote()] = actor, None
+
     try:
-        for row in rows.map(actor, compute=pool, num_gpus=1 if use_gpu else None).iter_rows():
-            yield row["name"]
+        for _ in range(min(workers, len(names))):
+            start()
+        # Actors for which the cluster has no room yet are not waited for when nothing is left to do.
+        while waiting or any(name is not None for _, name in in_work.values()):
+            (task,), _ = ray.wait([*in_work])
+            actor, name = in_work.pop(task)
+            try:
+                result = ray.get(task)
+            except killed as error:
+                if name is None:
+                    raise RuntimeError("A Ray actor died as it started; was there too little memory?") from error
+                if name not in doubtful:
+                    doubtful.add(name)
+                    waiting.append(name)
+                elif on_killed is None:
+                    message = f"The Ray actor that worked on {name!r} died; was there too little memory?"
+                    raise RuntimeError(message) from error
+                else:
+                    yield on_killed(name)
+                start()
+                continue
+            if waiting:
+                begun = waiting.popleft()
+                in_work[actor.work.remote(begun)] = actor, begun
+            if name is not None:
+                yield result
     except ray.exceptions.RayError as error:  # as a string, it is the traceback in the actor
         raise RuntimeError(f"A Ray actor failed: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        for actor, _ in in_work.values():
+            ray.kill(actor)
 
 
 def _start_worker(make: Callable[[], Callable[[str], str]]) -> None:

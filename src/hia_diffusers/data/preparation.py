@@ -111,12 +111,12 @@ def prepare_dataset(
         remaining = [name for name in names if name not in finished]
         if remaining:
             make = functools.partial(ClipPreparer, folder, root, options, device)
+            suspects = {name for name in remaining if was_interrupted(filesystem, path, name)}
+            on_killed = functools.partial(_record_killed, filesystem, path, folder)
             if engine == "local":
-                suspects = {name for name in remaining if was_interrupted(filesystem, path, name)}
-                on_killed = functools.partial(_record_killed, filesystem, path, folder)
                 done = run_local(make, remaining, workers, suspects, on_killed)
             else:
-                done = run_ray(make, remaining, min(workers, len(remaining)), use_gpu=device != "cpu")
+                done = run_ray(make, remaining, workers, suspects, on_killed, use_gpu=device != "cpu")
             for _ in tqdm(done, total=len(remaining), unit="video"):
                 pass
         return _write_summary(filesystem, path, _finished_videos(filesystem, path, folder, names).values())
@@ -240,7 +240,7 @@ def _is_as_prepared(folder: str, record: dict[str, Any], is_given: bool) -> bool
 
 def _record_killed(filesystem: AbstractFileSystem, path: str, folder: str, name: str) -> str:
     videos, videos_path = url_to_fs(folder)
-    reason = "The process that worked on it alone was killed, as the system does when memory runs out."
+    reason = "The process that worked on it was killed again, as the system does when memory runs out."
     record = {"video": name, "bytes": size_of_video(videos, f"{videos_path}/{name}"), **failed("process", reason)}
     _write(filesystem, path, record_name(name), json.dumps(record, indent=1).encode())
     return name
