@@ -152,6 +152,7 @@ def tiny_unet2d(**kwargs):
         (
             HIAUNetMotionModel,
             {
+                "input_skip",
                 "motion_norm",
                 "reference_attention_blocks",
                 "resnet_norm",
@@ -274,6 +275,29 @@ def test_converting_a_motion_unet_shares_weights_and_keeps_the_function():
     sample, context = draw(1, 4, F, 8, 8), draw(F, 1, 32)
     assert_equal_up_to_rounding(unet(sample, 7, context).sample, stock(sample, 7, context).sample)
     assert unet.conv_in.weight.data_ptr() == stock.conv_in.weight.data_ptr()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timestep", [7, torch.tensor(7), torch.tensor([7, 900])])
+def test_an_input_skip_begins_as_nothing_and_can_pass_the_input_on(timestep):
+    torch.manual_seed(0)
+    plain = HIAUNetMotionModel.from_unet2d(tiny_unet2d()).eval()
+    unet = HIAUNetMotionModel.from_config(plain.config, input_skip=True).eval()
+    unet.load_state_dict(plain.state_dict(), strict=False)
+    sample, context = draw(2, 4, F, 8, 8), draw(2, 1, 32)
+    # A factor of 1 and a summand of 0 change no bit.
+    assert torch.equal(unet(sample, timestep, context).sample, plain(sample, timestep, context).sample)
+    unet.input_skip_projection.bias.copy_(torch.tensor([-1.0] * 4 + [1.0] * 4))
+    (output,) = unet(sample, timestep, context, return_dict=False)
+    torch.testing.assert_close(output, sample)
+    unet.input_skip_projection.weight.normal_()
+    assert not torch.allclose(unet(sample, 7, context).sample, unet(sample, 900, context).sample)
+
+
+def test_an_input_skip_wants_an_output_like_the_input():
+    config = HIAUNetMotionModel.from_unet2d(tiny_unet2d()).config
+    with pytest.raises(ValueError, match="`input_skip` wants as many `in_channels` as `out_channels`, got 4 and 3."):
+        HIAUNetMotionModel.from_config(config, input_skip=True, out_channels=3)
 
 
 @torch.no_grad()

@@ -139,6 +139,10 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         spatial_position_embedding (`bool`, *optional*, defaults to `False`):
             Whether spatial self-attention is told where in the picture its tokens are, which small networks that are
             trained from scratch learn late by themselves. The appearance encoder must have the same.
+        input_skip (`bool`, *optional*, defaults to `False`):
+            Whether the input is added to the output and the output rescaled, both by factors that are learnt for each
+            channel from the timestep and begin as 0 and 1. A narrow network that predicts the clean latents
+            (`prediction_type="sample"`) can then pass on an input with little noise, which its layers cannot hold.
         use_motion_modules (`bool`, *optional*, defaults to `True`):
             Whether the motion modules run. The spatial and regional stages of training leave them out whatever their
             weights, and so do the pipelines that these stages save: temporal layers are inserted afterwards (Sec. 3.3
@@ -147,7 +151,8 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             The arguments of [`~diffusers.UNetMotionModel`].
 
     Raises:
-        ValueError: If one of the three options is none of its two values.
+        ValueError: If one of the first three options is none of its two values, or `input_skip` meets an output of
+            other channels than the input.
     """
 
     _repeated_blocks = ["ReferenceReadBlock", "BasicTransformerBlock"]
@@ -162,6 +167,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         motion_norm="frame",
         resnet_norm="frame",
         spatial_position_embedding=False,
+        input_skip=False,
         use_motion_modules=True,
     )
     def __init__(
@@ -170,6 +176,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         motion_norm: Literal["frame", "clip"],
         resnet_norm: Literal["frame", "clip"],
         spatial_position_embedding: bool,
+        input_skip: bool,
         use_motion_modules: bool,
         **kwargs: Any,
     ) -> None:
@@ -186,8 +193,21 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             motion_norm=motion_norm,
             resnet_norm=resnet_norm,
             spatial_position_embedding=spatial_position_embedding,
+            input_skip=input_skip,
         )
 
+        self.input_skip_projection: nn.Linear | None = None
+        if input_skip:
+            if self.config.in_channels != self.config.out_channels:
+                raise ValueError(
+                    f"`input_skip` wants as many `in_channels` as `out_channels`, got {self.config.in_channels} and"
+                    f" {self.config.out_channels}."
+                )
+            self.input_skip_projection = nn.Linear(
+                self.time_embedding.linear_2.out_features, 2 * self.config.out_channels
+            )
+            nn.init.zeros_(self.input_skip_projection.weight)
+            nn.init.zeros_(self.input_skip_projection.bias)
         self.reference_names = install_reference_attention(
             self,
             ReferenceReadTransformer,
@@ -329,9 +349,11 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
                 raise ValueError("`pose_features` cannot be given while an adapter changes the first convolution.")
             # As channels of the input they take no way of their own through the parent's forward.
             clips = pose_features.unflatten(0, (-1, num_frames)).transpose(1, 2)
-            sample = torch.cat([sample, clips.to(sample.dtype)], dim=1)
-        return super().forward(
-            sample,
+            sample_and_pose = torch.cat([sample, clips.to(sample.dtype)], dim=1)
+        else:
+            sample_and_pose = sample
+        output = super().forward(
+            sample_and_pose,
             timestep,
             encoder_hidden_states,
             timestep_cond=timestep_cond,
@@ -340,8 +362,14 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             added_cond_kwargs=added_cond_kwargs,
             down_block_additional_residuals=down_block_additional_residuals,
             mid_block_additional_residual=mid_block_additional_residual,
-            return_dict=return_dict,
-        )
+            return_dict=False,
+        )[0]
+        if self.input_skip_projection is not None:
+            timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
+            embedding = self.time_embedding(self.time_proj(timesteps).to(sample.dtype), timestep_cond)
+            scale, skip = self.input_skip_projection(embedding)[:, :, None, None, None].chunk(2, dim=1)
+            output = (1 + scale) * output + skip * sample
+        return UNetMotionOutput(sample=output) if return_dict else (output,)
 
     def _check_reference(self, reference: ReferenceFeatures, batch_size: int) -> None:
         missing = [name for name in self.reference_names if name not in reference.features]
