@@ -95,6 +95,8 @@ BAD_CALLS = [
     ("control_guidance_start", {"control_guidance_start": -0.5}),
     ("eta", {"eta": 5}),
     ("eta", {"eta": -0.1}),
+    ("shared_noise", {"shared_noise": 1.5}),
+    ("shared_noise", {"shared_noise": 0.5, "latents": torch.zeros(1, 4, 3, 8, 6)}),
     # the rest
     ("generator", {"generator": 42}),
     ("generator", {"generator": [torch.Generator(), torch.Generator()]}),
@@ -151,6 +153,7 @@ WHOLE = (
 )
 FINITE = (
     *("guidance_scale", "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "eta"),
+    "shared_noise",
 )
 FLAGS = ("batch_guidance", "reference_noise", "context_shift", "return_dict")
 VALUES = (

@@ -109,6 +109,7 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
         {"controlnet_conditioning_scale": 0.5},
         {"control_guidance_end": 0.5},
         {"reference_noise": False},
+        {"shared_noise": 0.5},
         {"image_embeds": torch.ones(1, 1, 32)},
     ):
         assert (animate(pipe, **change) - base).abs().max() > 1e-4, change
@@ -324,6 +325,21 @@ def test_initial_reference_noise(pipe, picture):
     sigma = ((1 - alpha) / alpha).sqrt()
     latents = pipe.prepare_latents(shape, reference, pipe.scheduler.timesteps[0], generator=seeded())
     assert torch.allclose(latents, reference[:, :, None] + sigma * noise, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_frames_share_so_much_of_the_noise(pipe, picture, share):
+    shape = (2, 4, 2, 64, 48)
+    reference = torch.zeros(1, 4, 64, 48)
+    generators = [seeded(0), seeded(1)]
+    noise = pipe.prepare_latents(shape, reference, torch.tensor(999), False, generators, shared_noise=share)
+    first, second = noise.unbind(dim=2)
+    assert abs(noise.var().item() - 1) < 0.02
+    assert abs((first * second).mean().item() - share) < 0.02
+    assert abs((first[0] * first[1]).mean().item()) < 0.02  # clips have nothing in common
+    alone = pipe.prepare_latents((1, *shape[1:]), reference, torch.tensor(999), False, seeded(1), shared_noise=share)
+    assert torch.equal(alone[0], noise[1])
 
 
 def test_denoising_starts_at_999_from_the_reference(pipe, animate, picture):

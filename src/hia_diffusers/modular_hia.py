@@ -223,7 +223,8 @@ class HIAPrepareLatentsStep(HIAStep):
 
     uses = ("unet", "scheduler")
     takes = (
-        *("num_inference_steps", "timesteps", "sigmas", "reference_noise", "generator", "latents"),
+        *("num_inference_steps", "timesteps", "sigmas", "reference_noise", "shared_noise"),
+        *("generator", "latents"),
         *("reference_latents", "conditioning_clips", "batch_size"),
     )
     gives = ("step_times", "initial_latents")
@@ -236,6 +237,7 @@ class HIAPrepareLatentsStep(HIAStep):
             values.reference_latents,
             values.step_times[0],
             reference_noise=values.reference_noise,
+            shared_noise=values.shared_noise,
             generator=values.generator,
             latents=values.latents,
         )

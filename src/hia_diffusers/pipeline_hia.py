@@ -354,6 +354,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
         reference_noise: bool = True,
+        shared_noise: float = 0.0,
         context_frames: int = 16,
         context_overlap: int = 4,
         context_shift: bool = True,
@@ -413,6 +414,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         checks.flag("reference_noise", reference_noise)
+        checks.number("shared_noise", shared_noise, 0, 1)
+        if shared_noise and latents is not None:
+            raise ValueError("`shared_noise` must be 0 where `latents` are given: they are the noise.")
         checks.one_of("output_type", output_type, OUTPUT_TYPES)
         checks.integer("decode_chunk_size", decode_chunk_size)
         checks.number("eta", eta, 0, 1)
@@ -700,6 +704,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         reference_noise: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
+        shared_noise: float = 0.0,
     ) -> torch.Tensor:
         """The noisy latents that denoising starts from.
 
@@ -719,10 +724,15 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Draws the noise, one for all clips or one per clip.
             latents (`torch.Tensor`, *optional*):
                 Standard normal noise to use instead of drawing it, of that `shape`.
+            shared_noise (`float`, *optional*, defaults to 0.0):
+                Share of the noise's variance that all frames of a clip have in common, in [0, 1].
         """
         device, dtype = self._execution_device, self.unet.dtype
         noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         noise = noise.to(device, dtype)
+        if shared_noise:
+            shared = randn_tensor((*shape[:2], 1, *shape[3:]), generator=generator, device=device, dtype=dtype)
+            noise = shared_noise**0.5 * shared + (1 - shared_noise) ** 0.5 * noise
         if reference_noise:
             clean = _repeat_to(reference_latents.to(device, dtype), shape[0])[:, :, None]
             initial = torch.empty_like(noise)
@@ -1111,6 +1121,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
         reference_noise: bool = True,
+        shared_noise: float = 0.0,
         context_frames: int = 16,
         context_overlap: int = 4,
         context_shift: bool = True,
@@ -1171,6 +1182,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 Share of the steps after which the ControlNet stops.
             reference_noise (`bool`, *optional*, defaults to `True`):
                 Initial reference noise (Sec. 3.4); `False` starts from pure noise.
+            shared_noise (`float`, *optional*, defaults to 0.0):
+                Share of the initial noise's variance that all frames of a clip have in common, in [0, 1] (the mixed
+                noise of arXiv 2305.10474). Still parts of the image change less from frame to frame with it.
             context_frames (`int`, *optional*, defaults to 16):
                 Frames of a window. Longer clips are denoised window by window.
             context_overlap (`int`, *optional*, defaults to 4):
@@ -1242,6 +1256,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             control_guidance_start=control_guidance_start,
             control_guidance_end=control_guidance_end,
             reference_noise=reference_noise,
+            shared_noise=shared_noise,
             context_frames=context_frames,
             context_overlap=context_overlap,
             context_shift=context_shift,
@@ -1284,6 +1299,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 reference_latents,
                 step_times[0],
                 reference_noise=reference_noise,
+                shared_noise=shared_noise,
                 generator=generator,
                 latents=latents,
             ),

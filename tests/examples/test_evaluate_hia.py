@@ -331,7 +331,10 @@ def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_ou
     report = score_dance(tmp_path / "without.json", *options, "--deep-cache-interval", 2)
     assert report["source"] == full["source"] | {"deep_cache_interval": 2}
     errors.add(report["measures"]["l1"]["value"])
-    assert len(errors) == 3 + len(left_out)
+    report = score_dance(tmp_path / "without.json", *options, "--shared-noise", 0.5)
+    assert report["source"] == full["source"] | {"shared_noise": 0.5}
+    errors.add(report["measures"]["l1"]["value"])
+    assert len(errors) == 4 + len(left_out)
 
 
 def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_alone(tmp_path, dance):

@@ -42,6 +42,7 @@ MODEL_DEFAULTS = {
     "guidance_interval": (0.0, 1.0),
     "deep_cache_interval": 1,
     "reference_noise": True,
+    "shared_noise": 0.0,
     "context_shift": True,
     "motion_modules": True,
     "blur_condition": True,
@@ -100,6 +101,7 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
     )
     add("--deep-cache-interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
     add("--reference-noise", action=flag, help="start from the noised reference picture (default: yes)")
+    add("--shared-noise", type=number(float, 0, 1), help="share of the noise that all frames have (default: 0)")
     add("--context-shift", action=flag, help="shift the windows of long clips at each step (default: yes)")
     add(
         "--motion-modules",
@@ -501,6 +503,7 @@ def generate(
         guidance_interval=args.guidance_interval,
         deep_cache_interval=args.deep_cache_interval,
         reference_noise=args.reference_noise,
+        shared_noise=args.shared_noise,
         context_shift=args.context_shift,
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
