@@ -202,7 +202,8 @@ def write_published_weights(folder: Path, hub: Path) -> None:
         (hub / name).parent.mkdir(parents=True)
         (folder / "published" / "weights").rename(hub / name)
         shutil.rmtree(folder / "published")
-    shutil.copytree(hub / "patrolli" / "AnimateAnyone", folder / "champ")
+    for name in ("MusePose", "DynamicPose", "champ"):  # of the same files
+        shutil.copytree(hub / "patrolli" / "AnimateAnyone", folder / name)
     torch.save(draw_weights(motion_shapes(SMALL_SIZE, 32, True), "unet"), folder / "mm_sd_v15_v2.ckpt")
     weights = {key: tensor.contiguous() for key, tensor in single_file_weights(pipeline).items()}
     safetensors.torch.save_file(weights, folder / "v1-5-pruned-emaonly.safetensors")
