@@ -83,6 +83,14 @@ def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, picture, tmp_path
     assert state.fps == 25.0
 
 
+def test_a_pose_file_drives_with_what_it_does_not_state(pipe, picture, tmp_path):
+    people = [{"pose_keypoints_2d": [20, 30, 1] * 18}]
+    (tmp_path / "pose.json").write_text(json.dumps([{"people": people}] * 2))
+    stated = {"driving_fps": 24.0, "driving_size": (80, 48), "num_inference_steps": 1, "output_type": "pt"}
+    state = modular_of(pipe)(image=picture, driving=str(tmp_path / "pose.json"), **stated)
+    assert state.fps == 24.0 and state.frames.shape == (1, 2, 3, 80, 48)
+
+
 def test_stages_run_apart_from_each_other(pipe, inputs):
     expected = pipe(**inputs, generator=seeded()).frames
     blocks = HIABlocks()
@@ -136,7 +144,8 @@ def test_the_inputs_are_the_arguments_of_the_call_and_a_driving_clip():
     inputs = {entry.name: entry for entry in HIABlocks().inputs}
     call = dict(inspect.signature(HIAPipeline.__call__).parameters)
     del call["self"], call["return_dict"]
-    driving = {"driving", "driving_type", "max_frames", "person", "retarget", "image_keypoints", "sharpness"}
+    driving = {"driving", "driving_type", "driving_fps", "driving_size", "max_frames"}
+    driving |= {"person", "retarget", "image_keypoints", "sharpness"}
     assert inputs.keys() == call.keys() | driving
     for name, parameter in call.items():
         assert inputs[name].default == (None if parameter.default is parameter.empty else parameter.default)

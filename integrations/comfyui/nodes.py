@@ -105,25 +105,35 @@ class HIALoadMotion:
             "folder of them, MMPose's .json, DWPose's .npz or .npy. A relative path is one in ComfyUI's input folder."
         )
         pose_fps = "Frames per second of a pose file that does not state them; 0 for all other files"
+        pose_side = "Of the picture of a pose file that does not state its size, in pixels; 0 for all other files"
+        side = {"default": 0, "min": 0, "max": 16384, "tooltip": pose_side}
         return {
             "required": {
                 "file": ("STRING", {"default": "", "tooltip": about}),
                 "kind": (["auto", *KINDS],),
                 "max_frames": ("INT", {"default": 0, "min": 0, "max": 10**6, "tooltip": "0 is all of them"}),
                 "pose_fps": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.01, "tooltip": pose_fps}),
+                "pose_width": ("INT", side),
+                "pose_height": ("INT", side),
             }
         }
 
     @classmethod
-    def IS_CHANGED(cls, file: str, kind: str, max_frames: int, pose_fps: float) -> float:
+    def IS_CHANGED(cls, file: str, **_: Any) -> float:
         path = input_path(file)
         return path.stat().st_mtime if path.is_file() else float("nan")
 
-    def load(self, file: str, kind: str, max_frames: int, pose_fps: float) -> tuple[Driving]:
+    def load(
+        self, file: str, kind: str, max_frames: int, pose_fps: float, pose_width: int, pose_height: int
+    ) -> tuple[Driving]:
+        if bool(pose_width) != bool(pose_height):
+            raise ValueError("`pose_width` and `pose_height` must both be given, or both be 0.")
+        size = (pose_height, pose_width) if pose_width else None
         try:
-            return (Driving.load(input_path(file), kind, max_frames or None, pose_fps or None),)
+            return (Driving.load(input_path(file), kind, max_frames or None, pose_fps or None, size),)
         except ValueError as error:
-            raise ValueError(str(error).replace("`driving_fps`", "`pose_fps`")) from error
+            message = str(error).replace("`driving_fps`", "`pose_fps`")
+            raise ValueError(message.replace("`driving_size`", "`pose_width` and `pose_height`")) from error
 
 
 class HIAMotionFromFrames:

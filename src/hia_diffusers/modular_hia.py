@@ -158,7 +158,10 @@ class HIAStep(ModularPipelineBlocks):
 class HIADrivingStep(HIAStep):
     """Where there is a driving clip, makes the conditioning frames of it, and fits the picture to them."""
 
-    options = ("driving", "driving_type", "max_frames", "person", "retarget", "image_keypoints", "sharpness")
+    options = (
+        *("driving", "driving_type", "driving_fps", "driving_size", "max_frames", "person", "retarget"),
+        *("image_keypoints", "sharpness"),
+    )
     takes = ("image", "conditioning_frames", *options, "height", "width")
     gives = ("fps",)
 

@@ -169,6 +169,16 @@ def test_whose_sound(animator, dance, person, tmp_path, sound, codec):
     assert sound_codec(tmp_path / "out.mp4") == codec
 
 
+@pytest.mark.parametrize("name", ["still.png", "moving.gif", "moving.webp"])
+def test_images_that_drive_have_no_sound(animator, person, tmp_path, name):
+    frames = [Image.fromarray(frame) for frame in CONDITION.pose]
+    moves = {} if name.startswith("still") else {"save_all": True, "append_images": frames[1:]}
+    frames[0].save(tmp_path / name, **moves)
+    animator(person, tmp_path / name, tmp_path / "out.mp4", driving_type="pose", **SIZE, **steps())
+    assert sound_codec(tmp_path / "out.mp4") is None
+    assert len(read_video(tmp_path / "out.mp4").frames) == (NUM_FRAMES if moves else 1)
+
+
 def test_a_fast_person_alone_is_found_in_every_frame_and_frames_of_others_are_counted(detector, caplog):
     caplog.set_level(logging.INFO, logger="hia_diffusers.animation")
     animator = HIAAnimator(detector=detector)

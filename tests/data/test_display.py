@@ -259,6 +259,24 @@ def test_the_rate_of_a_recording_is_that_of_its_time_stamps(tmp_path):
     assert 29.5 < expected < 30.5
 
 
+@pytest.mark.parametrize("name", ["screen.mkv", "screen.flv", "screen.avi"])
+def test_the_rate_of_a_recording_with_frames_left_out_is_that_of_its_time_stamps(tmp_path, name):
+    times = np.flatnonzero(np.random.default_rng(0).random(90) < 0.4)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("flv" if name.endswith("flv") else "mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(quarters()[0], format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, 30), int(time)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video[0].average_rate == 30
+    expected = (len(times) - 1) / (times[-1] - times[0]) * 30
+    assert read_video(tmp_path / name).fps == pytest.approx(expected, rel=0.02)  # AVI counts from before the first
+    assert expected < 15
+
+
 def test_a_rate_that_no_video_has_is_an_error(tmp_path):
     write_without_rate(tmp_path / "fast.webm", range(40))
     with pytest.raises(ValueError, match="fast.webm' has 1000 frames per second; a video must have 1 to 240"):

@@ -21,6 +21,7 @@ PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
 WORKFLOW = json.loads((PACK / "example_workflows" / "hia_tiny_api.json").read_text())
 SCENE = ProceduralScene("test", identity=1, motion=2, setting=1)
 KEYPOINTS = SCENE.keypoints(range(2), height=160, width=96)
+STATED = {"pose_fps": 0.0, "pose_width": 0, "pose_height": 0}
 ANYHOW = {"sharpness": "auto", "sharpness_value": 0.0, "width": 0, "height": 0, "retarget": "auto"}
 
 
@@ -92,8 +93,8 @@ def test_motions_of_files_and_of_frames_are_the_same(tmp_path):
     image, motion = run("HIAExampleMotion", person=1, dance=2, frames=2)
     KEYPOINTS.save(tmp_path / "dance.safetensors")
     file = str(tmp_path / "dance.safetensors")
-    (loaded,) = run("HIALoadMotion", file=file, kind="auto", max_frames=0, pose_fps=0.0)
-    (shorter,) = run("HIALoadMotion", file=file, kind="keypoints", max_frames=1, pose_fps=0.0)
+    (loaded,) = run("HIALoadMotion", file=file, kind="auto", max_frames=0, **STATED)
+    (shorter,) = run("HIALoadMotion", file=file, kind="keypoints", max_frames=1, **STATED)
     conditions = [run("HIACondition", image=image, motion=m, **ANYHOW)[0] for m in (motion, loaded, shorter)]
     expected = conditions[0].condition
     np.testing.assert_array_equal(conditions[1].condition.to_tensor(), expected.to_tensor())
@@ -120,19 +121,30 @@ def test_alpha_of_an_image_is_laid_on_white_and_grey_is_taken(pixel, seen):
     np.testing.assert_allclose(preview[0, 0, 0] * 255, seen, atol=1)
 
 
-def test_pose_files_of_comfyui_are_read_and_ask_for_their_rate(tmp_path):
-    frame = {"people": [{"pose_keypoints_2d": [20, 30, 1] * 18}], "canvas_height": 160, "canvas_width": 96}
-    (tmp_path / "pose.json").write_text(json.dumps([frame] * 3))
-    options = {"file": str(tmp_path / "pose.json"), "kind": "auto", "max_frames": 0}
-    (motion,) = run("HIALoadMotion", **options, pose_fps=24.0)
+def test_pose_files_are_read_and_ask_for_what_they_do_not_state(tmp_path):
+    frame = {"people": [{"pose_keypoints_2d": [20, 30, 1] * 18}]}
+    (tmp_path / "comfyui.json").write_text(json.dumps([{**frame, "canvas_height": 160, "canvas_width": 96}] * 3))
+    (tmp_path / "openpose.json").write_text(json.dumps(frame))
+
+    def load(name, **stated):
+        file = str(tmp_path / name)
+        return run("HIALoadMotion", file=file, kind="auto", max_frames=0, **{**STATED, **stated})[0]
+
+    motion = load("comfyui.json", pose_fps=24.0)
     assert (len(motion), motion.kind, motion.fps) == (3, "keypoints", 24.0)
-    with pytest.raises(ValueError, match="pose.json does not state its frame rate; give `pose_fps`"):
-        run("HIALoadMotion", **options, pose_fps=0.0)
+    motion = load("openpose.json", pose_fps=24.0, pose_width=96, pose_height=160)
+    assert (len(motion), motion.width, motion.height) == (1, 96, 160)
+    with pytest.raises(ValueError, match="comfyui.json does not state its frame rate; give `pose_fps`"):
+        load("comfyui.json")
+    with pytest.raises(ValueError, match="the size of its picture; give `pose_width` and `pose_height`"):
+        load("openpose.json", pose_fps=24.0)
+    with pytest.raises(ValueError, match="`pose_width` and `pose_height` must both be given"):
+        load("openpose.json", pose_fps=24.0, pose_width=96)
 
 
 def test_a_file_that_changes_is_read_again(tmp_path):
     is_changed = PACK_MODULE.NODE_CLASS_MAPPINGS["HIALoadMotion"].IS_CHANGED
-    choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0, "pose_fps": 0.0}
+    choice = {"file": str(tmp_path / "dance.npz"), "kind": "auto", "max_frames": 0, **STATED}
     assert is_changed(**choice) != is_changed(**choice)  # it is not there, and may come
     KEYPOINTS.save(tmp_path / "dance.npz")
     first = is_changed(**choice)

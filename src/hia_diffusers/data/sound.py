@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 
+from .animations import open_animation
 from .containers import open_container
 
 
@@ -54,7 +55,7 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
 
     Args:
         path (`str` or `os.PathLike`):
-            A video or audio file, in one of [`~data.containers`]' formats.
+            A video or audio file, in one of [`~data.containers`]' formats. A GIF, PNG or WebP has no sound.
 
     Returns:
         A context manager that gives a [`Sound`], or `None` where the file has none.
@@ -65,7 +66,10 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} to take sound from.")
-    with ExitStack() as stack:
+    with open_animation(path) as animation, ExitStack() as stack:
+        if animation is not None:
+            yield None
+            return
         with _reading(path):
             source = stack.enter_context(open_container(path))
         stream = source.streams.best("audio")

@@ -29,6 +29,9 @@ from .sound import Sound, open_sound
 # Frames per second that a video of people can have. Some files state a nonsensical rate, such as their time base.
 MIN_RATE, MAX_RATE = 1.0, 240.0
 
+# Of the frames that a video should have by the rate that it states.
+LEAST_SHARE = 0.97
+
 # FFmpeg's own decoders leave out the alpha of these.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -199,7 +202,8 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
 
 def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
     """
-    The frame rate of a video file: what it states or, where it states none that can be, the mean by its time stamps.
+    The frame rate of a video file: what it states or, where it states none that can be or holds fewer frames, the mean
+    by its time stamps.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
@@ -218,8 +222,10 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
     if rate is None:
         with _opened(path) as (container, stream):
             rate = float(stream.average_rate or 0)
-            if not MIN_RATE <= rate <= MAX_RATE:
-                rate = _measured_rate(container, stream) or rate
+            count, span = _time_stamps(container, stream)
+            # Some files state the rate of the camera or the screen, and lack frames that were dropped or alike.
+            if span and (not MIN_RATE <= rate <= MAX_RATE or MIN_RATE <= count / span < LEAST_SHARE * rate):
+                rate = (count - 1) / span
     if not MIN_RATE <= rate <= MAX_RATE:
         raise ValueError(
             f"{file_name(path)!r} has {rate:g} frames per second; a video must have {MIN_RATE:g} to {MAX_RATE:g}."
@@ -402,11 +408,10 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         yield from decoder.decode(packet if packet.size else None)
 
 
-def _measured_rate(container: Any, stream: Any) -> float | None:
-    """Frames per second in the mean, from the first to the last time stamp."""
+def _time_stamps(container: Any, stream: Any) -> tuple[int, float]:
+    """How many there are, and the seconds from the first to the last."""
     times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
-    span = (max(times) - min(times)) * stream.time_base if times else Fraction(0)
-    return float((len(times) - 1) / span) if span else None
+    return len(times), float((max(times) - min(times)) * stream.time_base) if times else 0.0
 
 
 def _decode_at(
