@@ -25,7 +25,7 @@ from training_memory import ATTENTION, sd15_networks
 from hia_diffusers import HIA_TINY, HIAPipeline
 from hia_diffusers.memory_counting import GPUOperators, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
-from hia_diffusers.models.controlnet import ClipEmbeddings
+from hia_diffusers.models.controlnet import ConditioningEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 
 
@@ -107,7 +107,7 @@ def parts_of_clip(networks, args):
     ).reference_features
     embedding = networks.controlnet.controlnet_cond_embedding
     embedded = add("ControlNet, embedding of the condition", 1, embedding, embedding, condition)
-    clips = ClipEmbeddings(lambda _: condition[None], args.frames, condition.device)
+    clips = ConditioningEmbeddings(lambda _: condition[None], args.frames, condition.device)
     clips.get([range(args.frames)], condition.device, lambda _: embedded)  # known from now on
     add(
         "ControlNet",

@@ -182,7 +182,8 @@ def run_naive(pipe, picture, condition, args):
     dropped = torch.tensor([True, False][2 - branches :], device=pipe.device)
     kept = ~dropped.repeat_interleave(num_frames)[:, None, None, None]
     for t in pipe.scheduler.timesteps:
-        features = pipe.encode_reference(reference_latents.repeat(branches, 1, 1, 1), context, 0).features
+        pictures = reference_latents.to(pipe.appearance_encoder.dtype).repeat(branches, 1, 1, 1)
+        features = pipe.appearance_encoder(pictures, 0, context).reference_features
         sample = latents.repeat(branches, 1, 1, 1, 1)
         down, mid = pipe.controlnet(
             sample.transpose(1, 2).flatten(0, 1),

@@ -38,7 +38,6 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import SimpleNamespace
 from unittest import mock
 
 import diffusers
@@ -53,6 +52,9 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
 from hia_diffusers.memory_counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
+from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.pipeline_inputs import DenoisingOptions
 
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder")  # whose weights are cast or quantised
@@ -303,17 +305,21 @@ def run_parts(pipe, way, device, args):
         reference_latents = part(
             "VAE, encoding", lambda: encode_pictures(pipe.vae, zeros(1, 3, height, width, dtype=torch.float32))
         )
-        reference = part("appearance encoder", lambda: pipe.encode_reference(reference_latents, context))
+        frames = ConditioningEmbeddings(
+            lambda frames: zeros(1, len(frames), channels, height, width), args.frames, torch.device("meta")
+        )
+        conditions = HIAConditions(
+            context, reference_latents, frames, null_encoder_hidden_states=torch.zeros_like(context)
+        )
+        denoiser = HIADenoiser.of_pipeline(pipe)
+        conditions = part("appearance encoder", lambda: denoiser.read_reference(conditions))
         clean = part(
             "denoising",
             lambda: pipe.denoise(
                 zeros(1, pipe.unet.config.in_channels, args.frames, height // factor, width // factor),
                 pipe.scheduler.timesteps[:2],
-                (context, torch.zeros_like(context)),
-                SimpleNamespace(read=lambda frames: zeros(1, len(frames), channels, height, width)),
-                lambda timestep: reference,
-                guidance_scale=args.guidance,
-                context_frames=args.frames,
+                conditions,
+                options=DenoisingOptions(guidance_scale=args.guidance, context_frames=args.frames),
                 callback_on_step_end=lambda *_: after_steps.append(device.moved),
             ),
         )

@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import train_hia  # noqa: E402
 
+from hia_diffusers.models.denoiser import HIADenoiser  # noqa: E402
 from hia_diffusers.training.components import load_components  # noqa: E402
-from hia_diffusers.training.denoiser import ConditionalDenoiser  # noqa: E402
 from hia_diffusers.training.stages import STAGES, train_only  # noqa: E402
 
 
@@ -68,9 +68,7 @@ def seconds_of_stage(stage, args, accelerator):
     options = train_hia.parse_args(options)
     dataset = train_hia.build_dataset(options)
     pipeline = load_components(pretrained_model_name_or_path=args.model).pipeline
-    model = ConditionalDenoiser(
-        pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet, pipeline.config.reference_timestep
-    )
+    model = HIADenoiser.of_pipeline(pipeline)
     parameters = train_only(model, train_hia.trained_parts(options))
     train_hia.freeze_in_half_precision(pipeline, model, accelerator)
     optimizer = train_hia.build_optimizer(options, parameters, 1)

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
-from hia_diffusers.training.denoiser import ConditionalDenoiser
+from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
 from hia_diffusers.training.stages import STAGES
 
@@ -52,7 +52,7 @@ def sd15_networks():
             cross_attention_dim=768,
             attention_head_dim=8,
         )
-        denoiser = ConditionalDenoiser(
+        denoiser = HIADenoiser(
             HIAAppearanceEncoder.from_config(dict(unet.config)),
             HIAControlNetModel.from_unet(unet, load_weights_from_unet=False),
             HIAUNetMotionModel.from_unet2d(unet, load_weights=False),

@@ -27,9 +27,9 @@ from tqdm.auto import tqdm
 import hia_diffusers
 from hia_diffusers.commands import running
 from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.checkpoints import CheckpointFolder
 from hia_diffusers.training.components import load_components
-from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.losses import noisy_latents, predicted_latents
 from hia_diffusers.training.stages import train_only
 
@@ -170,7 +170,12 @@ class Distillation:
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
         if not args.cache_latents:
             batch = train_hia.encode(self.pipeline, batch)
-        conditions = (batch["context"], batch["reference_latents"], batch["conditioning"])
+        conditions = HIAConditions(
+            batch["context"],
+            batch["reference_latents"],
+            batch["conditioning"],
+            null_encoder_hidden_states=batch["null_context"],
+        )
         noise, steps, scales = draw(args, batch_number, self.accelerator.process_index, batch["latents"].shape)
         noise, steps, scales = noise.to(device), steps.to(device), scales.to(device)
         stride = scheduler.config.num_train_timesteps // args.num_ddim_timesteps
@@ -178,21 +183,20 @@ class Distillation:
         noisy = noisy_latents(scheduler, batch["latents"], noise, timesteps)
 
         with torch.no_grad():
-            answer = self.guided(noisy, timesteps, batch["null_context"], conditions, scales)
+            answer = self.guided(noisy, timesteps, conditions, scales)
             clean = predicted_latents(scheduler, answer, noisy, timesteps)
             less_noisy = solver_step(scheduler, clean, noisy, timesteps, timesteps - stride)
             previous = (timesteps - stride).clamp(min=0)
-            target = consistency(scheduler, self.target(less_noisy, previous, *conditions), less_noisy, previous)
-        prediction = consistency(scheduler, self.student(noisy, timesteps, *conditions), noisy, timesteps)
+            target = consistency(scheduler, self.target(less_noisy, previous, conditions), less_noisy, previous)
+        prediction = consistency(scheduler, self.student(noisy, timesteps, conditions), noisy, timesteps)
         return consistency_loss(args, prediction, target)
 
-    def guided(self, noisy, timesteps, null_context, conditions, scales):
-        """The teacher's answer under animation-CFG (Eq. 4)."""
-        answer = self.teacher(noisy, timesteps, *conditions)
+    def guided(self, noisy, timesteps, conditions, scales):
+        """The teacher's answer under animation-CFG (Eq. 4), with a scale of its own for each sample."""
+        answer = self.teacher(noisy, timesteps, conditions)
         if set(self.args.teacher_guidance_scale) == {1}:
             return answer
-        everywhere = torch.ones_like(timesteps, dtype=torch.bool)
-        unconditional = self.teacher(noisy, timesteps, null_context, *conditions[1:], everywhere)
+        unconditional = self.teacher(noisy, timesteps, conditions.drop())
         return unconditional + per_sample(scales, noisy) * (answer - unconditional)
 
 
@@ -254,11 +258,9 @@ def run(args, accelerator, folder):
     pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
     train_hia.check_fit(args, pipeline)
     scheduler = student_scheduler(pipeline.scheduler, args.num_ddim_timesteps)
-    frozen, config = (pipeline.appearance_encoder, pipeline.controlnet), pipeline.config
-    teacher, target, student = (
-        ConditionalDenoiser(*frozen, unet, config.reference_timestep, config.unconditional_controlnet)
-        for unet in (*(copy.deepcopy(pipeline.unet).requires_grad_(False) for _ in range(2)), pipeline.unet)
-    )
+    teacher, target, student = (HIADenoiser.of_pipeline(pipeline) for _ in range(3))
+    for other in (teacher, target):
+        other.unet = copy.deepcopy(pipeline.unet).requires_grad_(False)
     has_motion = pipeline.unet.config.use_motion_modules
     if "motion_modules" in args.trainable and not has_motion:
         raise SystemExit(

@@ -61,9 +61,9 @@ from hia_diffusers.folder_lock import FolderInUseError, locked_folder
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.models.autoencoder import encode_pictures
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.checkpoints import CheckpointFolder, damage_of, step_of
 from hia_diffusers.training.components import load_components
-from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.face_identity import aligned_boxes, identity_loss
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.losses import (
@@ -469,14 +469,19 @@ class HIALosses:
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
         if not args.cache_latents:
             batch = encode(self.pipeline, batch)
-        latents, reference_latents, context = (batch[key] for key in ("latents", "reference_latents", "context"))
-        if dropped is not None:
-            context = torch.where(dropped[:, None, None], batch["null_context"], context)
+        latents = batch["latents"]
+        conditions = HIAConditions(
+            batch["context"],
+            batch["reference_latents"],
+            batch["conditioning"],
+            null_encoder_hidden_states=batch["null_context"],
+            unconditional=False if dropped is None else dropped,
+        )
         noise, timesteps = draw_noise(args, batch_number, self.accelerator.process_index, latents.shape)
         noise, timesteps = noise.to(device), timesteps.to(device)
         noisy = noisy_latents(scheduler, latents, noise, timesteps)
 
-        output = self.model(noisy, timesteps, context, reference_latents, batch["conditioning"], dropped)
+        output = self.model(noisy, timesteps, conditions)
         target = prediction_target(scheduler, latents, noise, timesteps)
         losses = {"noise": noise_prediction_loss(output, target, self.timestep_weights(timesteps))}
         if args.stage == "regional":
@@ -826,7 +831,7 @@ def write_json(path, content):
 def export_pipeline(args, trained, folder, devices):
     """The starting point with the trained weights, in full precision."""
     pipeline = build_components(args).pipeline
-    model = ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet)
+    model = HIADenoiser.of_pipeline(pipeline)
     train_only(model, trained_parts(args))  # motion modules take part as in training
     model.load_state_dict(trained, strict=False)
     save_whole_pipeline(pipeline, folder, training_card(args, devices))
@@ -1058,13 +1063,7 @@ def run(args, accelerator, folder):
     pipeline = loaded.pipeline
     check_fit(args, pipeline)
     accelerator.print(loaded.report)
-    model = ConditionalDenoiser(
-        pipeline.appearance_encoder,
-        pipeline.controlnet,
-        pipeline.unet,
-        pipeline.config.reference_timestep,
-        pipeline.config.unconditional_controlnet,
-    )
+    model = HIADenoiser.of_pipeline(pipeline)
     parameters = train_only(model, trained_parts(args))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if args.gradient_checkpointing:

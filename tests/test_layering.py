@@ -25,6 +25,7 @@ ALLOWED_IMPORTS = {
     "models.reference_attention": {"models.context_attention"},
     "models.controlnet": {"models.context_attention", "models.modeling_hia"},
     "models.unet_motion": {"models.modeling_hia", "models.reference_attention"},
+    "models.denoiser": {"models"},
     "conditioning.keypoints": {"conditioning.pose_files", "conditioning.tracking"},
     "models.component_fit": {"models"},
     "conditioning.openpose": {"conditioning.keypoints"},
@@ -37,6 +38,7 @@ ALLOWED_IMPORTS = {
     "pipeline_hia": {
         *("models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning", "images"),
         *("pipeline_inputs", "scheduler_rehearsal", "finite_results", "exclusive_use", "pipeline_folder"),
+        "framewise_scheduling",
     },
     "context_memory": {"memory_counting", "models", "pipeline_hia"},
     "animation.driving": {"conditioning", "data.video"},
@@ -44,7 +46,8 @@ ALLOWED_IMPORTS = {
         *("animation", "conditioning", "data.sound", "data.video", "data.watermark", "images", "pipeline_hia"),
     },
     "modular_hia": {
-        *("models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "animation.animator", "exclusive_use"),
+        *("models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "pipeline_inputs", "exclusive_use"),
+        "animation.animator",
     },
     # Commands are like users: they may import the root.
     "commands": {

@@ -3,6 +3,7 @@
 """The pipeline against its formulas, in one process."""
 
 import copy
+import functools
 import sys
 from types import ModuleType
 
@@ -24,6 +25,7 @@ from diffusers import (
     UNetMotionModel,
     UniPCMultistepScheduler,
 )
+from diffusers.callbacks import PipelineCallback
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
 from rounding import assert_equal_up_to_rounding
 from small_networks import autoencoder_dc
@@ -32,8 +34,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.context_windows import context_windows
-from hia_diffusers.models.controlnet import ClipEmbeddings
-from hia_diffusers.models.deep_cache import DeepCache
+from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 
 
 def seeded(seed=0):
@@ -126,8 +128,8 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
 def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
     """On the meta device there are no values that the host could look at: who looks, fails."""
     monkeypatch.setattr(
-        "hia_diffusers.pipeline_hia.ClipEmbeddings",  # of long clips are kept on the host
-        lambda read, num_frames, device: ClipEmbeddings(read, num_frames, torch.device("meta")),
+        "hia_diffusers.pipeline_hia.ConditioningEmbeddings",  # of long clips are kept on the host
+        functools.partial(ConditioningEmbeddings, device=torch.device("meta")),
     )
     for network in pipe.components.values():
         if isinstance(network, torch.nn.Module):
@@ -215,15 +217,13 @@ def test_a_stream_refuses_what_it_cannot_use_when_it_is_asked_for(pipe, picture,
 
 @torch.no_grad()
 def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condition):
-    context = pipe.encode_image(picture)
     frames = pipe.prepare_conditioning_frames(condition, height=64, width=48)
     assert torch.equal(frames.read(range(3)), condition[None])
     reference_latents = pipe.encode_reference_latents(picture, height=64, width=48)
-    reference = pipe.encode_reference(reference_latents, context[0])
-    pipe.scheduler.set_timesteps(2)
-    times = pipe.scheduler.timesteps
+    conditions = pipe.prepare_conditions(pipe.encode_image(picture), reference_latents, frames)
+    times = pipe.prepare_timesteps(2)
     latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, times[0], generator=seeded())
-    clean = pipe.denoise(latents, times, context, frames, lambda timestep: reference)
+    clean = pipe.denoise(latents, times, conditions)
     video = pipe.video_processor.postprocess_video(pipe.decode_latents(clean), output_type="pt")
     assert torch.equal(video, animate(pipe))
 
@@ -231,35 +231,41 @@ def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condi
 # Guidance, reference noise, windows: each against its formula
 
 
-def predict(pipe, sample, timestep, context, condition, reference, guidance_scale):
-    """One window, whole, with separate branches."""
-    cache = DeepCache(pipe.unet, 1)
-    return pipe._predict_noise(
-        sample, timestep, context, condition, reference, guidance_scale, False, 1.0, (None, None), None, cache, 0
+@torch.no_grad()
+def conditions_of(pipe, picture, condition):
+    """What the denoiser is given besides latents, with conditioning frames as plain pixels."""
+    states, null_states = pipe.encode_image(picture)
+    conditions = HIAConditions(
+        states,
+        pipe.encode_reference_latents(picture, 64, 48),
+        condition[None],
+        null_encoder_hidden_states=null_states,
     )
+    return HIADenoiser.of_pipeline(pipe).read_reference(conditions)
 
 
 @torch.no_grad()
 def test_animation_cfg(pipe, condition, picture):
     """Eq. 4 with its sign set right; the unconditional branch sees no reference, no ControlNet and no context."""
     sample = torch.randn(1, 4, 3, 8, 6, generator=seeded())
-    context = pipe.encode_image(picture)
-    reference = pipe.encode_reference(pipe.encode_reference_latents(picture, 64, 48), context[0])
+    conditions = conditions_of(pipe, picture, condition)
+    states = conditions.encoder_hidden_states
     down, mid = pipe.controlnet(
-        sample.transpose(1, 2).flatten(0, 1), 500, context[0].repeat_interleave(3, 0), condition, return_dict=False
+        sample.transpose(1, 2).flatten(0, 1), 500, states.repeat_interleave(3, 0), condition, return_dict=False
     )
     conditional = pipe.unet(
         sample,
         500,
-        context[0],
-        reference_features=reference.features,
+        states,
+        reference_features=conditions.reference.features,
         down_block_additional_residuals=down,
         mid_block_additional_residual=mid,
     ).sample
-    unconditional = pipe.unet(sample, 500, torch.zeros_like(context[0])).sample
+    unconditional = pipe.unet(sample, 500, torch.zeros_like(states)).sample
     assert (conditional - unconditional).abs().max() > 1e-2
+    denoiser = HIADenoiser.of_pipeline(pipe)
     for scale in (1.0, 3.5):
-        predicted = predict(pipe, sample, torch.tensor(500), context, condition, reference, scale)
+        predicted = denoiser.guided(sample, torch.tensor(500), conditions, guidance_scale=scale)
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
 
@@ -369,10 +375,9 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
         generator=seeded(),
         output_type="latent",
     ).frames
+    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        context = pipe.encode_image(picture)
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
-        reference = pipe.encode_reference(reference_latents, context[0])
         pipe.scheduler.set_timesteps(steps)
         latents = pipe.prepare_latents(
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
@@ -383,7 +388,7 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
             predictions = [[] for _ in range(num_frames)]
             for window in plans[-1]:
                 frames = list(window)
-                noise = predict(pipe, latents[:, :, frames], t, context, condition[frames], reference, 1.0)
+                noise = denoiser(latents[:, :, frames], t, conditions.window(window))
                 for i, frame in enumerate(frames):
                     predictions[frame].append(noise[:, :, i])
             mean = torch.stack([torch.stack(p).mean(0) for p in predictions], dim=2)
@@ -426,16 +431,15 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
         pipe(picture, condition, generator=seeded(), context_frames=size, context_shift=shift, **arguments).frames
         for size, shift in ((16, False), (16, True), (5, True))
     ]
+    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        context = pipe.encode_image(picture)
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
-        reference = pipe.encode_reference(reference_latents, context[0])
         pipe.scheduler.set_timesteps(2)
         latents = pipe.prepare_latents(
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
         )
         for t in pipe.scheduler.timesteps:
-            noise = predict(pipe, latents, t, context, condition, reference, 1.0)
+            noise = denoiser(latents, t, conditions)
             latents = pipe.scheduler.step(noise, t, latents).prev_sample
     for result in results:
         assert_equal_up_to_rounding(result, latents)
@@ -535,27 +539,25 @@ def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
         generator=seeded(),
         output_type="latent",
     ).frames
+    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        context = pipe.encode_image(picture)
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
-        reference = pipe.encode_reference(reference_latents, context[0])
         pipe.scheduler.set_timesteps(2)
         first, second = pipe.scheduler.timesteps
         latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, first, generator=seeded())
-        arguments = (context, condition, reference, 1.0)
         outputs = {}
         hooks = [
             block.register_forward_hook(lambda block, args, output: outputs.update({block: output}))
             for block in (pipe.controlnet, *deep_blocks(pipe.unet))
         ]
-        noise = predict(pipe, latents, first, *arguments)
+        noise = denoiser(latents, first, conditions)
         latents = pipe.scheduler.step(noise, first, latents).prev_sample
         for hook in hooks:
             hook.remove()
-        whole = predict(pipe, latents, second, *arguments)
+        whole = denoiser(latents, second, conditions)
         for block, output in outputs.items():
             monkeypatch.setattr(block, "forward", lambda *args, output=output, **kwargs: output)
-        noise = predict(pipe, latents, second, *arguments)
+        noise = denoiser(latents, second, conditions)
     assert not torch.allclose(noise, whole, atol=1e-4)
     assert torch.allclose(got, pipe.scheduler.step(noise, second, latents).prev_sample, atol=1e-5)
 
@@ -651,6 +653,37 @@ def test_callback_may_replace_latents_and_interrupt(pipe, animate):
 
     animate(pipe, num_inference_steps=4, callback_on_step_end=stop)
     assert steps == [0]
+
+
+def test_callback_may_change_guidance(pipe, animate):
+    """By the attribute that diffusers' callbacks set, from the next step on."""
+    batches = []
+    pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+
+    def cut_off(pipeline, step, timestep, tensors):
+        assert pipeline.guidance_scale == (2.0 if step == 0 else 0.0)
+        pipeline._guidance_scale = 0.0
+        return {}
+
+    arguments = {"num_inference_steps": 3, "guidance_scale": 2.0, "batch_guidance": True}
+    frames = animate(pipe, callback_on_step_end=cut_off, **arguments)
+    assert batches == [2, 1, 1] and not pipe.do_classifier_free_guidance
+    assert torch.equal(frames, animate(pipe, guidance_interval=(0.0, 0.34), **arguments))
+
+
+def test_what_a_callback_sees_of_the_call(pipe, animate):
+    seen = []
+
+    class Look(PipelineCallback):
+        tensor_inputs = ["latents"]
+
+        def callback_fn(self, pipeline, step, timestep, tensors):
+            assert pipeline.current_timestep == timestep and tensors["latents"].shape == (1, 4, 3, 8, 6)
+            seen.append((pipeline.num_timesteps, pipeline.cross_attention_kwargs, pipeline.interrupt))
+            return tensors
+
+    animate(pipe, cross_attention_kwargs={"scale": 0.5}, callback_on_step_end=Look(cutoff_step_ratio=1.0))
+    assert seen == [(2, {"scale": 0.5}, False)] * 2
 
 
 # Components

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many windows over time fit a memory budget, counted without data before anything is run."""
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from . import checks
 from .memory_counting import GPUOperators, LiveBytes, gibibytes
 from .models.autoencoder import vae_scale_factor
+from .models.controlnet import ConditioningEmbeddings
+from .models.denoiser import HIAConditions, HIADenoiser
 from .pipeline_hia import HIAPipeline
 
 
@@ -54,17 +56,18 @@ def context_batch_size_within(
         >>> size = context_batch_size_within(6 * 2**30, pipe, height=896, width=512)
         >>> pipe(image, condition, context_batch_size=size)
     """
-    memory_budget = checks.integer("memory_budget", memory_budget, 0, 2**63 - 1)
+    memory_budget = checks.integer("memory_budget", memory_budget, low=0, high=2**63 - 1)
     factor = vae_scale_factor(checks.instance("pipe", pipe, HIAPipeline).vae)
     height, width = checks.side("height", height, factor), checks.side("width", width, factor)
     num_clips = checks.integer("num_clips", num_clips)
     context_frames = checks.integer("context_frames", context_frames)
-    meta_pipe = _on_meta(pipe)
+    guidance_scale = checks.number("guidance_scale", guidance_scale, low=0)
+    denoiser = _on_meta(pipe)
+    latent_size = (height // factor, width // factor)
 
     def peak(num_windows: int) -> int:
-        return _peak_of_step(
-            meta_pipe, num_windows, num_clips, height, width, context_frames, guidance_scale, batch_guidance
-        )
+        step = _Step(num_windows, num_clips, context_frames, latent_size, (height, width))
+        return step.peak(denoiser, guidance_scale, batch_guidance)
 
     one = peak(1)
     if one > memory_budget:
@@ -76,7 +79,7 @@ def context_batch_size_within(
     return 1 if two > memory_budget else 2 + (memory_budget - two) // further
 
 
-def _on_meta(pipe: HIAPipeline) -> HIAPipeline:
+def _on_meta(pipe: HIAPipeline) -> HIADenoiser:
     """Made of new networks: the hooks of the given ones, which offload, do not come along."""
 
     def network(model: Any) -> Any:
@@ -84,51 +87,51 @@ def _on_meta(pipe: HIAPipeline) -> HIAPipeline:
             # The `to` of diffusers' models warns of layers that lose precision.
             return nn.Module.to(type(model).from_config(model.config), model.dtype).eval()
 
-    own = {name: network(getattr(pipe, name)) for name in ("unet", "appearance_encoder", "controlnet")}
-    own["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    options = {"unconditional_controlnet": pipe.config.unconditional_controlnet}
-    meta_pipe = HIAPipeline(**pipe.components | own, **options)
-    meta_pipe.scheduler.set_timesteps(1)
-    meta_pipe.set_progress_bar_config(disable=True)
-    return meta_pipe
+    denoiser = HIADenoiser.of_pipeline(pipe)
+    return HIADenoiser(
+        network(denoiser.appearance_encoder),
+        network(denoiser.controlnet),
+        network(denoiser.unet),
+        unconditional_controlnet=denoiser.unconditional_controlnet,
+    )
 
 
-@torch.no_grad()
-def _peak_of_step(
-    pipe: HIAPipeline,
-    num_windows: int,
-    num_clips: int,
-    height: int,
-    width: int,
-    context_frames: int,
-    guidance_scale: float,
-    batch_guidance: bool,
-) -> int:
-    """Windows at a time are like so many clips of one window each."""
-    factor, config = vae_scale_factor(pipe.vae), pipe.unet.config
+@dataclass(frozen=True)
+class _Step:
+    """The shapes of a denoising step."""
 
-    def zeros(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=pipe.unet.dtype, device="meta")
+    num_windows: int
+    num_clips: int
+    context_frames: int
+    latent_size: tuple[int, int]
+    size: tuple[int, int]
 
-    context = zeros(num_windows * num_clips, 1, config.cross_attention_dim)
-    latent_size = (height // factor, width // factor)
-    latents = zeros(num_windows * num_clips, config.in_channels, context_frames, *latent_size)
-    reference_latents = zeros(num_clips, config.in_channels, *latent_size)
-    channels = pipe.controlnet.config.conditioning_channels
-    condition: Any = SimpleNamespace(read=lambda frames: zeros(len(latents), len(frames), channels, height, width))
-    known = [context, latents, reference_latents, *pipe.unet.parameters(), *pipe.unet.buffers()]
-    known += [*pipe.controlnet.parameters(), *pipe.appearance_encoder.parameters()]
-    with LiveBytes(known) as memory, GPUOperators(None):
-        reference = pipe.encode_reference(reference_latents, context[:num_clips])
-        pipe.denoise(
-            latents,
-            pipe.scheduler.timesteps,
-            (context, context),
-            condition,
-            lambda timestep: reference,
-            guidance_scale=guidance_scale,
-            batch_guidance=batch_guidance,
-            context_frames=context_frames,
-            context_overlap=0,
+    @torch.no_grad()
+    def peak(self, denoiser: HIADenoiser, guidance_scale: float, batch_guidance: bool) -> int:
+        """Bytes at the fullest moment, of windows that share no frame."""
+        config, num_frames = denoiser.unet.config, self.context_frames
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=denoiser.unet.dtype, device="meta")
+
+        states = zeros(self.num_clips, 1, config.cross_attention_dim)
+        latents = zeros(self.num_windows * self.num_clips, config.in_channels, num_frames, *self.latent_size)
+        reference_latents = zeros(self.num_clips, config.in_channels, *self.latent_size)
+        channels = denoiser.controlnet.config.conditioning_channels
+        conditions = HIAConditions(
+            encoder_hidden_states=states,
+            reference=reference_latents,
+            conditioning_frames=ConditioningEmbeddings(
+                lambda frames: zeros(self.num_clips, len(frames), channels, *self.size),
+                self.num_windows * num_frames,
+                device=latents.device,
+            ),
+            null_encoder_hidden_states=states,
         )
-    return memory.peak
+        windows = [range(first * num_frames, (first + 1) * num_frames) for first in range(self.num_windows)]
+        known = [states, latents, reference_latents, *denoiser.parameters(), *denoiser.unet.buffers()]
+        with LiveBytes(known) as memory, GPUOperators(None):
+            seen = denoiser.read_reference(conditions).window(*windows)
+            timestep = torch.zeros((), dtype=torch.long, device="meta")
+            denoiser.guided(latents, timestep, seen, guidance_scale=guidance_scale, batch_guidance=batch_guidance)
+        return memory.peak

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from .conditioning.clips import ConditioningClips
 from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.controlnet import HIAControlNetModel
+from .models.denoiser import HIAConditions
 from .models.unet_motion import HIAUNetMotionModel
 from .pipeline_hia import HIAPipeline
+from .pipeline_inputs import DenoisingOptions
 from .scheduling_shifted_snr import ShiftedSNRScheduler
 
 
@@ -91,9 +94,9 @@ INTERMEDIATES = {
     "fps": (float, "Frames per second of the driving clip."),
     "conditioning_clips": (ConditioningClips, "The conditioning frames of B clips, in the size of the video."),
     "batch_size": (int, "B, the clips to make."),
-    "context": (tuple, "Context of cross-attention for both branches of guidance, each `(1 or B, tokens, C)`."),
+    "encoder_hidden_states": (tuple, "What cross-attention reads in both branches, each `(1 or B, tokens, C)`."),
     "reference_latents": (torch.Tensor, "Latents of the reference pictures, `(1 or B, C, h, w)`."),
-    "reference_features": (Callable, "The reference features of B clips at a timestep."),
+    "conditions": (HIAConditions, "What the denoiser is given for B clips besides their latents."),
     "step_times": (torch.Tensor, "The scheduler's timesteps."),
     "initial_latents": (torch.Tensor, "The noisy latents that denoising starts from, `(B, C, F, h, w)`."),
     "clean_latents": (torch.Tensor, "The latents of the video, `(B, C, F, h, w)`."),
@@ -198,27 +201,37 @@ class HIAInputStep(HIAStep):
 
 
 class HIAImageEncoderStep(HIAStep):
-    """Makes the context of cross-attention: the reference picture's token, or the empty prompt."""
+    """Makes what cross-attention reads: the reference picture's token, or the empty prompt."""
 
     uses = ("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "unet")
     takes = ("image", "image_embeds", "prompt_embeds")
-    gives = ("context",)
+    gives = ("encoder_hidden_states",)
 
     def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        values.context = pipe.encode_image(values.image, values.image_embeds, values.prompt_embeds)
+        values.encoder_hidden_states = pipe.encode_image(values.image, values.image_embeds, values.prompt_embeds)
 
 
 class HIAReferenceEncoderStep(HIAStep):
-    """Encodes the reference picture: its latents, and the features that the UNet attends to."""
+    """Encodes the reference picture, and puts together what the denoiser is given besides latents."""
 
-    uses = ("vae", "appearance_encoder", "unet")
-    takes = ("image", "height", "width", "context", "batch_size")
-    gives = ("reference_latents", "reference_features")
+    uses = ("vae", "appearance_encoder", "controlnet", "unet", "image_encoder", "feature_extractor")
+    takes = (
+        *("image", "height", "width", "encoder_hidden_states", "conditioning_clips", "batch_size"),
+        *("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs"),
+    )
+    gives = ("reference_latents", "conditions")
 
     def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        latents = pipe.encode_reference_latents(values.image, values.height, values.width)
-        values.reference_latents = latents
-        values.reference_features = pipe.prepare_reference(latents, values.context[0], values.batch_size)
+        values.reference_latents = pipe.encode_reference_latents(values.image, values.height, values.width)
+        values.conditions = pipe.prepare_conditions(
+            values.encoder_hidden_states,
+            values.reference_latents,
+            values.conditioning_clips,
+            image_embeds=pipe.prepare_ip_adapter_embeds(
+                values.ip_adapter_image, values.ip_adapter_image_embeds, values.batch_size
+            ),
+            cross_attention_kwargs=values.cross_attention_kwargs,
+        )
 
 
 class HIAPrepareLatentsStep(HIAStep):
@@ -249,11 +262,11 @@ class HIAPrepareLatentsStep(HIAStep):
 class HIADenoiseStep(HIAStep):
     """Denoises the clips: the loop over steps and windows of frames."""
 
-    uses = ("unet", "controlnet", "scheduler", "image_encoder", "feature_extractor")  # the last two for IP-Adapters
-    options = shared_options(HIAPipeline.denoise)
+    uses = ("unet", "appearance_encoder", "controlnet", "scheduler")
+    options = tuple(field.name for field in fields(DenoisingOptions))
     takes = (
-        *("initial_latents", "step_times", "context", "conditioning_clips", "reference_features", "batch_size"),
-        *("ip_adapter_image", "ip_adapter_image_embeds", "generator", "eta", *options),
+        *("initial_latents", "step_times", "conditions", "generator", "eta"),
+        *("callback_on_step_end", "callback_on_step_end_tensor_inputs", *options),
     )
     gives = ("clean_latents",)
 
@@ -270,14 +283,11 @@ class HIADenoiseStep(HIAStep):
         values.clean_latents = pipe.denoise(
             values.initial_latents,
             values.step_times,
-            values.context,
-            values.conditioning_clips,
-            values.reference_features,
-            added_cond_kwargs=pipe.prepare_added_cond_kwargs(
-                values.ip_adapter_image, values.ip_adapter_image_embeds, values.batch_size
-            ),
+            values.conditions,
+            options=DenoisingOptions(**{name: values[name] for name in self.options}),
             extra_step_kwargs=pipe.prepare_extra_step_kwargs(values.generator, values.eta),
-            **{name: values[name] for name in self.options},
+            callback_on_step_end=values.callback_on_step_end,
+            callback_on_step_end_tensor_inputs=values.callback_on_step_end_tensor_inputs,
         )
 
 

@@ -5,14 +5,14 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
 from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from . import checks
+from . import checks, framewise_scheduling
 from .conditioning.clips import ConditioningClips
 from .conditioning.motion_blur import MotionBlurCondition
 from .context_windows import context_windows, frame_weights
@@ -33,17 +33,18 @@ from .images import image_tensors
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.autoencoder import Autoencoder, decode_latents, encode_pictures, vae_scale_factor
 from .models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
-from .models.controlnet import ClipEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
+from .models.controlnet import ConditioningEmbeddings, HIAControlNetModel
 from .models.deep_cache import DeepCache
+from .models.denoiser import HIAConditions, HIADenoiser
 from .models.modeling_hia import StrictLoadingMixin, check_finite_weights, copy_out_of_mapped_file
 from .models.reference_attention import ReferenceFeatures
 from .models.unet_motion import HIAUNetMotionModel
 from .pipeline_folder import check_index, check_pipeline_folder, find_pipeline
 from .pipeline_inputs import (
     MAX_VIDEOS,
+    DenoisingOptions,
     callback_inputs,
     check_attention_arguments,
-    check_denoising,
     check_embeds,
     check_generator,
     check_tensor,
@@ -60,7 +61,6 @@ from .window_parallelism import WindowGroup
 
 Conditioning = MotionBlurCondition | list[PIL.Image.Image] | torch.Tensor
 STREAM_TYPES = ("pil", "np", "pt")
-FRAMES_OF_A_STEP = 16  # that the scheduler takes at a time where it may, so that a long clip has no long intermediates
 OUTPUT_TYPES = (*STREAM_TYPES, "latent")
 
 EXAMPLE_DOC_STRING = """
@@ -396,8 +396,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             size = checks.side(name, default if value is None else value, self.vae_scale_factor)
             latent_size.append(size // self.vae_scale_factor)
         checks.area(*(side * self.vae_scale_factor for side in reversed(latent_size)))
-        self._check_denoising(
-            clips.num_frames,
+        DenoisingOptions(
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             batch_guidance=batch_guidance,
@@ -409,10 +408,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             context_shift=context_shift,
             context_batch_size=context_batch_size,
             deep_cache_interval=deep_cache_interval,
-            cross_attention_kwargs=cross_attention_kwargs,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        ).check(clips.num_frames, self.unet.config.motion_max_seq_length)
+        check_attention_arguments(cross_attention_kwargs, self.unet)
+        callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         checks.flag("reference_noise", reference_noise)
         checks.number("shared_noise", shared_noise, 0, 1)
         if shared_noise and latents is not None:
@@ -439,20 +437,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         check_kind(self.scheduler)
         check_number_of_betas(self.scheduler)
         check_components({**parts, "scheduler": None})  # a rehearsal tries more of the scheduler
-
-    def _check_denoising(
-        self,
-        num_frames: int,
-        cross_attention_kwargs: Any,
-        callback_on_step_end: Any,
-        callback_on_step_end_tensor_inputs: Any,
-        **options: Any,
-    ) -> list[str]:
-        """What `denoise` is told; returns the names of the tensors that the callback is given."""
-        longest = self.unet.config.motion_max_seq_length
-        check_denoising(num_frames=num_frames, longest_window=longest, **options)
-        check_attention_arguments(cross_attention_kwargs, self.unet)
-        return callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
 
     def _check_context(
         self, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
@@ -557,14 +541,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Image embeddings for IP-Adapters: a list over adapters for the conditional branch, zeros for the other.
 
+        Both are empty without IP-Adapters.
+
         Args:
-            ip_adapter_image:
+            ip_adapter_image (*optional*):
                 A picture per adapter.
             ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
                 Embeddings per adapter, `(1 or B, images, ...)`.
             batch_size (`int`):
                 B.
         """
+        if ip_adapter_image is None and ip_adapter_image_embeds is None:
+            return [], []
         if ip_adapter_image_embeds is None:
             images = ip_adapter_image if isinstance(ip_adapter_image, list) else [ip_adapter_image]
             ip_adapter_image_embeds = []
@@ -578,18 +566,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             for embeds in ip_adapter_image_embeds
         ]
         return conditional, [torch.zeros_like(embeds) for embeds in conditional]
-
-    def prepare_added_cond_kwargs(
-        self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None, batch_size: int
-    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """The UNet's `added_cond_kwargs` for the conditional and the unconditional branch; `None` without IP-Adapters.
-
-        The arguments are those of [`HIAPipeline.prepare_ip_adapter_embeds`].
-        """
-        if ip_adapter_image is None and ip_adapter_image_embeds is None:
-            return None, None
-        embeds = self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size)
-        return {"image_embeds": embeds[0]}, {"image_embeds": embeds[1]}
 
     @checks.python_numbers
     def prepare_timesteps(
@@ -628,56 +604,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         warn_of_bars("conditioning_frames", clips.height, clips.width, height, width)
         return clips.resize(height, width)
 
-    def encode_reference(
-        self, reference_latents: torch.Tensor, context: torch.Tensor, timestep: torch.Tensor | int = 0
-    ) -> ReferenceFeatures:
-        """Run the appearance encoder.
-
-        Args:
-            reference_latents (`torch.Tensor` of shape `(B, C, h, w)`):
-                From [`HIAPipeline.encode_reference_latents`].
-            context (`torch.Tensor` of shape `(B, tokens, C)`):
-                Of the conditional branch.
-            timestep (`torch.Tensor` or `int`, *optional*, defaults to 0):
-                See `reference_timestep` of the pipeline.
-
-        Returns:
-            [`ReferenceFeatures`]: to be used for all windows and steps of the clips.
-        """
-        output = self.appearance_encoder(
-            reference_latents.to(self.appearance_encoder.dtype), timestep, context.to(self.appearance_encoder.dtype)
-        )
-        return ReferenceFeatures(
-            {name: features.to(self.unet.dtype) for name, features in output.reference_features.items()}
-        )
-
-    def prepare_reference(
-        self, reference_latents: torch.Tensor, context: torch.Tensor, batch_size: int
-    ) -> Callable[[torch.Tensor | int], ReferenceFeatures]:
-        """The reference features at a timestep: always the same, or computed anew, as `reference_timestep` says.
-
-        Args:
-            reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
-                From [`HIAPipeline.encode_reference_latents`].
-            context (`torch.Tensor` of shape `(1 or B, tokens, C)`):
-                Of the conditional branch.
-            batch_size (`int`):
-                B.
-
-        Returns:
-            `Callable`: from a timestep to the [`ReferenceFeatures`] of B clips.
-        """
-
-        def reference_at(timestep: torch.Tensor | int) -> ReferenceFeatures:
-            features = self.encode_reference(reference_latents, context, timestep).features
-            return ReferenceFeatures({name: _repeat_to(value, batch_size) for name, value in features.items()})
-
-        if self.config.reference_timestep == "current":
-            return reference_at
-        once = reference_at(0)
-        check_finite("The features of `image`", once.features.values(), self.components)
-        return lambda timestep: once
-
     @checks.python_numbers
     def encode_reference_latents(self, image: Any, height: int, width: int) -> torch.Tensor:
         """Latents of the reference pictures, scaled as the VAE's configuration says.
@@ -695,6 +621,50 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
         latents = encode_pictures(self.vae, (2 * pictures - 1).to(self._execution_device))
         check_finite("The latents of `image`", [latents], self.components)
         return latents
+
+    def prepare_conditions(
+        self,
+        encoder_hidden_states: tuple[torch.Tensor, torch.Tensor],
+        reference_latents: torch.Tensor,
+        conditioning_frames: ConditioningClips,
+        image_embeds: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]] = ((), ()),
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> HIAConditions:
+        """What the denoiser is given besides noisy latents. The reference is read here, once per clip, unless
+        `reference_timestep` of the pipeline is `"current"`.
+
+        Args:
+            encoder_hidden_states (`tuple[torch.Tensor, torch.Tensor]`):
+                From [`HIAPipeline.encode_image`], each of 1 or B entries.
+            reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
+                From [`HIAPipeline.encode_reference_latents`].
+            conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
+                From [`HIAPipeline.prepare_conditioning_frames`], B clips.
+            image_embeds (`tuple`, *optional*):
+                From [`HIAPipeline.prepare_ip_adapter_embeds`].
+            cross_attention_kwargs (`dict`, *optional*):
+                As of [`HIAPipeline.__call__`].
+        """
+        batch_size = len(conditioning_frames)
+        states, null_states = (_repeat_to(states, batch_size) for states in encoder_hidden_states)
+        conditions = HIAConditions(
+            encoder_hidden_states=states,
+            reference=reference_latents,
+            conditioning_frames=ConditioningEmbeddings(
+                lambda frames: conditioning_frames.read(frames).to(self.controlnet.dtype),
+                conditioning_frames.num_frames,
+            ),
+            null_encoder_hidden_states=null_states,
+            image_embeds=tuple(image_embeds[0]),
+            null_image_embeds=tuple(image_embeds[1]),
+            attention_kwargs=cross_attention_kwargs,
+        )
+        if self.config.reference_timestep == "current":
+            return conditions
+        conditions = HIADenoiser.of_pipeline(self).read_reference(conditions)
+        if isinstance(conditions.reference, ReferenceFeatures):
+            check_finite("The features of `image`", conditions.reference.features.values(), self.components)
+        return conditions
 
     def prepare_latents(
         self,
@@ -735,148 +705,100 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             noise = shared_noise**0.5 * shared + (1 - shared_noise) ** 0.5 * noise
         if reference_noise:
             clean = _repeat_to(reference_latents.to(device, dtype), shape[0])[:, :, None]
-            initial = torch.empty_like(noise)
-            parts = zip(*(x.split(FRAMES_OF_A_STEP, dim=2) for x in (noise, initial)), strict=True)
-            for part, into in parts:
-                into.copy_(self.scheduler.add_noise(clean.expand_as(part), part, timestep.reshape(1).expand(shape[0])))
+            initial = framewise_scheduling.add_noise(self.scheduler, clean, noise, timestep)
         else:
             initial = noise * self.scheduler.init_noise_sigma
         if self._window_group is not None:
             self._window_group.check_equal("generator", initial)
         return initial
 
-    @checks.python_numbers
     def denoise(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor],
-        conditioning_frames: ConditioningClips,
-        reference_features: Callable[[torch.Tensor | int], ReferenceFeatures],
-        guidance_scale: float = 3.5,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        batch_guidance: bool = False,
-        controlnet_conditioning_scale: float = 1.0,
-        control_guidance_start: float = 0.0,
-        control_guidance_end: float = 1.0,
-        context_frames: int = 16,
-        context_overlap: int = 4,
-        context_shift: bool = True,
-        context_batch_size: int = 1,
-        deep_cache_interval: int = 1,
-        added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
-        cross_attention_kwargs: dict[str, Any] | None = None,
+        conditions: HIAConditions,
+        options: DenoisingOptions | None = None,
         extra_step_kwargs: Mapping[str, Any] | None = None,
         callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> torch.Tensor:
         """The denoising loop, over windows of frames at every step.
 
-        Arguments that are not listed are those of [`HIAPipeline.__call__`].
-
         Args:
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
                 From [`HIAPipeline.prepare_latents`].
             timesteps (`torch.Tensor`):
                 Of the scheduler, on the host.
-            context (`tuple[torch.Tensor, torch.Tensor]`):
-                From [`HIAPipeline.encode_image`], each of 1 or B entries.
-            conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
-                From [`HIAPipeline.prepare_conditioning_frames`], B clips.
-            reference_features (`Callable`):
-                From [`HIAPipeline.prepare_reference`].
-            added_cond_kwargs (`tuple`, *optional*):
-                From [`HIAPipeline.prepare_added_cond_kwargs`].
+            conditions ([`~models.denoiser.HIAConditions`]):
+                From [`HIAPipeline.prepare_conditions`], of B clips.
+            options ([`~pipeline_inputs.DenoisingOptions`], *optional*):
+                Guidance, ControlNet, windows and reuse, with the defaults of [`HIAPipeline.__call__`].
             extra_step_kwargs (`Mapping`, *optional*):
                 From [`HIAPipeline.prepare_extra_step_kwargs`].
+            callback_on_step_end, callback_on_step_end_tensor_inputs:
+                As of [`HIAPipeline.__call__`].
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
         """
+        options = options or DenoisingOptions()
         num_frames, num_steps = latents.shape[2], len(timesteps)
-        tensor_inputs = self._check_denoising(
-            num_frames,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            batch_guidance=batch_guidance,
-            controlnet_conditioning_scale=controlnet_conditioning_scale,
-            control_guidance_start=control_guidance_start,
-            control_guidance_end=control_guidance_end,
-            context_frames=context_frames,
-            context_overlap=context_overlap,
-            context_shift=context_shift,
-            context_batch_size=context_batch_size,
-            deep_cache_interval=deep_cache_interval,
-            cross_attention_kwargs=cross_attention_kwargs,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        options.check(num_frames, self.unet.config.motion_max_seq_length)
+        tensor_inputs = callback_inputs(
+            callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
         )
-        context = (_repeat_to(context[0], len(latents)), _repeat_to(context[1], len(latents)))
+        denoiser, device_timesteps = HIADenoiser.of_pipeline(self), timesteps.to(latents.device)
         # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
         offsets = torch.Generator().manual_seed(0)
-        conditioning = ClipEmbeddings(
-            lambda frames: conditioning_frames.read(frames).to(self.controlnet.dtype),
-            num_frames,
-            latents.device if num_frames <= context_frames else torch.device("cpu"),
-        )
-
-        def predict(
-            sample: torch.Tensor,
-            t: torch.Tensor,
-            windows: Sequence[range],
-            reference: Any,
-            guidance: float,
-            scale: float,
-            cache: DeepCache,
-        ) -> torch.Tensor:
-            times = len(windows)
-            return self._predict_noise(
-                torch.cat([sample[:, :, window.start : window.stop] for window in windows]),
-                t,
-                (context[0].repeat(times, 1, 1), context[1].repeat(times, 1, 1)),
-                conditioning.windows(windows, latents.device),
-                reference,
-                guidance,
-                batch_guidance,
-                scale,
-                (_repeat_embeds(added_cond_kwargs[0], times), _repeat_embeds(added_cond_kwargs[1], times)),
-                cross_attention_kwargs,
-                cache,
-                windows[0].start,
-            )
-
-        device_timesteps = timesteps.to(latents.device)
-        self._guidance_scale, self._num_timesteps = guidance_scale, num_steps
+        self._guidance_scale, self._num_timesteps = options.guidance_scale, num_steps
         num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
-        with DeepCache(self.unet, deep_cache_interval) as cache, self.progress_bar(total=num_steps) as progress_bar:
+        with (
+            DeepCache(self.unet, options.deep_cache_interval) as cache,
+            self.progress_bar(total=num_steps) as progress_bar,
+        ):
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
-                controlled = i / num_steps >= control_guidance_start and (i + 1) / num_steps <= control_guidance_end
-                scale = controlnet_conditioning_scale if controlled else 0.0
-                guided = i / num_steps >= guidance_interval[0] and (i + 1) / num_steps <= guidance_interval[1]
-                guidance = guidance_scale if guided else 1.0
-                reference = reference_features(device_timesteps[i])
-                sample = self.scheduler.scale_model_input(latents, t)
-
-                cache.begin_step(guidance, scale)
+                self._current_timestep = t
+                guidance_scale = options.guidance_at(i, num_steps, self.guidance_scale)
+                control_scale = options.control_at(i, num_steps)
+                seen = replace(denoiser.read_reference(conditions, device_timesteps[i]), control_scale=control_scale)
+                cache.begin_step(guidance_scale, control_scale)
                 if not cache.reuse:
-                    windows = context_windows(num_frames, context_frames, context_overlap, context_shift, offsets)
-                if len(windows) == 1 and self._window_group is None:
-                    noise_pred = predict(sample, device_timesteps[i], windows, reference, guidance, scale, cache)
-                else:
-                    weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
-                    noise_pred = torch.zeros_like(latents)
-                    shared = windows if self._window_group is None else self._window_group.share(windows)
-                    for first in range(0, len(shared), context_batch_size):
-                        batch = shared[first : first + context_batch_size]
-                        predicted = predict(sample, device_timesteps[i], batch, reference, guidance, scale, cache)
-                        for window, prediction in zip(batch, predicted.chunk(len(batch)), strict=True):
-                            frames = slice(window.start, window.stop)
-                            noise_pred[:, :, frames] += weights[frames] * prediction
-                    if self._window_group is not None:
-                        self._window_group.sum_(noise_pred)
-                latents = self._step(noise_pred, t, latents, extra_step_kwargs or {})
+                    windows = context_windows(
+                        num_frames,
+                        options.context_frames,
+                        options.context_overlap,
+                        shift=options.context_shift,
+                        generator=offsets,
+                    )
+
+                # Predict the noise of each window, and average where windows overlap
+                sample = self.scheduler.scale_model_input(latents, t)
+                weights = frame_weights(windows, num_frames).to(latents)[:, None, None]
+                noise_pred = torch.zeros_like(latents)
+                own_windows = windows if self._window_group is None else self._window_group.share(windows)
+                for first in range(0, len(own_windows), options.context_batch_size):
+                    batch = own_windows[first : first + options.context_batch_size]
+                    cache.begin_window(first)
+                    predicted = denoiser.guided(
+                        torch.cat([sample[:, :, window.start : window.stop] for window in batch]),
+                        device_timesteps[i],
+                        seen.window(*batch),
+                        guidance_scale=guidance_scale,
+                        batch_guidance=options.batch_guidance,
+                        cache=cache,
+                    )
+                    for window, prediction in zip(batch, predicted.chunk(len(batch)), strict=True):
+                        frames = slice(window.start, window.stop)
+                        noise_pred[:, :, frames] += weights[frames] * prediction
+                if self._window_group is not None:
+                    self._window_group.sum_(noise_pred)
+
+                # x_t -> x_t-1
+                latents = framewise_scheduling.step(
+                    self.scheduler, noise_pred, t, latents=latents, **(extra_step_kwargs or {})
+                )
                 if i == 0:  # sooner than at the end, and once, as the device is waited for
                     check_finite("The latents after the first step", [latents], self.components)
 
@@ -887,93 +809,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
                     progress_bar.update()
         return latents
-
-    def _step(
-        self, noise_pred: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, kwargs: Mapping[str, Any]
-    ) -> torch.Tensor:
-        """The scheduler's step. DDIM without noise looks at each frame alone: it takes the place of its prediction."""
-        scheduler = self.scheduler
-        if not isinstance(scheduler, DDIMScheduler) or scheduler.config.thresholding or kwargs.get("eta"):
-            return scheduler.step(noise_pred, timestep, latents, **kwargs).prev_sample
-        noise_pred = noise_pred.to(latents.dtype)
-        for predicted, part in zip(*(x.split(FRAMES_OF_A_STEP, dim=2) for x in (noise_pred, latents)), strict=True):
-            predicted.copy_(scheduler.step(predicted, timestep, part, **kwargs).prev_sample)
-        return noise_pred
-
-    def _predict_noise(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor],
-        conditioning: torch.Tensor | ConditioningWindows,
-        reference: ReferenceFeatures,
-        guidance_scale: float,
-        batch_guidance: bool,
-        controlnet_conditioning_scale: float,
-        added_cond_kwargs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
-        cross_attention_kwargs: dict[str, Any] | None,
-        cache: DeepCache,
-        batch: int,
-    ) -> torch.Tensor:
-        """Animation-CFG (paper Eq. 4, with its sign set right) on windows of frames; `batch` tells them apart."""
-        num_frames = sample.shape[2]
-
-        def control() -> list[torch.Tensor]:
-            down_residuals, mid_residual = self.controlnet(
-                sample.transpose(1, 2).flatten(0, 1).to(self.controlnet.dtype),
-                timestep,
-                encoder_hidden_states=context[0].repeat_interleave(num_frames, dim=0).to(self.controlnet.dtype),
-                controlnet_cond=conditioning,
-                conditioning_scale=controlnet_conditioning_scale,
-                return_dict=False,
-            )
-            return [residual.to(sample.dtype) for residual in (*down_residuals, mid_residual)]
-
-        residuals = cache.output((batch, "control"), control) if controlnet_conditioning_scale != 0 else []
-
-        def unet(
-            branch: str,
-            sample: torch.Tensor,
-            context: torch.Tensor,
-            added_cond_kwargs: Mapping[str, Any] | None,
-            reference: ReferenceFeatures | None = None,
-            residuals: Sequence[torch.Tensor] = (),
-        ) -> torch.Tensor:
-            return cache.run(
-                (batch, branch),
-                lambda: self.unet(
-                    sample,
-                    timestep,
-                    encoder_hidden_states=context,
-                    added_cond_kwargs=added_cond_kwargs,
-                    cross_attention_kwargs=cross_attention_kwargs,
-                    reference_features=reference,
-                    return_dict=False,
-                    **unet_arguments(residuals),
-                )[0],
-            )
-
-        # In the unconditional branch the reference is off, and the ControlNet, unless the weights want it otherwise.
-        controlled = self.config.unconditional_controlnet
-        if guidance_scale > 1 and batch_guidance:
-            predicted = unet(
-                "both",
-                sample.repeat(2, 1, 1, 1, 1),
-                torch.cat(context),
-                _joined_embeds(*added_cond_kwargs),
-                reference.batch(2 * len(sample), unconditional=True),
-                [torch.cat([value, value if controlled else torch.zeros_like(value)]) for value in residuals],
-            )
-            conditional, unconditional = predicted.chunk(2)
-        else:
-            own_reference = reference.batch(len(sample))
-            conditional = unet("conditional", sample, context[0], added_cond_kwargs[0], own_reference, residuals)
-            if guidance_scale <= 1:
-                return conditional
-            unconditional = unet(
-                "unconditional", sample, context[1], added_cond_kwargs[1], residuals=residuals if controlled else ()
-            )
-        return unconditional + guidance_scale * (conditional - unconditional)
 
     @checks.python_numbers
     def decode_latents(self, latents: torch.Tensor, decode_chunk_size: int = 16) -> torch.Tensor:
@@ -1092,6 +927,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     @property
     def do_classifier_free_guidance(self) -> bool:
         return self._guidance_scale > 1
+
+    @property
+    def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        return self._cross_attention_kwargs
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        return self._current_timestep
 
     @property
     def num_timesteps(self) -> int:
@@ -1276,11 +1119,11 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        self._interrupt = False
+        self._interrupt, self._cross_attention_kwargs = False, cross_attention_kwargs
         step_times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
 
-        # 2. Context
-        context = self.encode_image(pictures, image_embeds, prompt_embeds)
+        # 2. What cross-attention reads
+        encoder_hidden_states = self.encode_image(pictures, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
         height, width = height or clips.height, width or clips.width
@@ -1289,8 +1132,13 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         # 4. Reference
         reference_latents = self.encode_reference_latents(pictures, height, width)
-        reference_features = self.prepare_reference(reference_latents, context[0], batch_size)
-        added_cond_kwargs = self.prepare_added_cond_kwargs(ip_adapter_image, ip_adapter_image_embeds, batch_size)
+        conditions = self.prepare_conditions(
+            encoder_hidden_states,
+            reference_latents,
+            clips,
+            image_embeds=self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size),
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
 
         # 5. Denoise. The initial latents have no name here, which would keep them in memory to the end.
         clean = self.denoise(
@@ -1304,22 +1152,20 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
                 latents=latents,
             ),
             step_times,
-            context,
-            clips,
-            reference_features,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            batch_guidance=batch_guidance,
-            controlnet_conditioning_scale=controlnet_conditioning_scale,
-            control_guidance_start=control_guidance_start,
-            control_guidance_end=control_guidance_end,
-            context_frames=context_frames,
-            context_overlap=context_overlap,
-            context_shift=context_shift,
-            context_batch_size=context_batch_size,
-            deep_cache_interval=deep_cache_interval,
-            added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=cross_attention_kwargs,
+            conditions,
+            options=DenoisingOptions(
+                guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
+                batch_guidance=batch_guidance,
+                controlnet_conditioning_scale=controlnet_conditioning_scale,
+                control_guidance_start=control_guidance_start,
+                control_guidance_end=control_guidance_end,
+                context_frames=context_frames,
+                context_overlap=context_overlap,
+                context_shift=context_shift,
+                context_batch_size=context_batch_size,
+                deep_cache_interval=deep_cache_interval,
+            ),
             extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
@@ -1346,20 +1192,3 @@ def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
     if len(entries) == batch_size:
         return entries
     return entries.repeat_interleave(batch_size // len(entries), dim=0)
-
-
-def _repeat_embeds(added_cond_kwargs: Mapping[str, Any] | None, times: int) -> Mapping[str, Any] | None:
-    """The embeddings of IP-Adapters for a batch in which the clips come so many times, one after the other."""
-    if added_cond_kwargs is None or times == 1:
-        return added_cond_kwargs
-    embeds = added_cond_kwargs["image_embeds"]
-    return {"image_embeds": [entries.repeat(times, *[1] * (entries.ndim - 1)) for entries in embeds]}
-
-
-def _joined_embeds(
-    conditional: Mapping[str, Any] | None, unconditional: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    if conditional is None or unconditional is None:
-        return None
-    pairs = zip(conditional["image_embeds"], unconditional["image_embeds"], strict=True)
-    return {"image_embeds": [torch.cat(pair) for pair in pairs]}

@@ -7,6 +7,7 @@ Axes: B clips, F frames, C channels, H, W.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,58 +26,75 @@ OWN_ATTENTION_ARGUMENTS = {
 }
 
 
-def check_denoising(
-    *,
-    num_frames: int,
-    longest_window: int,
-    guidance_scale: Any,
-    guidance_interval: Any,
-    batch_guidance: Any,
-    controlnet_conditioning_scale: Any,
-    control_guidance_start: Any,
-    control_guidance_end: Any,
-    context_frames: Any,
-    context_overlap: Any,
-    context_shift: Any,
-    context_batch_size: Any,
-    deep_cache_interval: Any,
-) -> None:
-    """What the denoising loop is told, but for its tensors.
+@dataclass(frozen=True)
+class DenoisingOptions:
+    """How the denoising loop runs. The names, meanings and defaults are those of [`HIAPipeline.__call__`]."""
 
-    Args:
-        num_frames (`int`):
-            F.
-        longest_window (`int`):
-            The frames that the UNet's motion modules can tell apart.
-        guidance_scale, guidance_interval, batch_guidance, controlnet_conditioning_scale, control_guidance_start,
-        control_guidance_end, context_frames, context_overlap, context_shift, context_batch_size, deep_cache_interval:
-            As [`HIAPipeline.denoise`] takes them.
-    """
-    checks.number("guidance_scale", guidance_scale, 0, MAX_SCALE)
-    checks.number("controlnet_conditioning_scale", controlnet_conditioning_scale, -MAX_SCALE, MAX_SCALE)
-    if not isinstance(guidance_interval, (tuple, list)) or len(guidance_interval) != 2:
-        raise TypeError(f"`guidance_interval` must be a pair (start, end), got {checks.shown(guidance_interval)}.")
-    for names, shares in (
-        (("guidance_interval", "guidance_interval"), guidance_interval),
-        (("control_guidance_start", "control_guidance_end"), (control_guidance_start, control_guidance_end)),
-    ):
-        start, end = (checks.number(name, share, 0, 1) for name, share in zip(names, shares, strict=True))
-        if start >= end:
-            words = " and ".join(f"`{name}`" for name in dict.fromkeys(names))
-            raise ValueError(f"{words} must satisfy 0 <= start < end <= 1, got {start:g} and {end:g}.")
-    checks.flag("batch_guidance", batch_guidance)
-    checks.flag("context_shift", context_shift)
-    window = checks.integer("context_frames", context_frames)
-    if min(window, num_frames) > longest_window:
-        raise ValueError(
-            f"`context_frames` must be at most the {longest_window} frames that the UNet's motion modules can tell"
-            f" apart, got {window}."
-        )
-    overlap = checks.integer("context_overlap", context_overlap, 0)
-    if overlap >= window:
-        raise ValueError(f"`context_overlap` must be less than `context_frames`, {window}, got {overlap}.")
-    checks.integer("context_batch_size", context_batch_size)
-    checks.integer("deep_cache_interval", deep_cache_interval)
+    guidance_scale: float = 3.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    batch_guidance: bool = False
+    controlnet_conditioning_scale: float = 1.0
+    control_guidance_start: float = 0.0
+    control_guidance_end: float = 1.0
+    context_frames: int = 16
+    context_overlap: int = 4
+    context_shift: bool = True
+    context_batch_size: int = 1
+    deep_cache_interval: int = 1
+
+    def guidance_at(self, step: int, num_steps: int, guidance_scale: float) -> float:
+        """The weight of guidance in a step: `guidance_scale`, or 1 outside of `guidance_interval`."""
+        return guidance_scale if _is_between(self.guidance_interval, step, num_steps) else 1.0
+
+    def control_at(self, step: int, num_steps: int) -> float:
+        """The factor on what the ControlNet returns in a step, 0 where it does not act."""
+        interval = (self.control_guidance_start, self.control_guidance_end)
+        return self.controlnet_conditioning_scale if _is_between(interval, step, num_steps) else 0.0
+
+    def check(self, num_frames: int, longest_window: int) -> None:
+        """Raise a `ValueError` or `TypeError` that names the option that cannot be used.
+
+        Args:
+            num_frames (`int`):
+                F.
+            longest_window (`int`):
+                The frames that the UNet's motion modules can tell apart.
+        """
+        scale = self.controlnet_conditioning_scale
+        checks.number("guidance_scale", self.guidance_scale, low=0, high=MAX_SCALE)
+        checks.number("controlnet_conditioning_scale", scale, low=-MAX_SCALE, high=MAX_SCALE)
+        interval = self.guidance_interval
+        if not isinstance(interval, (tuple, list)) or len(interval) != 2:
+            raise TypeError(f"`guidance_interval` must be a pair (start, end), got {checks.shown(interval)}.")
+        for names, shares in (
+            (("guidance_interval", "guidance_interval"), interval),
+            (
+                ("control_guidance_start", "control_guidance_end"),
+                (self.control_guidance_start, self.control_guidance_end),
+            ),
+        ):
+            start, end = (checks.number(name, share, low=0, high=1) for name, share in zip(names, shares, strict=True))
+            if start >= end:
+                words = " and ".join(f"`{name}`" for name in dict.fromkeys(names))
+                raise ValueError(f"{words} must satisfy 0 <= start < end <= 1, got {start:g} and {end:g}.")
+        checks.flag("batch_guidance", self.batch_guidance)
+        checks.flag("context_shift", self.context_shift)
+        window = checks.integer("context_frames", self.context_frames)
+        if min(window, num_frames) > longest_window:
+            raise ValueError(
+                f"`context_frames` must be at most the {longest_window} frames that the UNet's motion modules can tell"
+                f" apart, got {window}."
+            )
+        overlap = checks.integer("context_overlap", self.context_overlap, low=0)
+        if overlap >= window:
+            raise ValueError(f"`context_overlap` must be less than `context_frames`, {window}, got {overlap}.")
+        checks.integer("context_batch_size", self.context_batch_size)
+        checks.integer("deep_cache_interval", self.deep_cache_interval)
+
+
+def _is_between(interval: Sequence[float], step: int, num_steps: int) -> bool:
+    """Whether a step lies between two shares of the steps."""
+    return step / num_steps >= interval[0] and (step + 1) / num_steps <= interval[1]
 
 
 def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:

@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from published_weights import draw, write_magic_animate, write_moore
 
-from hia_diffusers import ReferenceFeatures
-from hia_diffusers.conditioning.clips import ConditioningClips
 from hia_diffusers.conversion.magic_animate import convert_magic_animate
 from hia_diffusers.conversion.moore_animate_anyone import convert_moore_animate_anyone
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.pipeline_inputs import DenoisingOptions
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,9 +65,16 @@ def check(case, name, output, record_property, tolerance=1e-5):
     assert output.shape == expected.shape and error <= tolerance * max(1, expected.abs().max())
 
 
+def conditions_of(case):
+    """What the conditional branch sees, and what cross-attention reads in the other."""
+    return HIAConditions(
+        case.context[1:], REFERENCE_LATENTS, CONDITIONING[None], null_encoder_hidden_states=case.context[:1]
+    )
+
+
 def features_of(case):
-    timestep = case.timestep if case.pipeline.config.reference_timestep == "current" else 0
-    return case.pipeline.encode_reference(REFERENCE_LATENTS, case.context[1:], timestep).features
+    denoiser = HIADenoiser.of_pipeline(case.pipeline)
+    return denoiser.read_reference(conditions_of(case), case.timestep).reference.features
 
 
 @torch.no_grad()
@@ -157,18 +164,5 @@ def _predict(case, guidance_scale, batched):
 def _denoise(case, timesteps, guidance_scale, batched=False):
     pipeline = case.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    pipeline._interrupt = False
-
-    def reference_at(timestep):
-        timestep = timestep if pipeline.config.reference_timestep == "current" else 0
-        return ReferenceFeatures(pipeline.encode_reference(REFERENCE_LATENTS, case.context[1:], timestep).features)
-
-    return pipeline.denoise(
-        LATENTS,
-        timesteps,
-        (case.context[1:], case.context[:1]),
-        ConditioningClips.from_any(CONDITIONING, 3),
-        reference_at,
-        guidance_scale=guidance_scale,
-        batch_guidance=batched,
-    )
+    options = DenoisingOptions(guidance_scale=guidance_scale, batch_guidance=batched)
+    return pipeline.denoise(LATENTS, timesteps, conditions_of(case), options=options)

@@ -20,8 +20,8 @@ from hia_diffusers.conversion.moore_animate_anyone import (
     convert_moore_animate_anyone,
     convert_musepose,
 )
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.components import load_components
-from hia_diffusers.training.denoiser import ConditionalDenoiser
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +155,17 @@ def test_training_starts_from_the_result(conversion, tmp_path):
     frames = animate(pipeline, conditioning_frames=condition)
     assert torch.allclose(frames, animate(conversion.model, conditioning_frames=condition[:, :3]), atol=1e-5)
 
-    config = pipeline.config
-    denoiser = ConditionalDenoiser(
-        *(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet),
-        *(config.reference_timestep, config.unconditional_controlnet),
-    )
+    denoiser = HIADenoiser.of_pipeline(pipeline)
     for network in denoiser.children():
         network.enable_gradient_checkpointing()
-    inputs = (
-        *(torch.randn(2, 4, 3, 8, 6), torch.tensor([999, 500]), torch.randn(2, 1, 32)),
-        *(torch.randn(2, 4, 8, 6), torch.stack([condition, condition])),
+    conditions = HIAConditions(
+        torch.randn(2, 1, 32),
+        torch.randn(2, 4, 8, 6),
+        torch.stack([condition, condition]),
+        unconditional=torch.tensor([True, False]),
     )
-    denoiser.train()(*inputs, dropped=torch.tensor([True, False])).square().mean().backward()
+    output = denoiser.train()(torch.randn(2, 4, 3, 8, 6), torch.tensor([999, 500]), conditions)
+    output.square().mean().backward()
     assert [name for name, parameter in denoiser.named_parameters() if parameter.grad is None] == []
     gradient = pipeline.controlnet.controlnet_cond_embedding.conv_in.weight.grad
     assert gradient[:, :3].any() and gradient[:, 3:].any()
@@ -179,14 +178,16 @@ def test_a_dropped_clip_keeps_its_pose_in_training_as_in_guidance(conversion):
     latents, reference, context = torch.randn(1, 4, 3, 8, 6), torch.randn(1, 4, 8, 6), torch.randn(1, 1, 32)
     poses = torch.rand(1, 3, 3, 64, 48), torch.rand(1, 3, 3, 64, 48)
 
-    def difference(kept):
-        denoiser = ConditionalDenoiser(*networks, unconditional_controlnet=kept)
+    def difference(kept, dropped):
+        denoiser = HIADenoiser(*networks, unconditional_controlnet=kept)
         predicted = [
-            denoiser(latents, torch.tensor([999]), context, reference, pose, torch.tensor([True])) for pose in poses
+            denoiser(latents, torch.tensor([999]), HIAConditions(context, reference, pose).drop(dropped))
+            for pose in poses
         ]
         return (predicted[0] - predicted[1]).abs().max()
 
-    assert difference(True) > 1e-3 and difference(False) == 0
+    for dropped in (True, torch.tensor([True])):
+        assert difference(True, dropped) > 1e-3 and difference(False, dropped) == 0
 
 
 def test_motion_modules_in_the_denoising_unet_go_first(copied):

@@ -172,9 +172,9 @@ class Answers(torch.nn.Module):
         super().__init__()
         self.answer, self.unconditional, self.asked = answer, unconditional, []
 
-    def forward(self, noisy, timesteps, context, reference_latents, conditioning, dropped=None):
-        self.asked.append((noisy, timesteps.tolist(), float(context.mean()), dropped))
-        return torch.full_like(noisy, self.answer if dropped is None else self.unconditional)
+    def forward(self, noisy, timesteps, conditions):
+        self.asked.append((noisy, timesteps.tolist(), conditions))
+        return torch.full_like(noisy, self.unconditional if conditions.unconditional else self.answer)
 
 
 @pytest.mark.parametrize(("scale", "guided"), [(1, 0.5), (3, 0.2 + 3 * 0.3)])
@@ -203,10 +203,10 @@ def test_the_target_is_the_average_on_the_next_point_of_the_teachers_path(schedu
     # The last step leads to the end of the path, which no network has to tell.
     assert asked[0][1].item() == pytest.approx(guided)
     assert loss.item() == pytest.approx(((0.75 - 0.25) ** 2 + (guided - 0.25) ** 2) / 2, rel=1e-3)
-    assert [(context, dropped is not None) for _, _, context, dropped in teacher.asked] == [
-        (1.0, False),
-        (0.0, True),
-    ][: 1 if scale == 1 else 2]
+    assert [asked[-1].unconditional for asked in teacher.asked] == [False, True][: 1 if scale == 1 else 2]
+    for *_, conditions in (*teacher.asked, asked, asked_student):
+        assert conditions.encoder_hidden_states is batch["context"]
+        assert conditions.null_encoder_hidden_states is batch["null_context"]
 
 
 def test_draws_depend_on_seed_batch_and_sample_only():

@@ -35,8 +35,8 @@ from hia_diffusers.data.preparation import prepare_dataset
 from hia_diffusers.data.video import read_frames
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.memory_counting import on_meta
+from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.components import load_components
-from hia_diffusers.training.denoiser import ConditionalDenoiser
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.training.regional_decoding import decode_windows
@@ -941,7 +941,7 @@ def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
     more = {"sizes": "224x384", "train_batch_size": 2, "arcface": arcface if regional else None}
     args = parsed(*options(stage, **more), "--pretrained_model_name_or_path", coarse_base, "--output_dir", "run")
     pipeline = load_components(coarse_base).pipeline
-    networks = on_meta(ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet))
+    networks = on_meta(HIADenoiser.of_pipeline(pipeline))
     face_network = IResNet.from_weights(arcface) if regional else None
     compute_losses = script.HIALosses(args, Accelerator(cpu=True), None, pipeline, face_network)
     dataset = script.build_dataset(args)

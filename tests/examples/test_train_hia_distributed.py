@@ -20,8 +20,8 @@ from small_networks import NETWORKS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hia_diffusers import HIAPipeline
+from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.components import load_components
-from hia_diffusers.training.denoiser import ConditionalDenoiser
 
 
 ACCELERATE_CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "accelerate"
@@ -120,7 +120,7 @@ def assert_same_run(folder, expected):
 @pytest.fixture(scope="module")
 def initial_weights():
     pipeline = load_components(from_scratch=NETWORKS, seed=0).pipeline
-    return ConditionalDenoiser(pipeline.appearance_encoder, pipeline.controlnet, pipeline.unet).state_dict()
+    return HIADenoiser.of_pipeline(pipeline).state_dict()
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -14,7 +14,7 @@ from small_networks import autoencoder_dc
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
 from hia_diffusers.memory_counting import LiveBytes
-from hia_diffusers.training.denoiser import ConditionalDenoiser
+from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.memory import (
     StepBytes,
     TrainingMemory,
@@ -45,7 +45,7 @@ def denoiser():
         cross_attention_dim=32,
         attention_head_dim=2,
     )
-    return ConditionalDenoiser(
+    return HIADenoiser(
         HIAAppearanceEncoder.from_unet(unet),
         HIAControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16)),
         HIAUNetMotionModel.from_unet2d(unet),
@@ -116,14 +116,14 @@ def real_inputs(setup):
     generator = torch.Generator().manual_seed(0)
     batch_size, num_frames = setup.batch_size, setup.num_frames
     latent_size = (setup.height // 8, setup.width // 8)
-    return (
-        torch.randn(batch_size, 4, num_frames, *latent_size, generator=generator),
-        torch.zeros(batch_size, dtype=torch.long),
+    latents = torch.randn(batch_size, 4, num_frames, *latent_size, generator=generator)
+    conditions = HIAConditions(
         torch.randn(batch_size, 1, 32, generator=generator),
         torch.randn(batch_size, 4, *latent_size, generator=generator),
         torch.rand(batch_size, num_frames, 6, setup.height, setup.width, generator=generator),
-        torch.zeros(batch_size, dtype=torch.bool),
+        unconditional=torch.zeros(batch_size, dtype=torch.bool),
     )
+    return latents, torch.zeros(batch_size, dtype=torch.long), conditions
 
 
 def test_activations_are_what_autograd_saves(denoiser):
@@ -131,7 +131,8 @@ def test_activations_are_what_autograd_saves(denoiser):
     real = copy.deepcopy(denoiser).train()
     train_only(real, setup.parts)
     inputs = real_inputs(setup)
-    known = {tensor.untyped_storage()._cdata for tensor in (*real.parameters(), *real.buffers(), *inputs)}
+    given = [tensor for tensor in (*inputs, *vars(inputs[-1]).values()) if isinstance(tensor, torch.Tensor)]
+    known = {tensor.untyped_storage()._cdata for tensor in (*real.parameters(), *real.buffers(), *given)}
     saved = {}
 
     def keep(tensor):

@@ -16,7 +16,7 @@ from .context_attention import ContextAttention
 from .modeling_hia import StrictLoadingMixin, extends_init
 
 
-class ClipEmbeddings:
+class ConditioningEmbeddings:
     """The ControlNet's embeddings of conditioning frames, each made once and kept.
 
     Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. An embedding is
@@ -28,11 +28,14 @@ class ClipEmbeddings:
             Takes the numbers of frames and gives `(B, frames, C, H, W)` in the ControlNet's dtype.
         num_frames (`int`):
             F.
-        device (`torch.device`):
-            Where the embeddings are kept.
+        device (`torch.device`, *optional*):
+            Where the embeddings are kept; by default where they are used if one window holds all frames, else on the
+            host.
     """
 
-    def __init__(self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device):
+    def __init__(
+        self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device | None = None
+    ) -> None:
         self.read, self.num_frames, self.device = read, num_frames, device
         self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
         self._pinned = False
@@ -50,10 +53,11 @@ class ClipEmbeddings:
         if unknown:
             made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
             if self._kept is None:
+                kept_on = self.device or (device if len(windows[0]) == self.num_frames else torch.device("cpu"))
                 shape = (made.shape[0], self.num_frames, *made.shape[2:])
                 # Copies to and from pinned memory wait in the queue of the GPU, and the host does not wait for them.
-                self._pinned = device.type == "cuda" and self.device.type == "cpu"
-                self._kept = torch.empty(shape, dtype=made.dtype, device=self.device, pin_memory=self._pinned)
+                self._pinned = device.type == "cuda" and kept_on.type == "cpu"
+                self._kept = torch.empty(shape, dtype=made.dtype, device=kept_on, pin_memory=self._pinned)
             for frame, embedding in zip(unknown, made.unbind(1), strict=True):
                 self._kept[:, frame].copy_(embedding, non_blocking=self._pinned)
             self._known.update(unknown)
@@ -69,7 +73,7 @@ class ClipEmbeddings:
 class ConditioningWindows:
     """What the ControlNet takes as `controlnet_cond` in place of frames."""
 
-    embeddings: ClipEmbeddings
+    embeddings: ConditioningEmbeddings
     windows: Sequence[range]
     device: torch.device
 
@@ -221,8 +225,8 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
             sample,
             timestep,
             encoder_hidden_states,
-            controlnet_cond,
-            conditioning_scale,
+            controlnet_cond=controlnet_cond,
+            conditioning_scale=conditioning_scale,
             return_dict=return_dict,
             **kwargs,
         )

@@ -31,6 +31,7 @@ class DeepCache:
         self.interval, self.reuse = interval, False
         self._blocks = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]] if interval > 1 else []
         self._outputs: dict[Any, Any] = {}
+        self._window: Any = None
         self._key: Any = None
         self._settings: tuple[Any, ...] | None = None
         self._age = 0
@@ -53,18 +54,22 @@ class DeepCache:
             self._settings, self._age = settings, 0
             self._outputs.clear()
 
+    def begin_window(self, window: Any) -> None:
+        """What is kept from here on is that of `window`, such as the number of its first frame."""
+        self._window = window
+
     def run(self, key: Any, network: Callable[[], Output]) -> Output:
-        """The network's output; its deep blocks are those of `key`, such as a branch and a window of time."""
+        """The network's output; its deep blocks are those of `key`, such as a branch."""
         self._key = key
         return network()
 
     def output(self, key: Any, compute: Callable[[], Output]) -> Output:
-        """What `compute` gives, or gave for this `key` in the last step that was not one of reuse."""
+        """What `compute` gives, or gave for this window and `key` in the last step that was not one of reuse."""
         if self.interval == 1:
             return compute()
         if not self.reuse:
-            self._outputs[key] = compute()
-        return self._outputs[key]
+            self._outputs[self._window, key] = compute()
+        return self._outputs[self._window, key]
 
     def block_output(self, block: nn.Module, compute: Callable[[], Output]) -> Output:
         """Likewise for a block of the network that runs."""

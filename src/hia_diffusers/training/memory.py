@@ -23,7 +23,7 @@ from torch.utils import checkpoint as checkpointing
 
 from ..memory_counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from ..models.autoencoder import Autoencoder, decode_latents
-from .denoiser import ConditionalDenoiser
+from ..models.denoiser import HIAConditions, HIADenoiser
 from .regional_decoding import RegionWindows, decode_windows
 from .stages import train_only
 
@@ -136,7 +136,7 @@ class TrainingMemory:
 
 
 def estimate_training_memory(
-    denoiser: ConditionalDenoiser,
+    denoiser: HIADenoiser,
     setup: TrainingSetup,
     vae: Autoencoder | None = None,
     frozen: Iterable[nn.Module] = (),
@@ -146,7 +146,7 @@ def estimate_training_memory(
     Count what a training step takes. Nothing is allocated, and the networks stay as they are.
 
     Args:
-        denoiser ([`ConditionalDenoiser`]):
+        denoiser ([`HIADenoiser`]):
             The networks, on any device, meta among them. Which parameters require gradients does not matter.
         setup ([`TrainingSetup`]):
             The rest.
@@ -190,7 +190,7 @@ def estimate_training_memory(
 
 
 def out_of_memory_advice(
-    denoiser: ConditionalDenoiser,
+    denoiser: HIADenoiser,
     setup: TrainingSetup,
     device_bytes: int,
     vae: Autoencoder | None = None,
@@ -249,7 +249,7 @@ class StepBytes:
     peak: int
 
 
-def count_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
+def count_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
     """
     [`run_step`] of networks without data, made ready for training as `setup` says.
 
@@ -264,14 +264,14 @@ def count_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoenc
     return run_step(_trained_on_meta(denoiser, setup), setup, meta_vae)
 
 
-def run_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
+def run_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
     """
     One forward and backward pass, on the networks' device, whose memory is counted.
 
     Gradients and inputs exist before and do not count. Losses are stood for by the mean square of what they compare.
 
     Args:
-        denoiser ([`ConditionalDenoiser`]):
+        denoiser ([`HIADenoiser`]):
             Its trained parameters require gradients, and get some. All are in the dtype that they are kept in.
         setup ([`TrainingSetup`]):
             Sizes, mixed precision and windows.
@@ -282,17 +282,14 @@ def run_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencod
     batch_size, num_frames = setup.batch_size, setup.num_frames
     scale_factor = 2 ** (len(denoiser.controlnet.config.conditioning_embedding_out_channels) - 1)
     latent_size = (setup.height // scale_factor, setup.width // scale_factor)
-    inputs = {
-        "noisy_latents": torch.zeros(batch_size, config.in_channels, num_frames, *latent_size, device=device),
-        "timesteps": torch.zeros(batch_size, dtype=torch.long, device=device),
-        "context": torch.zeros(batch_size, 1, config.cross_attention_dim, device=device),
-        "reference_latents": torch.zeros(batch_size, config.in_channels, *latent_size, device=device),
-        "conditioning": torch.zeros(
-            *(batch_size, num_frames, denoiser.controlnet.config.conditioning_channels, setup.height, setup.width),
-            device=device,
-        ),
-        "dropped": torch.zeros(batch_size, dtype=torch.bool, device=device),
-    }
+    latents = torch.zeros(batch_size, config.in_channels, num_frames, *latent_size, device=device)
+    timesteps = torch.zeros(batch_size, dtype=torch.long, device=device)
+    states = torch.zeros(batch_size, 1, config.cross_attention_dim, device=device)
+    reference_latents = torch.zeros(batch_size, config.in_channels, *latent_size, device=device)
+    channels = denoiser.controlnet.config.conditioning_channels
+    conditioning = torch.zeros(batch_size, num_frames, channels, setup.height, setup.width, device=device)
+    unconditional = torch.zeros(batch_size, dtype=torch.bool, device=device)
+    conditions = HIAConditions(states, reference_latents, conditioning, unconditional=unconditional)
     windows = [
         RegionWindows(
             torch.zeros(batch_size * num_frames, number, 2, dtype=torch.long, device=device),
@@ -316,27 +313,28 @@ def run_step(denoiser: ConditionalDenoiser, setup: TrainingSetup, vae: Autoencod
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    known = [*denoiser.parameters(), *denoiser.buffers(), *inputs.values()]
+    known = [*denoiser.parameters(), *denoiser.buffers()]
+    known += [latents, timesteps, states, reference_latents, conditioning, unconditional]
     known += [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
     known += [] if vae is None else [*vae.parameters(), *vae.buffers()]
     known += [group.corners for group in windows]
 
     with LiveBytes(known) as memory, GPUOperators(mixed_dtype):
-        output = denoiser(**inputs)
+        output = denoiser(latents, timesteps, conditions)
         loss = output.float().square().mean()
         if vae is not None:
-            latents = (inputs["noisy_latents"] - output.float()).transpose(1, 2).flatten(0, 1)
-            decoded = decode_windows(vae, latents, windows) if windows else [decode_latents(vae, latents)]
+            clean = (latents - output.float()).transpose(1, 2).flatten(0, 1)
+            decoded = decode_windows(vae, clean, windows) if windows else [decode_latents(vae, clean)]
             for pixels in decoded:
                 loss = loss + pixels.square().mean()
-            del latents, decoded, pixels
+            del clean, decoded, pixels
         del output
         activations = memory.live
         loss.backward()
     return StepBytes(activations, memory.peak)
 
 
-def _trained_on_meta(denoiser: ConditionalDenoiser, setup: TrainingSetup) -> ConditionalDenoiser:
+def _trained_on_meta(denoiser: HIADenoiser, setup: TrainingSetup) -> HIADenoiser:
     """Without data, in the dtypes that weights are kept in; what is trained requires gradients."""
     denoiser = on_meta(denoiser)
     train_only(denoiser, setup.parts)

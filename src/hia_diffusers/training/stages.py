@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .denoiser import ConditionalDenoiser
+from ..models.denoiser import HIADenoiser
 
 
 # The networks, with the UNet in two: its spatial layers, and its temporal ones.
@@ -58,7 +58,7 @@ STAGES = {
 
 def part_of(parameter_name: str) -> str:
     """
-    Which of `PARTS` a parameter of [`ConditionalDenoiser`] belongs to.
+    Which of `PARTS` a parameter of [`HIADenoiser`] belongs to.
 
     Args:
         parameter_name (`str`):
@@ -67,13 +67,13 @@ def part_of(parameter_name: str) -> str:
     return "motion_modules" if ".motion_modules." in parameter_name else parameter_name.split(".")[0]
 
 
-def train_only(denoiser: ConditionalDenoiser, parts: Collection[str]) -> list[nn.Parameter]:
+def train_only(denoiser: HIADenoiser, parts: Collection[str]) -> list[nn.Parameter]:
     """
     Let the parameters of some parts require gradients, and no others. Motion modules that are not trained take no
     part, whatever their weights: the paper inserts them after the spatial and regional stages (Sec. 3.3).
 
     Args:
-        denoiser ([`ConditionalDenoiser`]):
+        denoiser ([`HIADenoiser`]):
             The networks.
         parts (`Collection[str]`):
             Some of `PARTS`.

@@ -1,0 +1,367 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The three networks of HIA as one denoiser, and what each branch of animation-CFG sees (paper Sec. 3, Eq. 4).
+
+Sampling, training, distillation and the estimates of memory all call [`HIADenoiser`], so that they cannot differ.
+
+Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .appearance_encoder import HIAAppearanceEncoder
+from .controlnet import ConditioningEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
+from .deep_cache import DeepCache
+from .reference_attention import ReferenceFeatures
+from .unet_motion import HIAUNetMotionModel
+
+
+@dataclass(frozen=True)
+class HIAConditions:
+    """What [`HIADenoiser`] is given besides noisy latents, for B clips.
+
+    Args:
+        encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)`):
+            What cross-attention reads in the conditional branch.
+        reference (`torch.Tensor` of shape `(images, C, h, w)` or [`ReferenceFeatures`]):
+            Clean latents of the reference images, which are encoded at every call, or the features of B clips, from
+            [`HIADenoiser.read_reference`]. B is a multiple of the images; the clips of one image are neighbours.
+        conditioning_frames (`torch.Tensor` of shape `(B, F, C, H, W)`, or embeddings):
+            Conditioning frames in [0, 1], or [`ConditioningEmbeddings`] of them, or some [`ConditioningWindows`].
+        null_encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+            What cross-attention reads in the unconditional branch; by default the same as in the other.
+        image_embeds (`tuple[torch.Tensor, ...]`, *optional*, defaults to `()`):
+            For each loaded IP-Adapter the embeddings of the conditional branch, `(B, images, ...)`.
+        null_image_embeds (`tuple[torch.Tensor, ...]`, *optional*, defaults to `()`):
+            Those of the unconditional branch.
+        control_scale (`float`, *optional*, defaults to 1.0):
+            Factor on what the ControlNet returns. With 0 it does not run.
+        attention_kwargs (`dict`, *optional*):
+            `cross_attention_kwargs` of the UNet.
+        unconditional (`bool` or `torch.Tensor` of shape `(B,)`, *optional*, defaults to `False`):
+            Which clips are in the unconditional branch: all, none, or those where a tensor of bool is true.
+    """
+
+    encoder_hidden_states: torch.Tensor
+    reference: torch.Tensor | ReferenceFeatures
+    conditioning_frames: torch.Tensor | ConditioningEmbeddings | ConditioningWindows
+    null_encoder_hidden_states: torch.Tensor | None = None
+    image_embeds: tuple[torch.Tensor, ...] = ()
+    null_image_embeds: tuple[torch.Tensor, ...] = ()
+    control_scale: float = 1.0
+    attention_kwargs: dict[str, Any] | None = None
+    unconditional: bool | torch.Tensor = False
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.encoder_hidden_states)
+
+    def drop(self, unconditional: bool | torch.Tensor = True) -> "HIAConditions":
+        """The conditions of the unconditional branch, for all clips or some.
+
+        Args:
+            unconditional (`bool` or `torch.Tensor` of shape `(B,)`, *optional*, defaults to `True`):
+                Which clips.
+        """
+        reference = self.reference
+        if isinstance(reference, ReferenceFeatures) and not isinstance(unconditional, bool):
+            reference = ReferenceFeatures(reference.features, unconditional)
+        return replace(self, reference=reference, unconditional=unconditional)
+
+    def window(self, *windows: range) -> "HIAConditions":
+        """The conditions of some frames.
+
+        Args:
+            windows (`range`):
+                Numbers of frames. With several windows of equal length, the B clips of the first window come first,
+                then those of the second, and so on.
+        """
+        frames = self.conditioning_frames
+        if isinstance(frames, torch.Tensor):
+            frames = torch.cat([frames[:, window.start : window.stop] for window in windows])
+        elif isinstance(frames, ConditioningEmbeddings):
+            frames = frames.windows(windows, self.encoder_hidden_states.device)
+        else:
+            raise ValueError("`window`: the conditions are those of windows already.")
+        times = len(windows)
+        return replace(self._repeat_clips(times), reference=self._repeat_reference(times), conditioning_frames=frames)
+
+    def repeat(self, times: int) -> "HIAConditions":
+        """The B clips several times, one batch after the other.
+
+        Args:
+            times (`int`):
+                How often.
+        """
+        return replace(
+            self._repeat_clips(times),
+            reference=self._repeat_reference(times),
+            conditioning_frames=self._repeat_frames(times),
+        )
+
+    def both_branches(self) -> "HIAConditions":
+        """2 B clips: those of the conditional branch, then those of the unconditional one."""
+        return replace(
+            self._repeat_clips(2),
+            reference=self._repeat_reference(2, unconditional=True),
+            conditioning_frames=self._repeat_frames(2),
+            unconditional=torch.arange(2 * len(self), device=self.encoder_hidden_states.device) >= len(self),
+        )
+
+    def _repeat_clips(self, times: int) -> "HIAConditions":
+        """The tensors with one entry per clip."""
+        null_states, unconditional = self.null_encoder_hidden_states, self.unconditional
+        return replace(
+            self,
+            encoder_hidden_states=_repeated(self.encoder_hidden_states, times),
+            null_encoder_hidden_states=None if null_states is None else _repeated(null_states, times),
+            image_embeds=tuple(_repeated(embeds, times) for embeds in self.image_embeds),
+            null_image_embeds=tuple(_repeated(embeds, times) for embeds in self.null_image_embeds),
+            unconditional=unconditional if isinstance(unconditional, bool) else _repeated(unconditional, times),
+        )
+
+    def _repeat_reference(self, times: int, unconditional: bool = False) -> torch.Tensor | ReferenceFeatures:
+        """Latents of images, or features of clips, of which the second half may be in the unconditional branch."""
+        if isinstance(self.reference, ReferenceFeatures):
+            return self.reference.batch(times * len(self), unconditional)
+        return _repeated(self.reference, times)
+
+    def _repeat_frames(self, times: int) -> torch.Tensor | ConditioningWindows:
+        frames = self.conditioning_frames
+        if isinstance(frames, torch.Tensor):
+            return _repeated(frames, times)
+        if isinstance(frames, ConditioningEmbeddings):
+            frames = frames.windows([range(frames.num_frames)], self.encoder_hidden_states.device)
+        return replace(frames, windows=[*frames.windows] * times)
+
+
+class HIADenoiser(nn.Module):
+    """Predicts the noise of clips from their conditions.
+
+    In the unconditional branch there is no reference, there are no residuals of the ControlNet, unless the weights
+    want them, and cross-attention and IP-Adapters read what stands for nothing. The ControlNet itself always reads the
+    conditions of the conditional branch, and so does the appearance encoder.
+
+    Args:
+        appearance_encoder ([`HIAAppearanceEncoder`]):
+            Reads the reference images.
+        controlnet ([`HIAControlNetModel`]):
+            Reads the conditioning frames.
+        unet ([`HIAUNetMotionModel`]):
+            Denoises.
+        reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
+            As in [`HIAPipeline`].
+        unconditional_controlnet (`bool`, *optional*, defaults to `False`):
+            As in [`HIAPipeline`].
+    """
+
+    def __init__(
+        self,
+        appearance_encoder: HIAAppearanceEncoder,
+        controlnet: HIAControlNetModel,
+        unet: HIAUNetMotionModel,
+        reference_timestep: Literal["zero", "current"] = "zero",
+        unconditional_controlnet: bool = False,
+    ) -> None:
+        super().__init__()
+        self.appearance_encoder = appearance_encoder
+        self.controlnet = controlnet
+        self.unet = unet
+        self.reference_timestep = reference_timestep
+        self.unconditional_controlnet = unconditional_controlnet
+
+    @classmethod
+    def of_pipeline(cls, pipeline: Any) -> "HIADenoiser":
+        """The denoiser of a [`HIAPipeline`], which shares its networks.
+
+        Args:
+            pipeline ([`HIAPipeline`]):
+                Its three networks and its configuration are taken.
+        """
+        return cls(
+            pipeline.appearance_encoder,
+            pipeline.controlnet,
+            pipeline.unet,
+            reference_timestep=pipeline.config.reference_timestep,
+            unconditional_controlnet=pipeline.config.unconditional_controlnet,
+        )
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditions: HIAConditions,
+        residuals: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Predict the noise, or what else the schedule's `prediction_type` names.
+
+        Where `conditions.unconditional` is a tensor, all networks run for all clips, and what a clip does not see gets
+        gradients of zero, not none, so that distributed training finds every parameter in use.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
+                Noisy latents.
+            timestep (`torch.Tensor` of shape `()` or `(B,)`):
+                The timestep, one for all clips or one per clip.
+            conditions ([`HIAConditions`]):
+                Of B clips and F frames.
+            residuals (`Sequence[torch.Tensor]`, *optional*):
+                From [`HIADenoiser.control`], of these clips, or of the conditional half of
+                [`HIAConditions.both_branches`]; by default computed.
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, F, h, w)`.
+        """
+        reference = None
+        if conditions.unconditional is not True:
+            conditions = self.read_reference(conditions, timestep)
+            reference = conditions.reference
+        if residuals is None:
+            residuals = self.control(latents, timestep, conditions)
+        return self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=_of_branch(
+                conditions.encoder_hidden_states, conditions.null_encoder_hidden_states, conditions.unconditional
+            ),
+            added_cond_kwargs=self._added_cond_kwargs(conditions),
+            cross_attention_kwargs=conditions.attention_kwargs,
+            reference_features=reference,
+            return_dict=False,
+            **unet_arguments(self._seen_residuals(residuals, conditions, latents.shape[2])),
+        )[0]
+
+    def guided(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditions: HIAConditions,
+        guidance_scale: float,
+        batch_guidance: bool = False,
+        cache: DeepCache | None = None,
+    ) -> torch.Tensor:
+        """Predict with animation-CFG (paper Eq. 4, with its sign set right).
+
+        Args:
+            latents, timestep, conditions:
+                As of [`HIADenoiser.forward`]; the conditions are those of the conditional branch.
+            guidance_scale (`float`):
+                At most 1 runs no unconditional branch.
+            batch_guidance (`bool`, *optional*, defaults to `False`):
+                Whether both branches are one call of the UNet.
+            cache ([`DeepCache`], *optional*):
+                What to reuse of earlier steps.
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, F, h, w)`.
+        """
+        cache = DeepCache(self.unet, 1) if cache is None else cache
+        residuals = cache.output("control", lambda: self.control(latents, timestep, conditions))
+
+        def branch(name: str, latents: torch.Tensor, conditions: HIAConditions) -> torch.Tensor:
+            return cache.run(name, lambda: self(latents, timestep, conditions, residuals))
+
+        if guidance_scale <= 1:
+            return branch("conditional", latents, conditions)
+        if batch_guidance:
+            both = branch("both", latents.repeat(2, 1, 1, 1, 1), conditions.both_branches())
+            conditional, unconditional = both.chunk(2)
+        else:
+            conditional = branch("conditional", latents, conditions)
+            unconditional = branch("unconditional", latents, conditions.drop())
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def read_reference(self, conditions: HIAConditions, timestep: torch.Tensor | int = 0) -> HIAConditions:
+        """Run the appearance encoder, for all calls of one timestep, or of a clip where `reference_timestep` is zero.
+
+        Args:
+            conditions ([`HIAConditions`]):
+                With the latents of reference images; returned as they are where they have features.
+            timestep (`torch.Tensor` or `int`, *optional*, defaults to 0):
+                The current timestep.
+        """
+        if isinstance(conditions.reference, ReferenceFeatures):
+            return conditions
+        latents, encoder = conditions.reference, self.appearance_encoder
+        clips_per_image = len(conditions) // len(latents)
+        states = conditions.encoder_hidden_states[::clips_per_image]
+        if self.reference_timestep == "zero":
+            timestep = torch.zeros_like(torch.as_tensor(timestep))
+        output = encoder(_in_dtype_of(encoder, latents), timestep, _in_dtype_of(encoder, states))
+        features = {
+            name: _in_dtype_of(self.unet, value.repeat_interleave(clips_per_image, dim=0))
+            for name, value in output.reference_features.items()
+        }
+        dropped = None if isinstance(conditions.unconditional, bool) else conditions.unconditional
+        return replace(conditions, reference=ReferenceFeatures(features, dropped))
+
+    def control(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: HIAConditions) -> list[torch.Tensor]:
+        """Run the ControlNet.
+
+        Args:
+            latents, timestep, conditions:
+                As of [`HIADenoiser.forward`].
+
+        Returns:
+            `list[torch.Tensor]`: what [`unet_arguments`] takes, each `(B * F, C, h, w)`; nothing where the ControlNet
+            has no say.
+        """
+        if conditions.control_scale == 0:
+            return []
+        num_frames, frames = latents.shape[2], conditions.conditioning_frames
+        states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
+        if isinstance(frames, ConditioningEmbeddings):
+            frames = frames.windows([range(num_frames)], latents.device)
+        down_residuals, last_residual = self.controlnet(
+            _in_dtype_of(self.controlnet, latents.transpose(1, 2).flatten(0, 1)),
+            timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
+            encoder_hidden_states=_in_dtype_of(self.controlnet, states),
+            controlnet_cond=frames.flatten(0, 1) if isinstance(frames, torch.Tensor) else frames,
+            conditioning_scale=conditions.control_scale,
+            return_dict=False,
+        )
+        return [_in_dtype_of(self.unet, residual) for residual in (*down_residuals, last_residual)]
+
+    def _seen_residuals(
+        self, residuals: Sequence[torch.Tensor], conditions: HIAConditions, num_frames: int
+    ) -> Sequence[torch.Tensor]:
+        unconditional = conditions.unconditional
+        if isinstance(unconditional, bool):
+            return [] if unconditional and not self.unconditional_controlnet else residuals
+        kept = None if self.unconditional_controlnet else ~unconditional.repeat_interleave(num_frames)
+        seen = []
+        for residual in residuals:
+            residual = _repeated(residual, len(conditions) * num_frames // len(residual))
+            seen.append(residual if kept is None else residual * kept[:, None, None, None])
+        return seen
+
+    def _added_cond_kwargs(self, conditions: HIAConditions) -> dict[str, list[torch.Tensor]] | None:
+        if not conditions.image_embeds:
+            return None
+        pairs = zip(conditions.image_embeds, conditions.null_image_embeds, strict=True)
+        return {"image_embeds": [_of_branch(*pair, conditions.unconditional) for pair in pairs]}
+
+
+def _of_branch(
+    conditional: torch.Tensor, null: torch.Tensor | None, unconditional: bool | torch.Tensor
+) -> torch.Tensor:
+    """Of two tensors with one entry per clip, what each clip sees."""
+    if null is None or unconditional is False:
+        return conditional
+    if unconditional is True:
+        return null
+    return torch.where(unconditional.reshape(-1, *[1] * (conditional.ndim - 1)), null, conditional)
+
+
+def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
+    return values if times == 1 else values.repeat(times, *[1] * (values.ndim - 1))
+
+
+def _in_dtype_of(network: Any, values: torch.Tensor) -> torch.Tensor:
+    """Networks of a pipeline may be kept in different precisions; in training, autocast looks after each layer."""
+    return values if torch.is_grad_enabled() else values.to(network.dtype)
