@@ -29,7 +29,7 @@ from diffusers.callbacks import PipelineCallback
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
 from rounding import assert_equal_up_to_rounding
 from small_networks import autoencoder_dc
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from text_parts import text_parts as tiny_text_parts
 
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
@@ -43,25 +43,8 @@ def seeded(seed=0):
 
 
 @pytest.fixture
-def text_parts(tmp_path):
-    """A tiny text encoder and a real tokenizer with a vocabulary of single letters."""
-    letters = ["<|startoftext|>", "<|endoftext|>", "a", "a</w>"]
-    (tmp_path / "vocab.json").write_text(str({token: i for i, token in enumerate(letters)}).replace("'", '"'))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), model_max_length=5)
-    torch.manual_seed(0)
-    config = CLIPTextConfig(
-        vocab_size=4,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=5,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return {"text_encoder": CLIPTextModel(config).eval(), "tokenizer": tokenizer}
+def text_parts():
+    return tiny_text_parts()
 
 
 # Where frames are compared with `torch.equal`, both calls run the same kernels on the same shapes in the same order.
@@ -884,7 +867,7 @@ def offload_sequentially(pipe):
         lambda pipe: pipe.enable_attention_slicing("max"),
         lambda pipe: pipe.unet.fuse_qkv_projections(),
         lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.1, 1.2),
-        lambda pipe: pipe.load_lora_weights(add_lora(pipe), prefix=None),
+        lambda pipe: pipe.load_lora_weights(add_lora(pipe)),
         lambda pipe: add_ip_adapter(pipe),
         lambda pipe: pipe.enable_group_offload(
             onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
-from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
+from diffusers.loaders import IPAdapterMixin
 from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
@@ -30,7 +30,9 @@ from .exclusive_use import USED_HERE, exclusive_use, is_used_here, one_call_at_a
 from .finite_results import check_finite
 from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
+from .lora import HIALoraLoaderMixin
 from .models.appearance_encoder import HIAAppearanceEncoder
+from .models.attachments import check_no_attachments, remove_fused_projections
 from .models.autoencoder import Autoencoder, decode_latents, encode_pictures, vae_scale_factor
 from .models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
 from .models.controlnet import ConditioningEmbeddings, HIAControlNetModel
@@ -136,7 +138,7 @@ class HIAPipelineOutput(BaseOutput):
     frames: torch.Tensor | np.ndarray | list[list[PIL.Image.Image]]
 
 
-class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, IPAdapterMixin):
+class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, IPAdapterMixin):
     """Animates reference pictures with the motion of conditioning frames.
 
     Cross-attention takes its context from one of two sources: the projected token of `image_encoder` (zeros for the
@@ -283,7 +285,14 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
 
         They are a model card, unless there is a `README.md` already, and `pipeline.py`, which says to
         `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` that the class is this one.
+
+        Raises:
+            ValueError: If LoRA, an IP-Adapter or fused projections are in the way; nothing is written then.
         """
+        for name, component in self.components.items():
+            if isinstance(component, torch.nn.Module):
+                is_of_pipeline = name in self._lora_loadable_modules
+                check_no_attachments(name, component, "unload_lora_weights" if is_of_pipeline else "unload_lora")
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         (Path(save_directory) / PIPELINE_FILE).write_text(PIPELINE_CODE)  # first: diffusers may upload the folder
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -316,6 +325,12 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLo
     def disable_window_parallelism(self) -> None:
         """Make clips in this process alone."""
         self._window_group = None
+
+    def unfuse_qkv_projections(self, unet: bool = True, vae: bool = True) -> None:
+        """Undo [`~diffusers.StableDiffusionMixin.fuse_qkv_projections`], and leave nothing of it behind."""
+        super().unfuse_qkv_projections(unet, vae)
+        if vae:
+            remove_fused_projections(self.vae)
 
     def unload_ip_adapter(self) -> None:
         """Remove IP-Adapters, and keep the image encoder if the context comes from it."""

@@ -12,6 +12,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 
+from .attachments import check_no_attachments
 from .context_attention import ContextAttention
 from .modeling_hia import StrictLoadingMixin, extends_init
 
@@ -157,6 +158,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+        check_no_attachments("unet", unet)
         return super().from_unet(unet, conditioning_channels=conditioning_channels, **kwargs)
 
     @classmethod
@@ -171,6 +173,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         """
         if not isinstance(controlnet, ControlNetModel):
             raise TypeError(f"`controlnet` must be a ControlNetModel, got {type(controlnet).__name__}.")
+        check_no_attachments("controlnet", controlnet)
         new_channels = conditioning_channels - controlnet.config.conditioning_channels
         if new_channels < 0:
             raise ValueError(

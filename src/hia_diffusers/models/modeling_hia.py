@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import hf_hub_download
 from torch import nn
 
+from .attachments import check_no_attachments
 from .component_files import check_component_files, read_json_object
 
 
@@ -181,5 +182,10 @@ class StrictLoadingMixin(ModelMixin):
             )
 
         return load_without_mismatch(super(), pretrained_model_name_or_path, **{"use_safetensors": True, **kwargs})
+
+    @functools.wraps(ModelMixin.save_pretrained)  # diffusers looks at the arguments
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        check_no_attachments(type(self).__name__, self)
+        super().save_pretrained(*args, **kwargs)
 
     _other_class_hint: str = "load it with that class."

@@ -13,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
 from torch import nn
 
+from .attachments import check_no_attachments, remove_fused_projections
 from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
 from .reference_attention import (
     REFERENCE,
@@ -254,6 +255,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+        check_no_attachments("unet", unet)
         if motion_adapter is not None:
             check_motion_adapter(motion_adapter, unet)
         return super().from_unet2d(unet, motion_adapter, load_weights).to(unet.device)
@@ -268,12 +270,25 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         """
         if not isinstance(unet, UNetMotionModel):
             raise TypeError(f"`unet` must be a UNetMotionModel, got {type(unet).__name__}.")
-        if unet.encoder_hid_proj is not None:
-            raise ValueError("`unet` carries an IP-Adapter: unload it, convert, and load it again.")
+        check_no_attachments("unet", unet)
         with torch.device("meta"):
             model = cls.from_config(unet.config, motion_norm="clip")
         model.load_state_dict(unet.state_dict(), assign=True)
         return model.train(unet.training)
+
+    def fuse_qkv_projections(self) -> None:
+        """Compute queries, keys and values of spatial attention and of motion modules with one matrix.
+
+        Raises:
+            ValueError: If LoRA or an IP-Adapter is loaded, which would act no more, or they are fused already.
+        """
+        check_no_attachments("unet", self)
+        super().fuse_qkv_projections()
+
+    def unfuse_qkv_projections(self) -> None:
+        """Undo [`HIAUNetMotionModel.fuse_qkv_projections`]."""
+        super().unfuse_qkv_projections()
+        remove_fused_projections(self)
 
     def set_motion_modules(self, used: bool) -> None:
         """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.

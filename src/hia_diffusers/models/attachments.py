@@ -1,0 +1,81 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""What diffusers attaches to a network for a while, and no checkpoint holds: LoRA, fused projections, IP-Adapters."""
+
+import sys
+from typing import Any
+
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+
+def lora_layers(network: nn.Module) -> list[Any]:
+    """
+    The layers of a network that PEFT has put in place of its own.
+
+    Args:
+        network (`nn.Module`):
+            The network.
+    """
+    tuners = sys.modules.get("peft.tuners.tuners_utils")  # where nobody has imported PEFT there are none
+    return [] if tuners is None else [m for m in network.modules() if isinstance(m, tuners.BaseTunerLayer)]
+
+
+def has_fused_projections(network: nn.Module) -> bool:
+    """
+    Whether attention computes queries, keys and values with one matrix of its own, beside those that it was made of.
+
+    Args:
+        network (`nn.Module`):
+            The network.
+    """
+    return any(isinstance(module, Attention) and module.fused_projections for module in network.modules())
+
+
+def remove_fused_projections(network: nn.Module) -> None:
+    """
+    Take the matrices away that `fuse_qkv_projections` made: `unfuse_qkv_projections` of diffusers leaves them.
+
+    Args:
+        network (`nn.Module`):
+            The network, whose attention processors use them no more.
+    """
+    for module in network.modules():
+        if isinstance(module, Attention) and module.fused_projections:
+            for name in ("to_qkv", "to_kv"):
+                if hasattr(module, name):
+                    delattr(module, name)
+            module.fused_projections = False
+
+
+def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lora") -> None:
+    """
+    Refuse a network whose function is not that of its own weights alone, before it is saved or converted.
+
+    Args:
+        name (`str`):
+            Of the network, for errors.
+        network (`nn.Module`):
+            The network.
+        unload (`str`, *optional*, defaults to `"unload_lora"`):
+            The method that unloads LoRA, for errors.
+
+    Raises:
+        ValueError: If LoRA is loaded or fused, projections are fused, or an IP-Adapter is loaded; it says what to
+            call.
+    """
+    layers = lora_layers(network)
+    if any(layer.merged for layer in layers):
+        raise ValueError(
+            f"`{name}` has LoRA fused into its weights that can still be taken out: call `{unload}()` first, which"
+            " leaves it fused, or `unfuse_lora()` before that."
+        )
+    if layers:
+        raise ValueError(
+            f"`{name}` has LoRA beside its weights: call `{unload}()` first, and `fuse_lora()` before that if it is to"
+            " stay in the weights."
+        )
+    if has_fused_projections(network):
+        raise ValueError(f"`{name}` has fused projections beside its weights: call `unfuse_qkv_projections()` first.")
+    if hasattr(getattr(network, "encoder_hid_proj", None), "image_projection_layers"):
+        raise ValueError(f"`{name}` has an IP-Adapter beside its weights: call `unload_ip_adapter()` first.")
