@@ -49,7 +49,7 @@ ALLOWED_IMPORTS = {
     },
     "modular_hia": {
         *("models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "pipeline_inputs", "exclusive_use"),
-        "animation.animator",
+        *("animation.animator", "pipeline_folder"),
     },
     # Commands are like users: they may import the root.
     "commands": {
@@ -61,7 +61,7 @@ ALLOWED_IMPORTS = {
     "commands.convert": {"commands", "conversion"},
     "__main__": {"__init__", "commands"},
     "data.animations": {"images"},
-    "data.sound": {"data.containers"},
+    "data.sound": {"data.animations", "data.containers"},
     "data.video": {"data.animations", "data.containers", "data.display", "data.sound", "images"},
     "data.watermark": {"data.video"},
     "data.clip_preparation": {

@@ -5,6 +5,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.torch
 import torch
 from diffusers import ModularPipeline, SequentialPipelineBlocks
 
@@ -247,6 +249,46 @@ def test_neither_command_runs_the_code_untrusted(saved, arguments):
     result = diffusers_cli(saved, *arguments)
     assert result.returncode != 0
     assert "trust_remote_code=True" in result.stderr
+
+
+def drop(tensors):
+    del tensors[sorted(tensors)[0]]
+
+
+def spoil(tensors):
+    tensors[sorted(tensors)[0]] *= float("nan")
+
+
+@pytest.mark.parametrize("edit, match", [(drop, "has 1 missing keys"), (spoil, "not finite|cannot be loaded")])
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("image_encoder", "model.safetensors"),
+        ("unet", "diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_weights_that_do_not_match_are_an_error(tmp_path, name, file, edit, match):
+    folder = shutil.copytree(HIA_TINY, tmp_path / "hia-tiny")
+    tensors = safetensors.torch.load_file(folder / name / file)
+    edit(tensors)
+    safetensors.torch.save_file(tensors, folder / name / file, metadata={"format": "pt"})
+    pipe = HIAModularPipeline.from_pretrained(folder)
+    with pytest.raises(ValueError, match=match):
+        pipe.load_components([name])
+    assert getattr(pipe, name) is None
+
+
+def test_weights_in_other_folders_are_not_loaded(tmp_path):
+    folder = shutil.copytree(HIA_TINY, tmp_path / "hia-tiny")
+    weights = folder / "image_encoder" / "model.safetensors"
+    keys = safetensors.torch.load_file(weights)
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(keys, "../../elsewhere.safetensors")}
+    Path(f"{weights}.index.json").write_text(json.dumps(index))
+    pipe = HIAModularPipeline.from_pretrained(folder)
+    with pytest.raises(ValueError, match="must name files of its own folder only"):
+        pipe.load_components()
 
 
 @pytest.mark.parametrize("source", ["own", "moved", "plain", "diffusers"])

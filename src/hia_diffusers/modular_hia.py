@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderKL, ModularPipeline, ModularPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineState
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, ConfigSpec, InputParam, OutputParam
+from torch import nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from . import checks
@@ -27,7 +28,9 @@ from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.controlnet import HIAControlNetModel
 from .models.denoiser import HIAConditions
+from .models.modeling_hia import check_finite_weights
 from .models.unet_motion import HIAUNetMotionModel
+from .pipeline_folder import check_component
 from .pipeline_hia import HIAPipeline
 from .pipeline_inputs import DenoisingOptions
 from .scheduling_shifted_snr import ShiftedSNRScheduler
@@ -367,6 +370,8 @@ class HIAModularPipeline(ModularPipeline):
     default_blocks_name = "HIABlocks"
 
     def __init__(self, blocks: ModularPipelineBlocks | None = None, **kwargs: Any) -> None:
+        if kwargs.get("pretrained_model_name_or_path") is not None:  # diffusers loads no component of a `Path`
+            kwargs["pretrained_model_name_or_path"] = str(kwargs["pretrained_model_name_or_path"])
         super().__init__(blocks=HIABlocks() if blocks is None else blocks, **kwargs)
 
     @classmethod
@@ -410,14 +415,40 @@ class HIAModularPipeline(ModularPipeline):
         """
         return super().__call__(state, output, **kwargs)
 
-    def load_components(self, *args: Any, **kwargs: Any) -> None:
+    def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
         """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.
 
-        The arguments are those of [`~diffusers.ModularPipeline.load_components`].
+        Args:
+            names (`list[str]` or `str`, *optional*):
+                Of the components. The default is all that have a source and are not there.
+            kwargs:
+                Those of [`~diffusers.ModularPipeline.load_components`].
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If a component cannot be loaded, or weights have missing or unexpected keys, are no
+                floating-point numbers or not finite. It is not there then.
         """
         if "torch_dtype" not in kwargs:  # without one, transformers takes that in its config, and diffusers float32
             kwargs.setdefault("dtype", torch.float32)
-        super().load_components(*args, **kwargs)
+        before = {name for name in self._component_specs if getattr(self, name, None) is not None}
+        super().load_components(names, **kwargs)
+        wanted = {names} if isinstance(names, str) else set(self._component_specs if names is None else names)
+        for name in wanted & set(self._component_specs) - (before if names is None else set()):
+            spec, component = self._component_specs[name], getattr(self, name, None)
+            source = spec.pretrained_model_name_or_path
+            if source is None or not isinstance(component, (nn.Module, type(None))):
+                continue
+            try:
+                loaded_class = spec.type_hint if component is None else type(component)
+                hub_options = {"revision": spec.revision, "cache_dir": kwargs.get("cache_dir")}
+                check_component(name, loaded_class, source, spec.subfolder, spec.variant, **hub_options)
+                if component is None:
+                    raise ValueError(f"`{name}` cannot be loaded from {source}; a warning says why.")
+                check_finite_weights(component, source)
+            except (OSError, ValueError):
+                self.register_components(**{name: None})
+                raise
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save the pipeline as [`~diffusers.ModularPipeline.save_pretrained`] does, and its blocks beside it.

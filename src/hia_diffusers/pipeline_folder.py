@@ -118,6 +118,43 @@ def check_pipeline_folder(
     check_components(components)
 
 
+def check_component(
+    name: str,
+    component_class: Any,
+    source: str | Path,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    **hub_options: Any,
+) -> None:
+    """
+    Refuse a component whose files are not whole, by its configuration and the header of its weights.
+
+    Args:
+        name (`str`):
+            Of the component, for errors.
+        component_class (`type`):
+            Its class.
+        source (`str` or `os.PathLike`):
+            Hub id, of which it has been downloaded, or local folder.
+        subfolder (`str`, *optional*):
+            Where in `source` it is.
+        variant (`str`, *optional*):
+            Of its weights.
+        hub_options (`dict[str, Any]`):
+            Of `hf_hub_download`.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If a file is damaged, leads out of the folder, or has missing or unexpected keys.
+    """
+    folder = Path(source, subfolder or "")
+    if not folder.exists():
+        options = {option: value for option, value in hub_options.items() if value is not None}
+        folder = Path(hf_hub_download(str(source), "config.json", subfolder=subfolder, **options)).parent
+    if folder.is_dir():
+        _outline(name, component_class, folder, variant, None)
+
+
 def _outline(name: str, component_class: Any, folder: Path, variant: str | None, use_safetensors: bool | None) -> Any:
     """A network on the meta device, or any other component as it is."""
     if not folder.is_dir():

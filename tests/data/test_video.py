@@ -380,6 +380,7 @@ def test_writing_bad_frames_leaves_nothing(tmp_path, frames, fps, message):
         ({"fps": "30"}, "`fps` must be a finite number"),
         ({"keyframe_interval": 2.5}, "`keyframe_interval` must be an integer"),
         ({"comment": 5}, "`comment` must be a str"),
+        ({"audio_from": 5}, "`audio_from` must be a str or a PathLike"),
     ],
 )
 def test_arguments_of_another_type_are_named(tmp_path, arguments, message):

@@ -297,6 +297,8 @@ def write_video(
     options = {"crf": "16", "x264-params": "cpu-independent=1"}
     if keyframe_interval is not None:
         options["g"] = str(checks.integer("keyframe_interval", keyframe_interval))
+    if audio_from is not None:
+        checks.instance("audio_from", audio_from, (str, os.PathLike))
     sound_file = nullcontext() if audio_from is None else open_sound(audio_from)
     try:
         with written_whole(path) as partial, sound_file as sound:
