@@ -12,9 +12,9 @@ are medians; the first of all steps is not counted.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -22,16 +22,12 @@ import torch
 from accelerate import Accelerator
 
 import hia_diffusers
-
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-import train_hia  # noqa: E402
-
-from hia_diffusers.models.denoiser import HIADenoiser  # noqa: E402
-from hia_diffusers.training.components import load_components  # noqa: E402
-from hia_diffusers.training.stages import STAGES, train_only  # noqa: E402
+from hia_diffusers.models.denoiser import HIADenoiser
+from hia_diffusers.training.batches import build_dataset, encode
+from hia_diffusers.training.components import load_components
+from hia_diffusers.training.launch import build_optimizer, place_networks
+from hia_diffusers.training.objective import HIALosses
+from hia_diffusers.training.stages import STAGES, train_only, trained_parts
 
 
 FRAMES = {"spatial": 4, "regional": 4}  # of a sample, as hia-tiny has them; the temporal stages have their own
@@ -60,20 +56,24 @@ class Stopwatch:
 
 
 def seconds_of_stage(stage, args, accelerator):
-    options = ["--stage", stage, "--pretrained_model_name_or_path", args.model, "--procedural_clips", "1000"]
-    options += ["--sizes", args.size, "--mixed_precision", "bf16", "--train_batch_size", str(args.batch_size)]
-    options += ["--output_dir", str(Path(tempfile.gettempdir()) / "none")]
+    config = replace(
+        STAGES[stage],
+        output_dir=Path(tempfile.gettempdir()) / "none",
+        pretrained_model_name_or_path=args.model,
+        procedural_clips=1000,
+        sizes=[args.size],
+        mixed_precision="bf16",
+        train_batch_size=args.batch_size,
+    )
     if stage in FRAMES:
-        options += ["--num_frames", str(FRAMES[stage]), "--frame_stride", "4", "16"]
-    options = train_hia.parse_args(options)
-    dataset = train_hia.build_dataset(options)
+        config = replace(config, num_frames=FRAMES[stage], frame_stride=[4, 16])
+    dataset = build_dataset(config, config.condition_dropout)
     pipeline = load_components(pretrained_model_name_or_path=args.model).pipeline
     model = HIADenoiser.of_pipeline(pipeline)
-    parameters = train_only(model, train_hia.trained_parts(options))
-    train_hia.freeze_in_half_precision(pipeline, model, accelerator)
-    optimizer = train_hia.build_optimizer(options, parameters, 1)
-    losses = train_hia.HIALosses(options, accelerator, model, pipeline, None)
-    options.cache_latents = "none"  # so that the losses take what is encoded already
+    parameters = train_only(model, trained_parts(config))
+    place_networks(config, accelerator, pipeline, model)
+    optimizer, _ = build_optimizer(config, parameters, 1)
+    losses = HIALosses(config, accelerator, model, pipeline)
     watch = Stopwatch(accelerator.device)
     for step in range(args.repeats + 1):
         indices = range(step * args.batch_size, (step + 1) * args.batch_size)
@@ -81,7 +81,7 @@ def seconds_of_stage(stage, args, accelerator):
         batch = torch.utils.data.default_collate(samples)
         pictures = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "reference_pixel_values")}
         with accelerator.autocast():
-            encoded = watch("encoding", lambda pictures=pictures: train_hia.encode(pipeline, pictures))
+            encoded = watch("encoding", lambda pictures=pictures: encode(pipeline, pictures))
             batch |= encoded
             loss = watch("losses", lambda batch=batch, step=step: losses.total(losses(step, batch)))
         watch("gradients", loss.backward)

@@ -24,7 +24,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
-from hia_diffusers.training.stages import STAGES
+from hia_diffusers.training.stages import STAGES, trained_parts
 
 
 def attention_operations(query, key, value, *args, out_shape=None, **kwargs):
@@ -98,7 +98,7 @@ def rows(args):
                     yield (
                         name,
                         TrainingSetup(
-                            options.parts,
+                            trained_parts(options),
                             **frames,
                             windows=windows,
                             mixed_precision=precision,

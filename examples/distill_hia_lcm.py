@@ -10,100 +10,109 @@ step of DDIM leads from x_t to x_(t-k), which is on the same path and so has the
 student tells from there is what the student shall tell from x_t. See docs/training.md.
 """
 
-import argparse
 import copy
 import signal
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import train_hia
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from diffusers import LCMScheduler
 from tqdm.auto import tqdm
 
 import hia_diffusers
 from hia_diffusers.commands import running
-from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.config_parser import ConfigParser
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.training.batches import build_dataset, build_loader, encode, numbered_batches
 from hia_diffusers.training.checkpoints import CheckpointFolder
 from hia_diffusers.training.components import load_components
+from hia_diffusers.training.config import (
+    BaseTrainingConfig,
+    Count,
+    NonNegative,
+    Options,
+    Positive,
+    Probability,
+    option,
+)
+from hia_diffusers.training.export import option_rows, save_whole_pipeline
+from hia_diffusers.training.launch import (
+    SHARDING,
+    build_accelerator,
+    build_optimizer,
+    check_fit,
+    move,
+    place_networks,
+)
 from hia_diffusers.training.losses import noisy_latents, predicted_latents
+from hia_diffusers.training.noise import sample_generators
+from hia_diffusers.training.run_state import (
+    Progress,
+    StopSignal,
+    alone_in,
+    find_checkpoint,
+    load_checkpoint,
+    recorded_options,
+    save_run_state,
+    save_trained_weights_only,
+    write_options,
+)
 from hia_diffusers.training.stages import train_only
 
 
-# Options of train_hia.py that mean the same here.
-SHARED_OPTIONS = {
-    *("output_dir", "pretrained_model_name_or_path", "train_data_dir", "procedural_clips", "procedural_frames"),
-    *("sizes", "resolution_scale", "num_frames", "frame_stride", "samples_per_clip", "horizontal_flip_probability"),
-    *("static_clip_probability", "blur_condition_dropout", "dataloader_num_workers", "cache_latents"),
-    *("cached_epochs", "seed", "max_train_steps", "train_batch_size", "gradient_accumulation_steps"),
-    *("gradient_checkpointing", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles"),
-    *("lr_power", "use_8bit_adam", "use_muon", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
-    *("max_grad_norm", "max_skipped_steps", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit"),
-    *("resume_from_checkpoint", "report_to", "logging_dir"),
-}
+INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run goes on from its last checkpoint.\n")
 
 
 # 1. Options
 
 
-def build_parser():
-    parser = OneLineParser(
-        prog="distill_hia_lcm.py",
-        description=__doc__.split("\n")[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    group = parser.add_argument_group("distillation")
-    group.add_argument(
-        "--teacher_guidance_scale",
-        type=train_hia.AT_LEAST_ZERO,
-        nargs="+",
-        default=[3.5],
-        help="of its animation-CFG, or least and greatest, drawn between; 1 for no unconditional branch",
-    )
-    group.add_argument("--num_ddim_timesteps", type=train_hia.COUNT, default=50, help="steps of the teacher's DDIM")
-    group.add_argument(
-        "--trainable", choices=("unet", "motion_modules"), nargs="+", default=["unet", "motion_modules"]
-    )
-    group.add_argument("--loss_type", choices=("huber", "l2"), default="huber")
-    group.add_argument("--huber_c", type=train_hia.POSITIVE, default=1e-3, help="where Huber turns from L2 to L1")
-    group.add_argument("--ema_decay", type=train_hia.PROBABILITY, default=0.95, help="of the average of the student")
+@dataclass(kw_only=True)
+class DistillationOptions(Options):
+    """What the student learns, and from whom."""
 
-    group = parser.add_argument_group("as of train_hia.py")
-    for action in train_hia.build_parser()._actions:
-        if action.dest in SHARED_OPTIONS:
-            action.required = action.dest in ("output_dir", "pretrained_model_name_or_path")
-            group._add_action(action)
-    # The first two are no options: the student is never asked without its conditions.
-    parser.set_defaults(
-        stage="distillation",
-        condition_dropout=0.0,
-        num_frames=16,
-        resolution_scale=1.0,
-        static_clip_probability=0.0,
-        gradient_accumulation_steps=1,
-        max_train_steps=1000,
+    _argument_group_name = "distillation"
+
+    pretrained_model_name_or_path: str = field(metadata={"help": "the teacher: an HIA pipeline, by id or folder"})
+    teacher_guidance_scale: list[NonNegative] = option(
+        [3.5],
+        "guidance of the teacher, or least and greatest, drawn between; 1 for no unconditional branch",
     )
-    return parser
+    num_ddim_timesteps: Count = option(50, "steps of the teacher's DDIM")
+    trainable: list[str] = field(
+        default_factory=lambda: ["unet", "motion_modules"],
+        metadata={"help": "what is trained", "choices": ("unet", "motion_modules")},
+    )
+    loss_type: Literal["huber", "l2"] = option("huber", "distance between student and target")
+    huber_c: Positive = option(1e-3, "where Huber turns from L2 to L1")
+    ema_decay: Probability = option(0.95, "decay of the student's averaged weights")
+
+
+@dataclass(kw_only=True)
+class DistillationConfig(DistillationOptions, BaseTrainingConfig):
+    """A run of this script."""
+
+    num_frames: Count = option(16, "frames of a sample")
+    gradient_accumulation_steps: Count = option(1, "batches per optimizer step")
+    max_train_steps: Count = option(1000, "optimizer steps")
+
+    def validate(self):
+        super().validate()
+        scales = self.teacher_guidance_scale
+        if len(scales) > 2 or scales != sorted(scales):
+            raise ValueError(f"--teacher_guidance_scale must be one number, or least and greatest, got {scales}.")
+        if Path(self.pretrained_model_name_or_path).resolve() == Path(self.output_dir).resolve():
+            raise ValueError("--output_dir must be another folder than --pretrained_model_name_or_path.")
+
+
+def build_parser():
+    return ConfigParser(DistillationConfig, prog="distill_hia_lcm.py", description=__doc__.split("\n")[0])
 
 
 def parse_args(argv=None):
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if (args.train_data_dir is None) == (args.procedural_clips is None):
-        parser.error("give either --train_data_dir or --procedural_clips.")
-    scales = args.teacher_guidance_scale
-    if len(scales) > 2 or scales != sorted(scales):
-        parser.error(f"--teacher_guidance_scale must be one number, or least and greatest, got {scales}.")
-    if args.use_8bit_adam and args.use_muon:
-        parser.error("give either --use_8bit_adam or --use_muon.")
-    if Path(args.pretrained_model_name_or_path).resolve() == Path(args.output_dir).resolve():
-        parser.error("--output_dir must be another folder than --pretrained_model_name_or_path.")
-    return args
+    return build_parser().parse_args(argv)
 
 
 # 2. Consistency
@@ -114,7 +123,7 @@ def student_scheduler(teacher_scheduler, num_ddim_timesteps):
     num_train_timesteps = teacher_scheduler.config.num_train_timesteps
     if num_ddim_timesteps > num_train_timesteps or num_train_timesteps % num_ddim_timesteps:
         # LCMScheduler would start below the last timestep, where the shifted schedule has its noise.
-        raise SystemExit(f"--num_ddim_timesteps must divide {num_train_timesteps}, got {num_ddim_timesteps}.")
+        raise ValueError(f"--num_ddim_timesteps must divide {num_train_timesteps}, got {num_ddim_timesteps}.")
     return LCMScheduler.from_config(teacher_scheduler.config, original_inference_steps=num_ddim_timesteps)
 
 
@@ -138,21 +147,19 @@ def consistency(scheduler, output, noisy, timesteps):
     return per_sample(skip, noisy) * noisy + per_sample(out, noisy) * clean
 
 
-def consistency_loss(args, prediction, target):
+def consistency_loss(config, prediction, target):
     difference = prediction.float() - target.float()
-    if args.loss_type == "l2":
+    if config.loss_type == "l2":
         return difference.square().mean()
-    return ((difference.square() + args.huber_c**2).sqrt() - args.huber_c).mean()
+    return ((difference.square() + config.huber_c**2).sqrt() - config.huber_c).mean()
 
 
-def draw(args, batch_number, rank, shape):
+def draw(config, batch_number, rank, shape):
     """Noise, steps of DDIM and guidance scales, by the run's seed and the number of batch and sample."""
     noise, steps, scales = [], [], []
-    least, *_, greatest = 2 * args.teacher_guidance_scale
-    for position in range(rank * shape[0], (rank + 1) * shape[0]):
-        seed = np.random.SeedSequence([args.seed, batch_number, position]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(seed[0]))
-        steps.append(torch.randint(args.num_ddim_timesteps, (), generator=generator))
+    least, *_, greatest = 2 * config.teacher_guidance_scale
+    for generator in sample_generators(config.seed, batch_number, rank, shape[0]):
+        steps.append(torch.randint(config.num_ddim_timesteps, (), generator=generator))
         scales.append(torch.empty(()).uniform_(least, greatest, generator=generator))
         noise.append(torch.randn((1, *shape[1:]), generator=generator))
     return torch.cat(noise), torch.stack(steps), torch.stack(scales)
@@ -161,24 +168,24 @@ def draw(args, batch_number, rank, shape):
 class Distillation:
     """The loss of a batch."""
 
-    def __init__(self, args, accelerator, pipeline, scheduler, student, target, teacher):
-        self.args, self.accelerator, self.pipeline, self.scheduler = args, accelerator, pipeline, scheduler
+    def __init__(self, config, accelerator, pipeline, scheduler, student, target, teacher):
+        self.config, self.accelerator, self.pipeline, self.scheduler = config, accelerator, pipeline, scheduler
         self.student, self.target, self.teacher = student, target, teacher
 
     def __call__(self, batch_number, batch):
-        args, device, scheduler = self.args, self.accelerator.device, self.scheduler
+        config, device, scheduler = self.config, self.accelerator.device, self.scheduler
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
-        if not args.cache_latents:
-            batch = train_hia.encode(self.pipeline, batch)
+        if "latents" not in batch:
+            batch = encode(self.pipeline, batch)
         conditions = HIAConditions(
             batch["context"],
             batch["reference_latents"],
             batch["conditioning"],
             null_encoder_hidden_states=batch["null_context"],
         )
-        noise, steps, scales = draw(args, batch_number, self.accelerator.process_index, batch["latents"].shape)
+        noise, steps, scales = draw(config, batch_number, self.accelerator.process_index, batch["latents"].shape)
         noise, steps, scales = noise.to(device), steps.to(device), scales.to(device)
-        stride = scheduler.config.num_train_timesteps // args.num_ddim_timesteps
+        stride = scheduler.config.num_train_timesteps // config.num_ddim_timesteps
         timesteps = (steps + 1) * stride - 1
         noisy = noisy_latents(scheduler, batch["latents"], noise, timesteps)
 
@@ -189,12 +196,12 @@ class Distillation:
             previous = (timesteps - stride).clamp(min=0)
             target = consistency(scheduler, self.target(less_noisy, previous, conditions), less_noisy, previous)
         prediction = consistency(scheduler, self.student(noisy, timesteps, conditions), noisy, timesteps)
-        return consistency_loss(args, prediction, target)
+        return consistency_loss(config, prediction, target)
 
     def guided(self, noisy, timesteps, conditions, scales):
         """The teacher's answer under animation-CFG (Eq. 4), with a scale of its own for each sample."""
         answer = self.teacher(noisy, timesteps, conditions)
-        if set(self.args.teacher_guidance_scale) == {1}:
+        if set(self.config.teacher_guidance_scale) == {1}:
             return answer
         unconditional = self.teacher(noisy, timesteps, conditions.drop())
         return unconditional + per_sample(scales, noisy) * (answer - unconditional)
@@ -221,92 +228,91 @@ By `examples/distill_hia_lcm.py` of hia-diffusers {version}, {steps} steps with 
 """
 
 
-def export_pipeline(args, scheduler, unet, folder):
+def export_pipeline(config, scheduler, unet, folder):
     """The teacher with the student's averaged weights and LCMScheduler."""
-    pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
+    pipeline = load_components(pretrained_model_name_or_path=config.pretrained_model_name_or_path).pipeline
     pipeline.unet.load_state_dict(unet)
     pipeline.scheduler = scheduler
     card = CARD.format(
         version=hia_diffusers.__version__,
-        steps=args.max_train_steps,
+        steps=config.max_train_steps,
         torch=torch.__version__,
-        rows=train_hia.option_rows(args),
+        rows=option_rows(config),
     )
-    train_hia.save_whole_pipeline(pipeline, folder, card)
+    save_whole_pipeline(pipeline, folder, card)
 
 
-def main(args):
-    folder = Path(args.output_dir)
-    accelerator = Accelerator(
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=args.gradient_accumulation_steps),
-        mixed_precision=args.mixed_precision,
-        log_with=args.report_to,
-        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder / args.logging_dir),
-    )
-    if accelerator.distributed_type in train_hia.SHARDING:
-        raise SystemExit("The average of the student needs whole weights: launch with a configuration for DDP.")
-    with train_hia.alone_in(folder, accelerator):
-        run(args, accelerator, folder)
+def train(config):
+    folder = Path(config.output_dir)
+    accelerator = build_accelerator(config)
+    if accelerator.distributed_type in SHARDING:
+        raise ValueError("The average of the student needs whole weights: launch with a configuration for DDP.")
+    with alone_in(folder, accelerator):
+        train_in(folder, config, accelerator)
 
 
-def run(args, accelerator, folder):
-    checkpoints = CheckpointFolder(folder, args.checkpoints_total_limit)
-    checkpoint, options = train_hia.check_resumable(args, folder, checkpoints, accelerator)
+def train_in(folder, config, accelerator):
+    # 1. Checkpoints
+    checkpoints = CheckpointFolder(folder, config.checkpoints_total_limit)
+    options = recorded_options(config, accelerator)
+    checkpoint = find_checkpoint(config, options, accelerator)
 
-    # Networks
-    dataset = train_hia.build_dataset(args)
-    pipeline = load_components(pretrained_model_name_or_path=args.pretrained_model_name_or_path).pipeline
-    train_hia.check_fit(args, pipeline)
-    scheduler = student_scheduler(pipeline.scheduler, args.num_ddim_timesteps)
+    # 2. Networks
+    dataset = build_dataset(config)
+    pipeline = load_components(pretrained_model_name_or_path=config.pretrained_model_name_or_path).pipeline
+    check_fit(config, pipeline)
+    scheduler = student_scheduler(pipeline.scheduler, config.num_ddim_timesteps)
     teacher, target, student = (HIADenoiser.of_pipeline(pipeline) for _ in range(3))
     for other in (teacher, target):
         other.unet = copy.deepcopy(pipeline.unet).requires_grad_(False)
     has_motion = pipeline.unet.config.use_motion_modules
-    if "motion_modules" in args.trainable and not has_motion:
-        raise SystemExit(
-            f"--trainable: the UNet of {args.pretrained_model_name_or_path} leaves its motion modules out, as after a "
-            "spatial stage; give --trainable unet, or a pipeline of a temporal stage."
+    if "motion_modules" in config.trainable and not has_motion:
+        raise ValueError(
+            f"--trainable: the UNet of {config.pretrained_model_name_or_path} leaves its motion modules out, as after "
+            "a spatial stage; give --trainable unet, or a pipeline of a temporal stage."
         )
-    parameters = train_only(student, args.trainable)
+    parameters = train_only(student, config.trainable)
     student.unet.set_motion_modules(has_motion)  # as the teacher
     trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    if args.gradient_checkpointing:
+    if config.gradient_checkpointing:
         student.unet.enable_gradient_checkpointing()
-    train_hia.freeze_in_half_precision(pipeline, student, accelerator)
-    train_hia.move(teacher.unet, accelerator.device, pipeline.vae.dtype)
+    place_networks(config, accelerator, pipeline, student)
+    move(teacher.unet, accelerator.device, pipeline.vae.dtype)
     target.unet.to(accelerator.device)
 
-    # Data
-    loader = train_hia.build_loader(args, accelerator, dataset, pipeline)
+    # 3. Data
+    loader = build_loader(config, accelerator, dataset, pipeline)
 
-    # Optimizer
-    optimizer, lr_scheduler = train_hia.build_optimizer(args, parameters, accelerator.num_processes)
+    # 4. Optimizer
+    optimizer, lr_scheduler = build_optimizer(config, parameters, accelerator.num_processes)
     model, optimizer = accelerator.prepare(student, optimizer)
-    progress = train_hia.Progress()
-    train_hia.save_trained_weights_only(accelerator, trained)
-    train_hia.save_run_state(accelerator, progress, lr_scheduler, target.unet)
+
+    # 5. Resume
+    progress = Progress()
+    save_trained_weights_only(accelerator, trained)
+    save_run_state(accelerator, progress, lr_scheduler, target.unet)
     if checkpoint is not None:
-        train_hia.load_checkpoint(accelerator, checkpoint, progress)
+        load_checkpoint(accelerator, checkpoint, progress)
     checkpoints.delete_unfinished(accelerator)
     if accelerator.is_main_process:
-        train_hia.write_json(folder / train_hia.OPTIONS_FILE, options)
-    if args.report_to:
+        write_options(folder, options)
+    if config.report_to:
         accelerator.init_trackers("hia", {name: str(value) for name, value in options.items()})
-    stop = train_hia.StopSignal(signal.SIGTERM)
+    stop = StopSignal(signal.SIGTERM)
 
-    # Training
-    compute_loss = Distillation(args, accelerator, pipeline, scheduler, model, target, teacher)
-    bar = tqdm(initial=progress.step, total=args.max_train_steps, disable=not accelerator.is_local_main_process)
-    batches = train_hia.numbered_batches(loader, progress.batches)
+    # 6. Training loop
+    compute_loss = Distillation(config, accelerator, pipeline, scheduler, model, target, teacher)
+    bar = tqdm(initial=progress.step, total=config.max_train_steps, disable=not accelerator.is_local_main_process)
+    batches = numbered_batches(loader, progress.batches)
     total = 0.0
-    while progress.step < args.max_train_steps:
+    while progress.step < config.max_train_steps:
         number, batch = next(batches)
-        progress.unreadable.update(line for text in batch["skipped"] for line in text.splitlines())
+        progress.count_unreadable(batch["skipped"])
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 loss = compute_loss(number, batch)
             accelerator.backward(loss)
-            total += loss.detach() / args.gradient_accumulation_steps
+            total += loss.detach() / config.gradient_accumulation_steps
             progress.batches = number + 1
             if not accelerator.sync_gradients:
                 continue
@@ -314,24 +320,20 @@ def run(args, accelerator, folder):
             sums = torch.stack([total, total.new_tensor(float(stop.received))])
             mean, received = accelerator.reduce(sums, "mean").tolist()
             total = 0.0
-            grad_norm = float(accelerator.clip_grad_norm_(parameters, args.max_grad_norm))
+            grad_norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
             # The scaler of fp16 skips steps whose gradients overflow, and lowers its scale.
             if not np.isfinite(mean) or (accelerator.scaler is None and not np.isfinite(grad_norm)):
-                raise SystemExit(
+                raise RuntimeError(
                     f"The loss of step {progress.step + 1}, or its gradient, is not finite: lower --learning_rate, or "
                     "use --mixed_precision bf16 or no."
                 )
             optimizer.step()
             is_step = not optimizer.step_was_skipped
             if is_step:
-                progress.skipped_in_a_row = 0
                 lr_scheduler.step()
-                move_towards(target.unet, student.unet, args.ema_decay)
-                progress.step += 1
+                move_towards(target.unet, student.unet, config.ema_decay)
                 bar.update()
-            else:
-                progress.skipped_in_a_row += 1
-                progress.skipped_steps += 1
+            progress.count_step(is_step)
             optimizer.zero_grad()
         if is_step:
             bar.set_postfix(loss=f"{mean:.4f}")
@@ -340,12 +342,14 @@ def run(args, accelerator, folder):
             )
         else:
             accelerator.print(f"Step {progress.step + 1} skipped: its gradient overflows in fp16.")
-            if progress.skipped_in_a_row >= args.max_skipped_steps:
-                raise SystemExit(
+            if progress.skipped_in_a_row >= config.max_skipped_steps:
+                raise RuntimeError(
                     f"The gradient overflowed in fp16 {progress.skipped_in_a_row} times in a row: lower "
                     "--learning_rate, or use --mixed_precision bf16 or no."
                 )
-        is_due = is_step and (progress.step == args.max_train_steps or progress.step % args.checkpointing_steps == 0)
+        is_due = is_step and (
+            progress.step == config.max_train_steps or progress.step % config.checkpointing_steps == 0
+        )
         if is_due or (received and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if received:
@@ -353,17 +357,18 @@ def run(args, accelerator, folder):
             accelerator.end_training()
             sys.exit(128 + signal.SIGTERM)
 
+    # 7. Pipeline
     if accelerator.is_main_process:
-        export_pipeline(args, scheduler, target.unet.state_dict(), folder)
+        export_pipeline(config, scheduler, target.unet.state_dict(), folder)
     for line, times in progress.state_dict()["unreadable"].items():
         accelerator.print(f"Another clip took the place of one that cannot be read: {line} ({times} times)")
     accelerator.end_training()
 
 
-def command(argv=None):
-    """Runs what the options say; whatever goes wrong is one sentence and status 2."""
-    running.run(build_parser(), main, argv, interrupted=train_hia.INTERRUPTED, parse=parse_args)
+def main(argv=None):
+    parser = build_parser()
+    running.run(parser, train, argv, parser.worded, INTERRUPTED)
 
 
 if __name__ == "__main__":
-    command()
+    main()

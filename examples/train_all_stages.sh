@@ -24,11 +24,11 @@ runs=$1 config=$2
 shift 2
 for option in "$@"; do
     case $option in
-        --from_scratch* | --*_name_or_path*)
+        --from[_-]scratch* | --*[_-]name[_-]or[_-]path*)
             echo "$0: ${option%%=*} belongs in $config, to the spatial stage; later ones start from earlier ones." >&2
             exit 2
             ;;
-        --stage | --stage=* | --config | --config=* | --output_dir* | --resume_from_checkpoint*)
+        --stage | --stage=* | --config | --config=* | --output[_-]dir* | --resume[_-]from[_-]checkpoint*)
             echo "$0: ${option%%=*} is given by this script." >&2
             exit 2
             ;;

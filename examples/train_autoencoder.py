@@ -10,10 +10,10 @@ and fast hands lose most: hands count more in the loss, and their sharpness is m
 command goes on with a run that was interrupted.
 """
 
-import argparse
 import json
 import math
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hia_diffusers import MotionBlurConditioner
-from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.config_parser import ConfigParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import box_masks
 from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
@@ -34,6 +34,7 @@ from hia_diffusers.data.dataset import MAX_SKIPPED
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.metrics.frame import psnr
 from hia_diffusers.metrics.regions import mean_of_known, rank_correlation, region_psnr
+from hia_diffusers.training.config import Count, NonNegativeInt, Options, Positive, height_and_width, option
 from hia_diffusers.training.small_runs import check_settings, load_state, save_state
 
 
@@ -52,54 +53,34 @@ ANCHOR = 8.0
 NUM_PICTURES_TO_START = 500
 
 
-def whole_number(low):
-    def parse(text):
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
-        return int(text)
+@dataclass(kw_only=True)
+class AutoencoderConfig(Options):
+    """A run of this script."""
 
-    return parse
+    _argument_group_name = "training"
+
+    from_scratch: str = field(metadata={"help": "YAML file whose entry `vae` holds the options of an AutoencoderDC"})
+    output_dir: str = field(metadata={"help": "folder of the autoencoder, and of the state of the training"})
+    train_data_dir: str | None = option(None, "folder or URL of prepared clips, from `hia-diffusers prepare`")
+    procedural_clips: Count | None = option(None, "train on this many clips of procedural people instead")
+    size: str = option("96x160", "WIDTHxHEIGHT of the images")
+    max_train_steps: NonNegativeInt = option(20000, "with 0 it stays the best linear one")
+    train_batch_size: Count = option(2, "clips of a step")
+    frames_per_clip: Count = option(2, "images of each of them")
+    learning_rate: Positive = option(4e-4, "at the beginning; it falls to 0 as a cosine")
+    checkpointing_steps: Count = option(500, "steps between checkpoints, at which it is validated too")
+    validation_clips: Count = option(32, "clips that are not trained on")
+    dataloader_num_workers: NonNegativeInt = option(0, "processes that load data; 0 loads in the main process")
+    seed: NonNegativeInt = option(0, "of new weights, samples and noise")
+
+    def validate(self):
+        height_and_width("size", self.size)
+        if (self.train_data_dir is None) == (self.procedural_clips is None):
+            raise ValueError("give either --train_data_dir or --procedural_clips.")
 
 
-def positive(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def picture_size(text):
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 96x160, got {text!r}")
-    return int(height), int(width)
-
-
-def make_parser():
-    parser = OneLineParser(
-        prog="train_autoencoder.py",
-        description=__doc__.split("\n")[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--from_scratch", required=True, help="YAML file whose entry `vae` holds the options of an AutoencoderDC")
-    add("--output_dir", required=True, type=Path, help="folder of the autoencoder, and of the state of the training")
-    add("--train_data_dir", help="folder or URL that examples/prepare_dataset.py wrote")
-    add("--procedural_clips", type=whole_number(1), help="train on so many clips of procedural people instead")
-    add("--size", type=picture_size, default=(160, 96), help="WIDTHxHEIGHT of the pictures")
-    add("--max_train_steps", type=whole_number(0), default=20000, help="with 0 it stays the best linear one")
-    add("--train_batch_size", type=whole_number(1), default=2, help="clips of a step")
-    add("--frames_per_clip", type=whole_number(1), default=2, help="pictures of each of them")
-    add("--learning_rate", type=positive, default=4e-4, help="at the beginning; it falls to 0 as a cosine")
-    add("--checkpointing_steps", type=whole_number(1), default=500)
-    add("--validation_clips", type=whole_number(1), default=32, help="clips that are not trained on")
-    add("--dataloader_num_workers", type=whole_number(0), default=0)
-    add("--seed", type=whole_number(0), default=0)
-    return parser
+def build_parser():
+    return ConfigParser(AutoencoderConfig, prog="train_autoencoder.py", description=__doc__.split("\n")[0])
 
 
 # Data
@@ -144,19 +125,21 @@ def as_pictures(frames):
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))) / 127.5 - 1
 
 
-def open_source(args):
+def open_source(config):
     """Clips, those to train on, and those that are held out."""
-    if args.train_data_dir:
-        source = PreparedClips(args.train_data_dir)
-        num_training = len(source) - args.validation_clips
+    if config.train_data_dir:
+        source = PreparedClips(config.train_data_dir)
+        num_training = len(source) - config.validation_clips
         if num_training < 1:
-            raise ValueError(f"--validation_clips must be less than {len(source)}, the clips of {args.train_data_dir}")
+            raise ValueError(
+                f"--validation_clips must be less than {len(source)}, the clips of {config.train_data_dir}"
+            )
     else:
-        num_training = args.procedural_clips
-        source = ProceduralClips("train", num_training + args.validation_clips)
+        num_training = config.procedural_clips
+        source = ProceduralClips("train", num_training + config.validation_clips)
     clips = range(len(source))
-    shortest = min(source.num_frames(clip) for clip in clips) if args.train_data_dir else source.clip_length
-    if args.frames_per_clip > shortest:
+    shortest = min(source.num_frames(clip) for clip in clips) if config.train_data_dir else source.clip_length
+    if config.frames_per_clip > shortest:
         raise ValueError(f"--frames_per_clip must be at most {shortest}, the frames of the shortest clip")
     return source, clips[:num_training], clips[num_training:]
 
@@ -304,33 +287,32 @@ def latent_deviation(vae, pictures, device):
     return torch.cat([encode(vae, part.to(device)) for part in pictures.split(16)]).std().item()
 
 
-def train(args):
-    if (args.train_data_dir is None) == (args.procedural_clips is None):
-        raise ValueError("give either --train_data_dir or --procedural_clips.")
-    source, training, held_out = open_source(args)
+def train(config):
+    folder, size = Path(config.output_dir), height_and_width("size", config.size)
+    source, training, held_out = open_source(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(args.seed)
-    vae = build_autoencoder(args.from_scratch)
+    torch.manual_seed(config.seed)
+    vae = build_autoencoder(config.from_scratch)
     factor = vae.spatial_compression_ratio
-    if any(side % factor for side in args.size):
-        raise ValueError(f"--size must be multiples of {factor}, got {args.size[1]}x{args.size[0]}")
+    if any(side % factor for side in size):
+        raise ValueError(f"--size must be multiples of {factor}, got {config.size}")
 
     settings = {
         name: str(value)
-        for name, value in vars(args).items()
+        for name, value in config.as_dict().items()
         if name not in ("output_dir", "checkpointing_steps", "validation_clips", "dataloader_num_workers")
     }
     settings["vae"] = json.dumps(dict(vae.config), default=str)
-    settings_path, state_path = args.output_dir / "settings.json", args.output_dir / "state.pt"
+    settings_path, state_path = folder / "settings.json", folder / "state.pt"
     check_settings(settings_path, settings)
 
-    first = Pictures(source, training, -(-NUM_PICTURES_TO_START // 4), 4, args.size, args.seed + 1)
+    first = Pictures(source, training, -(-NUM_PICTURES_TO_START // 4), 4, size, config.seed + 1)
     first_pictures = torch.cat([item["pictures"] for item in DataLoader(first, None)])
     if not state_path.exists():
         start_as_principal_components(vae, first_pictures)
     vae.to(device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    total = max(args.max_train_steps, 1)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    total = max(config.max_train_steps, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / total)) / 2
     )
@@ -340,22 +322,22 @@ def train(args):
         step = load_state(state_path, trained, device)
         print(f"Going on from step {step}.", flush=True)
     else:
-        print(json.dumps({"step": 0, **validate(vae, source, held_out, args.size, device)}), flush=True)
+        print(json.dumps({"step": 0, **validate(vae, source, held_out, size, device)}), flush=True)
     noise_scale = LATENT_NOISE * LATENT_DEVIATION
 
-    count = args.max_train_steps * args.train_batch_size
-    pictures = Pictures(source, training, count, args.frames_per_clip, args.size, args.seed)
+    count = config.max_train_steps * config.train_batch_size
+    pictures = Pictures(source, training, count, config.frames_per_clip, size, config.seed)
     loader = DataLoader(
         pictures,
-        args.train_batch_size,
-        sampler=range(step * args.train_batch_size, count),
-        num_workers=args.dataloader_num_workers,
+        config.train_batch_size,
+        sampler=range(step * config.train_batch_size, count),
+        num_workers=config.dataloader_num_workers,
     )
-    bar = tqdm(loader, initial=step, total=args.max_train_steps)
+    bar = tqdm(loader, initial=step, total=config.max_train_steps)
     for batch in bar:
         batch = {name: value.flatten(0, 1).to(device) for name, value in batch.items()}
         latents = encode(vae, batch["pictures"])
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(args.seed * 2**32 + step))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed * 2**32 + step))
         predicted = vae.decode(latents + noise_scale * noise.to(device)).sample
         loss = reconstruction_loss(predicted, batch)
         optimizer.zero_grad()
@@ -365,30 +347,31 @@ def train(args):
         optimizer.step()
         schedule.step()
         step += 1
-        if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
+        if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
             save_state(state_path, step, trained)
-            measures = validate(vae, source, held_out, args.size, device)
+            measures = validate(vae, source, held_out, size, device)
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
             bar.write(json.dumps({"step": step, "loss": loss.item(), **measures}))
 
     vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_pictures, device))
-    unfinished = args.output_dir / ".unfinished-vae"
+    unfinished = folder / ".unfinished-vae"
     if unfinished.exists():
         shutil.rmtree(unfinished)
     vae.save_pretrained(unfinished)
     for path in unfinished.iterdir():
-        path.replace(args.output_dir / path.name)
+        path.replace(folder / path.name)
     unfinished.rmdir()
-    print(f"Wrote the autoencoder to {args.output_dir}")
+    print(f"Wrote the autoencoder to {folder}")
 
 
-def train_alone(args):
-    with locked_folder(args.output_dir):
-        train(args)
+def train_alone(config):
+    with locked_folder(config.output_dir):
+        train(config)
 
 
 def main(argv=None):
-    run(make_parser(), train_alone, argv)
+    parser = build_parser()
+    run(parser, train_alone, argv, parser.worded)
 
 
 if __name__ == "__main__":

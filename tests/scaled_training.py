@@ -13,6 +13,8 @@ import sys
 import accelerate
 import torch
 
+from hia_diffusers.training import launch
+
 
 class ScalingAccelerator(accelerate.Accelerator):
     def __init__(self, **kwargs):
@@ -24,6 +26,6 @@ class ScalingAccelerator(accelerate.Accelerator):
 if __name__ == "__main__":
     _, SCRIPT, scale, *arguments = sys.argv
     SCALE = float(scale)
-    accelerate.Accelerator = ScalingAccelerator
+    launch.Accelerator = ScalingAccelerator
     sys.argv = [SCRIPT, *arguments, "--mixed_precision", "fp16"]
     runpy.run_path(SCRIPT, run_name="__main__")

@@ -94,6 +94,11 @@ ALLOWED_IMPORTS = {
         "metrics.identity",
         "metrics.weights",
     },
+    "training.batches": {"data", "models", "pipeline_hia", "training"},
+    "training.export": {"pipeline_hia", "training"},
+    "training.launch": {"models", "pipeline_hia", "training"},
+    "training.objective": {"conditioning", "models", "pipeline_hia", "training"},
+    "training.validation": {"data", "metrics", "pipeline_hia", "training"},
     "training.components": {"models", "scheduling_shifted_snr", "pipeline_hia"},
     "conversion": {"conversion", "models", "pipeline_hia", "scheduling_shifted_snr"},
 }
@@ -183,6 +188,14 @@ def write_package(folder: Path, files: dict[str, str]) -> Path:
 
 def test_modules_import_only_the_layers_below_them():
     assert forbidden_imports(SOURCE) == []
+
+
+def test_examples_import_no_other_example():
+    examples = {path.stem: path for path in (SOURCE.parents[1] / "examples").glob("*.py")}
+    assert len(examples) > 5
+    for name, path in examples.items():
+        imported = {other.split(".")[0] for other in imported_names(ast.walk(ast.parse(path.read_text())), name)}
+        assert not imported & examples.keys(), name
 
 
 def test_optional_libraries_are_imported_in_functions():

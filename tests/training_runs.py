@@ -35,7 +35,7 @@ def main(runs):
             # accelerate has FSDP between GPUs only; torch has it between processes on the CPU as well.
             Accelerator().state.fsdp_plugin = FullyShardedDataParallelPlugin()
             PartialState().distributed_type = DistributedType.FSDP
-        script.main(script.parse_args(arguments))
+        script.train(script.parse_args(arguments))
         AcceleratorState._reset_state()
 
 

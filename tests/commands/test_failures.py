@@ -69,15 +69,6 @@ def test_what_a_process_that_loads_data_raises_is_its_sentence(capsys, workers):
     assert capsys.readouterr().err == "train.py: error: Clip 'x' of data cannot be read: it is empty\n"
 
 
-def test_a_sentence_with_which_a_command_exits_is_an_error_of_status_2(capsys):
-    def command(args):
-        raise SystemExit("--size is too small.")
-
-    with pytest.raises(SystemExit, match="2"):
-        run(OneLineParser(prog="train.py"), command, [])
-    assert capsys.readouterr().err == "train.py: error: --size is too small.\n"
-
-
 def test_a_model_whose_weights_do_not_fit_is_named(calls, tmp_path, capsys):
     """transformers raises a `RuntimeError` then."""
     shutil.copytree(HIA_TINY, tmp_path / "model")

@@ -55,6 +55,6 @@ def test_places_exist(row):
 
 
 def test_a_place_that_is_none_is_seen():
-    assert not exists("training/losses.py:no_loss") and exists("training/stages.py:TrainingStage.parts")
+    assert not exists("training/losses.py:no_loss") and exists("training/config.py:RunOptions.output_dir")
     with pytest.raises(ValueError):
         exists("training/no_file.py:regional_loss")

@@ -38,7 +38,9 @@ VAE = {
 }
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["forked_script", "diffusers", "hia_diffusers", "hia_diffusers.data.clips"])
+processes.set_forkserver_preload(
+    ["forked_script", "diffusers", "hia_diffusers.commands.config_parser", "hia_diffusers.data.clips"]
+)
 
 
 def load_script():
@@ -206,7 +208,7 @@ def test_autoencoders_that_cannot_start_so_are_refused(tmp_path, options, messag
     [
         (["--size", "30x48"], "--size must be multiples of 4, got 30x48"),
         (["--frames_per_clip", "301"], "--frames_per_clip must be at most 300"),
-        (["--learning_rate", "0"], "must be a positive number"),
+        (["--learning_rate", "0"], "--learning_rate must be a finite number, above 0, got 0.0."),
         (["--train_data_dir", "nowhere"], "give either --train_data_dir or --procedural_clips"),
     ],
 )

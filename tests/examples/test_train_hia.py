@@ -36,11 +36,14 @@ from hia_diffusers.data.video import read_frames
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.models.denoiser import HIADenoiser
+from hia_diffusers.training.batches import build_dataset
 from hia_diffusers.training.components import load_components
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory
+from hia_diffusers.training.objective import HIALosses
+from hia_diffusers.training.out_of_memory import advice
 from hia_diffusers.training.regional_decoding import decode_windows
-from hia_diffusers.training.stages import PARTS, STAGES
+from hia_diffusers.training.stages import PARTS, STAGES, trained_parts
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"
@@ -57,10 +60,13 @@ processes.set_forkserver_preload(
         "accelerate",
         "diffusers.optimization",
         "diffusers.training_utils",
+        "hia_diffusers.commands.config_parser",
         "hia_diffusers.training.components",
+        "hia_diffusers.training.iresnet",
+        "hia_diffusers.training.out_of_memory",
+        "hia_diffusers.training.validation",
+        "torch.utils.tensorboard",
     ]
-    + ["hia_diffusers.metrics.evaluation", "hia_diffusers.data.dataset", "hia_diffusers.data.synthetic"]
-    + ["hia_diffusers.training.iresnet", "torch.utils.tensorboard"]
 )
 
 
@@ -619,14 +625,33 @@ def write_config(tmp_path, **values):
 NEEDED = ("--procedural_clips", 2, "--from_scratch", "net.yaml", "--output_dir", "run")
 
 
-def test_each_stage_has_the_papers_values():
-    for name, stage in STAGES.items():
-        args = parsed("--stage", name, *NEEDED)
-        assert (args.max_train_steps, args.max_timestep) == (stage.max_train_steps, stage.max_timestep)
-        assert (args.num_frames, args.resolution_scale) == (stage.num_frames, stage.resolution_scale)
-        assert args.gradient_accumulation_steps == stage.gradient_accumulation_steps
-        assert (args.learning_rate, args.lr_warmup_steps, args.sizes) == (1e-5, 500, [(896, 512)])
-        assert not args.use_ema and args.snr_gamma is None and args.noise_offset == 0
+@pytest.mark.parametrize(
+    ("name", "steps", "timestep", "frames", "scale", "accumulated", "static", "dropout"),
+    [
+        ("spatial", 35_000, 999, 1, 1.0, 4, 0.0, 0.1),
+        ("regional", 4_000, 124, 1, 1.0, 4, 0.0, 0.0),
+        ("temporal-half", 20_000, 999, 16, 0.5, 1, 0.0, 0.1),
+        ("temporal-full", 1_000, 999, 16, 1.0, 1, 0.2, 0.1),
+    ],
+)
+def test_each_stage_has_the_papers_values(name, steps, timestep, frames, scale, accumulated, static, dropout):
+    args = parsed("--stage", name, *NEEDED)
+    assert (args.stage, args.max_train_steps, args.max_timestep) == (name, steps, timestep)
+    assert (args.num_frames, args.resolution_scale) == (frames, scale)
+    assert args.gradient_accumulation_steps == accumulated
+    assert (args.static_clip_probability, args.condition_dropout) == (static, dropout)
+    assert (args.learning_rate, args.lr_warmup_steps, args.frame_sizes) == (1e-5, 500, [(896, 512)])
+    assert not args.use_ema and args.snr_gamma is None and args.noise_offset == 0
+    needed = {"procedural_clips": 2, "from_scratch": "net.yaml", "output_dir": "run"}
+    assert args == replace(STAGES[name], **needed), "in Python as on the command line"
+
+
+def test_help_shows_the_defaults_of_the_stage(capsys):
+    for stage, steps in (("regional", 4_000), ("temporal-half", 20_000)):
+        with pytest.raises(SystemExit, match="0"):
+            parsed("--stage", stage, "--help")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"optimizer steps (default: {steps})" in printed and "after the warm-up (default: 1e-05)" in printed
 
 
 def test_a_file_holds_options_for_all_stages_and_the_command_line_comes_first(tmp_path):
@@ -642,7 +667,7 @@ def test_a_file_holds_options_for_all_stages_and_the_command_line_comes_first(tm
     )
     spatial = parsed("--config", config, "--stage", "spatial", *NEEDED, "--noise_offset", 0)
     assert (spatial.learning_rate, spatial.max_train_steps, spatial.use_ema) == (1e-4, 7, True)
-    assert spatial.sizes == [(896, 512), (512, 896)] and spatial.snr_gamma is None and spatial.noise_offset == 0
+    assert spatial.frame_sizes == [(896, 512), (512, 896)] and spatial.snr_gamma is None and spatial.noise_offset == 0
     regional = parsed(*NEEDED, "--stage", "regional", "--config", config)
     assert (regional.learning_rate, regional.max_train_steps, regional.use_ema) == (2e-5, 4000, False)
     assert parsed("--config", config, "--stage", "regional", *NEEDED, "--use_ema").use_ema
@@ -674,7 +699,7 @@ def test_a_file_may_name_the_stage(tmp_path):
         ({"sizes": [["96x160"]]}, "--config: sizes in {} must be a value or a list of values."),
         ({"seed": {"a": 1}}, "--config: seed in {} must be a value or a list of values."),
         ({"stages": {"spatial": [1]}}, "--config: {} must hold options under each of `stages`."),
-        ({"seed": -1}, "argument --seed: must be a whole number of at least 0, got '-1'"),
+        ({"seed": -1}, "--seed must be an integer from 0 to 18446744073709551615, got -1."),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, capsys, values, message):
@@ -712,29 +737,31 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train_batch_size", 0], "argument --train_batch_size: must be a whole number of at least 1, got '0'"),
-        (["--max_train_steps", -1], "argument --max_train_steps: must be a whole number of at least 1, got '-1'"),
-        (["--lr_warmup_steps", -1], "argument --lr_warmup_steps: must be a whole number of at least 0, got '-1'"),
-        (["--learning_rate", 0], "argument --learning_rate: must be a number above 0, got '0'"),
-        (["--learning_rate", "nan"], "argument --learning_rate: must be a number above 0, got 'nan'"),
-        (["--learning_rate", "inf"], "argument --learning_rate: must be a number above 0, got 'inf'"),
-        (["--face_weight", -1], "argument --face_weight: must be a number of at least 0, got '-1'"),
-        (["--adam_beta1", 1], "argument --adam_beta1: must be a number of at least 0 and below 1, got '1'"),
-        (["--condition_dropout", 1.5], "argument --condition_dropout: must be a number of at least 0 and at most 1, "
-         "got '1.5'"),
-        (["--max_timestep", 1000], "argument --max_timestep: must be a whole number of at least 0 and at most 999, "
-         "got '1000'"),
-        (["--sizes", "512"], "argument --sizes: must be WIDTHxHEIGHT, such as 512x896, got '512'"),
-        (["--sizes", "0x8"], "argument --sizes: must be WIDTHxHEIGHT, such as 512x896, got '0x8'"),
-        (["--report_to", "paper"], "argument --report_to: must be one of all, "),
-        (["--report_to", "wandb"], "argument --report_to: wandb is not installed"),
+        (["--train_batch_size", 0], "--train_batch_size must be an integer from 1 to 2147483647, got 0."),
+        (["--train_batch_size", 1.5], "argument --train_batch_size/--train-batch-size: invalid int value: '1.5'"),
+        (["--max_train_steps", -1], "--max_train_steps must be an integer from 1 to 2147483647, got -1."),
+        (["--lr_warmup_steps", -1], "--lr_warmup_steps must be an integer from 0 to 2147483647, got -1."),
+        (["--learning_rate", 0], "--learning_rate must be a finite number, above 0, got 0.0."),
+        (["--learning_rate", "nan"], "--learning_rate must be a finite number, above 0, got nan."),
+        (["--learning_rate", "inf"], "--learning_rate must be a finite number, above 0, got inf."),
+        (["--face_weight", -1], "--face_weight must be a finite number, at least 0, got -1.0."),
+        (["--adam_beta1", 1], "--adam_beta1 must be a finite number, at least 0 and below 1, got 1.0."),
+        (["--condition_dropout", 1.5], "--condition_dropout must be a finite number, at least 0 and at most 1, got "
+         "1.5."),
+        (["--max_timestep", 1000], "--max_timestep must be an integer from 0 to 999, got 1000."),
+        (["--frame_stride", 1], "--frame_stride must be two integers, got [1]."),
+        (["--sizes", "512"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '512'."),
+        (["--sizes", "0x8"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '0x8'."),
+        (["--use_ema", "perhaps"], "argument --use_ema/--use-ema: Truthy value expected: got perhaps "),
+        (["--report_to", "paper"], "--report_to must be one of all, "),
+        (["--report_to", "wandb"], "--report_to: wandb is not installed."),
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
         (["--pretrained_model_name_or_path", "x"], "give either --pretrained_model_name_or_path or --from_scratch."),
         (["--snr_gamma", 5, "--loss_on", "sample"], "give either --snr_gamma or --loss_on sample: both weigh "
          "timesteps."),
         (["--vae_name_or_path", "./run"], "--output_dir must be another folder than --vae_name_or_path, which the run "
          "reads to its end."),
-        (["--learning-rate", 1], "unrecognized arguments: --learning-rate 1"),
+        (["--learning_rat", 1], "unrecognized arguments: --learning_rat 1"),
     ],
 )  # fmt: skip
 def test_bad_values_are_one_sentence(capsys, arguments, message):
@@ -750,7 +777,7 @@ def stopped(capsys):
     def run(folder, *arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as error:
-            script.command([*map(str, arguments), "--output_dir", str(folder)])
+            script.main([*map(str, arguments), "--output_dir", str(folder)])
         assert error.value.code == 2
         return capsys.readouterr().err.splitlines()[-1].removeprefix("train_hia.py: error: ")
 
@@ -761,7 +788,7 @@ def test_what_cannot_be_found_is_one_sentence(base, tmp_path, stopped):
     arguments = [*options(procedural_clips=None, train_data_dir=tmp_path), "--pretrained_model_name_or_path", base]
     assert str(tmp_path) in stopped(tmp_path / "run", *arguments)
     message = stopped(tmp_path / "run", *options(), "--pretrained_model_name_or_path", tmp_path / "none")
-    assert message.startswith("`pretrained_model_name_or_path`: ")
+    assert message.startswith("--pretrained_model_name_or_path: ")
     assert str(tmp_path / "none") in message
     assert not (tmp_path / "run").exists()
 
@@ -943,8 +970,8 @@ def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
     pipeline = load_components(coarse_base).pipeline
     networks = on_meta(HIADenoiser.of_pipeline(pipeline))
     face_network = IResNet.from_weights(arcface) if regional else None
-    compute_losses = script.HIALosses(args, Accelerator(cpu=True), None, pipeline, face_network)
-    dataset = script.build_dataset(args)
+    compute_losses = HIALosses(args, Accelerator(cpu=True), None, pipeline, face_network)
+    dataset = build_dataset(args)
     batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
 
     height, width = batch["pixel_values"].shape[-2:]
@@ -954,12 +981,10 @@ def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
         decoded = decode_windows(pipeline.vae, latents, compute_losses.windows(batch))
         shapes = tuple((pictures.shape[1], *pictures.shape[-2:]) for pictures in decoded)
         assert [number for number, _, _ in shapes] == [1, 2]
-    setup = TrainingSetup(STAGES[stage].parts, height, width, args.num_frames, batch_size=2, windows=shapes)
+    setup = TrainingSetup(trained_parts(args), height, width, args.num_frames, batch_size=2, windows=shapes)
     decoder, frozen = (pipeline.vae, [face_network]) if regional else (None, [pipeline.vae])
     memory = estimate_training_memory(networks, setup, decoder, [*frozen, pipeline.image_encoder])
-    assert script.advice(compute_losses, networks, batch).startswith(
-        f"Out of memory: a step needs about {memory} and "
-    )
+    assert advice(compute_losses, networks, batch).startswith(f"Out of memory: a step needs about {memory} and ")
     if regional:
         whole = estimate_training_memory(networks, replace(setup, windows=()), decoder, frozen)
         assert memory.activations < 0.9 * whole.activations

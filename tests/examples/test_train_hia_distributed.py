@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hia_diffusers import HIAPipeline
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.components import load_components
+from hia_diffusers.training.launch import build_accelerator
 
 
 ACCELERATE_CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "accelerate"
@@ -168,9 +169,9 @@ def test_fsdp_exports_the_pipeline_of_ddp(ddp, fsdp):
 def test_fsdp_without_gpus_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     script = training_runs.load_script()
-    accelerator = Accelerator(cpu=True)
-    with pytest.raises(SystemExit, match="FSDP between several GPUs only"):
-        script.agree_with_launcher(script.parse_args(options("spatial", "refused", 1)), accelerator)
+    Accelerator(cpu=True)
+    with pytest.raises(ValueError, match="FSDP between several GPUs only"):
+        build_accelerator(script.parse_args(options("spatial", "refused", 1)))
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -12,7 +12,6 @@ from hia_diffusers.training.losses import (
     min_snr_weights,
     noise_prediction_loss,
     noisy_latents,
-    offset_noise,
     predicted_latents,
     prediction_target,
     regional_loss,
@@ -183,22 +182,6 @@ def test_noise_prediction_loss_of_half_precision_is_float32():
 
 
 # Offset noise
-
-
-def test_offset_noise_moves_each_channel_of_a_clip_as_a_whole():
-    noise = clips(0)
-    moved = offset_noise(noise, 0.1, torch.Generator().manual_seed(3)) - noise
-    means = 0.1 * random(3, len(TIMESTEPS), 4, 1, 1, 1)
-    torch.testing.assert_close(moved, means.expand_as(moved), rtol=0, atol=1e-6)
-
-
-def test_offset_noise_with_a_generator_per_clip_does_not_depend_on_the_batch():
-    noise = clips(0)
-    together = offset_noise(noise, 0.1, [torch.Generator().manual_seed(seed) for seed in range(len(noise))])
-    alone = offset_noise(noise[2:3], 0.1, [torch.Generator().manual_seed(2)])
-    # Equal bits: a product and a sum of two numbers are rounded alike everywhere.
-    assert torch.equal(together[2:3], alone)
-    assert offset_noise(noise.bfloat16(), 0.1, torch.Generator()).dtype == torch.bfloat16
 
 
 # Regions

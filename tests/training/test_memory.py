@@ -24,12 +24,12 @@ from hia_diffusers.training.memory import (
     out_of_memory_advice,
     run_step,
 )
-from hia_diffusers.training.stages import STAGES, train_only
+from hia_diffusers.training.stages import STAGES, train_only, trained_parts
 
 
-SPATIAL = TrainingSetup(STAGES["spatial"].parts, height=128, width=128)
-TEMPORAL = TrainingSetup(STAGES["temporal-full"].parts, height=64, width=48, num_frames=3, batch_size=2)
-REGIONAL = TrainingSetup(STAGES["regional"].parts, height=64, width=48)
+SPATIAL = TrainingSetup(trained_parts(STAGES["spatial"]), height=128, width=128)
+TEMPORAL = TrainingSetup(trained_parts(STAGES["temporal-full"]), height=64, width=48, num_frames=3, batch_size=2)
+REGIONAL = TrainingSetup(trained_parts(STAGES["regional"]), height=64, width=48)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 # What is raised with a sentence that says what is wrong.
@@ -15,11 +16,10 @@ EXPECTED = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 def run(
     parser: argparse.ArgumentParser,
-    command: Callable[[argparse.Namespace], None],
+    command: Callable[[Any], None],
     argv: Sequence[str] | None = None,
     worded: Callable[[str], str] = str,
     interrupted: tuple[int, str] = (130, "Interrupted.\n"),
-    parse: Callable[[Sequence[str] | None], argparse.Namespace] | None = None,
 ) -> None:
     """
     Run a command with the options that it was called with.
@@ -27,27 +27,21 @@ def run(
     Args:
         parser (`argparse.ArgumentParser`):
             Of its options.
-        command (`Callable[[argparse.Namespace], None]`):
-            What it does. Whatever it raises becomes one line, and status 2; with `PYTHONDEVMODE=1`, it is raised. So
-            does the message of a `SystemExit`, which has status 1 otherwise.
+        command (`Callable[[Any], None]`):
+            What it does with what the parser returns. Whatever it raises becomes one line, and status 2; with
+            `PYTHONDEVMODE=1`, it is raised.
         argv (`Sequence[str]`, *optional*):
             The options. The default is what the process was called with.
         worded (`Callable[[str], str]`, *optional*):
             Turns the message of an exception into the words of the command line.
         interrupted (`tuple[int, str]`, *optional*):
             Status and message after Ctrl+C.
-        parse (`Callable[[Sequence[str] | None], argparse.Namespace]`, *optional*):
-            Reads the options, where the parser alone does not.
     """
-    args = (parse or parser.parse_args)(argv)
+    args = parser.parse_args(argv)
     try:
         command(args)
     except KeyboardInterrupt:
         parser.exit(*interrupted)
-    except SystemExit as exit_:
-        if not isinstance(exit_.code, str):
-            raise
-        parser.error(worded(exit_.code))
     except Exception as error:
         if sys.flags.dev_mode:
             raise

@@ -11,7 +11,6 @@ Latents are clips `(B, C, F, h, w)` as in the UNet, or pictures `(B, C, h, w)`; 
 
 import torch
 from diffusers import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -195,26 +194,6 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor 
         raise ValueError(f"`weights` must be of shape {tuple(target.shape[:1])}, got {tuple(weights.shape)}.")
     losses = (model_output.float() - target.float()).square().flatten(1).mean(dim=1)
     return losses if weights is None else losses * weights.float()
-
-
-def offset_noise(noise: Tensor, offset: float, generator: torch.Generator | list[torch.Generator]) -> Tensor:
-    """
-    Noise that also moves the mean of each channel, so that very dark and very bright pictures are learnt (diffusers'
-    training examples have it as `--noise_offset`). A clip's frames move together. HIA's paper has none.
-
-    Args:
-        noise (`torch.Tensor` of shape `(B, C, ..., h, w)`):
-            Normal noise.
-        offset (`float`):
-            Standard deviation of the means; 0.1 is usual.
-        generator (`torch.Generator` or a list of B of them):
-            For the means.
-
-    Returns:
-        `torch.Tensor`: of the noise's shape and dtype.
-    """
-    shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
-    return noise + offset * randn_tensor(shape, generator=generator, device=noise.device, dtype=noise.dtype)
 
 
 def regional_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -1,59 +1,64 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The four stages of training (paper Sec. 3.3 and A.5): what each trains, and on what."""
+"""The four stages of training (paper Sec. 3.3 and A.5): the options of each, and what it trains."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from torch import nn
 
 from ..models.denoiser import HIADenoiser
+from .config import TrainingConfig
 
 
 # The networks, with the UNet in two: its spatial layers, and its temporal ones.
 PARTS = ("appearance_encoder", "controlnet", "unet", "motion_modules")
 
+# Defaults are those of the spatial stage. Values are the paper's, which are for 8 processes, except those of
+# `condition_dropout` and `static_clip_probability`, which the paper does not give.
+STAGES = {
+    "spatial": TrainingConfig(stage="spatial", output_dir="runs/spatial"),
+    "regional": TrainingConfig(
+        stage="regional",
+        output_dir="runs/regional",
+        max_timestep=124,
+        max_train_steps=4_000,
+        # Without its conditions a sample says nothing to the appearance encoder, which alone is trained.
+        condition_dropout=0.0,
+    ),
+    "temporal-half": TrainingConfig(
+        stage="temporal-half",
+        output_dir="runs/temporal-half",
+        num_frames=16,
+        resolution_scale=0.5,
+        max_train_steps=20_000,
+        gradient_accumulation_steps=1,
+    ),
+    "temporal-full": TrainingConfig(
+        stage="temporal-full",
+        output_dir="runs/temporal-full",
+        num_frames=16,
+        static_clip_probability=0.2,
+        max_train_steps=1_000,
+        gradient_accumulation_steps=1,
+    ),
+}
 
-@dataclass(frozen=True)
-class TrainingStage:
-    """One stage with the paper's values, which are those of 8 processes.
+SPATIAL_PARTS = ("appearance_encoder", "controlnet", "unet")
+
+
+def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
+    """
+    Which of `PARTS` a run trains.
 
     Args:
-        parts (`tuple[str, ...]`):
-            Which of `PARTS` it trains.
-        max_timestep (`int`):
-            Noise is drawn for timesteps from 0 to this one.
-        num_frames (`int`):
-            Frames of a sample.
-        resolution_scale (`float`):
-            Factor on the size of the pictures.
-        max_train_steps (`int`):
-            Optimizer steps.
-        gradient_accumulation_steps (`int`):
-            Batches of one sample per process and optimizer step.
-        static_clip_probability (`float`):
-            How often a clip is a still picture. The paper gives no number.
-        condition_dropout (`float`):
-            How often the conditions are dropped, for animation-CFG. The paper gives no number.
+        config ([`TrainingConfig`]):
+            Its `stage`, and what that trains where there is a choice.
     """
-
-    parts: tuple[str, ...]
-    max_timestep: int
-    num_frames: int
-    resolution_scale: float
-    max_train_steps: int
-    gradient_accumulation_steps: int
-    static_clip_probability: float
-    condition_dropout: float
-
-
-STAGES = {
-    "spatial": TrainingStage(("appearance_encoder", "controlnet", "unet"), 999, 1, 1.0, 35_000, 4, 0.0, 0.1),
-    # Without its conditions a sample says nothing to the appearance encoder, which alone is trained.
-    "regional": TrainingStage(("appearance_encoder",), 124, 1, 1.0, 4_000, 4, 0.0, 0.0),
-    "temporal-half": TrainingStage(("motion_modules",), 999, 16, 0.5, 20_000, 1, 0.0, 0.1),
-    "temporal-full": TrainingStage(("motion_modules",), 999, 16, 1.0, 1_000, 1, 0.2, 0.1),
-}
+    if config.stage == "spatial":
+        return SPATIAL_PARTS[:2] if config.spatial_trainable == "conditions" else SPATIAL_PARTS
+    if config.stage == "regional":
+        return SPATIAL_PARTS if config.regional_trainable == "all" else SPATIAL_PARTS[:1]
+    return ("motion_modules",)
 
 
 def part_of(parameter_name: str) -> str:

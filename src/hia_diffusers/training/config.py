@@ -1,0 +1,370 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a training run as one typed dataclass, made of groups that training scripts share.
+
+A field's type says which values it takes, and its `help` what it means. `hia_diffusers.commands.config_parser` reads a
+config from a YAML file and the command line. In Python, a run is a stage's preset with some fields replaced:
+
+```python
+from dataclasses import replace
+
+from hia_diffusers.training.stages import STAGES
+
+config = replace(STAGES["regional"], train_data_dir="dataset", output_dir="runs/regional", learning_rate=2e-5)
+```
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+
+from .. import checks
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes: of at least `low`, at most `high`, greater than `above` and less than `below`."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+
+Count = Annotated[int, Range(low=1)]
+NonNegativeInt = Annotated[int, Range(low=0)]
+Seed = Annotated[int, Range(low=0, high=2**64 - 1)]
+Timestep = Annotated[int, Range(low=0, high=999)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(low=0)]
+Probability = Annotated[float, Range(low=0, high=1)]
+Beta = Annotated[float, Range(low=0, below=1)]
+ShiftFactor = Annotated[float, Range(above=0, high=1)]
+
+SchedulerName = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "piecewise_constant",
+]
+
+
+def option(default: Any, help: str) -> Any:
+    """
+    A field of a config.
+
+    Args:
+        default:
+            The value if none is given.
+        help (`str`):
+            What it means, for `--help`.
+    """
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def height_and_width(name: str, size: str) -> tuple[int, int]:
+    """
+    Height and width in pixels.
+
+    Args:
+        name (`str`):
+            Of the option.
+        size (`str`):
+            WIDTHxHEIGHT.
+
+    Raises:
+        `ValueError`: it is none.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    if not match:
+        raise ValueError(f"`{name}` must be WIDTHxHEIGHT, such as 512x896, got {checks.shown(size)}.")
+    return int(match[2]), int(match[1])
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What all groups of options have: each value is checked against its field's type.
+
+    Raises:
+        `TypeError`: a value is of another type.
+        `ValueError`: a value is none of those that its option takes.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            setattr(self, name, _checked(name, getattr(self, name), kind))
+
+    @classmethod
+    def groups(cls) -> list[type["Options"]]:
+        """The groups that a config is made of, in the order of `--help`."""
+        return [group for group in cls.__mro__ if "_argument_group_name" in vars(group)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values by the names of their options, in the order of `--help`."""
+        return {part.name: getattr(self, part.name) for group in self.groups() for part in fields(group)}
+
+    def validate(self) -> None:
+        """
+        Check what holds between several options before a run.
+
+        Raises:
+            `ValueError`: options are missing, or exclude each other.
+        """
+
+
+# Groups
+
+
+@dataclass(kw_only=True)
+class StageOptions(Options):
+    """What is trained, and where it is written."""
+
+    _argument_group_name = "stage"
+
+    stage: Literal["spatial", "regional", "temporal-half", "temporal-full"] = field(
+        metadata={"help": "which stage to train; other defaults depend on it"}
+    )
+    spatial_trainable: Literal["all", "conditions"] = option(
+        "all",
+        "what the spatial stage trains: all networks but the motion modules, or only appearance encoder and "
+        "ControlNet, as MagicAnimate does",
+    )
+    regional_trainable: Literal["appearance_encoder", "all"] = option(
+        "appearance_encoder",
+        "what the regional stage trains: the appearance encoder, or all that the spatial stage does",
+    )
+
+
+@dataclass(kw_only=True)
+class StartingPointOptions(Options):
+    """What the networks are before the first step."""
+
+    _argument_group_name = "starting point, each an id on the Hub or a local folder"
+
+    pretrained_model_name_or_path: str | None = option(None, "an HIA pipeline, or one in the layout of SD 1.5")
+    controlnet_model_name_or_path: str | None = option(None, "a ControlNet of HIA, or one of 3 channels to be widened")
+    motion_adapter_name_or_path: str | None = option(None, "AnimateDiff's motion modules, for the temporal stages")
+    image_encoder_name_or_path: str | None = option(None, "a CLIP vision tower, for cross-attention")
+    vae_name_or_path: str | None = option(None, "an autoencoder instead of the pipeline's")
+    from_scratch: str | None = option(None, "YAML file with the configurations of networks with random weights")
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = option(
+        None, "what the network predicts (default: as the starting point does)"
+    )
+    snr_shift_factor: ShiftFactor | None = option(
+        None, "gamma of the shifted schedule, in (0, 1] (default: that of the starting point)"
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if (self.pretrained_model_name_or_path is None) == (self.from_scratch is None):
+            raise ValueError("give either --pretrained_model_name_or_path or --from_scratch.")
+
+
+@dataclass(kw_only=True)
+class DataOptions(Options):
+    """Which samples are drawn, and how they come to the networks."""
+
+    _argument_group_name = "data"
+
+    train_data_dir: str | None = option(None, "folder or URL of prepared clips, from `hia-diffusers prepare`")
+    procedural_clips: Count | None = option(None, "train on this many clips of procedural people instead")
+    procedural_frames: Count = option(300, "frames of each procedural clip")
+    sizes: list[str] = option(["512x896"], "WIDTHxHEIGHT of the aspect buckets")
+    resolution_scale: Positive = option(1.0, "factor on the sizes")
+    num_frames: Count = option(1, "frames of a sample")
+    frame_stride: list[Count] = option([1, 1], "least and greatest distance between the frames of a sample")
+    samples_per_clip: Count = option(1, "samples of each clip in an epoch")
+    horizontal_flip_probability: Probability = option(0.5, "how often a clip is mirrored")
+    static_clip_probability: Probability = option(0.0, "how often a clip is a still image")
+    blur_condition_dropout: Probability = option(0.1, "how often the motion blur is unknown")
+    dataloader_num_workers: NonNegativeInt = option(0, "processes that load data; 0 loads in the main process")
+    cache_latents: str | None = option(None, "folder in which encoded samples are kept, so that each is encoded once")
+    cached_epochs: Count = option(1, "number of epochs to cache; training then cycles through them")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.frame_stride) != 2:
+            raise ValueError(f"`frame_stride` must be two integers, got {checks.shown(self.frame_stride)}.")
+        for size in self.sizes:
+            height_and_width("sizes", size)
+
+    @property
+    def frame_sizes(self) -> list[tuple[int, int]]:
+        """`sizes` as height and width in pixels."""
+        return [height_and_width("sizes", size) for size in self.sizes]
+
+    def validate(self) -> None:
+        super().validate()
+        if (self.train_data_dir is None) == (self.procedural_clips is None):
+            raise ValueError("give either --train_data_dir or --procedural_clips.")
+
+
+@dataclass(kw_only=True)
+class ObjectiveOptions(Options):
+    """The losses of a stage."""
+
+    _argument_group_name = "losses"
+
+    max_timestep: Timestep = option(999, "noise is drawn for timesteps from 0 to this one")
+    condition_dropout: Probability = option(0.1, "how often a sample has neither reference nor ControlNet")
+    snr_gamma: Positive | None = option(None, "gamma of min-SNR weights; the paper has none")
+    loss_on: Literal["prediction", "sample"] = option(
+        "prediction",
+        'squared error of what the network predicts, as in the paper, or of the clean latents ("sample")',
+    )
+    noise_offset: NonNegative = option(0.0, "deviation of the noise's mean in each channel; the paper has none")
+    face_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the face")
+    hand_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the hands")
+    identity_weight: NonNegative = option(0.1, "weight of the identity loss (Eq. 2)")
+    arcface: str | None = option(
+        None,
+        "weights for the identity loss: .safetensors or .onnx, or hf://owner/name/file; without them it is off",
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.snr_gamma is not None and self.loss_on == "sample":
+            raise ValueError("give either --snr_gamma or --loss_on sample: both weigh timesteps.")
+
+
+@dataclass(kw_only=True)
+class OptimizationOptions(Options):
+    """How weights change, and in which precision."""
+
+    _argument_group_name = "optimization"
+
+    seed: Seed = option(0, "of new weights, samples and noise")
+    max_train_steps: Count = option(35_000, "optimizer steps")
+    train_batch_size: Count = option(1, "samples per process and batch")
+    gradient_accumulation_steps: Count = option(4, "batches per optimizer step")
+    gradient_checkpointing: bool = option(False, "less memory, slower")
+    learning_rate: Positive = option(1e-5, "after the warm-up")
+    scale_lr: bool = option(False, "multiply the learning rate by the samples of a step")
+    lr_scheduler: SchedulerName = option("constant", "how the learning rate changes after the warm-up")
+    lr_warmup_steps: NonNegativeInt = option(500, "steps of warm-up, where the scheduler has one")
+    lr_num_cycles: Count = option(1, "cycles of cosine_with_restarts")
+    lr_power: Positive = option(1.0, "power of polynomial")
+    use_8bit_adam: bool = option(False, "needs bitsandbytes")
+    use_muon: bool = option(
+        False,
+        "orthogonal updates of matrices and convolutions, for training from scratch; needs pytorch-optimizer",
+    )
+    adam_beta1: Beta = option(0.9, "decay of the mean gradient")
+    adam_beta2: Beta = option(0.999, "decay of the mean squared gradient")
+    adam_weight_decay: NonNegative = option(0.0, "decoupled weight decay")
+    adam_epsilon: Positive = option(1e-8, "added to the denominator")
+    max_grad_norm: Positive = option(1.0, "gradients of a greater norm are scaled down to it")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        None, "precision of the networks (default: that of accelerate's configuration)"
+    )
+    allow_tf32: bool = option(False, "faster float32 products on GPUs, less exact")
+    enable_xformers_memory_efficient_attention: bool = option(False, "needs xformers")
+    max_skipped_steps: Count = option(10, "stop after this many steps in a row that are not finite")
+
+    def validate(self) -> None:
+        super().validate()
+        if self.use_8bit_adam and self.use_muon:
+            raise ValueError("give either --use_8bit_adam or --use_muon.")
+
+
+@dataclass(kw_only=True)
+class RunOptions(Options):
+    """What is written during a run."""
+
+    _argument_group_name = "output"
+
+    output_dir: str = field(metadata={"help": "folder of the checkpoints and of the final pipeline"})
+    checkpointing_steps: Count = option(500, "steps between checkpoints")
+    checkpoints_total_limit: Count | None = option(None, "number of checkpoints to keep (default: all)")
+    resume_from_checkpoint: str | None = option(None, 'a checkpoint folder, or "latest", if there is one')
+    report_to: str | None = option(None, "tensorboard, wandb, all, or another tracker of accelerate")
+    logging_dir: str = option("logs", "folder of the logs, in output_dir")
+
+    def validate(self) -> None:
+        super().validate()
+        if self.report_to is None:
+            return
+        known = LoggerType.list()
+        if self.report_to not in known:
+            raise ValueError(f"`report_to` must be one of {', '.join(known)}, got {checks.shown(self.report_to)}.")
+        if self.report_to != "all" and LoggerType(self.report_to) not in get_available_trackers():
+            raise ValueError(f"`report_to`: {self.report_to} is not installed.")
+
+
+@dataclass(kw_only=True)
+class ValidationOptions(Options):
+    """What is done with the trained weights beside saving them."""
+
+    _argument_group_name = "averaged weights, validation, upload"
+
+    use_ema: bool = option(False, "save and validate averaged weights")
+    ema_decay: Probability = option(0.9999, "decay of the averaged weights")
+    validation_data_dir: str | None = option(
+        None, "prepared clips (default: procedural people that are not trained on)"
+    )
+    validation_steps: Count | None = option(None, "steps between validations, which generate and score clips")
+    validation_clips: Count = option(4, "clips of a validation")
+    validation_frames: Count = option(16, "frames of each of these clips")
+    num_inference_steps: Count = option(25, "denoising steps of a validation")
+    guidance_scale: NonNegative = option(3.5, "guidance of a validation")
+    push_to_hub: bool = option(False, "upload the final pipeline")
+    hub_model_id: str | None = option(None, "repository on the Hub (default: the name of output_dir)")
+    hub_token: str | None = option(None, "access token (default: the stored one)")
+
+
+# Configs
+
+
+@dataclass(kw_only=True)
+class BaseTrainingConfig(DataOptions, OptimizationOptions, RunOptions):
+    """The options of every script that trains networks of HIA."""
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(StageOptions, StartingPointOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
+    """A run of one stage (`examples/train_hia.py`).
+
+    Defaults are those of the spatial stage; [`~hia_diffusers.training.stages.STAGES`] holds a config of each.
+    """
+
+    def validate(self) -> None:
+        super().validate()
+        for name, path in self.as_dict().items():
+            if name.endswith("_name_or_path") and path and Path(path).resolve() == Path(self.output_dir).resolve():
+                raise ValueError(f"--output_dir must be another folder than --{name}, which the run reads to its end.")
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """The value, if it is of a type that options have."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        (kind,) = (argument for argument in arguments if argument is not NoneType)
+        return None if value is None else _checked(name, value, kind)
+    if origin is list:
+        if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+            raise TypeError(f"`{name}` must be a list that is not empty, got {checks.shown(value)}.")
+        return [_checked(name, item, arguments[0]) for item in value]
+    if origin is Annotated:
+        number, limits = arguments
+        if number is int:
+            return checks.integer(name, value, limits.low, limits.high or checks.MAX_COUNT)
+        return checks.number(name, value, limits.low, limits.high, limits.above, limits.below)
+    if origin is Literal:
+        return checks.one_of(name, value, arguments)
+    if kind is bool:
+        return checks.flag(name, value)
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be text, got {checks.shown(value)}.")
+    return os.fspath(value)

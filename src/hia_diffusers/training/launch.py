@@ -1,0 +1,224 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run on the processes that `accelerate launch` started: precision, optimizer, and what does not go together."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    parse_flag_from_env,
+)
+from diffusers import ModelMixin
+from diffusers.optimization import get_scheduler
+from torch import nn
+
+from ..models.denoiser import HIADenoiser
+from ..pipeline_hia import HIAPipeline
+from .config import BaseTrainingConfig, TrainingConfig
+
+
+SHARDING: dict[DistributedType, Literal["fsdp", "zero2"]] = {
+    DistributedType.FSDP: "fsdp",
+    DistributedType.DEEPSPEED: "zero2",
+}
+
+# One process validates while the others wait.
+VALIDATION_TIMEOUT = timedelta(hours=6)
+
+
+def build_accelerator(config: BaseTrainingConfig) -> Accelerator:
+    """
+    The processes of a run, as the config wants them.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+
+    Raises:
+        `ValueError`: options do not go with the way accelerate was launched.
+    """
+    folder = Path(config.output_dir)
+    autocast = AutocastKwargs()
+    accelerator = Accelerator(
+        # `gradient_accumulation_steps` would give way to that of accelerate's configuration.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps),
+        mixed_precision=config.mixed_precision,
+        log_with=config.report_to,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / config.logging_dir)),
+        kwargs_handlers=[autocast, InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
+    )
+    # Keeps cast copies of all weights through the step: saves a fifth of the time on a CPU, and is too much for a GPU.
+    autocast.cache_enabled = accelerator.device.type == "cpu"
+    if config.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+    kind = accelerator.distributed_type
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
+        raise ValueError("accelerate uses FSDP between several GPUs only: launch with a configuration for DDP here.")
+    if config.use_muon and kind in SHARDING:
+        raise ValueError("--use_muon cannot be used with FSDP or DeepSpeed, which split the weights.")
+    if kind == DistributedType.DEEPSPEED:  # it accumulates and clips by itself
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=config.train_batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            gradient_clipping=config.max_grad_norm,
+        )
+    return accelerator
+
+
+def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
+    """
+    Refuse what needs whole weights where accelerate splits them.
+
+    Args:
+        config ([`TrainingConfig`]):
+            Of the run.
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+
+    Raises:
+        `ValueError`: options do not go with the way accelerate was launched.
+    """
+    kind = accelerator.distributed_type
+    if config.use_ema and kind in SHARDING:
+        raise ValueError("--use_ema cannot be used with FSDP or DeepSpeed, which split the weights.")
+    if config.validation_steps and kind == DistributedType.FSDP:
+        raise ValueError("--validation_steps cannot be used with FSDP: no process holds the whole weights.")
+
+
+def check_fit(config: BaseTrainingConfig, pipeline: HIAPipeline) -> None:
+    """
+    Refuse sizes and lengths that the networks cannot take.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+        pipeline ([`HIAPipeline`]):
+            Whose networks are trained.
+
+    Raises:
+        `ValueError`: a size or `num_frames` does not fit.
+    """
+    factor = pipeline.vae_scale_factor
+    for height, width in config.frame_sizes:
+        if any(side * config.resolution_scale % factor for side in (height, width)):
+            raise ValueError(
+                f"--sizes must be multiples of {factor} times --resolution_scale {config.resolution_scale:g}, got "
+                f"{width}x{height}."
+            )
+    longest = pipeline.unet.config.motion_max_seq_length
+    if config.num_frames > longest:
+        raise ValueError(
+            f"--num_frames must be at most {longest}, what the motion modules can tell apart, got {config.num_frames}."
+        )
+
+
+def place_networks(
+    config: BaseTrainingConfig, accelerator: Accelerator, pipeline: HIAPipeline, model: HIADenoiser
+) -> None:
+    """
+    Move all networks to the device. Those without a trained parameter are kept in the precision they run in.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+        pipeline ([`HIAPipeline`]):
+            Its VAE and encoders, which are frozen.
+        model ([`HIADenoiser`]):
+            The other networks; the parameters to be trained require gradients.
+    """
+    if config.enable_xformers_memory_efficient_attention:
+        pipeline.enable_xformers_memory_efficient_attention()
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    for network in (pipeline.vae, pipeline.image_encoder, pipeline.text_encoder):
+        if network is not None:
+            move(network.requires_grad_(False), accelerator.device, dtype)
+    if accelerator.distributed_type == DistributedType.FSDP:  # it wants one precision
+        dtype = torch.float32
+    for network in (model.appearance_encoder, model.controlnet, model.unet):
+        trained = any(parameter.requires_grad for parameter in network.parameters())
+        move(network, accelerator.device, torch.float32 if trained else dtype)
+
+
+def move(network: ModelMixin, device: torch.device, dtype: torch.dtype) -> None:
+    """
+    Move a network, without diffusers' warning where its dtype stays the same.
+
+    Args:
+        network (`diffusers.ModelMixin`):
+            Any network.
+        device (`torch.device`):
+            Where to.
+        dtype (`torch.dtype`):
+            Of its weights.
+    """
+    network.to(device)
+    if network.dtype != dtype:
+        network.to(dtype)
+
+
+def build_optimizer(
+    config: BaseTrainingConfig, parameters: Sequence[nn.Parameter], num_processes: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """
+    The optimizer and the schedule of its learning rate.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+        parameters (`Sequence[torch.nn.Parameter]`):
+            Those that are trained.
+        num_processes (`int`):
+            For `scale_lr`.
+
+    Raises:
+        `ImportError`: the optimizer's library is missing.
+    """
+    learning_rate = config.learning_rate
+    if config.scale_lr:
+        learning_rate *= config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    adam: dict[str, Any] = {
+        "lr": learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
+    optimizer: torch.optim.Optimizer
+    if config.use_muon:
+        try:
+            from pytorch_optimizer import Muon
+        except ImportError as error:
+            raise ImportError("--use_muon needs pytorch-optimizer: pip install pytorch-optimizer") from error
+        matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
+        # Updates of the size of Adam's, so that they have its learning rate.
+        muon = {"lr": learning_rate, "weight_decay": config.adam_weight_decay, "use_adjusted_lr": True}
+        optimizer = Muon(
+            [{"params": matrices, "use_muon": True, **muon}, {"params": others, "use_muon": False, **adam}]
+        )
+    elif config.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ImportError("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from error
+        optimizer = AdamW8bit(parameters, **adam)
+    else:
+        optimizer = torch.optim.AdamW(parameters, **adam)
+    return optimizer, get_scheduler(
+        config.lr_scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )

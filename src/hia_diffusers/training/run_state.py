@@ -1,0 +1,373 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run is, and how it stops, is saved and resumes."""
+
+import contextlib
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
+from torch import nn
+
+from ..files import written_whole
+from ..folder_lock import FolderInUseError, locked_folder
+from .checkpoints import CheckpointFolder, damage_of, step_of
+from .config import BaseTrainingConfig
+
+
+OPTIONS_FILE, STATE_FILE = "options.json", "run.pt"
+
+# What may differ between a run and its continuation.
+FREE_OPTIONS = {
+    "max_train_steps",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "validation_data_dir",
+    "validation_steps",
+    "validation_clips",
+    "validation_frames",
+    "num_inference_steps",
+    "guidance_scale",
+    "report_to",
+    "logging_dir",
+    "dataloader_num_workers",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "max_skipped_steps",
+    "output_dir",
+}
+
+
+class Progress:
+    """Where the run is; part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self.step = 0  # optimizer steps
+        self.batches = 0  # batches of each process
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.unreadable: Counter[str] = Counter()  # what was wrong with a clip -> how often another replaced it
+
+    def count_step(self, is_step: bool) -> None:
+        """
+        Note the end of a step.
+
+        Args:
+            is_step (`bool`):
+                Whether weights changed. If not, because a loss or gradient was not finite, the step was skipped.
+        """
+        if is_step:
+            self.step += 1
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+
+    def count_unreadable(self, skipped: Iterable[str]) -> None:
+        """
+        Note the clips of a batch that could not be read.
+
+        Args:
+            skipped (`Iterable[str]`):
+                `skipped` of each sample.
+        """
+        self.unreadable.update(line for text in skipped for line in text.splitlines())
+
+    def state_dict(self) -> dict[str, Any]:
+        """On all processes together: each knows its own unreadable clips."""
+        unreadable: Counter[str] = Counter()
+        for line, times in gather_object(list(self.unreadable.items())):
+            unreadable[line] += times
+        return {**vars(self), "unreadable": dict(unreadable)}
+
+    def load_state_dict(self, state: dict[str, Any], is_main_process: bool) -> None:
+        """
+        Take over a state.
+
+        Args:
+            state (`dict[str, Any]`):
+                From `state_dict`.
+            is_main_process (`bool`):
+                Only one process keeps what all have counted together.
+        """
+        vars(self).update(state, unreadable=Counter(state["unreadable"] if is_main_process else {}))
+
+
+class StopSignal:
+    """Notes a signal, for the loop to stop at the end of its step.
+
+    Args:
+        number (`int`, *optional*, defaults to `signal.SIGTERM`):
+            The signal.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        self.received = False
+        signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = True
+
+
+@contextlib.contextmanager
+def averaged_weights(ema: EMAModel | None, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """
+    The averaged weights in place of the trained ones, if there are any.
+
+    Args:
+        ema (`diffusers.training_utils.EMAModel`, *optional*):
+            Has the averages.
+        parameters (`Sequence[torch.nn.Parameter]`):
+            Those that it averages.
+    """
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+
+
+# Saving and resuming
+
+
+def recorded_options(config: BaseTrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """
+    What must be the same when a run resumes.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+
+    Returns:
+        `dict[str, Any]`: options by name, as JSON keeps them.
+    """
+    options = {name: value for name, value in config.as_dict().items() if name not in FREE_OPTIONS}
+    options |= {"sizes": config.frame_sizes, "mixed_precision": accelerator.mixed_precision}
+    options["num_processes"] = accelerator.num_processes
+    return json.loads(json.dumps(options))
+
+
+def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], accelerator: Accelerator) -> Path | None:
+    """
+    The checkpoint to resume from, or None for a new run.
+
+    Args:
+        config ([`BaseTrainingConfig`]):
+            Of the run.
+        options (`dict[str, Any]`):
+            From [`recorded_options`].
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+
+    Raises:
+        `ValueError`: there is no such checkpoint, it is damaged or not the last of its run, the run had other options,
+            or `output_dir` holds checkpoints that are not to be resumed from.
+    """
+    folder = Path(config.output_dir)
+    steps = CheckpointFolder(folder).steps()
+    if config.resume_from_checkpoint is None:
+        if steps:
+            raise ValueError(
+                f"--output_dir: {folder} holds checkpoints of a run; go on with --resume_from_checkpoint latest, or "
+                "give another folder."
+            )
+        return None
+    if config.resume_from_checkpoint == "latest":
+        if not steps:
+            return None
+        checkpoint = CheckpointFolder(folder).path(steps[-1])
+    else:
+        checkpoint = Path(config.resume_from_checkpoint).resolve()
+        if not (checkpoint.is_dir() and step_of(checkpoint)):
+            raise ValueError(f"--resume_from_checkpoint: there is no checkpoint {config.resume_from_checkpoint}.")
+    step = step_of(checkpoint) or 0
+    if later := [number for number in steps if number > step]:
+        raise ValueError(
+            f"--resume_from_checkpoint: {folder} holds a later checkpoint, of step {later[-1]}; give another "
+            "--output_dir to go on from an earlier one."
+        )
+    _refuse_damaged(checkpoint, accelerator)
+    _refuse_other_options(checkpoint, options)
+    if step > config.max_train_steps:
+        raise ValueError(
+            f"--max_train_steps must be at least {step}, the step of {checkpoint}, got {config.max_train_steps}."
+        )
+    return checkpoint
+
+
+def save_trained_weights_only(accelerator: Accelerator, trained: set[str]) -> None:
+    """
+    Let checkpoints leave out what no step changes. FSDP and DeepSpeed save in their own ways.
+
+    Args:
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+        trained (`set[str]`):
+            Names of the parameters that are trained.
+    """
+
+    def keep_trained(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        for state in weights:
+            for name in [name for name in state if name.removeprefix("module.") not in trained]:
+                del state[name]
+
+    def load_trained(models: list[nn.Module], folder: str) -> None:
+        while models:
+            network = accelerator.unwrap_model(models.pop())
+            state = load_file(Path(folder) / "model.safetensors")
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+            if state.keys() != trained:
+                raise ValueError("it holds the weights of other layers.")
+            network.load_state_dict(state, strict=False)
+
+    accelerator.register_save_state_pre_hook(keep_trained)
+    accelerator.register_load_state_pre_hook(load_trained)
+
+
+def save_run_state(accelerator: Accelerator, progress: Progress, lr_scheduler: Any, average: Any) -> None:
+    """
+    Let checkpoints hold what accelerate does not know of, or would load from a pickle that may run code.
+
+    Args:
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+        progress ([`Progress`]):
+            Of the run.
+        lr_scheduler:
+            Of the learning rate.
+        average (*optional*):
+            Averaged weights, an [`~diffusers.training_utils.EMAModel`] or a network.
+    """
+
+    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        state = {"progress": progress.state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
+        if average is not None:
+            state["ema"] = average.state_dict()
+        if accelerator.is_main_process:
+            torch.save(state, Path(folder) / STATE_FILE)
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+        progress.load_state_dict(state["progress"], accelerator.is_main_process)
+        lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if average is not None:
+            average.load_state_dict(state["ema"])
+            average.to(accelerator.device)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, progress: Progress) -> None:
+    """
+    Resume from a checkpoint whose files are whole: whether they are of these networks, only loading tells.
+
+    Args:
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+        checkpoint (`Path`):
+            From [`find_checkpoint`].
+        progress ([`Progress`]):
+            Of the run; has the state of the checkpoint afterwards.
+
+    Raises:
+        `ValueError`: the checkpoint is of other networks, or of another step than its name says.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--resume_from_checkpoint: {checkpoint} is not of these networks: {reason}") from error
+    if progress.step != step_of(checkpoint):
+        raise ValueError(f"--resume_from_checkpoint: {checkpoint / STATE_FILE} is of step {progress.step}.")
+    accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+
+
+def write_options(folder: Path, options: dict[str, Any]) -> None:
+    """
+    Record the options of a run.
+
+    Args:
+        folder (`Path`):
+            Of the run.
+        options (`dict[str, Any]`):
+            From [`recorded_options`].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / OPTIONS_FILE) as path:
+        path.write_text(json.dumps(options, indent=2))
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """
+    Keep other runs out of a folder; the main process does so for all.
+
+    Args:
+        folder (`Path`):
+            Of the run.
+        accelerator (`accelerate.Accelerator`):
+            Of the run.
+
+    Raises:
+        `ValueError`: on all processes, if the folder is in use or cannot be written to.
+    """
+    message = None
+    with contextlib.ExitStack() as lock:
+        if accelerator.is_main_process:
+            try:
+                lock.enter_context(locked_folder(folder))
+            except (OSError, FolderInUseError) as error:
+                message = f"--output_dir: {error}"
+        _raise_together(message)
+        yield
+
+
+def _refuse_damaged(checkpoint: Path, accelerator: Accelerator) -> None:
+    """One process looks, for all."""
+    message = None
+    if accelerator.is_main_process and (damage := damage_of(checkpoint)):
+        whole = CheckpointFolder(checkpoint.parent).last_whole(step_of(checkpoint) or 0)
+        advice = "no earlier one is whole" if whole is None else f"{whole} is the last one that is whole"
+        message = f"--resume_from_checkpoint: {damage}. Delete this checkpoint to go on from an earlier one: {advice}."
+    _raise_together(message)
+
+
+def _refuse_other_options(checkpoint: Path, options: dict[str, Any]) -> None:
+    path = checkpoint.parent / OPTIONS_FILE
+    try:
+        before = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"--resume_from_checkpoint: {path}, which holds the run's options, is missing or damaged. The last "
+            f"checkpoint that is whole is {checkpoint}."
+        )
+    changed = [name for name in options if before.get(name) != options[name]]
+    if changed:
+        listed = ", ".join(f"--{name} was {before.get(name)}, is {options[name]}" for name in changed)
+        raise ValueError(f"--resume_from_checkpoint: the run in {checkpoint.parent} had other options: {listed}.")
+
+
+def _raise_together(message: str | None) -> None:
+    """On all processes, if the main process has a message."""
+    (message,) = broadcast_object_list([message])
+    if message:
+        raise ValueError(message)
