@@ -16,6 +16,7 @@ from dancing_videos import dancer_boxes, draw_scene, write_dance
 from diffusers import ControlNetModel, LCMScheduler, MotionAdapter, UNet2DConditionModel
 from onnx_models import draw_people, points_in, write_detector, write_pose_model
 from PIL import Image
+from published_adapters import write_ip_adapter
 from published_weights import (
     SMALL_SIZE,
     draw_weights,
@@ -126,6 +127,10 @@ def write_trained_pipelines(folder: Path) -> None:
     pipeline.save_pretrained(folder / "runs" / "dance" / "temporal-full")
     pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
     pipeline.save_pretrained(folder / "runs" / "dance" / "lcm")
+
+
+def write_published_adapter(folder: Path) -> None:
+    write_ip_adapter(folder / "h94" / "IP-Adapter", random_tiny_pipeline().unet)
 
 
 def write_videos(folder: Path) -> None:

@@ -46,6 +46,7 @@ COMPONENTS = {
     "feature_extractor": CLIPImageProcessor,
     "text_encoder": CLIPTextModel,
     "tokenizer": CLIPTokenizer,
+    "ip_adapter_image_encoder": CLIPVisionModelWithProjection,
 }
 CONFIGS = ("reference_timestep", "unconditional_controlnet")  # arguments of HIAPipeline that are no components
 
@@ -217,10 +218,13 @@ class HIAImageEncoderStep(HIAStep):
 class HIAReferenceEncoderStep(HIAStep):
     """Encodes the reference picture, and puts together what the denoiser is given besides latents."""
 
-    uses = ("vae", "appearance_encoder", "controlnet", "unet", "image_encoder", "feature_extractor")
+    uses = (
+        *("vae", "appearance_encoder", "controlnet", "unet"),
+        *("image_encoder", "feature_extractor", "ip_adapter_image_encoder"),
+    )
     takes = (
         *("image", "height", "width", "encoder_hidden_states", "conditioning_clips", "batch_size"),
-        *("ip_adapter_image", "ip_adapter_image_embeds", "cross_attention_kwargs"),
+        *("ip_adapter_image", "ip_adapter_image_embeds", "guidance_scale", "cross_attention_kwargs"),
     )
     gives = ("reference_latents", "conditions")
 
@@ -231,7 +235,10 @@ class HIAReferenceEncoderStep(HIAStep):
             values.reference_latents,
             values.conditioning_clips,
             image_embeds=pipe.prepare_ip_adapter_embeds(
-                values.ip_adapter_image, values.ip_adapter_image_embeds, values.batch_size
+                values.ip_adapter_image,
+                values.ip_adapter_image_embeds,
+                values.batch_size,
+                values.guidance_scale > 1,
             ),
             cross_attention_kwargs=values.cross_attention_kwargs,
         )

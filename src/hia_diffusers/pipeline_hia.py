@@ -13,8 +13,6 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
-from diffusers.loaders import IPAdapterMixin
-from diffusers.models.embeddings import ImageProjection
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.utils import BaseOutput, replace_example_docstring
@@ -30,6 +28,7 @@ from .exclusive_use import USED_HERE, exclusive_use, is_used_here, one_call_at_a
 from .finite_results import check_finite
 from .fitting import fit_reference, warn_of_bars
 from .images import image_tensors
+from .ip_adapter import HIAIPAdapterMixin
 from .lora import HIALoraLoaderMixin
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.attachments import check_no_attachments, remove_fused_projections
@@ -138,7 +137,7 @@ class HIAPipelineOutput(BaseOutput):
     frames: torch.Tensor | np.ndarray | list[list[PIL.Image.Image]]
 
 
-class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, IPAdapterMixin):
+class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, HIAIPAdapterMixin):
     """Animates reference pictures with the motion of conditioning frames.
 
     Cross-attention takes its context from one of two sources: the projected token of `image_encoder` (zeros for the
@@ -170,14 +169,18 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
         unconditional_controlnet (`bool`, *optional*, defaults to `False`):
             Whether the ControlNet also acts in the unconditional branch of guidance, with what it gives on the context
             of the other (weights of MagicAnimate and Moore-AnimateAnyone).
+        ip_adapter_image_encoder (`CLIPVisionModelWithProjection`, *optional*):
+            CLIP vision tower of IP-Adapters, which bring one of another width than the context's.
 
     Raises:
         TypeError: If a component is of a class that does not fit.
         ValueError: If two components do not fit each other.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->appearance_encoder->unet->vae"
-    _optional_components = ["image_encoder", "feature_extractor", "text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->image_encoder->appearance_encoder->ip_adapter_image_encoder->unet->vae"
+    _optional_components = [
+        *("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "ip_adapter_image_encoder"),
+    ]
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
@@ -193,6 +196,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
         tokenizer: CLIPTokenizer | None = None,
         reference_timestep: str = "zero",
         unconditional_controlnet: bool = False,
+        ip_adapter_image_encoder: CLIPVisionModelWithProjection | None = None,
     ) -> None:
         super().__init__()
         if reference_timestep not in ("zero", "current"):
@@ -207,6 +211,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
             "feature_extractor": feature_extractor,
             "text_encoder": text_encoder,
             "tokenizer": tokenizer,
+            "ip_adapter_image_encoder": ip_adapter_image_encoder,
         }
         check_components(components)
         if isinstance(unet, UNet2DConditionModel):
@@ -332,13 +337,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
         if vae:
             remove_fused_projections(self.vae)
 
-    def unload_ip_adapter(self) -> None:
-        """Remove IP-Adapters, and keep the image encoder if the context comes from it."""
-        kept = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
-        super().unload_ip_adapter()
-        if self.text_encoder is None:
-            self.register_modules(**kept)
-
     def set_use_memory_efficient_attention_xformers(
         self, valid: bool, attention_op: Callable[..., Any] | None = None
     ) -> None:
@@ -440,7 +438,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
             shape = (batch_size, self.unet.config.in_channels, clips.num_frames, *latent_size)
             check_tensor("latents", latents, shape, self.unet.dtype)
         self._check_context(len(images), image_embeds, prompt_embeds)
-        self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+        self.check_ip_adapter_inputs(ip_adapter_image, ip_adapter_image_embeds, batch_size, guidance_scale > 1)
         num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, 1, most_steps(self.scheduler))
         rehearse(self.scheduler, num_inference_steps, custom_schedule(self.scheduler, timesteps, sigmas), eta)
 
@@ -471,31 +469,6 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
                 raise ValueError("`text_encoder` needs a `tokenizer`, which the pipeline lacks.")
             if self.text_encoder is None and self.feature_extractor is None:
                 raise ValueError("`image_encoder` needs a `feature_extractor`, which the pipeline lacks.")
-
-    def _check_ip_adapter(self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None) -> None:
-        projection = getattr(self.unet, "encoder_hid_proj", None)
-        given = [value for value in (ip_adapter_image, ip_adapter_image_embeds) if value is not None]
-        if projection is None:
-            if given:
-                raise ValueError("`ip_adapter_image` and `ip_adapter_image_embeds` need `load_ip_adapter` first.")
-            return
-        if len(given) != 1:
-            raise ValueError(
-                "An IP-Adapter is loaded: give `ip_adapter_image` or `ip_adapter_image_embeds`, and not both."
-            )
-        num_adapters = len(projection.image_projection_layers)
-        num_given = len(given[0]) if isinstance(given[0], list) else 1
-        if num_given != num_adapters:
-            name = "ip_adapter_image" if ip_adapter_image is not None else "ip_adapter_image_embeds"
-            raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({num_adapters}), got {num_given}.")
-        if ip_adapter_image is None:
-            for embeds in given[0] if isinstance(given[0], list) else given:
-                shape = (None,) * (embeds.ndim if isinstance(embeds, torch.Tensor) and embeds.ndim == 4 else 3)
-                check_tensor("ip_adapter_image_embeds", embeds, shape, self.unet.dtype)
-            return
-        if self.image_encoder is None or self.feature_extractor is None:
-            raise ValueError("`ip_adapter_image` needs an `image_encoder` and a `feature_extractor` in the pipeline.")
-        image_tensors(ip_adapter_image, "ip_adapter_image")
 
     # 2. The stages of a call
 
@@ -536,7 +509,7 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
         device, dtype = self._execution_device, self.unet.dtype
         pictures = image_tensors(image)
         if prompt_embeds is None and image_embeds is None:
-            if self.text_encoder is not None:  # an `image_encoder` beside it came with an IP-Adapter
+            if self.text_encoder is not None:
                 tokens = self.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
                 prompt_embeds = self.text_encoder(tokens)[0]
             else:
@@ -546,41 +519,10 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
         check_finite("The embeddings of `image`", [context], self.components)
         return context, torch.zeros_like(context) if prompt_embeds is None else context
 
-    def _clip_embeds(self, pictures: list[torch.Tensor], **kwargs: Any) -> Any:
+    def _clip_embeds(self, pictures: list[torch.Tensor]) -> Any:
         bytes_ = [(picture * 255).round().byte() for picture in pictures]
         pixels = self.feature_extractor(images=bytes_, return_tensors="pt").pixel_values
-        return self.image_encoder(pixels.to(self._execution_device, self.image_encoder.dtype), **kwargs)
-
-    def prepare_ip_adapter_embeds(
-        self, ip_adapter_image: Any, ip_adapter_image_embeds: list[torch.Tensor] | None, batch_size: int
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Image embeddings for IP-Adapters: a list over adapters for the conditional branch, zeros for the other.
-
-        Both are empty without IP-Adapters.
-
-        Args:
-            ip_adapter_image (*optional*):
-                A picture per adapter.
-            ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
-                Embeddings per adapter, `(1 or B, images, ...)`.
-            batch_size (`int`):
-                B.
-        """
-        if ip_adapter_image is None and ip_adapter_image_embeds is None:
-            return [], []
-        if ip_adapter_image_embeds is None:
-            images = ip_adapter_image if isinstance(ip_adapter_image, list) else [ip_adapter_image]
-            ip_adapter_image_embeds = []
-            for picture, layer in zip(images, self.unet.encoder_hid_proj.image_projection_layers, strict=True):
-                hidden = not isinstance(layer, ImageProjection)
-                output = self._clip_embeds(image_tensors(picture), output_hidden_states=hidden)
-                embeds = output.hidden_states[-2] if hidden else output.image_embeds
-                ip_adapter_image_embeds.append(embeds[None])
-        conditional = [
-            _repeat_to(embeds.to(self._execution_device, self.unet.dtype), batch_size)
-            for embeds in ip_adapter_image_embeds
-        ]
-        return conditional, [torch.zeros_like(embeds) for embeds in conditional]
+        return self.image_encoder(pixels.to(self._execution_device, self.image_encoder.dtype))
 
     @checks.python_numbers
     def prepare_timesteps(
@@ -1068,9 +1010,11 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
             prompt_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
                 Context instead of that of `text_encoder`, used in both branches.
             ip_adapter_image (*optional*):
-                A picture, or a list with one per loaded IP-Adapter.
+                A picture, or a list with one per loaded IP-Adapter, or with a list of pictures each.
             ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
-                Embeddings instead of `ip_adapter_image`, per adapter `(1 or B, images, ...)`.
+                Embeddings instead of `ip_adapter_image`, per adapter `(1 or B, pictures, ...)`. With guidance twice as
+                many, those of the unconditional branch first, as
+                [`HIAPipeline.prepare_ip_adapter_image_embeds`] gives them.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, *optional*, defaults to `True`):
@@ -1151,7 +1095,9 @@ class HIAPipeline(DiffusionPipeline, StableDiffusionMixin, HIALoraLoaderMixin, I
             encoder_hidden_states,
             reference_latents,
             clips,
-            image_embeds=self.prepare_ip_adapter_embeds(ip_adapter_image, ip_adapter_image_embeds, batch_size),
+            image_embeds=self.prepare_ip_adapter_embeds(
+                ip_adapter_image, ip_adapter_image_embeds, batch_size, guidance_scale > 1
+            ),
             cross_attention_kwargs=cross_attention_kwargs,
         )
 

@@ -108,8 +108,10 @@ NEEDS = {
             *("HIAPipeline", "condition", "conditioning_frames", "generator", "image", "model", "picture", "pipe"),
             "torch",
         ),
+        files=(inputs.write_published_adapter,),
         replaced={
             "num_inference_steps=25": "num_inference_steps=2",
+            "ip_adapter_image=picture": "ip_adapter_image=picture, num_inference_steps=2",
             "6 * 2**30, pipe, height=896, width=512": "2**26, pipe, height=64, width=64",
             "context_batch_size=size": "context_batch_size=size, num_inference_steps=2",
             "compile_repeated_blocks(fullgraph=True)": 'compile_repeated_blocks(fullgraph=True, backend="eager")',

@@ -30,6 +30,7 @@ CLASSES: dict[str, tuple[type, ...]] = {
     "controlnet": (HIAControlNetModel,),
     "scheduler": (SchedulerMixin,),
     "text_encoder": (CLIPTextModel,),
+    "ip_adapter_image_encoder": (CLIPVisionModelWithProjection,),
 }
 COMPONENTS = (*CLASSES, "feature_extractor", "tokenizer")
 REQUIRED = ("vae", "unet", "appearance_encoder", "controlnet", "scheduler")  # for a call
