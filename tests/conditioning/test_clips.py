@@ -48,6 +48,15 @@ def test_pose_maps_alone_leave_the_blur_unknown(condition):
     assert torch.equal(read[:, :3], maps) and not read[:, 3:].any()
 
 
+@pytest.mark.parametrize("form", ["condition", "tensor"])
+def test_the_pose_serves_for_a_controlnet_of_three_channels(condition, form):
+    whole = condition.to_tensor()
+    given = condition if form == "condition" else whole
+    assert torch.equal(ConditioningClips.from_any(given, channels=3).read([4, 1])[0], whole[[4, 1], :3])
+    with pytest.raises(ValueError, match="must have the 4 channels of the ControlNet, got 6"):
+        ConditioningClips.from_any(given, channels=4)
+
+
 @pytest.mark.parametrize("sharpness", [-0.1, 1.5])
 def test_sharpness_beyond_its_range_is_refused(condition, sharpness):
     wrong = condition[:2]

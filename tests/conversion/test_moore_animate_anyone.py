@@ -14,12 +14,14 @@ from peft import LoraConfig
 from published_weights import SMALL_SIZE, draw_weights, moore_shapes, write_moore
 from rounding import assert_equal_up_to_rounding
 
-from hia_diffusers import HIAPipeline
+from hia_diffusers import HIAAnimator, HIAPipeline
 from hia_diffusers.conversion.moore_animate_anyone import (
     convert_champ,
     convert_moore_animate_anyone,
     convert_musepose,
 )
+from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.data.video import read_video
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.components import load_components
 
@@ -51,6 +53,20 @@ def animate(pipeline, channels=3, **options):
         "output_type": "pt",
     }
     return pipeline(picture, **{**arguments, **options}).frames
+
+
+def test_all_that_drives_drives_what_was_converted(conversion, tmp_path):
+    pipeline = conversion.model
+    pipeline.set_progress_bar_config(disable=True)
+    keypoints = ProceduralScene("train", identity=0, motion=0, setting=0).keypoints(range(2), 64, 48)
+    condition = HIAAnimator().condition(keypoints, 64, 48)
+    expected = animate(pipeline, conditioning_frames=condition.to_tensor()[:, :3])
+    assert torch.equal(animate(pipeline, conditioning_frames=condition), expected)
+    poses = [PIL.Image.fromarray(pose) for pose in condition.pose]
+    assert torch.equal(animate(pipeline, conditioning_frames=poses), expected)
+    picture = PIL.Image.new("RGB", (48, 64))
+    HIAAnimator(pipeline)(picture, keypoints, tmp_path / "out.mp4", num_inference_steps=1)
+    assert len(read_video(tmp_path / "out.mp4").frames) == 2
 
 
 def test_every_key_is_taken_but_what_nothing_depends_on(conversion):

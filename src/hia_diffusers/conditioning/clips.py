@@ -18,6 +18,10 @@ from ..images import number_tensor
 from .motion_blur import MotionBlurCondition, MotionBlurConditioner
 
 
+# Of a condition, and of those the first that are the pose.
+CHANNELS, POSE_CHANNELS = 6, 3
+
+
 @dataclass(frozen=True)
 class ConditioningClips:
     """
@@ -27,7 +31,8 @@ class ConditioningClips:
         clips (`tuple`):
             B clips, each a `MotionBlurCondition` or a tensor `(F, 3 or C, H, W)` in [0, 1].
         channels (`int`):
-            C, those that the ControlNet takes. Pose maps of 3 channels serve for 6: the blur is then unknown.
+            C, those that the ControlNet takes. Pose maps of 3 channels serve for 6: the blur is then unknown. Of 6
+            channels the 3 of the pose serve for a ControlNet that takes no more.
         height, width (`int`):
             Of what is read, in pixels. Clips of another size are resized, those of another aspect whole and centred.
     """
@@ -69,7 +74,7 @@ class ConditioningClips:
         if not clips or 0 in next(iter(shapes)) or not all(map(_is_in_range, clips)):
             raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
         _, found, height, width = next(iter(shapes))
-        if found != channels and (found, channels) != (3, 6):
+        if found != channels and {found, channels} != {POSE_CHANNELS, CHANNELS}:
             raise ValueError(
                 f"`conditioning_frames` must have the {channels} channels of the ControlNet, got {found}."
             )
@@ -106,16 +111,15 @@ class ConditioningClips:
         numbers = list(frames)
         read = [clip[numbers] for clip in self.clips]
         batch = torch.stack([clip if isinstance(clip, torch.Tensor) else clip.to_tensor() for clip in read]).float()
-        if batch.shape[2] != self.channels:
-            # A pose map alone: blur unknown, as MotionBlurConditioner.from_pose_video has it.
-            batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, self.channels - batch.shape[2]))
+        # Of a pose map alone, the blur is unknown, as MotionBlurConditioner.from_pose_video has it. Too many are cut.
+        batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, self.channels - batch.shape[2]))
         fitted = fit_images(batch.flatten(0, 1), self.height, self.width)
         return fitted.unflatten(0, batch.shape[:2])
 
 
 def _shape(clip: MotionBlurCondition | torch.Tensor) -> tuple[int, ...]:
     """(F, C, H, W)."""
-    return tuple(clip.shape) if isinstance(clip, torch.Tensor) else (len(clip), 6, clip.height, clip.width)
+    return tuple(clip.shape) if isinstance(clip, torch.Tensor) else (len(clip), CHANNELS, clip.height, clip.width)
 
 
 def _is_in_range(clip: MotionBlurCondition | torch.Tensor) -> bool:
