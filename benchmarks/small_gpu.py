@@ -54,7 +54,7 @@ from hia_diffusers.memory_counting import GPUOperators, LiveBytes, gibibytes, on
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
 from hia_diffusers.models.controlnet import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
-from hia_diffusers.pipeline_inputs import DenoisingOptions
+from hia_diffusers.pipelines.inputs import DenoisingOptions
 
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder")  # whose weights are cast or quantised

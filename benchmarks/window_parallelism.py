@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline
-from hia_diffusers.context_windows import context_windows
+from hia_diffusers.pipelines.context_windows import context_windows
 
 
 HEIGHT, WIDTH = 160, 96

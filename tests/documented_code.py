@@ -54,7 +54,7 @@ PRELOADED = (
     *("datasets", "diffusers.pipelines", "huggingface_hub.cli.hf", "onnxruntime", "rtmlib", "transformers"),
     *("documented_inputs", "hia_diffusers.animation.animator", "hia_diffusers.commands.animate"),
     *("hia_diffusers.commands.convert", "hia_diffusers.commands.evaluate", "hia_diffusers.commands.prepare"),
-    *("hia_diffusers.data.dataset", "hia_diffusers.metrics.evaluation", "hia_diffusers.pipeline_hia"),
+    *("hia_diffusers.data.dataset", "hia_diffusers.metrics.evaluation", "hia_diffusers.pipelines.pipeline_hia"),
 )
 
 

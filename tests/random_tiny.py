@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from hia_diffusers.models.appearance_encoder import HIAAppearanceEncoder
 from hia_diffusers.models.controlnet import HIAControlNetModel
 from hia_diffusers.models.unet_motion import HIAUNetMotionModel
-from hia_diffusers.pipeline_hia import HIAPipeline
+from hia_diffusers.pipelines.pipeline_hia import HIAPipeline
 from hia_diffusers.scheduling_shifted_snr import ShiftedSNRScheduler
 
 

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 ALLOWED_IMPORTS = {
     # The root only maps public names to the modules that define them.
     "__init__": {
-        *("_registration", "models", "scheduling_shifted_snr", "conditioning", "data.dataset", "pipeline_hia"),
+        *("_registration", "models", "scheduling_shifted_snr", "conditioning", "data.dataset", "pipelines"),
         *("animation.animator", "modular_hia"),
     },
     "models.modeling_hia": {"models.attachments", "models.component_files"},
@@ -34,27 +34,37 @@ ALLOWED_IMPORTS = {
     "conditioning.detection": {"conditioning.keypoints", "conditioning.tracking"},
     "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},
-    "ip_adapter": {"images", "models.modeling_hia", "pipeline_inputs"},
+    "ip_adapter": {"images", "models.modeling_hia", "pipelines.inputs"},
     "lora_files": {"models.attachments"},
     "lora": {"lora_files", "models.attachments"},
-    "pipeline_folder": {"models"},
-    "pipeline_hia": {
-        *("models", "scheduling_shifted_snr", "context_windows", "window_parallelism", "conditioning", "images"),
-        *("pipeline_inputs", "scheduler_rehearsal", "finite_results", "exclusive_use", "pipeline_folder"),
-        *("framewise_scheduling", "ip_adapter", "lora"),
+    "pipelines.inputs": {"conditioning", "images", "models", "pipelines.scheduler_rehearsal"},
+    "pipelines.stages": {
+        *("models", "conditioning", "finite_results", "pipelines.framewise_scheduling", "pipelines.inputs"),
     },
-    "context_memory": {"memory_counting", "models", "pipeline_hia"},
+    "pipelines.streaming": {"exclusive_use"},
+    "pipelines.pipeline_folder": {"models", "pipelines.model_card"},
+    "pipelines.pipeline_switches": {"models.attachments"},
+    "pipelines.pipeline_hia": {
+        "models",
+        "conditioning",
+        "exclusive_use",
+        "finite_results",
+        "ip_adapter",
+        "lora",
+        "pipelines",
+    },
+    "context_memory": {"memory_counting", "models", "pipelines.pipeline_hia"},
     "animation.driving": {"conditioning", "data.video"},
     "animation.animator": {
-        *("animation", "conditioning", "data.sound", "data.video", "data.watermark", "images", "pipeline_hia"),
+        *("animation", "conditioning", "data.sound", "data.video", "data.watermark", "images", "pipelines"),
     },
     "modular_hia": {
-        *("models", "scheduling_shifted_snr", "conditioning", "pipeline_hia", "pipeline_inputs", "exclusive_use"),
-        *("animation.animator", "pipeline_folder"),
+        *("models", "scheduling_shifted_snr", "conditioning", "pipelines", "exclusive_use"),
+        "animation.animator",
     },
     # Commands are like users: they may import the root.
     "commands": {
-        *("__init__", "commands", "animation", "conditioning", "data", "images", "metrics", "models", "pipeline_hia"),
+        *("__init__", "commands", "animation", "conditioning", "data", "images", "metrics", "models", "pipelines"),
         "finite_results",
     },
     "app": {"app", "animation", "conditioning", "data.containers", "data.synthetic", "data.video", "images"},
@@ -95,13 +105,13 @@ ALLOWED_IMPORTS = {
         "metrics.identity",
         "metrics.weights",
     },
-    "training.batches": {"data", "models", "pipeline_hia", "training"},
-    "training.export": {"pipeline_hia", "training"},
-    "training.launch": {"models", "pipeline_hia", "training"},
-    "training.objective": {"conditioning", "models", "pipeline_hia", "training"},
-    "training.validation": {"data", "metrics", "pipeline_hia", "training"},
-    "training.components": {"models", "scheduling_shifted_snr", "pipeline_hia"},
-    "conversion": {"conversion", "models", "pipeline_hia", "scheduling_shifted_snr"},
+    "training.batches": {"data", "models", "pipelines", "training"},
+    "training.export": {"pipelines", "training"},
+    "training.launch": {"models", "pipelines", "training"},
+    "training.objective": {"conditioning", "models", "pipelines", "training"},
+    "training.validation": {"data", "metrics", "pipelines", "training"},
+    "training.components": {"models", "scheduling_shifted_snr", "pipelines"},
+    "conversion": {"conversion", "models", "pipelines", "scheduling_shifted_snr"},
 }
 
 # What any module may import; it imports nothing of ours.

@@ -101,7 +101,7 @@ def test_stages_run_apart_from_each_other(pipe, inputs):
     assert "frames" not in state.values
 
     decoder = HIAModularPipeline(decode)
-    assert list(decoder.components) == ["vae"]
+    assert list(decoder.components) == ["vae", "video_processor"]
     decoder.update_components(vae=pipe.vae)
     assert torch.equal(decoder(clean_latents=state.clean_latents, output_type="pt", output="frames"), expected)
 

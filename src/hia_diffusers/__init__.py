@@ -23,8 +23,8 @@ _MODULES = {
     "HIAControlNetModel": "hia_diffusers.models.controlnet",
     "HIADataset": "hia_diffusers.data.dataset",
     "HIAModularPipeline": "hia_diffusers.modular_hia",
-    "HIAPipeline": "hia_diffusers.pipeline_hia",
-    "HIAPipelineOutput": "hia_diffusers.pipeline_hia",
+    "HIAPipeline": "hia_diffusers.pipelines.pipeline_hia",
+    "HIAPipelineOutput": "hia_diffusers.pipelines.pipeline_output",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
     "KeypointDetector": "hia_diffusers.conditioning.detection",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from .models.unet_motion import HIAUNetMotionModel as HIAUNetMotionModel
     from .modular_hia import HIABlocks as HIABlocks
     from .modular_hia import HIAModularPipeline as HIAModularPipeline
-    from .pipeline_hia import HIAPipeline as HIAPipeline
-    from .pipeline_hia import HIAPipelineOutput as HIAPipelineOutput
+    from .pipelines.pipeline_hia import HIAPipeline as HIAPipeline
+    from .pipelines.pipeline_output import HIAPipelineOutput as HIAPipelineOutput
     from .scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler
     from .scheduling_shifted_snr import snr_shift_factor_for_resolution as snr_shift_factor_for_resolution
 

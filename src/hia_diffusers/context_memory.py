@@ -13,7 +13,7 @@ from .memory_counting import GPUOperators, LiveBytes, gibibytes
 from .models.autoencoder import vae_scale_factor
 from .models.controlnet import ConditioningEmbeddings
 from .models.denoiser import HIAConditions, HIADenoiser
-from .pipeline_hia import HIAPipeline
+from .pipelines.pipeline_hia import HIAPipeline
 
 
 def context_batch_size_within(

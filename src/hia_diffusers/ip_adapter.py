@@ -28,7 +28,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from . import checks
 from .images import image_tensors
 from .models.modeling_hia import load_without_mismatch
-from .pipeline_inputs import check_tensor
+from .pipelines.inputs import check_tensor
 
 
 SOURCE = "pretrained_model_name_or_path_or_dict"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HIA as modular blocks of diffusers: the stages of [`HIAPipeline`], which can be used, left out and replaced singly.
 
-A block takes its values from the state, and computes with the method of [`HIAPipeline`] that does the same in a call.
+A block takes its values from the state, and computes with the stage of [`HIAPipeline`] that does the same in a call.
 """
 
 import inspect
@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ModularPipeline, ModularPipelineBlocks, SequentialPipelineBlocks
+from diffusers.configuration_utils import FrozenDict
 from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineState
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, ConfigSpec, InputParam, OutputParam
+from diffusers.video_processor import VideoProcessor
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -28,11 +30,12 @@ from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.controlnet import HIAControlNetModel
 from .models.denoiser import HIAConditions
-from .models.modeling_hia import check_finite_weights
+from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
 from .models.unet_motion import HIAUNetMotionModel
-from .pipeline_folder import check_component
-from .pipeline_hia import HIAPipeline
-from .pipeline_inputs import DenoisingOptions
+from .pipelines import inputs, stages
+from .pipelines.inputs import DenoisingOptions, ReferenceImages
+from .pipelines.pipeline_folder import check_component
+from .pipelines.pipeline_hia import HIAPipeline
 from .scheduling_shifted_snr import ShiftedSNRScheduler
 
 
@@ -58,7 +61,7 @@ from hia_diffusers import HIABlocks
 
 
 def pipeline_of(components: ModularPipeline) -> HIAPipeline:
-    """The pipeline of the components that a modular pipeline holds, whose methods the blocks call."""
+    """The pipeline of the components that a modular pipeline holds, for what is no stage of its own."""
     arguments: dict[str, Any] = {name: getattr(components, name, None) for name in COMPONENTS}
     return HIAPipeline(**arguments, **{name: components.config[name] for name in CONFIGS})
 
@@ -146,16 +149,16 @@ class HIAStep(ModularPipelineBlocks):
             if getattr(components, name) is None and name not in HIAPipeline._optional_components:
                 raise ValueError(f"`{name}` is missing: call `load_components` or `update_components` first.")
         values = self.get_block_state(state)
-        self.run(pipeline_of(components), values)
+        self.run(components, values)
         self.set_block_state(state, values)
         return components, state
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
         """Compute what the block gives.
 
         Args:
-            pipe ([`HIAPipeline`]):
-                Of the components.
+            components (`ModularPipeline`):
+                Has them as attributes.
             values (`BlockState`):
                 What the block takes, by name. What it gives is set on it, and may also replace what it takes.
         """
@@ -172,7 +175,7 @@ class HIADrivingStep(HIAStep):
     takes = ("image", "conditioning_frames", *options, "height", "width")
     gives = ("fps",)
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
         values.fps = None
         if values.driving is None:
             return
@@ -191,16 +194,18 @@ class HIAInputStep(HIAStep):
     takes = ("image", "conditioning_frames", "height", "width", *options)
     gives = ("conditioning_clips", "batch_size")
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
         if values.conditioning_frames is None:
             raise ValueError("`conditioning_frames` must be given, or a `driving` clip to make them of.")
-        frames, channels = values.conditioning_frames, pipe.controlnet.config.conditioning_channels
+        inputs.check_complete(components)
+        frames, channels = values.conditioning_frames, components.controlnet.config.conditioning_channels
         clips = ConditioningClips.from_any(frames, channels)
-        arguments = {name: values[name] for name in self.options}
-        pipe.check_inputs(values.image, clips, values.height, values.width, **arguments)
+        values.image = ReferenceImages.from_any(values.image)
+        arguments = {name: values[name] for name in ("height", "width", *self.options)}
+        pipeline_of(components).check_inputs(values.image, clips, **arguments)
         values.height, values.width = values.height or clips.height, values.width or clips.width
-        values.batch_size = pipe.batch_size(values.image, clips, values.num_videos_per_prompt)
-        clips = pipe.prepare_conditioning_frames(clips, values.height, values.width)
+        values.batch_size = inputs.count_clips(values.image, clips, values.num_videos_per_prompt)
+        clips = stages.prepare_conditioning_frames(components, clips, values.height, width=values.width)
         values.conditioning_clips = clips.repeat_to(values.batch_size)
 
 
@@ -211,8 +216,10 @@ class HIAImageEncoderStep(HIAStep):
     takes = ("image", "image_embeds", "prompt_embeds")
     gives = ("encoder_hidden_states",)
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        values.encoder_hidden_states = pipe.encode_image(values.image, values.image_embeds, values.prompt_embeds)
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        values.encoder_hidden_states = stages.encode_image(
+            components, values.image, values.image_embeds, prompt_embeds=values.prompt_embeds
+        )
 
 
 class HIAReferenceEncoderStep(HIAStep):
@@ -228,17 +235,20 @@ class HIAReferenceEncoderStep(HIAStep):
     )
     gives = ("reference_latents", "conditions")
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        values.reference_latents = pipe.encode_reference_latents(values.image, values.height, values.width)
-        values.conditions = pipe.prepare_conditions(
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        values.reference_latents = stages.encode_reference_latents(
+            components, values.image, values.height, width=values.width
+        )
+        values.conditions = stages.prepare_conditions(
+            components,
             values.encoder_hidden_states,
             values.reference_latents,
-            values.conditioning_clips,
-            image_embeds=pipe.prepare_ip_adapter_embeds(
+            conditioning_frames=values.conditioning_clips,
+            image_embeds=pipeline_of(components).prepare_ip_adapter_embeds(
                 values.ip_adapter_image,
                 values.ip_adapter_image_embeds,
                 values.batch_size,
-                values.guidance_scale > 1,
+                do_classifier_free_guidance=values.guidance_scale > 1,
             ),
             cross_attention_kwargs=values.cross_attention_kwargs,
         )
@@ -255,13 +265,16 @@ class HIAPrepareLatentsStep(HIAStep):
     )
     gives = ("step_times", "initial_latents")
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        values.step_times = pipe.prepare_timesteps(values.num_inference_steps, values.timesteps, values.sigmas)
-        channels, num_frames = pipe.unet.config.in_channels, values.conditioning_clips.num_frames
-        values.initial_latents = pipe.prepare_latents(
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        values.step_times = stages.prepare_timesteps(
+            components, values.num_inference_steps, values.timesteps, sigmas=values.sigmas
+        )
+        channels, num_frames = components.unet.config.in_channels, values.conditioning_clips.num_frames
+        values.initial_latents = stages.prepare_latents(
+            components,
             (values.batch_size, channels, num_frames, *values.reference_latents.shape[-2:]),
             values.reference_latents,
-            values.step_times[0],
+            timestep=values.step_times[0],
             reference_noise=values.reference_noise,
             shared_noise=values.shared_noise,
             generator=values.generator,
@@ -288,7 +301,8 @@ class HIADenoiseStep(HIAStep):
         """Options of tqdm, such as `disable`, as of [`~diffusers.DiffusionPipeline.set_progress_bar_config`]."""
         self._progress_bar_config = kwargs
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        pipe = pipeline_of(components)
         pipe.set_progress_bar_config(**self._progress_bar_config)
         values.clean_latents = pipe.denoise(
             values.initial_latents,
@@ -308,8 +322,18 @@ class HIADecodeStep(HIAStep):
     takes = ("clean_latents", "output_type", "decode_chunk_size")
     gives = ("frames",)
 
-    def run(self, pipe: HIAPipeline, values: BlockState) -> None:
-        values.frames = pipe.decode(values.clean_latents, values.output_type, values.decode_chunk_size)
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        config = FrozenDict({"vae_scale_factor": 8})
+        processor = ComponentSpec(
+            "video_processor", VideoProcessor, config=config, default_creation_method="from_config"
+        )
+        return [*super().expected_components, processor]
+
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        values.frames = stages.decode(
+            components, values.clean_latents, values.output_type, decode_chunk_size=values.decode_chunk_size
+        )
 
 
 class HIABlocks(SequentialPipelineBlocks):
@@ -453,6 +477,7 @@ class HIAModularPipeline(ModularPipeline):
                 if component is None:
                     raise ValueError(f"`{name}` cannot be loaded from {source}; a warning says why.")
                 check_finite_weights(component, source)
+                copy_out_of_mapped_file(component)
             except (OSError, ValueError):
                 self.register_components(**{name: None})
                 raise

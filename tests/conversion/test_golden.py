@@ -15,7 +15,7 @@ from published_weights import draw, write_magic_animate, write_moore
 from hia_diffusers.conversion.magic_animate import convert_magic_animate
 from hia_diffusers.conversion.moore_animate_anyone import convert_moore_animate_anyone
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
-from hia_diffusers.pipeline_inputs import DenoisingOptions
+from hia_diffusers.pipelines.inputs import DenoisingOptions
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -30,7 +30,7 @@ from .picture import fit_picture, fit_pose_map
 
 
 if TYPE_CHECKING:
-    from ..pipeline_hia import HIAPipeline
+    from ..pipelines.pipeline_hia import HIAPipeline
 
 # Width and height of results are multiples of this, the factor of Stable Diffusion's autoencoder.
 SIZE_STEP = 8

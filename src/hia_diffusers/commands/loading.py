@@ -55,7 +55,7 @@ def load_pipeline(model: str, device: str, dtype: str, variant: str | None = Non
     import diffusers
     import torch
 
-    from ..pipeline_hia import HIAPipeline
+    from ..pipelines.pipeline_hia import HIAPipeline
 
     diffusers.utils.logging.set_verbosity_error()
     try:

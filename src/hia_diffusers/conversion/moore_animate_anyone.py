@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from ..scheduling_shifted_snr import ShiftedSNRScheduler
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport

@@ -180,15 +180,15 @@ class HIADenoiser(nn.Module):
         """The denoiser of a [`HIAPipeline`], which shares its networks.
 
         Args:
-            pipeline ([`HIAPipeline`]):
+            pipeline ([`HIAPipeline`] or `ModularPipeline`):
                 Its three networks and its configuration are taken.
         """
         return cls(
             pipeline.appearance_encoder,
             pipeline.controlnet,
             pipeline.unet,
-            reference_timestep=pipeline.config.reference_timestep,
-            unconditional_controlnet=pipeline.config.unconditional_controlnet,
+            reference_timestep=pipeline.config["reference_timestep"],
+            unconditional_controlnet=pipeline.config["unconditional_controlnet"],
         )
 
     def forward(

@@ -15,7 +15,7 @@ from ..data.aspect_buckets import AspectBucketBatchSampler
 from ..data.clips import PreparedClips, ProceduralClips
 from ..data.dataset import SAMPLES_VERSION, HIADataset
 from ..models.autoencoder import encode_pictures
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig
 from .sample_cache import SampleCache, weights_hash
 

@@ -24,7 +24,7 @@ from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
 from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch, same_option
 from ..models.unet_motion import HIAUNetMotionModel, check_motion_adapter
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from ..scheduling_shifted_snr import ShiftedSNRScheduler
 
 

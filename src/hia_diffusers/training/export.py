@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub import HfApi
 
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig, TrainingConfig
 from .run_state import FREE_OPTIONS
 from .stages import trained_parts

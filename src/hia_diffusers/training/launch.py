@@ -22,7 +22,7 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 
 from ..models.denoiser import HIADenoiser
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig, TrainingConfig
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..conditioning.regions import box_masks
 from ..models.denoiser import HIAConditions
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from .batches import encode
 from .config import TrainingConfig
 from .face_identity import aligned_boxes, identity_loss

@@ -11,7 +11,7 @@ from ..data.clips import PreparedClips, ProceduralClips
 from ..data.dataset import HIADataset
 from ..data.video import write_video
 from ..metrics.evaluation import VideoEvaluation
-from ..pipeline_hia import HIAPipeline
+from ..pipelines.pipeline_hia import HIAPipeline
 from .config import TrainingConfig
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A saved pipeline, looked at before it is loaded: what its index names, and whether the components are whole and fit.
+"""A saved pipeline: its index and its components are looked at before it is loaded.
 
 Before 0.42.1, diffusers imports any module that an index names as the library of a component, and with that runs it.
 """
@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 
-from .models.component_files import check_component_files, read_json_object
-from .models.component_fit import CLASSES, COMPONENTS, CONVERTED_UNETS, REQUIRED, check_components
-from .models.modeling_hia import load_without_mismatch
+from ..models.attachments import check_no_attachments
+from ..models.component_files import check_component_files, read_json_object
+from ..models.component_fit import CLASSES, COMPONENTS, CONVERTED_UNETS, REQUIRED, check_components
+from ..models.modeling_hia import StrictLoadingMixin, check_finite_weights, load_without_mismatch
+from .model_card import CARD_FILE, PIPELINE_CODE, PIPELINE_FILE, model_card
 
 
 INDEX = "model_index.json"
@@ -180,3 +183,75 @@ def _outline(name: str, component_class: Any, folder: Path, variant: str | None,
     except Exception as error:  # what libraries raise on files that are damaged or odd has many classes
         reason = " ".join(str(error).split()).removeprefix("`pretrained_model_name_or_path`: ")
         raise ValueError(f"the `{name}` in {folder} cannot be used: {reason}") from error
+
+
+class PipelineFolderMixin(DiffusionPipeline):
+    """Loading that refuses what does not fit, and saving with what users of the folder need."""
+
+    _lora_loadable_modules: list[str]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        """Load a pipeline as [`~diffusers.DiffusionPipeline.from_pretrained`] does, refusing weights that differ.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                Hub id or local folder.
+            kwargs:
+                Options of [`~diffusers.DiffusionPipeline.from_pretrained`]; `use_safetensors` is `True` by default.
+
+        Raises:
+            OSError: If a file is missing.
+            TypeError, ValueError: If a file is damaged, weights have missing or unexpected keys, are no floating-point
+                numbers or not finite, or components do not fit each other; before weights are read where their headers
+                tell it.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32  # transformers would take that in its config, of whoever saved it last
+        try:
+            folder = find_pipeline(cls, pretrained_model_name_or_path, kwargs)
+            given = {name: kwargs[name] for name in COMPONENTS if name in kwargs}
+            check_pipeline_folder(folder, given, kwargs.get("variant"), kwargs["use_safetensors"])
+        except ValueError as error:
+            raise ValueError(f"`pretrained_model_name_or_path`: {error}") from error
+        pipeline = super().from_pretrained(str(folder), **kwargs)
+        for name, component in pipeline.components.items():
+            if isinstance(component, torch.nn.Module) and not isinstance(component, StrictLoadingMixin):
+                check_finite_weights(component, folder / name)
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    @classmethod
+    def extract_init_dict(
+        cls, config_dict: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        # What `DiffusionPipeline.from_pretrained` calls before it imports the libraries that the index names.
+        check_index(config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, with two files beside it.
+
+        They are a model card, unless there is a `README.md` already, and `pipeline.py`, which says to
+        `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` that the class is this one.
+
+        Raises:
+            ValueError: If LoRA, an IP-Adapter or fused projections are in the way; nothing is written then.
+        """
+        for name, component in self.components.items():
+            if isinstance(component, nn.Module):
+                is_of_pipeline = name in self._lora_loadable_modules
+                check_no_attachments(name, component, "unload_lora_weights" if is_of_pipeline else "unload_lora")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PIPELINE_FILE).write_text(PIPELINE_CODE)  # first: diffusers may upload the folder
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if not (folder / CARD_FILE).exists():
+            (folder / CARD_FILE).write_text(model_card(folder.resolve().name, kwargs.get("variant")))
+
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, **kwargs: Any) -> Any:
+        card = Path(working_dir) / CARD_FILE
+        if "hia-diffusers" not in card.read_text():  # diffusers has put an empty card there
+            card.write_text(model_card(repo_id))
+        return super()._upload_folder(working_dir, repo_id, **kwargs)

@@ -49,13 +49,21 @@ def context_windows(
     return [range(start, start + context_frames) for start in starts]
 
 
-def frame_weights(windows: list[range], num_frames: int) -> torch.Tensor:
+def frame_weights(windows: list[range], num_frames: int, device: torch.device | str | None = None) -> torch.Tensor:
     """The weight of each window's prediction in each frame: one over the number of windows that cover the frame.
+
+    Args:
+        windows (`list[range]`):
+            From [`context_windows`].
+        num_frames (`int`):
+            F.
+        device (`torch.device` or `str`, *optional*):
+            Where to make the weights, by default on the host.
 
     Returns:
         `torch.Tensor` of shape `(F,)`: summed over the windows that cover it, every frame's weight is one.
     """
-    counts = torch.zeros(num_frames, dtype=torch.float32)
+    counts = torch.zeros(num_frames, dtype=torch.float32, device=device)
     for window in windows:
         counts[window.start : window.stop] += 1
     return 1 / counts

@@ -8,7 +8,7 @@ import torch.multiprocessing
 from random_tiny import random_tiny_pipeline
 from shared_clips import make_clips, share_clips
 
-from hia_diffusers.window_parallelism import WindowGroup
+from hia_diffusers.pipelines.window_parallelism import WindowGroup
 
 
 @pytest.mark.parametrize("size", [2, 3])

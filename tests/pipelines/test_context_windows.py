@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hia_diffusers.context_windows import context_windows, frame_weights
+from hia_diffusers.pipelines.context_windows import context_windows, frame_weights
 
 
 @pytest.mark.parametrize("shift", [False, True])

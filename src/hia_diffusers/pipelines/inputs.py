@@ -6,7 +6,7 @@ Axes: B clips, F frames, C channels, H, W.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,55 @@ import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-from . import checks
+from .. import checks
+from ..conditioning.clips import ConditioningClips
+from ..images import image_tensors
+from ..models import autoencoder
+from ..models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
+from .scheduler_rehearsal import check_kind, rehearse
 
 
 MAX_SCALE = 1000.0  # of guidance and of adapters: beyond, numbers are only noise
 MAX_VIDEOS = 1024  # per picture and motion
+STREAM_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = (*STREAM_TYPES, "latent")
+CALLBACK_TENSORS = ("latents",)  # that a callback may be given
 
 # What attention processors are given in any case.
 OWN_ATTENTION_ARGUMENTS = {
     *("self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb", "args", "kwargs"),
 }
+
+
+class ReferenceImages(tuple[torch.Tensor, ...]):
+    """The reference images of a call, each float32 `(3, H, W)` in [0, 1]: parsed and looked at once."""
+
+    @classmethod
+    def from_any(cls, image: Any, name: str = "image") -> "ReferenceImages":
+        """Images in any form that [`HIAPipeline.__call__`] takes.
+
+        Args:
+            image:
+                The images; returned as they are where they are parsed already.
+            name (`str`, *optional*, defaults to `"image"`):
+                Of the argument, for errors.
+        """
+        return image if isinstance(image, cls) else cls(image_tensors(image, name))
+
+
+def count_clips(images: ReferenceImages, clips: ConditioningClips, num_videos_per_prompt: Any = 1) -> int:
+    """How many clips a call makes.
+
+    Args:
+        images ([`ReferenceImages`]):
+            Reference images.
+        clips ([`~conditioning.clips.ConditioningClips`]):
+            As many clips as images, or one of either.
+        num_videos_per_prompt (`int`, *optional*, defaults to 1):
+            Videos per image and motion.
+    """
+    number = checks.integer("num_videos_per_prompt", num_videos_per_prompt, low=1, high=MAX_VIDEOS)
+    return max(len(images), len(clips)) * number
 
 
 @dataclass(frozen=True)
@@ -97,6 +136,141 @@ def _is_between(interval: Sequence[float], step: int, num_steps: int) -> bool:
     return step / num_steps >= interval[0] and (step + 1) / num_steps <= interval[1]
 
 
+def check_inputs(
+    components: Any,
+    image: Any,
+    conditioning_frames: Any,
+    height: int | None,
+    width: int | None,
+    num_inference_steps: int = 25,
+    timesteps: list[int] | None = None,
+    sigmas: list[float] | None = None,
+    guidance_scale: float = 3.5,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    batch_guidance: bool = False,
+    controlnet_conditioning_scale: float = 1.0,
+    control_guidance_start: float = 0.0,
+    control_guidance_end: float = 1.0,
+    reference_noise: bool = True,
+    shared_noise: float = 0.0,
+    context_frames: int = 16,
+    context_overlap: int = 4,
+    context_shift: bool = True,
+    context_batch_size: int = 1,
+    deep_cache_interval: int = 1,
+    num_videos_per_prompt: int = 1,
+    eta: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    latents: torch.Tensor | None = None,
+    image_embeds: torch.Tensor | None = None,
+    prompt_embeds: torch.Tensor | None = None,
+    ip_adapter_image: Any = None,
+    ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+    output_type: str = "pil",
+    cross_attention_kwargs: dict[str, Any] | None = None,
+    decode_chunk_size: int = 16,
+    callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
+    callback_on_step_end_tensor_inputs: list[str] | None = None,
+) -> None:
+    """Raise a `ValueError` or `TypeError` that names the argument if a call's arguments cannot be used.
+
+    The arguments are those of [`HIAPipeline.__call__`]. No model runs.
+    """
+    check_complete(components)
+    unet, scheduler, factor = components.unet, components.scheduler, autoencoder.vae_scale_factor(components.vae)
+    images = ReferenceImages.from_any(image)
+    clips = ConditioningClips.from_any(conditioning_frames, components.controlnet.config.conditioning_channels)
+    if 1 not in (len(images), len(clips)) and len(images) != len(clips):
+        raise ValueError(
+            f"`image` holds {len(images)} pictures but `conditioning_frames` {len(clips)} clips; give as many, or"
+            " one of either."
+        )
+    latent_size = []
+    for name, value, default in (("height", height, clips.height), ("width", width, clips.width)):
+        if value is None and default % factor:
+            raise ValueError(f"`{name}` must be a multiple of {factor}, got {default} (from `conditioning_frames`).")
+        latent_size.append(checks.side(name, default if value is None else value, factor) // factor)
+    checks.area(*(side * factor for side in reversed(latent_size)))
+    DenoisingOptions(
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        batch_guidance=batch_guidance,
+        controlnet_conditioning_scale=controlnet_conditioning_scale,
+        control_guidance_start=control_guidance_start,
+        control_guidance_end=control_guidance_end,
+        context_frames=context_frames,
+        context_overlap=context_overlap,
+        context_shift=context_shift,
+        context_batch_size=context_batch_size,
+        deep_cache_interval=deep_cache_interval,
+    ).check(clips.num_frames, unet.config.motion_max_seq_length)
+    check_attention_arguments(cross_attention_kwargs, unet)
+    callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+    checks.flag("reference_noise", reference_noise)
+    checks.number("shared_noise", shared_noise, low=0, high=1)
+    if shared_noise and latents is not None:
+        raise ValueError("`shared_noise` must be 0 where `latents` are given: they are the noise.")
+    checks.one_of("output_type", output_type, OUTPUT_TYPES)
+    checks.integer("decode_chunk_size", decode_chunk_size)
+    checks.number("eta", eta, low=0, high=1)
+    batch_size = count_clips(images, clips, num_videos_per_prompt)
+    check_generator(generator, batch_size, components._execution_device)
+    if latents is not None:
+        shape = (batch_size, unet.config.in_channels, clips.num_frames, *latent_size)
+        check_tensor("latents", latents, shape, dtype=unet.dtype)
+    check_context(components, len(images), image_embeds, prompt_embeds=prompt_embeds)
+    components.check_ip_adapter_inputs(
+        ip_adapter_image, ip_adapter_image_embeds, batch_size, do_classifier_free_guidance=guidance_scale > 1
+    )
+    num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, low=1, high=most_steps(scheduler))
+    rehearse(scheduler, num_inference_steps, custom_schedule(scheduler, timesteps, sigmas), eta=eta)
+
+
+def check_complete(components: Any) -> None:
+    """Refuse to start a call while a component is missing or does not fit the others.
+
+    Args:
+        components:
+            Anything that has those of [`HIAPipeline`] as attributes.
+    """
+    parts = {name: getattr(components, name, None) for name in COMPONENTS}
+    for name in REQUIRED:
+        if parts[name] is None:
+            raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
+    check_kind(components.scheduler)
+    check_number_of_betas(components.scheduler)
+    check_components({**parts, "scheduler": None})  # a rehearsal tries more of the scheduler
+
+
+def check_context(
+    components: Any, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
+) -> None:
+    """Where the hidden states of cross-attention come from: exactly one source.
+
+    Args:
+        components:
+            Anything that has those of [`HIAPipeline`] as attributes.
+        num_images (`int`):
+            Reference images.
+        image_embeds, prompt_embeds:
+            As [`HIAPipeline.__call__`] takes them.
+    """
+    if image_embeds is not None and prompt_embeds is not None:
+        raise ValueError("Give `image_embeds` or `prompt_embeds`, not both.")
+    dim = components.unet.config.cross_attention_dim
+    for name, embeds in (("image_embeds", image_embeds), ("prompt_embeds", prompt_embeds)):
+        check_embeds(name, embeds, num_images, channels=dim, dtype=components.unet.dtype)
+    if image_embeds is None and prompt_embeds is None:
+        if components.image_encoder is None and components.text_encoder is None:
+            raise ValueError(
+                "Give `image_embeds` or `prompt_embeds`: the pipeline has neither `image_encoder` nor `text_encoder`."
+            )
+        if components.text_encoder is not None and components.tokenizer is None:
+            raise ValueError("`text_encoder` needs a `tokenizer`, which the pipeline lacks.")
+        if components.text_encoder is None and components.feature_extractor is None:
+            raise ValueError("`image_encoder` needs a `feature_extractor`, which the pipeline lacks.")
+
+
 def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
     """What attention is told: nothing that it would not read.
 
@@ -122,7 +296,7 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
         checks.number('cross_attention_kwargs["scale"]', cross_attention_kwargs["scale"], -MAX_SCALE, MAX_SCALE)
 
 
-def callback_inputs(callback: Any, tensor_inputs: Any, accepted: Sequence[str]) -> list[str]:
+def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
     """The names of the tensors that a callback is given.
 
     Args:
@@ -130,8 +304,6 @@ def callback_inputs(callback: Any, tensor_inputs: Any, accepted: Sequence[str]) 
             `callback_on_step_end` of [`HIAPipeline.__call__`]. One of diffusers' class says itself what it wants.
         tensor_inputs (`Sequence[str]`, *optional*):
             `callback_on_step_end_tensor_inputs`.
-        accepted (`Sequence[str]`):
-            The names that there are.
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"`callback_on_step_end` must be callable, got {checks.shown(callback)}.")
@@ -140,7 +312,7 @@ def callback_inputs(callback: Any, tensor_inputs: Any, accepted: Sequence[str]) 
     if tensor_inputs is None:
         return []
     checks.instance("callback_on_step_end_tensor_inputs", tensor_inputs, (list, tuple))
-    return [checks.one_of("callback_on_step_end_tensor_inputs", name, accepted) for name in tensor_inputs]
+    return [checks.one_of("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS) for name in tensor_inputs]
 
 
 def latents_of_callback(returned: Any, latents: torch.Tensor) -> torch.Tensor:

@@ -50,14 +50,21 @@ class WindowGroup:
         if any(not torch.equal(other, sums) for other in all_sums):
             raise ValueError(f"`{name}` must be the same on all processes that share a clip.")
 
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor], chunks: Sequence[torch.Tensor]) -> torch.Tensor:
-        """`function` of all chunks, concatenated along their first axis on the host of each process.
+    def map(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        chunks: Sequence[torch.Tensor],
+        device: torch.device,
+    ) -> torch.Tensor:
+        """`function` of all chunks, concatenated along their first axis on a device of each process.
 
         Args:
             function (`Callable`):
                 Keeps the first axis of a tensor.
             chunks (`Sequence[torch.Tensor]`):
                 All as long as the first one, but for the last, which may be shorter.
+            device (`torch.device`):
+                Where the results go.
         """
         results = []
         for start in range(0, len(chunks), self.size):
@@ -68,5 +75,30 @@ class WindowGroup:
             made = function(padded).contiguous()
             all_made = [torch.empty_like(made) for _ in range(self.size)]
             dist.all_gather(all_made, made, group=self.group)
-            results += [part[: len(chunk)].cpu() for part, chunk in zip(all_made, turn, strict=False)]
+            results += [part[: len(chunk)].to(device) for part, chunk in zip(all_made, turn, strict=False)]
         return torch.cat(results)
+
+
+class WindowParallelismMixin:
+    """A pipeline whose calls may be shared by processes."""
+
+    _window_group: WindowGroup | None = None
+
+    def enable_window_parallelism(self, group: dist.ProcessGroup | None = None) -> None:
+        """Share each clip between the processes of `torch.distributed`: its windows of time, and its decoding.
+
+        All processes make the same calls with the same arguments, `generator` seeded alike, and all get the result. It
+        differs from that of one process by rounding only. A clip of one window is denoised by one of them.
+
+        Args:
+            group (`torch.distributed.ProcessGroup`, *optional*):
+                Those that share; by default all.
+
+        Raises:
+            RuntimeError: If `torch.distributed` is not initialized.
+        """
+        self._window_group = WindowGroup(group)
+
+    def disable_window_parallelism(self) -> None:
+        """Make clips in this process alone."""
+        self._window_group = None

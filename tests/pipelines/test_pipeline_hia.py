@@ -31,11 +31,11 @@ from rounding import assert_equal_up_to_rounding
 from small_networks import autoencoder_dc
 from text_parts import text_parts as tiny_text_parts
 
-from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler
+from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler, images
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
-from hia_diffusers.context_windows import context_windows
 from hia_diffusers.models.controlnet import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.pipelines.context_windows import context_windows
 
 
 def seeded(seed=0):
@@ -72,6 +72,22 @@ def test_return_dict(pipe, picture, condition):
     output = pipe(*arguments, generator=seeded(), output_type="pt")
     assert isinstance(output, HIAPipelineOutput)
     assert torch.equal(pipe(*arguments, generator=seeded(), output_type="pt", return_dict=False)[0], output.frames)
+
+
+def test_tensors_stay_on_the_device(pipe):
+    """Frames of `"pt"` only: pictures and arrays are made on the host, chunk by chunk."""
+    pipe.vae.to("meta")
+    frames = pipe.decode(torch.zeros(1, 4, 3, 8, 6, device="meta"), "pt", decode_chunk_size=2)
+    assert frames.is_meta and frames.shape == (1, 3, 3, 64, 48)
+
+
+def test_images_are_parsed_once(pipe, animate, picture, condition, monkeypatch):
+    parsed, image_tensor = [], images.image_tensor
+    monkeypatch.setattr(images, "image_tensor", lambda *args: parsed.append(args) or image_tensor(*args))
+    animate(pipe, image=[picture, picture], num_inference_steps=1)
+    assert len(parsed) == 2
+    list(pipe.stream(picture, condition, num_inference_steps=1))
+    assert len(parsed) == 3
 
 
 def test_same_seed_same_frames(pipe, animate):
@@ -111,7 +127,7 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
 def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
     """On the meta device there are no values that the host could look at: who looks, fails."""
     monkeypatch.setattr(
-        "hia_diffusers.pipeline_hia.ConditioningEmbeddings",  # of long clips are kept on the host
+        "hia_diffusers.pipelines.stages.ConditioningEmbeddings",  # of long clips are kept on the host
         functools.partial(ConditioningEmbeddings, device=torch.device("meta")),
     )
     for network in pipe.components.values():

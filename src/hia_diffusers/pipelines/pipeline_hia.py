@@ -1,0 +1,593 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The HIA pipeline: a reference picture and conditioning frames in, a video out (paper Sec. 3.4)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers.utils import replace_example_docstring
+from diffusers.video_processor import VideoProcessor
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from .. import checks
+from ..conditioning.clips import ConditioningClips
+from ..conditioning.motion_blur import MotionBlurCondition
+from ..exclusive_use import one_call_at_a_time
+from ..finite_results import check_finite
+from ..ip_adapter import HIAIPAdapterMixin
+from ..lora import HIALoraLoaderMixin
+from ..models.appearance_encoder import HIAAppearanceEncoder
+from ..models.autoencoder import Autoencoder, vae_scale_factor
+from ..models.component_fit import COMPONENTS, check_components
+from ..models.controlnet import HIAControlNetModel
+from ..models.deep_cache import DeepCache
+from ..models.denoiser import HIAConditions, HIADenoiser
+from ..models.modeling_hia import copy_out_of_mapped_file
+from ..models.unet_motion import HIAUNetMotionModel
+from . import framewise_scheduling, inputs, stages
+from .context_windows import context_windows, frame_weights
+from .inputs import DenoisingOptions, ReferenceImages
+from .pipeline_folder import PipelineFolderMixin
+from .pipeline_output import HIAPipelineOutput
+from .pipeline_switches import PipelineSwitchesMixin
+from .streaming import stream_frames
+from .window_parallelism import WindowParallelismMixin
+
+
+Conditioning = MotionBlurCondition | list[PIL.Image.Image] | torch.Tensor
+
+EXAMPLE_DOC_STRING = """
+        Examples:
+
+        ```py
+        >>> import torch
+        >>> from diffusers.utils import load_image
+        >>> from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
+        >>> from hia_diffusers.data.video import write_video
+
+        >>> pipe = HIAPipeline.from_pretrained("path/to/hia", dtype=torch.float16).to("cuda")
+        >>> keypoints = WholeBodyKeypoints.load("dance.safetensors").fit(height=896, width=512)
+        >>> condition = MotionBlurConditioner()(keypoints, sharpness=0.8)
+        >>> frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
+        >>> write_video("out.mp4", frames, fps=keypoints.fps)
+        ```
+"""
+
+
+class HIAPipeline(
+    PipelineFolderMixin, PipelineSwitchesMixin, WindowParallelismMixin, HIALoraLoaderMixin, HIAIPAdapterMixin
+):
+    """Animates reference pictures with the motion of conditioning frames.
+
+    Cross-attention takes its context from one of two sources: the projected token of `image_encoder` (zeros for the
+    unconditional branch), or the empty prompt of `text_encoder` (the same for both branches, as weights of
+    MagicAnimate need it). Without either, pass `image_embeds` or `prompt_embeds` to the call.
+
+    Args:
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
+            Encodes the reference picture and decodes the frames.
+        image_encoder (`CLIPVisionModelWithProjection`, *optional*):
+            CLIP vision tower of the context token.
+        unet ([`HIAUNetMotionModel`]):
+            Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.
+        appearance_encoder ([`HIAAppearanceEncoder`]):
+            Reads the reference picture, once per clip.
+        controlnet ([`HIAControlNetModel`]):
+            Reads the conditioning frames.
+        scheduler (`SchedulerMixin`):
+            [`ShiftedSNRScheduler`], or any of diffusers made with `from_config` of its configuration.
+        feature_extractor (`CLIPImageProcessor`, *optional*):
+            Prepares pictures for `image_encoder`.
+        text_encoder (`CLIPTextModel`, *optional*):
+            Encodes the empty prompt.
+        tokenizer (`CLIPTokenizer`, *optional*):
+            Belongs to `text_encoder`.
+        reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
+            The timestep at which the appearance encoder runs: 0, once per clip, or the current one, once per step
+            (weights of MagicAnimate).
+        unconditional_controlnet (`bool`, *optional*, defaults to `False`):
+            Whether the ControlNet also acts in the unconditional branch of guidance, with what it gives on the context
+            of the other (weights of MagicAnimate and Moore-AnimateAnyone).
+        ip_adapter_image_encoder (`CLIPVisionModelWithProjection`, *optional*):
+            CLIP vision tower of IP-Adapters, which bring one of another width than the context's.
+
+    Raises:
+        TypeError: If a component is of a class that does not fit.
+        ValueError: If two components do not fit each other.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->appearance_encoder->ip_adapter_image_encoder->unet->vae"
+    _optional_components = [
+        *("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "ip_adapter_image_encoder"),
+    ]
+    _callback_tensor_inputs = list(inputs.CALLBACK_TENSORS)
+
+    def __init__(
+        self,
+        vae: Autoencoder,
+        image_encoder: CLIPVisionModelWithProjection | None,
+        unet: HIAUNetMotionModel | UNetMotionModel | UNet2DConditionModel,
+        appearance_encoder: HIAAppearanceEncoder,
+        controlnet: HIAControlNetModel,
+        scheduler: SchedulerMixin,
+        feature_extractor: CLIPImageProcessor | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        reference_timestep: str = "zero",
+        unconditional_controlnet: bool = False,
+        ip_adapter_image_encoder: CLIPVisionModelWithProjection | None = None,
+    ) -> None:
+        super().__init__()
+        if reference_timestep not in ("zero", "current"):
+            raise ValueError(f'`reference_timestep` must be "zero" or "current", got {reference_timestep!r}.')
+        components = {
+            "vae": vae,
+            "image_encoder": image_encoder,
+            "unet": unet,
+            "appearance_encoder": appearance_encoder,
+            "controlnet": controlnet,
+            "scheduler": scheduler,
+            "feature_extractor": feature_extractor,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "ip_adapter_image_encoder": ip_adapter_image_encoder,
+        }
+        check_components(components)
+        if isinstance(unet, UNet2DConditionModel):
+            unet = HIAUNetMotionModel.from_unet2d(unet)
+        elif isinstance(unet, UNetMotionModel) and not isinstance(unet, HIAUNetMotionModel):
+            unet = HIAUNetMotionModel.from_unet_motion(unet)
+        components["unet"] = unet
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                copy_out_of_mapped_file(component)
+
+        self.register_modules(**components)
+        self.register_to_config(
+            reference_timestep=reference_timestep, unconditional_controlnet=unconditional_controlnet
+        )
+        self._interrupt = False
+        self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
+        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    def register_modules(self, **kwargs: Any) -> None:
+        """Put components in place of others, as [`~diffusers.DiffusionPipeline.register_modules`] does.
+
+        Args:
+            kwargs:
+                Components by name, or None.
+
+        Raises:
+            TypeError, ValueError: If one does not fit the others; nothing is changed then.
+        """
+        check_components({**{name: getattr(self, name, None) for name in COMPONENTS}, **kwargs})
+        super().register_modules(**kwargs)
+
+    # 1. The stages before denoising
+
+    check_inputs = inputs.check_inputs
+    encode_image = stages.encode_image
+    prepare_conditioning_frames = stages.prepare_conditioning_frames
+    encode_reference_latents = stages.encode_reference_latents
+    prepare_conditions = stages.prepare_conditions
+    prepare_timesteps = stages.prepare_timesteps
+    prepare_extra_step_kwargs = stages.prepare_extra_step_kwargs
+    prepare_latents = stages.prepare_latents
+
+    # 2. Denoising
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditions: HIAConditions,
+        options: DenoisingOptions | None = None,
+        extra_step_kwargs: Mapping[str, Any] | None = None,
+        callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> torch.Tensor:
+        """The denoising loop, over windows of frames at every step.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
+                From [`HIAPipeline.prepare_latents`].
+            timesteps (`torch.Tensor`):
+                Of the scheduler, on the host.
+            conditions ([`~models.denoiser.HIAConditions`]):
+                From [`HIAPipeline.prepare_conditions`], of B clips.
+            options ([`~pipelines.inputs.DenoisingOptions`], *optional*):
+                Guidance, ControlNet, windows and reuse, with the defaults of [`HIAPipeline.__call__`].
+            extra_step_kwargs (`Mapping`, *optional*):
+                From [`HIAPipeline.prepare_extra_step_kwargs`].
+            callback_on_step_end, callback_on_step_end_tensor_inputs:
+                As of [`HIAPipeline.__call__`].
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
+        """
+        options = options or DenoisingOptions()
+        num_frames, num_steps = latents.shape[2], len(timesteps)
+        options.check(num_frames, self.unet.config.motion_max_seq_length)
+        tensor_inputs = inputs.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        denoiser, device_timesteps = HIADenoiser.of_pipeline(self), timesteps.to(latents.device)
+        # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
+        offsets = torch.Generator().manual_seed(0)
+        self._guidance_scale, self._num_timesteps = options.guidance_scale, num_steps
+        num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
+        with (
+            DeepCache(self.unet, options.deep_cache_interval) as cache,
+            self.progress_bar(total=num_steps) as progress_bar,
+        ):
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                self._current_timestep = t
+                guidance_scale = options.guidance_at(i, num_steps, self.guidance_scale)
+                control_scale = options.control_at(i, num_steps)
+                seen = replace(denoiser.read_reference(conditions, device_timesteps[i]), control_scale=control_scale)
+                cache.begin_step(guidance_scale, control_scale)
+                if not cache.reuse:
+                    windows = context_windows(
+                        num_frames,
+                        options.context_frames,
+                        options.context_overlap,
+                        shift=options.context_shift,
+                        generator=offsets,
+                    )
+
+                # Predict the noise of each window, and average where windows overlap
+                sample = self.scheduler.scale_model_input(latents, t)
+                weights = frame_weights(windows, num_frames, latents.device).to(latents.dtype)[:, None, None]
+                noise_pred = torch.zeros_like(latents)
+                own_windows = windows if self._window_group is None else self._window_group.share(windows)
+                for first in range(0, len(own_windows), options.context_batch_size):
+                    batch = own_windows[first : first + options.context_batch_size]
+                    cache.begin_window(first)
+                    predicted = denoiser.guided(
+                        torch.cat([sample[:, :, window.start : window.stop] for window in batch]),
+                        device_timesteps[i],
+                        seen.window(*batch),
+                        guidance_scale=guidance_scale,
+                        batch_guidance=options.batch_guidance,
+                        cache=cache,
+                    )
+                    for window, prediction in zip(batch, predicted.chunk(len(batch)), strict=True):
+                        frames = slice(window.start, window.stop)
+                        noise_pred[:, :, frames] += weights[frames] * prediction
+                if self._window_group is not None:
+                    self._window_group.sum_(noise_pred)
+
+                # x_t -> x_t-1
+                latents = framewise_scheduling.step(
+                    self.scheduler, noise_pred, t, latents=latents, **(extra_step_kwargs or {})
+                )
+                if i == 0:  # sooner than at the end, and once, as the device is waited for
+                    check_finite("The latents after the first step", [latents], self.components)
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents}
+                    chosen = {name: tensors[name] for name in tensor_inputs}
+                    latents = inputs.latents_of_callback(callback_on_step_end(self, i, t, chosen), latents)
+                if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
+                    progress_bar.update()
+        return latents
+
+    # 3. Decoding
+
+    decode_latents = stages.decode_latents
+    decode = stages.decode
+
+    # 4. The call
+
+    @checks.python_numbers
+    def stream(
+        self,
+        image: Any,
+        conditioning_frames: Any,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        decode_chunk_size: int = 16,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Animate one picture and hand out its frames one by one, so that a long video is written while it is decoded.
+
+        Denoising is done when this returns: all frames of a clip become final in the last step. A thread decodes the
+        next chunk of frames while those of the last one are handed out and, say, written. What grows with the length
+        of the clip are its latents and the embeddings of its conditioning frames.
+
+        Args:
+            image, conditioning_frames:
+                As for [`HIAPipeline.__call__`]; one clip.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"` or `"pt"`.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+            kwargs:
+                Further arguments of [`HIAPipeline.__call__`].
+
+        Returns:
+            `Iterator`: a `PIL.Image.Image`, an array `(H, W, 3)` or a tensor `(3, H, W)` per frame, the last two in
+            [0, 1].
+
+        Raises:
+            ValueError, TypeError: If an argument cannot be used, there is more than one clip, or `output_type` is not
+                one of those; before any model runs.
+            RuntimeError: As of a call; of frames that are not finite, when they are decoded.
+        """
+        inputs.check_complete(self)
+        checks.one_of("output_type", output_type, inputs.STREAM_TYPES)
+        checks.integer("decode_chunk_size", decode_chunk_size)
+        images = ReferenceImages.from_any(image)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
+        num_clips = inputs.count_clips(images, clips, kwargs.get("num_videos_per_prompt", 1))
+        if num_clips > 1:
+            raise ValueError(f"`image` and `conditioning_frames` must be those of one clip, got {num_clips}.")
+        latents = self(images, clips, output_type="latent", return_dict=True, **kwargs).frames
+        return stream_frames(self, latents, output_type, decode_chunk_size=decode_chunk_size)
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        return self._cross_attention_kwargs
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        return self._current_timestep
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @checks.python_numbers
+    @one_call_at_a_time
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor | list[Any],
+        conditioning_frames: Conditioning | list[Conditioning],
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 25,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 3.5,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        batch_guidance: bool = False,
+        controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        reference_noise: bool = True,
+        shared_noise: float = 0.0,
+        context_frames: int = 16,
+        context_overlap: int = 4,
+        context_shift: bool = True,
+        context_batch_size: int = 1,
+        deep_cache_interval: int = 1,
+        num_videos_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        decode_chunk_size: int = 16,
+        callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
+    ) -> HIAPipelineOutput | tuple[Any]:
+        """Animate reference pictures.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
+                The reference picture, or a batch of them: arrays `(H, W, C)` or `(B, H, W, C)`, tensors `(C, H, W)` or
+                `(B, C, H, W)`, in [0, 1] or uint8 or uint16, C from grey to RGB and alpha. Taken upright, in sRGB and
+                on white, as [`~images.image_tensor`] says, and fitted into `height` x `width` whole: with bars in the
+                colour of its border where the aspect differs, as the conditioning frames are with nothing beside them.
+            conditioning_frames ([`MotionBlurCondition`], `list[PIL.Image.Image]` or `torch.Tensor`):
+                The motion: a condition, pose maps as pictures, or a tensor `(F, C, H, W)` in [0, 1] with the
+                ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
+                taken by a ControlNet of 6: the blur is then unknown. One picture with several motions, and several
+                pictures with one motion, make a batch as well.
+            height, width (`int`, *optional*):
+                Of the video in pixels, multiples of the VAE's factor and at most 16384; by default those of
+                `conditioning_frames`.
+            num_inference_steps (`int`, *optional*, defaults to 25):
+                Denoising steps, at most the timesteps of training.
+            timesteps (`list[int]`, *optional*):
+                Descending timesteps to use instead of the scheduler's spacing.
+            sigmas (`list[float]`, *optional*):
+                Descending sigmas to use instead, where the scheduler takes them. As diffusers has it, the last is
+                where the last step of an `EulerDiscreteScheduler` ends, usually 0.
+            guidance_scale (`float`, *optional*, defaults to 3.5):
+                The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
+                branch with neither reference nor ControlNet. At most 1 runs no unconditional branch. In [0, 1000].
+            guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+                Shares of the steps between which there is guidance (arXiv 2404.07724); the others run no unconditional
+                branch.
+            batch_guidance (`bool`, *optional*, defaults to `False`):
+                Whether both branches are one call of the UNet. It takes more memory, and more operations, as the
+                unconditional half carries the reference's tokens masked; quicker only where calls are what takes time.
+            controlnet_conditioning_scale (`float`, *optional*, defaults to 1.0):
+                Factor on the ControlNet's residuals, in [-1000, 1000].
+            control_guidance_start (`float`, *optional*, defaults to 0.0):
+                Share of the steps after which the ControlNet sets in.
+            control_guidance_end (`float`, *optional*, defaults to 1.0):
+                Share of the steps after which the ControlNet stops.
+            reference_noise (`bool`, *optional*, defaults to `True`):
+                Initial reference noise (Sec. 3.4); `False` starts from pure noise.
+            shared_noise (`float`, *optional*, defaults to 0.0):
+                Share of the initial noise's variance that all frames of a clip have in common, in [0, 1] (the mixed
+                noise of arXiv 2305.10474). Still parts of the image change less from frame to frame with it.
+            context_frames (`int`, *optional*, defaults to 16):
+                Frames of a window. Longer clips are denoised window by window.
+            context_overlap (`int`, *optional*, defaults to 4):
+                Frames that neighbouring windows share and average.
+            context_shift (`bool`, *optional*, defaults to `True`):
+                Prompt travelling (Sec. 3.4): shift the windows by a random offset at each step. The offsets come from
+                a fixed seed of their own.
+            context_batch_size (`int`, *optional*, defaults to 1):
+                Windows that are denoised at a time. More take more memory.
+            deep_cache_interval (`int`, *optional*, defaults to 1):
+                Steps of which one is computed whole ([`~models.deep_cache.DeepCache`]): in the others the ControlNet
+                and all but the outermost blocks of the UNet give what they gave, and windows stay where they are.
+            num_videos_per_prompt (`int`, *optional*, defaults to 1):
+                Videos per picture and motion, at most 1024.
+            eta (`float`, *optional*, defaults to 0.0):
+                Of DDIM, in [0, 1]; other schedulers ignore it.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Draws all noise. With one per clip, a clip does not depend on its batch.
+            latents (`torch.Tensor` of shape `(B, C, F, h, w)`, *optional*):
+                Standard normal noise to start from instead of drawing it.
+            image_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Context instead of that of `image_encoder`.
+            prompt_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
+                Context instead of that of `text_encoder`, used in both branches.
+            ip_adapter_image (*optional*):
+                A picture, or a list with one per loaded IP-Adapter, or with a list of pictures each.
+            ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
+                Embeddings instead of `ip_adapter_image`, per adapter `(1 or B, pictures, ...)`. With guidance twice as
+                many, those of the unconditional branch first, as
+                [`HIAPipeline.prepare_ip_adapter_image_embeds`] gives them.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`HIAPipelineOutput`] instead of a tuple.
+            cross_attention_kwargs (`dict`, *optional*):
+                For the UNet's attention, such as `{"scale": 0.5}` for LoRA; nothing that it would not read.
+            decode_chunk_size (`int`, *optional*, defaults to 16):
+                Frames that the VAE decodes at a time.
+            callback_on_step_end (`Callable`, *optional*):
+                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents of
+                the same shape as `{"latents": ...}`.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
+                Which tensors `callback_on_step_end` is given.
+
+        Returns:
+            [`HIAPipelineOutput`] or `tuple`.
+
+        Raises:
+            ValueError, TypeError: If an argument cannot be used, before any model runs, or what a callback returns.
+            RuntimeError: If the result is not finite, or the call is made inside another of the same components.
+
+        Examples:
+        """
+        # 1. Check inputs
+        inputs.check_complete(self)
+        checks.flag("return_dict", return_dict)
+        images = ReferenceImages.from_any(image)
+        clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
+        self.check_inputs(
+            images,
+            clips,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            batch_guidance=batch_guidance,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            reference_noise=reference_noise,
+            shared_noise=shared_noise,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            context_shift=context_shift,
+            context_batch_size=context_batch_size,
+            deep_cache_interval=deep_cache_interval,
+            num_videos_per_prompt=num_videos_per_prompt,
+            eta=eta,
+            generator=generator,
+            latents=latents,
+            image_embeds=image_embeds,
+            prompt_embeds=prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            output_type=output_type,
+            cross_attention_kwargs=cross_attention_kwargs,
+            decode_chunk_size=decode_chunk_size,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        self._interrupt, self._cross_attention_kwargs = False, cross_attention_kwargs
+        step_times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
+
+        # 2. What cross-attention reads
+        encoder_hidden_states = self.encode_image(images, image_embeds, prompt_embeds)
+
+        # 3. Conditioning frames
+        height, width = height or clips.height, width or clips.width
+        batch_size = inputs.count_clips(images, clips, num_videos_per_prompt)
+        clips = self.prepare_conditioning_frames(clips, height, width).repeat_to(batch_size)
+
+        # 4. Reference
+        reference_latents = self.encode_reference_latents(images, height, width)
+        conditions = self.prepare_conditions(
+            encoder_hidden_states,
+            reference_latents,
+            clips,
+            image_embeds=self.prepare_ip_adapter_embeds(
+                ip_adapter_image,
+                ip_adapter_image_embeds,
+                batch_size,
+                do_classifier_free_guidance=guidance_scale > 1,
+            ),
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
+
+        # 5. Denoise. The initial latents have no name here, which would keep them in memory to the end.
+        clean = self.denoise(
+            self.prepare_latents(
+                (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),
+                reference_latents,
+                step_times[0],
+                reference_noise=reference_noise,
+                shared_noise=shared_noise,
+                generator=generator,
+                latents=latents,
+            ),
+            step_times,
+            conditions,
+            options=DenoisingOptions(
+                guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
+                batch_guidance=batch_guidance,
+                controlnet_conditioning_scale=controlnet_conditioning_scale,
+                control_guidance_start=control_guidance_start,
+                control_guidance_end=control_guidance_end,
+                context_frames=context_frames,
+                context_overlap=context_overlap,
+                context_shift=context_shift,
+                context_batch_size=context_batch_size,
+                deep_cache_interval=deep_cache_interval,
+            ),
+            extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+
+        # 6. Decode
+        frames = self.decode(clean, output_type, decode_chunk_size)
+        self.maybe_free_model_hooks()
+        return HIAPipelineOutput(frames=frames) if return_dict else (frames,)
