@@ -151,6 +151,13 @@ def test_an_index_of_shards_of_another_form_is_named(folder, no_weights, compone
     refused(folder, f"{index} must (hold a JSON object|have a `weight_map`)")
 
 
+@pytest.mark.parametrize("component", WEIGHTS)
+def test_a_folder_of_another_variant_says_so(folder, no_weights, component):
+    path = folder / WEIGHTS[component]
+    path.rename(path.with_suffix(".fp16.safetensors"))
+    refused(folder, f"{component} holds weights of the variant fp16: give `variant`", FileNotFoundError)
+
+
 def test_a_shard_that_is_missing_is_named(folder, no_weights):
     path = folder / WEIGHTS["unet"]
     index = {"metadata": {}, "weight_map": {"conv_in.bias": "diffusion_pytorch_model-00001-of-00002.safetensors"}}

@@ -511,7 +511,7 @@ def _download(role: str, name: str, model: OnnxModel) -> Path:
                 archive.unlink(missing_ok=True)
                 shutil.rmtree(folder / "tmp", ignore_errors=True)
                 if is_last_try or not is_damaged:
-                    what = f"whole: {archive} was cut off or damaged, and is deleted" if is_damaged else str(error)
+                    what = f"{archive} was cut off or damaged, and is deleted" if is_damaged else str(error)
                     raise ConnectionError(
                         f"`{role}_model` {name!r} cannot be downloaded from {model.url} to {folder} ({what}); "
                         "try again, or give the path of an ONNX file instead."

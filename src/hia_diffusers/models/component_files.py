@@ -58,7 +58,7 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
             Whether weights are read from safetensors, from pickles, or, if None, from what is there.
 
     Raises:
-        FileNotFoundError: If a part of sharded weights is missing.
+        FileNotFoundError: If a part of sharded weights is missing, or there are only weights of another variant.
         ValueError: If a file is damaged, leads out of the folder, or holds weights that are no floating-point numbers.
     """
     configs = {name: read_json_object(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
@@ -69,7 +69,13 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
         raise ValueError(f"{folder / 'config.json'} must not name its weights by `transformers_weights`.")
     quantized = config.get("quantization_config") is not None
     suffixes = {True: ("safetensors",), False: ("bin",), None: ("safetensors", "bin")}[use_safetensors]
-    for path in _weight_files(folder, variant, suffixes):
+    paths = list(_weight_files(folder, variant, suffixes))
+    others = set() if paths else _variants(folder)
+    if others:
+        raise FileNotFoundError(
+            f"{folder} holds weights of the variant {' or '.join(sorted(others))}: give `variant`."
+        )
+    for path in paths:
         for key, is_float in _stored_floats(path):
             # Old CLIP models hold the numbers of their positions, which are no weights.
             if not is_float and not quantized and not key.endswith("position_ids"):
@@ -87,6 +93,12 @@ def _weight_files(folder: Path, variant: str | None, suffixes: Sequence[str]) ->
                 if index.is_file():
                     yield from _shards(index)
                     break
+
+
+def _variants(folder: Path) -> set[str]:
+    """Of which there are weights."""
+    name = re.compile(rf"({'|'.join(STEMS)})\.(?P<variant>\w+)(-\d+-of-\d+)?\.(safetensors|bin)")
+    return {match["variant"] for path in folder.glob("*") if (match := name.fullmatch(path.name))}
 
 
 def _shards(index: Path) -> Iterator[Path]:
