@@ -43,7 +43,6 @@ ALLOWED_IMPORTS = {
     },
     "pipelines.streaming": {"exclusive_use"},
     "pipelines.pipeline_folder": {"models", "pipelines.model_card"},
-    "pipelines.pipeline_switches": {"models.attachments"},
     "pipelines.pipeline_hia": {
         "models",
         "conditioning",

@@ -379,6 +379,17 @@ def test_lora_where_it_would_not_act_is_refused(pipe, animate):
     assert torch.equal(animate(pipe), frames)
 
 
+def test_scales_by_block(pipe, animate):
+    layers = random_lora(pipe.unet, ATTENTION_LAYERS)
+    pipe.load_lora_weights(kohya(layers), adapter_name="style")
+    pipe.set_adapters("style", {"unet": {"down": {"block_0": [0.5]}, "mid": 2.0}})
+    scaled = animate(pipe)
+    pipe.unload_lora_weights()
+    scales = {name: 2.0 if name.startswith("mid") else 0.5 for name in layers}
+    merge(pipe.unet, {name: (down, up, alpha * scales[name]) for name, (down, up, alpha) in layers.items()})
+    assert_equal_up_to_rounding(scaled, animate(pipe))
+
+
 def test_hotswap_takes_the_place_of_a_lora_or_leaves_it(pipe, animate):
     first, second = (random_lora(pipe.unet, UNET_LAYERS, mixed=False) for _ in range(2))
     second = {name: (down.flip(0), 2 * up, alpha) for name, (down, up, alpha) in second.items()}
@@ -474,6 +485,16 @@ def test_fused_lora_stays_in_the_weights(pipe, animate, tmp_path):
     loaded = HIAPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(animate(loaded), fused) and (fused - base).abs().max() > 1e-3
+
+
+def test_what_unfusing_leaves_in_the_autoencoder_is_not_saved(pipe, animate, tmp_path):
+    frames = animate(pipe)
+    pipe.vae.fuse_qkv_projections()
+    pipe.vae.unfuse_qkv_projections()  # that of diffusers
+    pipe.save_pretrained(tmp_path)
+    loaded = HIAPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(animate(loaded), frames)
 
 
 @pytest.mark.parametrize("name", ["unet", "appearance_encoder", "controlnet"])

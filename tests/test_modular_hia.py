@@ -15,7 +15,8 @@ import PIL.Image
 import pytest
 import safetensors.torch
 import torch
-from diffusers import ModularPipeline, SequentialPipelineBlocks
+from diffusers import AutoencoderKL, ModularPipeline, SequentialPipelineBlocks
+from published_adapters import write_ip_adapter
 
 from hia_diffusers import (
     HIA_TINY,
@@ -72,6 +73,26 @@ def test_blocks_give_the_frames_of_the_pipeline_bit_for_bit(pipe, inputs, config
     arguments = inputs | changes
     expected = pipe(**arguments, generator=seeded()).frames
     assert torch.equal(modular_of(pipe)(**arguments, generator=seeded(), output="frames"), expected)
+
+
+def test_an_ip_adapter_acts_in_blocks_as_in_the_pipeline(pipe, inputs, tmp_path):
+    base = pipe(**inputs, generator=seeded()).frames
+    write_ip_adapter(tmp_path, pipe.unet)
+    pipe.load_ip_adapter(tmp_path, subfolder="models", weight_name="ip-adapter_sd15.safetensors")
+    inputs["ip_adapter_image"] = PIL.Image.new("RGB", (40, 40), "red")
+    expected = pipe(**inputs, generator=seeded()).frames
+    assert torch.equal(modular_of(pipe)(**inputs, generator=seeded(), output="frames"), expected)
+    assert not torch.equal(expected, base)
+
+
+def test_components_with_attachments_are_not_saved(pipe, tmp_path):
+    pipe.vae.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"`vae` has fused projections .* `unfuse_qkv_projections\(\)`"):
+        modular_of(pipe).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    pipe.vae.unfuse_qkv_projections()
+    modular_of(pipe).save_pretrained(tmp_path / "saved")
+    AutoencoderKL.from_pretrained(tmp_path / "saved", subfolder="vae")
 
 
 def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, picture, tmp_path):

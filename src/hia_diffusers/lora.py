@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
 from diffusers.utils import recurse_remove_peft_layers
 from torch import nn
 
@@ -17,6 +18,9 @@ from .models.attachments import has_fused_projections, lora_layers
 
 
 logger = logging.getLogger(__name__)
+
+# Scales by block, which diffusers knows by the names of its own classes.
+_SET_ADAPTER_SCALE_FN_MAPPING["HIAUNetMotionModel"] = _SET_ADAPTER_SCALE_FN_MAPPING["UNetMotionModel"]
 
 # The names of a layer's two weights that diffusers' loaders of the two networks take without guessing.
 WEIGHT_NAMES = {

@@ -28,6 +28,7 @@ from .animation.animator import HIAAnimator
 from .conditioning.clips import ConditioningClips
 from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
+from .models.attachments import check_no_attachments
 from .models.controlnet import HIAControlNetModel
 from .models.denoiser import HIAConditions
 from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
@@ -493,7 +494,13 @@ class HIAModularPipeline(ModularPipeline):
             kwargs:
                 Those of [`~diffusers.ModularPipeline.save_pretrained`]; `overwrite_modular_index` is `True` by
                 default.
+
+        Raises:
+            ValueError: If LoRA, an IP-Adapter or fused projections are in the way; nothing is written then.
         """
+        for name, component in self.components.items():
+            if isinstance(component, torch.nn.Module):
+                check_no_attachments(name, component)
         if type(self._blocks) is HIABlocks:
             self._blocks.save_pretrained(save_directory)
             (Path(save_directory) / BLOCKS_FILE).write_text(BLOCKS_CODE)

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers 
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .attachments import check_no_attachments, remove_fused_projections
+from .attachments import check_no_attachments
 from .modeling_hia import StrictLoadingMixin, extends_init
 from .reference_attention import (
     REFERENCE,
@@ -100,11 +100,6 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
         kept = encoder.state_dict().keys()
         encoder.load_state_dict({name: value for name, value in unet.state_dict().items() if name in kept})
         return encoder.to(device=unet.device, dtype=unet.dtype)
-
-    def unfuse_qkv_projections(self) -> None:
-        """Undo `fuse_qkv_projections`."""
-        super().unfuse_qkv_projections()
-        remove_fused_projections(self)
 
     def forward(
         self,

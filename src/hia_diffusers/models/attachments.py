@@ -5,7 +5,7 @@
 import sys
 from typing import Any
 
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 from torch import nn
 
 
@@ -23,34 +23,21 @@ def lora_layers(network: nn.Module) -> list[Any]:
 
 def has_fused_projections(network: nn.Module) -> bool:
     """
-    Whether attention computes queries, keys and values with one matrix of its own, beside those that it was made of.
+    Whether attention computes queries, keys and values with one matrix, beside those that it was made of.
 
     Args:
         network (`nn.Module`):
             The network.
     """
-    return any(isinstance(module, Attention) and module.fused_projections for module in network.modules())
-
-
-def remove_fused_projections(network: nn.Module) -> None:
-    """
-    Take the matrices away that `fuse_qkv_projections` made: `unfuse_qkv_projections` of diffusers leaves them.
-
-    Args:
-        network (`nn.Module`):
-            The network, whose attention processors use them no more.
-    """
-    for module in network.modules():
-        if isinstance(module, Attention) and module.fused_projections:
-            for name in ("to_qkv", "to_kv"):
-                if hasattr(module, name):
-                    delattr(module, name)
-            module.fused_projections = False
+    processors = (module.processor for module in network.modules() if isinstance(module, Attention))
+    return any(isinstance(processor, FusedAttnProcessor2_0) for processor in processors)
 
 
 def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lora") -> None:
     """
     Refuse a network whose function is not that of its own weights alone, before it is saved or converted.
+
+    Matrices of fused projections that are not used any more are taken away.
 
     Args:
         name (`str`):
@@ -79,3 +66,14 @@ def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lo
         raise ValueError(f"`{name}` has fused projections beside its weights: call `unfuse_qkv_projections()` first.")
     if hasattr(getattr(network, "encoder_hid_proj", None), "image_projection_layers"):
         raise ValueError(f"`{name}` has an IP-Adapter beside its weights: call `unload_ip_adapter()` first.")
+    _remove_fused_projections(network)
+
+
+def _remove_fused_projections(network: nn.Module) -> None:
+    """Take the matrices away that `fuse_qkv_projections` made, and `unfuse_qkv_projections` of diffusers leaves."""
+    for module in network.modules():
+        if isinstance(module, Attention) and module.fused_projections:
+            for name in ("to_qkv", "to_kv"):
+                if hasattr(module, name):
+                    delattr(module, name)
+            module.fused_projections = False

@@ -13,7 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
 from torch import nn
 
-from .attachments import check_no_attachments, remove_fused_projections
+from .attachments import check_no_attachments
 from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
 from .reference_attention import (
     REFERENCE,
@@ -284,11 +284,6 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         """
         check_no_attachments("unet", self)
         super().fuse_qkv_projections()
-
-    def unfuse_qkv_projections(self) -> None:
-        """Undo [`HIAUNetMotionModel.fuse_qkv_projections`]."""
-        super().unfuse_qkv_projections()
-        remove_fused_projections(self)
 
     def set_motion_modules(self, used: bool) -> None:
         """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.

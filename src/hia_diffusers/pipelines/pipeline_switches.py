@@ -8,22 +8,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 
-from ..models.attachments import remove_fused_projections
-
 
 class PipelineSwitchesMixin(DiffusionPipeline, StableDiffusionMixin):
-    """xformers and fused projections of a pipeline."""
-
-    def unfuse_qkv_projections(self, unet: bool = True, vae: bool = True) -> None:
-        """Undo [`~diffusers.StableDiffusionMixin.fuse_qkv_projections`], and leave nothing of it behind.
-
-        Args:
-            unet, vae (`bool`, *optional*, defaults to `True`):
-                In which networks.
-        """
-        super().unfuse_qkv_projections(unet, vae)
-        if vae:
-            remove_fused_projections(self.vae)
+    """xformers of a pipeline."""
 
     def set_use_memory_efficient_attention_xformers(
         self, valid: bool, attention_op: Callable[..., Any] | None = None
