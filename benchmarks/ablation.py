@@ -33,9 +33,6 @@ RESULTS = ROOT / "docs" / "results"
 
 STAGES = ("base", "spatial", "regional", "temporal-half", "temporal-full")
 
-# Of the first stage only: later ones start from the one before.
-STARTING_POINT = ("from_scratch", "vae_name_or_path", "prediction_type", "snr_shift_factor")
-
 
 def short_hash(content):
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -56,10 +53,21 @@ def stages_of_row(row, rows):
             continue
         of_config = config["stages"]["spatial" if stage == "base" else stage]
         options = {**common, **of_config, **rows["stages"].get(stage, {}), **own}
-        if stages:
-            options = {name: value for name, value in options.items() if name not in STARTING_POINT}
+        options["start"] = None if stages else {**rows["start"], **row.get("start", {})}
+        options["pretrained_model_name_or_path"] = None
         stages[stage] = {name: value for name, value in options.items() if value is not None}
     return stages
+
+
+def starting_point(options, runs):
+    """The folder of the pipeline that `hia-diffusers convert parts` makes with these options."""
+    folder = runs / f"start-{short_hash(options)}"
+    if not folder.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "hia_diffusers", "convert", "parts", *words, "--output", str(folder)]
+        subprocess.run(command, check=True, cwd=ROOT)
+    return folder
 
 
 def train(stages, seed, runs):
@@ -78,8 +86,8 @@ def train(stages, seed, runs):
             continue
         options = options | {"seed": seed, "output_dir": str(folder), "resume_from_checkpoint": "latest"}
         options["stage"] = "spatial" if stage == "base" else stage
-        if previous is not None:
-            options["pretrained_model_name_or_path"] = str(previous)
+        start = options.pop("start", None)
+        options["pretrained_model_name_or_path"] = str(previous or starting_point(start, runs.absolute()))
         print(f"Training {folder}", flush=True)
         command = [*launch, str(ROOT / "examples" / "train_hia.py"), *as_arguments(options)]
         subprocess.run(command, check=True, env=environment, cwd=ROOT)

@@ -24,10 +24,10 @@ from accelerate import Accelerator
 import hia_diffusers
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.batches import build_dataset, encode
-from hia_diffusers.training.components import load_components
 from hia_diffusers.training.launch import build_optimizer, place_networks
 from hia_diffusers.training.objective import HIALosses
 from hia_diffusers.training.stages import STAGES, train_only, trained_parts
+from hia_diffusers.training.starting_point import load_starting_point
 
 
 FRAMES = {"spatial": 4, "regional": 4}  # of a sample, as hia-tiny has them; the temporal stages have their own
@@ -68,7 +68,7 @@ def seconds_of_stage(stage, args, accelerator):
     if stage in FRAMES:
         config = replace(config, num_frames=FRAMES[stage], frame_stride=[4, 16])
     dataset = build_dataset(config, config.condition_dropout)
-    pipeline = load_components(pretrained_model_name_or_path=args.model).pipeline
+    pipeline = load_starting_point(args.model)
     model = HIADenoiser.of_pipeline(pipeline)
     parameters = train_only(model, trained_parts(config))
     place_networks(config, accelerator, pipeline, model)

@@ -28,7 +28,6 @@ from hia_diffusers.commands.config_parser import ConfigParser
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.training.batches import build_dataset, build_loader, encode, numbered_batches
 from hia_diffusers.training.checkpoints import CheckpointFolder
-from hia_diffusers.training.components import load_components
 from hia_diffusers.training.config import (
     BaseTrainingConfig,
     Count,
@@ -61,6 +60,7 @@ from hia_diffusers.training.run_state import (
     write_options,
 )
 from hia_diffusers.training.stages import train_only
+from hia_diffusers.training.starting_point import load_starting_point
 
 
 INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run goes on from its last checkpoint.\n")
@@ -230,7 +230,7 @@ By `examples/distill_hia_lcm.py` of hia-diffusers {version}, {steps} steps with 
 
 def export_pipeline(config, scheduler, unet, folder):
     """The teacher with the student's averaged weights and LCMScheduler."""
-    pipeline = load_components(pretrained_model_name_or_path=config.pretrained_model_name_or_path).pipeline
+    pipeline = load_starting_point(config.pretrained_model_name_or_path)
     pipeline.unet.load_state_dict(unet)
     pipeline.scheduler = scheduler
     card = CARD.format(
@@ -259,7 +259,7 @@ def train_in(folder, config, accelerator):
 
     # 2. Networks
     dataset = build_dataset(config)
-    pipeline = load_components(pretrained_model_name_or_path=config.pretrained_model_name_or_path).pipeline
+    pipeline = load_starting_point(config.pretrained_model_name_or_path)
     check_fit(config, pipeline)
     scheduler = student_scheduler(pipeline.scheduler, config.num_ddim_timesteps)
     teacher, target, student = (HIADenoiser.of_pipeline(pipeline) for _ in range(3))

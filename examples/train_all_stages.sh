@@ -24,7 +24,7 @@ runs=$1 config=$2
 shift 2
 for option in "$@"; do
     case $option in
-        --from[_-]scratch* | --*[_-]name[_-]or[_-]path*)
+        --pretrained[_-]model[_-]name[_-]or[_-]path*)
             echo "$0: ${option%%=*} belongs in $config, to the spatial stage; later ones start from earlier ones." >&2
             exit 2
             ;;

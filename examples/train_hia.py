@@ -3,13 +3,12 @@
 """Trains HIA in four stages: spatial, regional, temporal-half, temporal-full (paper Sec. 3.3 and A.5).
 
     accelerate launch examples/train_hia.py --stage spatial --train_data_dir prepared --output_dir runs/spatial \
-        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
-        --image_encoder_name_or_path openai/clip-vit-large-patch14
+        --pretrained_model_name_or_path runs/start
     accelerate launch examples/train_hia.py --stage regional --train_data_dir prepared --output_dir runs/regional \
         --pretrained_model_name_or_path runs/spatial
 
-Each stage reads a pipeline and writes one. Every option can also stand in a file, `--config FILE.yaml`. See
-docs/training.md.
+Each stage reads a pipeline and writes one; `hia-diffusers convert` makes the first, here runs/start. Every option can
+also stand in a file, `--config FILE.yaml`. See docs/training.md.
 """
 
 import json
@@ -31,7 +30,6 @@ from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.batches import build_dataset, build_loader, numbered_batches
 from hia_diffusers.training.checkpoints import CheckpointFolder
-from hia_diffusers.training.components import load_components
 from hia_diffusers.training.config import TrainingConfig
 from hia_diffusers.training.export import push_to_hub, save_whole_pipeline, training_card
 from hia_diffusers.training.iresnet import IResNet
@@ -51,6 +49,7 @@ from hia_diffusers.training.run_state import (
     write_options,
 )
 from hia_diffusers.training.stages import STAGES, train_only, trained_parts
+from hia_diffusers.training.starting_point import load_starting_point
 from hia_diffusers.training.validation import Validation
 
 
@@ -63,21 +62,6 @@ def build_parser():
 
 def parse_args(argv=None):
     return build_parser().parse_args(argv)
-
-
-def build_components(config):
-    """What the run starts from, and the report on where its networks come from."""
-    return load_components(
-        pretrained_model_name_or_path=config.pretrained_model_name_or_path,
-        controlnet_model_name_or_path=config.controlnet_model_name_or_path,
-        motion_adapter_name_or_path=config.motion_adapter_name_or_path,
-        image_encoder_name_or_path=config.image_encoder_name_or_path,
-        vae_name_or_path=config.vae_name_or_path,
-        from_scratch=config.from_scratch,
-        snr_shift_factor=config.snr_shift_factor,
-        prediction_type=config.prediction_type,
-        seed=config.seed,
-    )
 
 
 def load_arcface(config, accelerator):
@@ -105,10 +89,8 @@ def train_in(folder, config, accelerator):
 
     # 2. Networks
     dataset = build_dataset(config, config.condition_dropout)
-    components = build_components(config)
-    pipeline = components.pipeline
+    pipeline = load_starting_point(config.pretrained_model_name_or_path)
     check_fit(config, pipeline)
-    accelerator.print(components.report)
     model = HIADenoiser.of_pipeline(pipeline)
     parameters = train_only(model, trained_parts(config))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -238,7 +220,7 @@ def train_in(folder, config, accelerator):
 
 def export_pipeline(config, trained, folder, accelerator):
     """Writes the starting point with the trained weights, in full precision."""
-    pipeline = build_components(config).pipeline
+    pipeline = load_starting_point(config.pretrained_model_name_or_path)
     model = HIADenoiser.of_pipeline(pipeline)
     train_only(model, trained_parts(config))  # motion modules take part as in training
     model.load_state_dict(trained, strict=False)

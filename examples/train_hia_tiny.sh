@@ -20,6 +20,11 @@ if [[ ! -e $runs/vae/config.json ]]; then
     python "$examples/train_autoencoder.py" --from_scratch "$examples/configs/hia-tiny-networks.yaml" \
         --procedural_clips 100000 --size 96x160 --max_train_steps 0 --output_dir "$runs/vae"
 fi
+if [[ ! -e $runs/start/model_index.json ]]; then
+    # Networks as small as these hardly learn to predict noise.
+    python -m hia_diffusers convert parts --base "$examples/configs/hia-tiny-networks.yaml" --vae "$runs/vae" \
+        --prediction-type sample --output "$runs/start"
+fi
 if [[ -z ${LAUNCH:-} ]]; then
     export LAUNCH="python -m torch.distributed.run --nproc_per_node 2" ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1
 fi

@@ -169,6 +169,10 @@ def check_make(arguments: list[str]) -> None:
     subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def run_mkdir(arguments: list[str]) -> None:
+    subprocess.run(["mkdir", *arguments], check=True)
+
+
 def run_hf(arguments: list[str]) -> None:
     from huggingface_hub.cli.hf import main
 
@@ -255,6 +259,7 @@ PROGRAMS = {
     "pip": check_pip,
     "make": check_make,
     "hf": run_hf,
+    "mkdir": run_mkdir,
     "diffusers-cli": run_diffusers_cli,
     "hia-diffusers": run_hia_diffusers,
     "python": run_interpreter,

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options of networks as small as they get; written as YAML they are a file for `--from_scratch`."""
+"""Options of networks as small as they get, for `hia-diffusers convert parts --base`."""
 
 import torch
 
-from hia_diffusers.training.components import load_components
+from hia_diffusers.conversion.parts import convert_parts
 
 
 NETWORKS = {
@@ -56,7 +56,7 @@ def autoencoder_dc(num_stages: int = 4, **options) -> dict:
 
 def write_pipeline(folder, networks):
     """Without a weight that is zero and stays so."""
-    pipeline = load_components(from_scratch=networks).pipeline
+    pipeline = convert_parts(networks).model
     generator = torch.Generator().manual_seed(0)
     for network in (pipeline.unet, pipeline.appearance_encoder, pipeline.controlnet):
         for parameter in network.parameters():

@@ -109,7 +109,7 @@ ALLOWED_IMPORTS = {
     "training.launch": {"models", "pipelines", "training"},
     "training.objective": {"conditioning", "models", "pipelines", "training"},
     "training.validation": {"data", "metrics", "pipelines", "training"},
-    "training.components": {"models", "scheduling_shifted_snr", "pipelines"},
+    "training.starting_point": {"models", "pipelines", "scheduling_shifted_snr"},
     "conversion": {"conversion", "models", "pipelines", "scheduling_shifted_snr"},
 }
 

@@ -11,7 +11,7 @@ from published_weights import SMALL_SIZE, draw, draw_weights, moore_shapes, moti
 
 from hia_diffusers import HIAUNetMotionModel
 from hia_diffusers.conversion.animatediff import convert_motion_adapter
-from hia_diffusers.training.components import load_components
+from hia_diffusers.conversion.parts import convert_parts
 
 
 VERSIONS = {1: (24, False), 2: (32, True), 3: (32, False)}
@@ -94,7 +94,7 @@ def test_training_takes_the_result(tmp_path):
             "patch_size": 8,
         },
     }
-    unet = load_components(from_scratch=networks, motion_adapter_name_or_path=tmp_path / "adapter").pipeline.unet
+    unet = convert_parts(networks, motion_adapter=tmp_path / "adapter").model.unet
     assert unet.config.motion_max_seq_length == 32 and not unet.config.use_motion_mid_block
 
 

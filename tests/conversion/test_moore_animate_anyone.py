@@ -23,7 +23,7 @@ from hia_diffusers.conversion.moore_animate_anyone import (
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import read_video
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
-from hia_diffusers.training.components import load_components
+from hia_diffusers.training.starting_point import load_starting_point
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,7 @@ def test_a_pose_guider_of_another_width_is_refused(conversion):
 def test_training_starts_from_the_result(conversion, tmp_path):
     """With three more input channels, and the same prediction as before they are trained."""
     conversion.save_pretrained(tmp_path / "converted")
-    loaded = load_components(tmp_path / "converted")
-    pipeline = loaded.pipeline
+    pipeline = load_starting_point(tmp_path / "converted")
     assert pipeline.config.unconditional_controlnet and pipeline.controlnet.config.embedding_only
     assert pipeline.controlnet.config.conditioning_channels == 6
     condition = torch.rand(3, 6, 64, 48, generator=torch.Generator().manual_seed(1))

@@ -132,6 +132,7 @@ NEEDS = {
     "docs/training.md": Page(
         names=("HIAPipeline", "condition", "generator", "picture"),
         files=(inputs.write_videos, inputs.write_trained_pipelines),
+        hub=lambda folder, hub: inputs.write_base_models(hub),
         replaced={
             **SMALL_PREPARATION,
             "--procedural_clips 8 --max_train_steps 4": SMALL_TRAINING,

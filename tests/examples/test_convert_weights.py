@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from published_weights import SMALL_SIZE, draw_weights, motion_shapes, write_image_encoder, write_magic_animate
+from small_networks import NETWORKS
 
 from hia_diffusers import HIAPipeline
 from hia_diffusers.commands import convert
+from hia_diffusers.conversion.parts import convert_parts
 
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +102,31 @@ def test_other_sources_are_wired(tmp_path, capsys):
     ):
         command = [source, "--weights", tmp_path / "none", *options, "--output", tmp_path / "out"]
         assert "`weights` must be a local folder" in mistake(capsys, *command)
+
+
+def test_parts_become_a_pipeline_to_train(tmp_path, capsys):
+    (tmp_path / "networks.yaml").write_text(yaml.safe_dump(NETWORKS))
+    options = ["--prediction-type", "sample", "--snr-shift-factor", "0.5", "--seed", "3"]
+    command = ["parts", "--base", tmp_path / "networks.yaml", *options, "--output", tmp_path / "start"]
+    script.main([str(word) for word in command])
+    printed = capsys.readouterr().out
+    assert re.search(r"^unet +0 +208 +0 +new$", printed, re.MULTILINE)
+    assert "scheduler: linear betas, gamma 0.5, sample" in printed
+    pipeline = HIAPipeline.from_pretrained(tmp_path / "start")
+    assert (pipeline.scheduler.config.prediction_type, pipeline.scheduler.config.snr_shift_factor) == ("sample", 0.5)
+    expected = convert_parts(NETWORKS, seed=3).model.unet.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in pipeline.unet.state_dict().items())
+
+    # Another schedule for the same weights.
+    command = ["parts", "--base", tmp_path / "start", "--snr-shift-factor", 1, "--output", tmp_path / "other"]
+    script.main([str(word) for word in command])
+    assert "scheduler: snr_shift_factor 1.0 in place of 0.5" in capsys.readouterr().out
+    other = HIAPipeline.from_pretrained(tmp_path / "other")
+    assert (other.scheduler.config.prediction_type, other.scheduler.config.snr_shift_factor) == ("sample", 1.0)
+    assert all(torch.equal(value, expected[name]) for name, value in other.unet.state_dict().items())
+    capsys.readouterr()
+    command = ["parts", "--base", tmp_path / "none", "--output", tmp_path / "third"]
+    assert f"`base`: {tmp_path / 'none'} cannot be read" in mistake(capsys, *command)
 
 
 def test_the_commands_of_the_docs_are_commands():

@@ -24,7 +24,7 @@ SCALED = Path(__file__).parents[1] / "scaled_training.py"
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     ["forked_script", "accelerate", "diffusers.optimization", "diffusers.training_utils", "diffusers.schedulers"]
-    + ["hia_diffusers.commands.config_parser", "hia_diffusers.training.components", "hia_diffusers.training.export"]
+    + ["hia_diffusers.commands.config_parser", "hia_diffusers.training.export"]
     + ["hia_diffusers.training.batches", "hia_diffusers.training.launch", "torch.utils.tensorboard"]
 )
 

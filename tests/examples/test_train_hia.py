@@ -37,13 +37,13 @@ from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.memory_counting import on_meta
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.batches import build_dataset
-from hia_diffusers.training.components import load_components
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.training.objective import HIALosses
 from hia_diffusers.training.out_of_memory import advice
 from hia_diffusers.training.regional_decoding import decode_windows
 from hia_diffusers.training.stages import PARTS, STAGES, trained_parts
+from hia_diffusers.training.starting_point import load_starting_point
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"
@@ -61,7 +61,6 @@ processes.set_forkserver_preload(
         "diffusers.optimization",
         "diffusers.training_utils",
         "hia_diffusers.commands.config_parser",
-        "hia_diffusers.training.components",
         "hia_diffusers.training.iresnet",
         "hia_diffusers.training.out_of_memory",
         "hia_diffusers.training.validation",
@@ -418,7 +417,7 @@ def arcface(tmp_path_factory):
 @pytest.mark.parametrize("stage", ["spatial", "regional"])
 def test_motion_modules_take_no_part_before_the_temporal_stages(base, stage, tmp_path):
     """Neither in training nor in validation nor in the pipeline that comes out, whatever their weights."""
-    pipeline = load_components(pretrained_model_name_or_path=base).pipeline
+    pipeline = load_starting_point(base)
     for name, parameter in pipeline.unet.named_parameters():
         if ".motion_modules." in name:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -622,7 +621,7 @@ def write_config(tmp_path, **values):
     return path
 
 
-NEEDED = ("--procedural_clips", 2, "--from_scratch", "net.yaml", "--output_dir", "run")
+NEEDED = ("--procedural_clips", 2, "--pretrained_model_name_or_path", "start", "--output_dir", "run")
 
 
 @pytest.mark.parametrize(
@@ -642,7 +641,7 @@ def test_each_stage_has_the_papers_values(name, steps, timestep, frames, scale, 
     assert (args.static_clip_probability, args.condition_dropout) == (static, dropout)
     assert (args.learning_rate, args.lr_warmup_steps, args.frame_sizes) == (1e-5, 500, [(896, 512)])
     assert not args.use_ema and args.snr_gamma is None and args.noise_offset == 0
-    needed = {"procedural_clips": 2, "from_scratch": "net.yaml", "output_dir": "run"}
+    needed = {"procedural_clips": 2, "pretrained_model_name_or_path": "start", "output_dir": "run"}
     assert args == replace(STAGES[name], **needed), "in Python as on the command line"
 
 
@@ -756,11 +755,11 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
         (["--report_to", "paper"], "--report_to must be one of all, "),
         (["--report_to", "wandb"], "--report_to: wandb is not installed."),
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
-        (["--pretrained_model_name_or_path", "x"], "give either --pretrained_model_name_or_path or --from_scratch."),
         (["--snr_gamma", 5, "--loss_on", "sample"], "give either --snr_gamma or --loss_on sample: both weigh "
          "timesteps."),
-        (["--vae_name_or_path", "./run"], "--output_dir must be another folder than --vae_name_or_path, which the run "
-         "reads to its end."),
+        (["--pretrained_model_name_or_path", "./run"], "--output_dir must be another folder than "
+         "--pretrained_model_name_or_path, which the run reads to its end."),
+        (["--from_scratch", "net.yaml"], "unrecognized arguments: --from_scratch net.yaml"),
         (["--learning_rat", 1], "unrecognized arguments: --learning_rat 1"),
     ],
 )  # fmt: skip
@@ -967,7 +966,7 @@ def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
     regional = stage == "regional"
     more = {"sizes": "224x384", "train_batch_size": 2, "arcface": arcface if regional else None}
     args = parsed(*options(stage, **more), "--pretrained_model_name_or_path", coarse_base, "--output_dir", "run")
-    pipeline = load_components(coarse_base).pipeline
+    pipeline = load_starting_point(coarse_base)
     networks = on_meta(HIADenoiser.of_pipeline(pipeline))
     face_network = IResNet.from_weights(arcface) if regional else None
     compute_losses = HIALosses(args, Accelerator(cpu=True), None, pipeline, face_network)

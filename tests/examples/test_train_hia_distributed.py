@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import training_runs
-import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
@@ -20,8 +19,8 @@ from small_networks import NETWORKS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hia_diffusers import HIAPipeline
+from hia_diffusers.conversion.parts import convert_parts
 from hia_diffusers.models.denoiser import HIADenoiser
-from hia_diffusers.training.components import load_components
 from hia_diffusers.training.launch import build_accelerator
 
 
@@ -29,8 +28,9 @@ ACCELERATE_CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "accel
 
 # Of gradients about zero, Adam with its small epsilon would make steps of either sign.
 COMMON = (
-    "--from_scratch networks.yaml --procedural_clips 12 --sizes 32x48 --max_train_steps 2 --checkpointing_steps 1 "
-    "--learning_rate 1e-3 --lr_warmup_steps 0 --adam_epsilon 1e-4 --max_grad_norm 0.5 --report_to tensorboard"
+    "--pretrained_model_name_or_path start --procedural_clips 12 --sizes 32x48 --max_train_steps 2 "
+    "--checkpointing_steps 1 --learning_rate 1e-3 --lr_warmup_steps 0 --adam_epsilon 1e-4 --max_grad_norm 0.5 "
+    "--report_to tensorboard"
 )
 RUNS = {
     "spatial": "--stage spatial --gradient_accumulation_steps 2 --condition_dropout 0.5",
@@ -64,7 +64,7 @@ def launch(folder, name, runs):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "networks.yaml").write_text(yaml.safe_dump(NETWORKS))
+    convert_parts(NETWORKS).save_pretrained(folder / "start")
     return folder
 
 
@@ -120,7 +120,7 @@ def assert_same_run(folder, expected):
 
 @pytest.fixture(scope="module")
 def initial_weights():
-    pipeline = load_components(from_scratch=NETWORKS, seed=0).pipeline
+    pipeline = convert_parts(NETWORKS).model
     return HIADenoiser.of_pipeline(pipeline).state_dict()
 
 

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from small_networks import NETWORKS
+from small_networks import NETWORKS, write_pipeline
 
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +50,12 @@ def run(endpoint, home, *command):
 def uploads(tmp_path_factory):
     """A run that may not write to the repository, and the same again that may; what the hub got in each."""
     folder = tmp_path_factory.mktemp("uploads")
-    networks = folder / "networks.yaml"
-    networks.write_text(yaml.safe_dump(NETWORKS))
+    start = write_pipeline(folder / "start", NETWORKS)
     arguments = (
-        f"--stage spatial --from_scratch {networks} --procedural_clips 2 --sizes 32x48 --max_train_steps 1 "
-        "--gradient_accumulation_steps 1 --report_to tensorboard --logging_dir ./logs --validation_steps 1 "
-        "--validation_clips 1 --validation_frames 1 --num_inference_steps 1 --push_to_hub --hub_model_id user/hia "
+        f"--stage spatial --pretrained_model_name_or_path {start} --procedural_clips 2 --sizes 32x48 "
+        "--max_train_steps 1 --gradient_accumulation_steps 1 --report_to tensorboard --logging_dir ./logs "
+        "--validation_steps 1 --validation_clips 1 --validation_frames 1 --num_inference_steps 1 "
+        "--push_to_hub --hub_model_id user/hia "
         f"--resume_from_checkpoint latest --output_dir {folder / 'run'} --hub_token"
     ).split()
     script = ROOT / "examples" / "train_hia.py"

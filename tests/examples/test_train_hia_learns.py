@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from hia_diffusers import HIADataset, HIAPipeline
+from hia_diffusers.conversion.parts import convert_parts
 from hia_diffusers.data.clips import ProceduralClips
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 
@@ -99,13 +100,15 @@ def train(folder, stage, **options):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Options of a spatial stage from scratch, with an autoencoder that was trained for a moment."""
+    """The option that leads to new networks, with an autoencoder that was trained for a moment."""
     folder = tmp_path_factory.mktemp("start")
     networks = folder / "networks.yaml"
     networks.write_text(yaml.safe_dump(NETWORKS))
     options = {"from_scratch": networks, "procedural_clips": 10_000, "size": f"{WIDTH}x{HEIGHT}"}
     run("train_autoencoder.py", folder / "vae", {**options, "max_train_steps": 60, "validation_clips": 4})
-    return {"from_scratch": networks, "vae_name_or_path": folder / "vae", "prediction_type": "sample"}
+    conversion = convert_parts(networks, vae=folder / "vae", schedule={"prediction_type": "sample"})
+    conversion.save_pretrained(folder / "start")
+    return {"pretrained_model_name_or_path": folder / "start"}
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hia_diffusers.training.components import load_components
+from hia_diffusers.conversion.parts import convert_parts
 from hia_diffusers.training.stages import STAGES
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY_NETWORKS = EXAMPLES / "configs" / "hia-tiny-networks.yaml"
 CONFIGS = sorted(set(EXAMPLES.glob("configs/*.yaml")) - {TINY_NETWORKS})
-STARTING_POINTS = {
-    *("pretrained_model_name_or_path", "controlnet_model_name_or_path", "motion_adapter_name_or_path"),
-    *("image_encoder_name_or_path", "vae_name_or_path", "from_scratch"),
-}
 
 
 def load_script():
@@ -66,13 +62,13 @@ def test_sizes_fit_an_autoencoder_in_every_stage(config, stage):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_only_the_first_stage_has_a_starting_point(config):
-    """Later stages start from the pipeline of the one before, whose networks another would take the place of."""
+    """Later stages start from the pipeline of the one before."""
     content = yaml.safe_load(config.read_text())
-    assert STARTING_POINTS & content["stages"]["spatial"].keys()
-    assert not STARTING_POINTS & content.keys()
+    assert "pretrained_model_name_or_path" in content["stages"]["spatial"]
+    assert "pretrained_model_name_or_path" not in content
     for stage, options in content["stages"].items():
         assert stage in STAGES
-        assert stage == "spatial" or not STARTING_POINTS & options.keys()
+        assert stage == "spatial" or "pretrained_model_name_or_path" not in options
 
 
 @pytest.mark.parametrize(("name", "processes"), [("hia-paper", 8), ("hia-24gb", 1)])
@@ -89,17 +85,20 @@ def test_the_command_line_comes_before_the_config():
 
 
 def test_the_tiny_networks_fit_a_cpu():
-    loaded = load_components(from_scratch=TINY_NETWORKS)
-    millions = {row.component: row.parameters / 1e6 for row in loaded.report.rows}
-    assert 2 < millions["unet"] < 3.5
+    pipeline = convert_parts(TINY_NETWORKS).model
+    networks = ("unet", "appearance_encoder", "controlnet")
+    millions = {name: sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6 for name in networks}
+    motion = [p.numel() for name, p in pipeline.unet.named_parameters() if ".motion_modules." in name]
+    assert 2 < millions["unet"] - sum(motion) / 1e6 < 3.5
     assert 2 < millions["appearance_encoder"] < 3.5
     assert 1 < millions["controlnet"] < 1.6
-    assert 0.5 < millions["motion_modules"] < 1
-    assert 2 * sum(millions.values()) <= 16  # megabytes in half precision
-    latents = loaded.pipeline.vae.config.latent_channels
-    assert latents == loaded.pipeline.unet.config.in_channels == 56
-    stride = 2 ** (len(loaded.pipeline.controlnet.config.conditioning_embedding_out_channels) - 1)
-    assert stride == loaded.pipeline.vae_scale_factor
+    assert 0.5 < sum(motion) / 1e6 < 1
+    parts = (getattr(pipeline, name) for name in (*networks, "vae", "image_encoder"))
+    assert 2 * sum(p.numel() for part in parts for p in part.parameters()) <= 16e6  # bytes in half precision
+    latents = pipeline.vae.config.latent_channels
+    assert latents == pipeline.unet.config.in_channels == 56
+    stride = 2 ** (len(pipeline.controlnet.config.conditioning_embedding_out_channels) - 1)
+    assert stride == pipeline.vae_scale_factor
 
 
 class TestAllStages:
@@ -156,7 +155,7 @@ class TestAllStages:
     @pytest.mark.parametrize(
         "option",
         [
-            *("--from_scratch=x.yaml", "--from-scratch", "--vae_name_or_path", "--vae-name-or-path", "--stage"),
+            *("--pretrained_model_name_or_path=x", "--pretrained-model-name-or-path", "--stage"),
             *("--output_dir=runs", "--output-dir", "--resume-from-checkpoint", "--config"),
         ],
     )

@@ -12,6 +12,8 @@ from .arguments import OneLineParser
 from .running import run
 
 
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
 # Source: module and function of hia_diffusers.conversion, what it converts, and its options beside the common ones.
 SOURCES = {
     "magic-animate": ("magic_animate", "convert_magic_animate", "MagicAnimate: a whole pipeline", ["base", "vae"]),
@@ -55,6 +57,22 @@ SOURCES = {
     "image-encoder": ("image_encoder", "convert_image_encoder", "the CLIP image encoder of sd-image-variations", []),
 }
 
+PARTS = "parts of Stable Diffusion 1.5, or new networks: a pipeline of HIA that training starts from"
+PARTS_OPTIONS: dict[str, dict[str, Any]] = {
+    "base": {
+        "required": True,
+        "help": "Hub id or folder of a pipeline of HIA or of Stable Diffusion 1.5, or a YAML file of new networks",
+    },
+    "controlnet": {"help": "Hub id or folder of a ControlNet of HIA, or of 3 channels, to be widened"},
+    "motion_adapter": {"help": "Hub id or folder of a MotionAdapter of AnimateDiff"},
+    "image_encoder": {"help": "Hub id or folder of a CLIP vision tower, such as openai/clip-vit-large-patch14"},
+    "vae": {"help": "Hub id or folder of another autoencoder"},
+    "snr_shift_factor": {"type": float, "help": "gamma of the schedule, in (0, 1] (default: that of --base, or 4/7)"},
+    "prediction_type": {"choices": PREDICTION_TYPES, "help": "what the UNet predicts (default: as that of --base)"},
+    "seed": {"type": int, "default": 0, "help": "of new weights (default: 0)"},
+    "variant": {"help": "of the names of the files of --base, such as fp16"},
+}
+
 WEIGHTS_HELP = "what was published: a file or a folder (docs/conversion.md says which)"
 ALLOW_HELP = "keys, or patterns such as 'model_ema.*', that may be left over or missing; those missing get new weights"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -83,22 +101,40 @@ def make_parser(prog: str = "hia-diffusers convert") -> argparse.ArgumentParser:
         add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the result's weights")
         add("--variant", help="of the names of the result's files, such as fp16")
         add("--allow", nargs="+", default=[], metavar="KEY", help=ALLOW_HELP)
+    subparser = sources.add_parser("parts", help=PARTS, description=PARTS, allow_abbrev=False)
+    for name, settings in PARTS_OPTIONS.items():
+        subparser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    subparser.add_argument("--output", type=Path, required=True, help="folder to make")
     return parser
 
 
 def convert(args: argparse.Namespace) -> None:
-    import torch
-
     from ..conversion.converted import check_new_folder
 
     check_new_folder("output", args.output)
+    conversion, options = (_convert_parts if args.source == "parts" else _convert_weights)(args)
+    print(conversion.report)
+    conversion.save_pretrained(args.output, **options)
+    print(f"Written to {args.output}.")
+
+
+def _convert_parts(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from ..conversion.parts import SCHEDULE_OPTIONS, convert_parts
+
+    options = {name: getattr(args, name) for name in PARTS_OPTIONS}
+    schedule = {name: options.pop(name) for name in SCHEDULE_OPTIONS}
+    return convert_parts(**options, schedule=schedule), {}
+
+
+def _convert_weights(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The conversion, and the options to save it with."""
+    import torch
+
     module, function, _, names = SOURCES[args.source]
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     converter = getattr(importlib.import_module(f"hia_diffusers.conversion.{module}"), function)
     conversion = converter(args.weights, **options, allow=args.allow, dtype=getattr(torch, args.dtype))
-    print(conversion.report)
-    conversion.save_pretrained(args.output, **({"variant": args.variant} if args.variant else {}))
-    print(f"Written to {args.output}.")
+    return conversion, {"variant": args.variant} if args.variant else {}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers convert") -> None:

@@ -46,7 +46,6 @@ Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(low=0)]
 Probability = Annotated[float, Range(low=0, high=1)]
 Beta = Annotated[float, Range(low=0, below=1)]
-ShiftFactor = Annotated[float, Range(above=0, high=1)]
 
 SchedulerName = Literal[
     "linear",
@@ -129,12 +128,17 @@ class Options:
 
 @dataclass(kw_only=True)
 class StageOptions(Options):
-    """What is trained, and where it is written."""
+    """What is trained."""
 
     _argument_group_name = "stage"
 
     stage: Literal["spatial", "regional", "temporal-half", "temporal-full"] = field(
         metadata={"help": "which stage to train; other defaults depend on it"}
+    )
+    pretrained_model_name_or_path: str | None = option(
+        None,
+        "the HIA pipeline to start from, by its id on the Hub or its folder: that of the stage before, or what "
+        "`hia-diffusers convert` makes",
     )
     spatial_trainable: Literal["all", "conditions"] = option(
         "all",
@@ -145,31 +149,6 @@ class StageOptions(Options):
         "appearance_encoder",
         "what the regional stage trains: the appearance encoder, or all that the spatial stage does",
     )
-
-
-@dataclass(kw_only=True)
-class StartingPointOptions(Options):
-    """What the networks are before the first step."""
-
-    _argument_group_name = "starting point, each an id on the Hub or a local folder"
-
-    pretrained_model_name_or_path: str | None = option(None, "an HIA pipeline, or one in the layout of SD 1.5")
-    controlnet_model_name_or_path: str | None = option(None, "a ControlNet of HIA, or one of 3 channels to be widened")
-    motion_adapter_name_or_path: str | None = option(None, "AnimateDiff's motion modules, for the temporal stages")
-    image_encoder_name_or_path: str | None = option(None, "a CLIP vision tower, for cross-attention")
-    vae_name_or_path: str | None = option(None, "an autoencoder instead of the pipeline's")
-    from_scratch: str | None = option(None, "YAML file with the configurations of networks with random weights")
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = option(
-        None, "what the network predicts (default: as the starting point does)"
-    )
-    snr_shift_factor: ShiftFactor | None = option(
-        None, "gamma of the shifted schedule, in (0, 1] (default: that of the starting point)"
-    )
-
-    def validate(self) -> None:
-        super().validate()
-        if (self.pretrained_model_name_or_path is None) == (self.from_scratch is None):
-            raise ValueError("give either --pretrained_model_name_or_path or --from_scratch.")
 
 
 @dataclass(kw_only=True)
@@ -245,7 +224,7 @@ class OptimizationOptions(Options):
 
     _argument_group_name = "optimization"
 
-    seed: Seed = option(0, "of new weights, samples and noise")
+    seed: Seed = option(0, "of samples and noise")
     max_train_steps: Count = option(35_000, "optimizer steps")
     train_batch_size: Count = option(1, "samples per process and batch")
     gradient_accumulation_steps: Count = option(4, "batches per optimizer step")
@@ -333,7 +312,7 @@ class BaseTrainingConfig(DataOptions, OptimizationOptions, RunOptions):
 
 
 @dataclass(kw_only=True)
-class TrainingConfig(StageOptions, StartingPointOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
+class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
     """A run of one stage (`examples/train_hia.py`).
 
     Defaults are those of the spatial stage; [`~hia_diffusers.training.stages.STAGES`] holds a config of each.
@@ -341,9 +320,13 @@ class TrainingConfig(StageOptions, StartingPointOptions, ObjectiveOptions, BaseT
 
     def validate(self) -> None:
         super().validate()
-        for name, path in self.as_dict().items():
-            if name.endswith("_name_or_path") and path and Path(path).resolve() == Path(self.output_dir).resolve():
-                raise ValueError(f"--output_dir must be another folder than --{name}, which the run reads to its end.")
+        if self.pretrained_model_name_or_path is None:
+            raise ValueError("give --pretrained_model_name_or_path, the pipeline to start from.")
+        if Path(self.pretrained_model_name_or_path).resolve() == Path(self.output_dir).resolve():
+            raise ValueError(
+                "--output_dir must be another folder than --pretrained_model_name_or_path, which the run reads to its "
+                "end."
+            )
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:

@@ -39,7 +39,8 @@ from transformers import (
 )
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel, ShiftedSNRScheduler
-from hia_diffusers.training.components import Components, load_components
+from hia_diffusers.conversion.converted import Conversion
+from hia_diffusers.conversion.parts import convert_parts
 
 
 UNET = {
@@ -93,9 +94,9 @@ def with_options(entry: str, without: tuple[str, ...] = (), **options) -> dict:
 
 
 @pytest.fixture(scope="module")
-def scratch() -> Components:
+def scratch() -> Conversion:
     """What `SCRATCH` gives with seed 0, to be left as it is."""
-    return load_components(from_scratch=SCRATCH)
+    return convert_parts(base=SCRATCH)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def folders(scratch, tmp_path_factory) -> Path:
         encoder.save_pretrained(root / name)
         extractor.save_pretrained(root / name)
     AutoencoderTiny(latent_channels=4, **tiny_channels()).save_pretrained(root / "tiny-vae")
-    scratch.pipeline.save_pretrained(root / "hia")
+    scratch.model.save_pretrained(root / "hia")
     return root
 
 
@@ -147,16 +148,16 @@ def tiny_channels() -> dict:
 def sd(folders) -> dict:
     """The options of a start from Stable Diffusion and a ControlNet."""
     return {
-        "pretrained_model_name_or_path": folders / "sd",
-        "controlnet_model_name_or_path": folders / "controlnet",
-        "image_encoder_name_or_path": folders / "vision",
+        "base": folders / "sd",
+        "controlnet": folders / "controlnet",
+        "image_encoder": folders / "vision",
     }
 
 
 @pytest.fixture(scope="module")
-def start(folders) -> Components:
+def start(folders) -> Conversion:
     """That start, loaded with seed 0 and to be left as it is."""
-    return load_components(folders / "sd", folders / "controlnet", image_encoder_name_or_path=folders / "vision")
+    return convert_parts(folders / "sd", folders / "controlnet", image_encoder=folders / "vision")
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def assert_same(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
 
 
-def rows_of(components: Components) -> dict:
+def rows_of(components: Conversion) -> dict:
     return {row.component: row for row in components.report.rows}
 
 
@@ -201,7 +202,7 @@ def frames_of(pipeline, picture_size: int = 32) -> torch.Tensor:
 
 
 def test_stable_diffusion_gives_the_networks_of_the_package_its_weights(folders, start):
-    pipeline = start.pipeline
+    pipeline = start.model
     unet2d = UNet2DConditionModel.from_pretrained(folders / "sd", subfolder="unet")
     spatial = {name: v for name, v in pipeline.unet.state_dict().items() if ".motion_modules." not in name}
     assert_same(spatial, unet2d.state_dict())
@@ -217,20 +218,21 @@ def test_stable_diffusion_gives_the_networks_of_the_package_its_weights(folders,
     assert frames_of(pipeline).isfinite().all()
 
 
-def test_the_report_of_stable_diffusion_counts_what_is_loaded_new_and_left_over(folders, start):
-    components, rows, pipeline = start, rows_of(start), start.pipeline
-    unet2d = sum(p.numel() for p in UNet2DConditionModel(**UNET).parameters())
-    encoder = sum(p.numel() for p in pipeline.appearance_encoder.parameters())
-    motion = sum(p.numel() for p in pipeline.unet.parameters()) - unet2d
-    assert (rows["unet"].parameters, rows["unet"].new_parameters) == (unet2d, 0)
-    assert (rows["motion_modules"].parameters, rows["motion_modules"].new_parameters) == (motion, motion)
-    assert rows["appearance_encoder"].left_over.startswith(f"{unet2d - encoder:,} parameters")
-    assert rows["controlnet"].new_parameters == 8 * 3 * 3 * 3
-    assert "zero weight" in rows["controlnet"].new
-    assert components.report.new_parameters == motion + 8 * 3 * 3 * 3
-    assert rows["scheduler"].new == "linear betas, gamma 0.5714, epsilon"
-    assert rows["vae"].source == str(folders / "sd" / "vae")
-    assert set(components.report.left_over) == {
+def test_the_report_of_stable_diffusion_names_what_is_taken_made_and_left(folders, start):
+    rows, pipeline = rows_of(start), start.model
+    unet2d = list(UNet2DConditionModel(**UNET).state_dict())
+    encoder = list(pipeline.appearance_encoder.state_dict())
+    motion = [name for name in pipeline.unet.state_dict() if ".motion_modules." in name]
+    assert set(rows["unet"].taken) == set(unet2d) and rows["unet"].made == rows["unet"].left == ()
+    assert (rows["motion_modules"].source, list(rows["motion_modules"].made)) == ("new", motion)
+    assert list(rows["appearance_encoder"].taken) == encoder
+    assert set(rows["appearance_encoder"].left) == set(unet2d) - set(encoder) != set()
+    assert rows["controlnet"].made == ("controlnet_cond_embedding.conv_in.weight[:, 3:]",)
+    assert rows["scheduler"].made == ("linear betas, gamma 0.5714, epsilon",)
+    assert rows["vae"].source == str(folders / "sd" / "vae") and len(rows["vae"].taken) == len(
+        pipeline.vae.state_dict()
+    )
+    assert set(start.report.left_over) == {
         f"{folders}/sd/{name}"
         for name in (
             "text_encoder (CLIPTextModel)",
@@ -240,21 +242,19 @@ def test_the_report_of_stable_diffusion_counts_what_is_loaded_new_and_left_over(
         )
     }
 
-    table = str(components.report).splitlines()
-    assert table[0].split() == ["component", "class", "parameters", "new", "from"]
-    assert any(line.split()[:4] == ["unet", "HIAUNetMotionModel", f"{unet2d:,}", "0"] for line in table)
-    assert any(line.startswith("  motion_modules: all, as no motion adapter is given") for line in table)
-    assert (
-        table.index("New:") < table.index("Left over:") < table.index(f"  {folders}/sd/text_encoder (CLIPTextModel)")
-    )
+    table = str(start.report).splitlines()
+    assert table[0].split() == ["component", "taken", "made", "left", "from"]
+    assert any(line.split()[:4] == ["unet", str(len(unet2d)), "0", "0"] for line in table)
+    assert any(line.startswith(f"  motion_modules: {motion[0]}, ") for line in table)
+    assert table.index("Made:") < table.index("Left:") < table.index(f"  {folders}/sd/text_encoder (CLIPTextModel)")
 
 
 def test_without_a_controlnet_it_is_made_of_the_unet(folders, sd, tmp_path):
     # The conditioning embedding of HIA's size reduces by 8, as the autoencoder does.
-    del sd["controlnet_model_name_or_path"]
-    components = load_components(**sd)
+    del sd["controlnet"]
+    components = convert_parts(**sd)
     unet2d = UNet2DConditionModel.from_pretrained(folders / "sd", subfolder="unet").state_dict()
-    controlnet = components.pipeline.controlnet
+    controlnet = components.model.controlnet
     copied = {name: value for name, value in controlnet.state_dict().items() if name in unet2d}
     assert_same(copied, {name: unet2d[name] for name in copied})
     fresh = [name for name, _ in controlnet.named_parameters() if name not in unet2d]
@@ -263,8 +263,8 @@ def test_without_a_controlnet_it_is_made_of_the_unet(folders, sd, tmp_path):
         "controlnet_down_blocks",
         "controlnet_mid_block",
     }
-    expected = sum(p.numel() for name, p in controlnet.named_parameters() if name in fresh)
-    assert rows_of(components)["controlnet"].new_parameters == expected
+    row = rows_of(components)["controlnet"]
+    assert set(row.made) == set(fresh) and set(row.taken) == set(copied)
     assert controlnet.config.conditioning_channels == 6
     assert not any(block.weight.any() for block in controlnet.controlnet_down_blocks)
 
@@ -272,10 +272,10 @@ def test_without_a_controlnet_it_is_made_of_the_unet(folders, sd, tmp_path):
 def test_new_weights_depend_on_the_seed_only_and_leave_the_random_state_alone(sd, start):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = weights_of(load_components(**sd).pipeline)
+    first = weights_of(convert_parts(**sd).model)
     assert torch.equal(torch.get_rng_state(), before)
-    assert_same(weights_of(start.pipeline), first)
-    other = weights_of(load_components(**sd, seed=2).pipeline)
+    assert_same(weights_of(start.model), first)
+    other = weights_of(convert_parts(**sd, seed=2).model)
     differing = {name for name in first if not torch.equal(first[name], other[name])}
     assert differing and all(".motion_modules." in name for name in differing)
 
@@ -283,12 +283,12 @@ def test_new_weights_depend_on_the_seed_only_and_leave_the_random_state_alone(sd
 def test_all_is_float32_on_the_cpu_in_evaluation_mode_from_a_half_precision_variant(folders, sd, tmp_path):
     pipeline = StableDiffusionPipeline.from_pretrained(folders / "sd", dtype=torch.float16)
     pipeline.save_pretrained(tmp_path, variant="fp16")
-    sd["pretrained_model_name_or_path"] = tmp_path
-    with pytest.raises(FileNotFoundError, match="`pretrained_model_name_or_path`"):
-        load_components(**sd)
+    sd["base"] = tmp_path
+    with pytest.raises(FileNotFoundError, match="`base`"):
+        convert_parts(**sd)
     networks = [
         module
-        for module in load_components(**sd, variant="fp16").pipeline.components.values()
+        for module in convert_parts(**sd, variant="fp16").model.components.values()
         if isinstance(module, torch.nn.Module)
     ]
     assert len(networks) == 5
@@ -302,13 +302,13 @@ def test_all_is_float32_on_the_cpu_in_evaluation_mode_from_a_half_precision_vari
 def test_the_prediction_type_is_the_bases_unless_given(folders, sd, tmp_path):
     shutil.copytree(folders / "sd", tmp_path / "sd")
     DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "sd" / "scheduler")
-    sd["pretrained_model_name_or_path"] = tmp_path / "sd"
-    assert load_components(**sd).pipeline.scheduler.config.prediction_type == "v_prediction"
-    components = load_components(**sd, prediction_type="epsilon", snr_shift_factor=0.25)
-    assert components.pipeline.scheduler.config.prediction_type == "epsilon"
-    assert torch.equal(components.pipeline.scheduler.betas, ShiftedSNRScheduler(snr_shift_factor=0.25).betas)
-    assert rows_of(components)["scheduler"].new == (
-        "linear betas, gamma 0.25, epsilon, but the UNet was trained for v_prediction"
+    sd["base"] = tmp_path / "sd"
+    assert convert_parts(**sd).model.scheduler.config.prediction_type == "v_prediction"
+    components = convert_parts(**sd, schedule={"prediction_type": "epsilon", "snr_shift_factor": 0.25})
+    assert components.model.scheduler.config.prediction_type == "epsilon"
+    assert torch.equal(components.model.scheduler.betas, ShiftedSNRScheduler(snr_shift_factor=0.25).betas)
+    assert rows_of(components)["scheduler"].made == (
+        "linear betas, gamma 0.25, epsilon, but the UNet was trained for v_prediction",
     )
 
 
@@ -332,21 +332,22 @@ def test_older_names_of_weights_and_options_are_understood(folders, start, tmp_p
     positions = {"vision_model.embeddings.position_ids": torch.arange(17)[None]}
     safetensors.torch.save_file(safetensors.torch.load_file(file) | positions, file, metadata={"format": "pt"})
 
-    old = load_components(
-        pretrained_model_name_or_path=tmp_path / "sd",
-        controlnet_model_name_or_path=tmp_path / "controlnet",
-        image_encoder_name_or_path=tmp_path / "vision",
+    old = convert_parts(
+        base=tmp_path / "sd",
+        controlnet=tmp_path / "controlnet",
+        image_encoder=tmp_path / "vision",
     )
-    assert_same(weights_of(old.pipeline), weights_of(start.pipeline))
-    assert rows_of(old)["controlnet"].new_parameters == 8 * 3 * 3 * 3
+    assert_same(weights_of(old.model), weights_of(start.model))
+    assert rows_of(old)["controlnet"].made == ("controlnet_cond_embedding.conv_in.weight[:, 3:]",)
 
 
 def test_the_vision_tower_of_a_whole_clip_model_is_taken(folders):
-    components = load_components(folders / "hia", image_encoder_name_or_path=folders / "clip")
+    components = convert_parts(folders / "hia", image_encoder=folders / "clip")
     clip = CLIPModel.from_pretrained(folders / "clip", dtype=torch.float32).state_dict()
-    tower = components.pipeline.image_encoder.state_dict()
+    tower = components.model.image_encoder.state_dict()
     assert_same(tower, {name: clip[name] for name in tower})
-    assert rows_of(components)["image_encoder"].left_over == "text tower of the CLIPModel"
+    row = rows_of(components)["image_encoder"]
+    assert set(row.taken) == set(tower) and set(row.left) == set(clip) - set(tower)
 
 
 def test_an_image_encoder_of_the_checkpoint_itself_is_used(folders, sd, tmp_path):
@@ -356,8 +357,8 @@ def test_an_image_encoder_of_the_checkpoint_itself_is_used(folders, sd, tmp_path
     index = json.loads((tmp_path / "sd" / "model_index.json").read_text())
     index["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]
     (tmp_path / "sd" / "model_index.json").write_text(json.dumps(index))
-    del sd["image_encoder_name_or_path"]
-    components = load_components(**{**sd, "pretrained_model_name_or_path": tmp_path / "sd"})
+    del sd["image_encoder"]
+    components = convert_parts(**{**sd, "base": tmp_path / "sd"})
     assert rows_of(components)["image_encoder"].source == str(tmp_path / "sd" / "image_encoder")
     assert rows_of(components)["feature_extractor"].source == str(tmp_path / "sd" / "feature_extractor")
     left_over = {Path(item).name.split()[0] for item in components.report.left_over}
@@ -372,10 +373,10 @@ def test_a_motion_adapter_gives_its_weights_and_shape(folders, sd, tmp_path, mid
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         MotionAdapter(**{**ADAPTER, "use_motion_mid_block": mid_block}).save_pretrained(tmp_path)
-    components = load_components(**sd, motion_adapter_name_or_path=tmp_path)
+    components = convert_parts(**sd, motion_adapter=tmp_path)
     unet2d = UNet2DConditionModel.from_pretrained(folders / "sd", subfolder="unet")
     expected = HIAUNetMotionModel.from_unet2d(unet2d, MotionAdapter.from_pretrained(tmp_path))
-    unet = components.pipeline.unet
+    unet = components.model.unet
     assert_same(unet.state_dict(), expected.state_dict())
     motion_options = ("motion_max_seq_length", "motion_num_attention_heads", "use_motion_mid_block", "motion_norm")
     assert {name: unet.config[name] for name in motion_options} == {
@@ -383,8 +384,8 @@ def test_a_motion_adapter_gives_its_weights_and_shape(folders, sd, tmp_path, mid
     }
     assert hasattr(unet.mid_block, "motion_modules") == mid_block
     row = rows_of(components)["motion_modules"]
-    assert (row.source, row.new_parameters, row.left_over) == (str(tmp_path), 0, "")
-    assert row.parameters == sum(p.numel() for p in MotionAdapter.from_pretrained(tmp_path).parameters())
+    assert (row.source, row.made, row.left) == (str(tmp_path), (), ())
+    assert set(row.taken) == set(MotionAdapter.from_pretrained(tmp_path).state_dict())
     sample, context = torch.rand(1, 4, 2, 8, 8), torch.rand(1, 1, 32)
     assert_equal_up_to_rounding(unet(sample, 5, context).sample, expected.eval()(sample, 5, context).sample)
 
@@ -404,8 +405,8 @@ def test_a_motion_adapter_that_does_not_fit_is_refused_before_weights_are_read(s
     adapter = broken("adapter", "config.json", **options)
     base = broken("sd", "model_index.json")
     with pytest.raises(ValueError, match=message) as error:
-        load_components(**{**sd, "pretrained_model_name_or_path": base}, motion_adapter_name_or_path=adapter)
-    assert "`motion_adapter_name_or_path`" in str(error.value)
+        convert_parts(**{**sd, "base": base}, motion_adapter=adapter)
+    assert "`motion_adapter`" in str(error.value)
 
 
 # From a checkpoint of HIA
@@ -416,41 +417,34 @@ def test_what_is_saved_is_loaded_bit_for_bit_without_anything_new(folders, sd, s
     first, folder, gamma = scratch, folders / "hia", 4 / 7
     if kind == "sd":
         folder, gamma = tmp_path, 0.3
-        first = load_components(**sd, snr_shift_factor=gamma)
-        first.pipeline.save_pretrained(folder)
-    again = load_components(pretrained_model_name_or_path=folder)
-    assert_same(weights_of(again.pipeline), weights_of(first.pipeline))
-    assert_equal_up_to_rounding(frames_of(again.pipeline), frames_of(first.pipeline))
-    assert again.pipeline.scheduler.config.snr_shift_factor == gamma
-    assert again.report.new_parameters == 0 and again.report.left_over == ()
-    assert not any(row.new or row.left_over for row in again.report.rows)
-    counts = [sum(row.parameters for row in components.report.rows) for components in (first, again)]
-    assert (
-        counts[0]
-        == counts[1]
-        == sum(
-            p.numel()
-            for m in first.pipeline.components.values()
-            if isinstance(m, torch.nn.Module)
-            for p in m.parameters()
-        )
-    )
+        first = convert_parts(**sd, schedule={"snr_shift_factor": gamma})
+        first.model.save_pretrained(folder)
+    again = convert_parts(base=folder)
+    assert_same(weights_of(again.model), weights_of(first.model))
+    assert_equal_up_to_rounding(frames_of(again.model), frames_of(first.model))
+    assert again.model.scheduler.config.snr_shift_factor == gamma
+    assert not any(row.made or row.left for row in again.report.rows) and again.report.left_over == ()
+    taken = {name: set(row.taken) for name, row in rows_of(again).items()}
+    taken["unet"] |= taken.pop("motion_modules")
+    for name, component in again.model.components.items():
+        if isinstance(component, torch.nn.Module):
+            assert taken[name] == set(component.state_dict()), name
 
 
 def test_options_replace_the_components_of_a_hia_checkpoint(folders, start, tmp_path):
-    start.pipeline.save_pretrained(tmp_path)
+    start.model.save_pretrained(tmp_path)
     (tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors").unlink()
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (tmp_path / "image_encoder" / "model.safetensors").unlink()
-    components = load_components(
-        pretrained_model_name_or_path=tmp_path,
-        controlnet_model_name_or_path=folders / "controlnet",
-        motion_adapter_name_or_path=folders / "adapter",
-        image_encoder_name_or_path=folders / "clip",
-        vae_name_or_path=folders / "tiny-vae",
-        snr_shift_factor=0.25,
+    components = convert_parts(
+        base=tmp_path,
+        controlnet=folders / "controlnet",
+        motion_adapter=folders / "adapter",
+        image_encoder=folders / "clip",
+        vae=folders / "tiny-vae",
+        schedule={"snr_shift_factor": 0.25},
     )
-    rows, pipeline = rows_of(components), components.pipeline
+    rows, pipeline = rows_of(components), components.model
     for name, source in (
         ("controlnet", "controlnet"),
         ("motion_modules", "adapter"),
@@ -465,20 +459,20 @@ def test_options_replace_the_components_of_a_hia_checkpoint(folders, start, tmp_
     unet = pipeline.unet.state_dict()
     assert_same({name: unet[name] for name in unet if ".motion_modules." in name}, adapter)
     assert pipeline.unet.config.motion_max_seq_length == 24
-    assert rows["motion_modules"].left_over.endswith(f"parameters of motion modules in {tmp_path}/unet")
     assert set(components.report.left_over) == {
+        f"the motion modules of {tmp_path}/unet",
         f"{tmp_path}/controlnet (HIAControlNetModel)",
         f"{tmp_path}/image_encoder (CLIPVisionModelWithProjection)",
         f"{tmp_path}/feature_extractor (CLIPImageProcessor)",
         f"{tmp_path}/vae (AutoencoderKL)",
     }
-    assert rows["scheduler"].new == f"snr_shift_factor 0.25 in place of {4 / 7}"
+    assert rows["scheduler"].made == (f"snr_shift_factor 0.25 in place of {4 / 7}",)
     assert torch.equal(pipeline.scheduler.betas, ShiftedSNRScheduler(snr_shift_factor=0.25).betas)
     assert frames_of(pipeline).isfinite().all()
 
 
 def test_a_context_from_the_empty_prompt_is_kept_or_replaced(folders, start, tmp_path):
-    pipeline = copy.deepcopy(start.pipeline)
+    pipeline = copy.deepcopy(start.model)
     text_encoder = CLIPTextModel.from_pretrained(folders / "sd", subfolder="text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folders / "sd", subfolder="tokenizer")
     pipeline.register_modules(
@@ -486,14 +480,14 @@ def test_a_context_from_the_empty_prompt_is_kept_or_replaced(folders, start, tmp
     )
     pipeline.register_to_config(reference_timestep="current")
     pipeline.save_pretrained(tmp_path)
-    kept = load_components(pretrained_model_name_or_path=tmp_path)
-    assert kept.pipeline.image_encoder is None and kept.pipeline.config.reference_timestep == "current"
-    assert_same(kept.pipeline.text_encoder.state_dict(), text_encoder.state_dict())
+    kept = convert_parts(base=tmp_path)
+    assert kept.model.image_encoder is None and kept.model.config.reference_timestep == "current"
+    assert_same(kept.model.text_encoder.state_dict(), text_encoder.state_dict())
     assert rows_of(kept)["text_encoder"].source == str(tmp_path / "text_encoder")
     assert kept.report.left_over == ()
 
-    replaced = load_components(pretrained_model_name_or_path=tmp_path, image_encoder_name_or_path=folders / "vision")
-    assert replaced.pipeline.text_encoder is None and replaced.pipeline.image_encoder is not None
+    replaced = convert_parts(base=tmp_path, image_encoder=folders / "vision")
+    assert replaced.model.text_encoder is None and replaced.model.image_encoder is not None
     assert set(replaced.report.left_over) == {
         f"{tmp_path}/text_encoder (CLIPTextModel)",
         f"{tmp_path}/tokenizer (CLIPTokenizer)",
@@ -503,7 +497,7 @@ def test_a_context_from_the_empty_prompt_is_kept_or_replaced(folders, start, tmp
 def test_a_hia_checkpoint_of_another_scheduler_is_refused(broken):
     folder = broken("hia", "scheduler/scheduler_config.json", _class_name="DDIMScheduler")
     with pytest.raises(ValueError, match="must be a ShiftedSNRScheduler, got DDIMScheduler"):
-        load_components(pretrained_model_name_or_path=folder)
+        convert_parts(base=folder)
 
 
 # From scratch
@@ -518,9 +512,9 @@ def test_a_configuration_gives_new_components_that_run(scratch, tmp_path):
     file.write_text(yaml.safe_dump(entries))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    components = load_components(from_scratch=file, seed=3)
+    components = convert_parts(base=file, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
-    pipeline = components.pipeline
+    pipeline = components.model
     assert pipeline.unet.config.motion_max_seq_length == 20 and pipeline.unet.config.resnet_norm == "clip"
     assert pipeline.unet.config.motion_num_attention_heads == 4
     assert (pipeline.vae.config.scaling_factor, pipeline.vae.config.shift_factor) == (0.7, 0.1)
@@ -537,23 +531,24 @@ def test_a_configuration_gives_new_components_that_run(scratch, tmp_path):
     assert_same(encoder, {name: unet2d[name] for name in encoder})
     assert frames_of(pipeline).isfinite().all()
 
-    assert components.report.new_parameters == sum(row.parameters for row in components.report.rows)
-    assert {row.source for row in components.report.rows} == {"new"} and components.report.left_over == ()
-    assert rows_of(components)["unet"].new == "all, drawn with seed 3"
+    rows = components.report.rows
+    assert {row.source for row in rows} == {"new"} and components.report.left_over == ()
+    assert not any(row.taken or row.left for row in rows)
+    assert set(rows_of(components)["unet"].made) == set(unet2d)
     assert_same(
-        weights_of(load_components(from_scratch=yaml.safe_load(file.read_text()), seed=3).pipeline),
+        weights_of(convert_parts(base=yaml.safe_load(file.read_text()), seed=3).model),
         weights_of(pipeline),
     )
-    other = weights_of(scratch.pipeline)  # of another seed
+    other = weights_of(scratch.model)  # of another seed
     for name in ("unet.conv_in.weight", "vae.encoder.conv_in.weight", "image_encoder.visual_projection.weight"):
         assert not torch.equal(other[name], weights_of(pipeline)[name])
 
 
 def test_self_attention_may_start_with_equal_queries_and_keys():
-    loaded = load_components(from_scratch=with_options("unet", self_attention_gain=2, spatial_position_embedding=True))
-    plain = load_components(from_scratch=SCRATCH).pipeline
+    loaded = convert_parts(base=with_options("unet", self_attention_gain=2, spatial_position_embedding=True))
+    plain = convert_parts(base=SCRATCH).model
     for name in ("unet", "appearance_encoder", "controlnet"):
-        network = getattr(loaded.pipeline, name)
+        network = getattr(loaded.model, name)
         assert name == "controlnet" or network.config.spatial_position_embedding
         weights, others = network.state_dict(), getattr(plain, name).state_dict()
         for key, value in weights.items():
@@ -565,64 +560,62 @@ def test_self_attention_may_start_with_equal_queries_and_keys():
 
 
 def test_without_a_zero_conv_std_the_zero_convolutions_are_zero(scratch):
-    controlnet = scratch.pipeline.controlnet
+    controlnet = scratch.model.controlnet
     assert not any(block.weight.any() for block in controlnet.controlnet_down_blocks)
     assert not controlnet.controlnet_cond_embedding.conv_out.weight.any()
 
 
 def test_options_replace_entries_which_may_be_left_out(folders, scratch):
     options = {
-        "controlnet_model_name_or_path": folders / "controlnet",
-        "motion_adapter_name_or_path": folders / "adapter",
-        "image_encoder_name_or_path": folders / "vision",
-        "vae_name_or_path": folders / "tiny-vae",
+        "controlnet": folders / "controlnet",
+        "motion_adapter": folders / "adapter",
+        "image_encoder": folders / "vision",
+        "vae": folders / "tiny-vae",
     }
-    components = load_components(from_scratch={"unet": UNET}, **options, snr_shift_factor=0.5)
+    components = convert_parts(base={"unet": UNET}, **options, schedule={"snr_shift_factor": 0.5})
     rows = rows_of(components)
-    new = {name for name, row in rows.items() if row.new_parameters == row.parameters > 0}
-    assert new == {"unet", "appearance_encoder"}
-    assert rows["controlnet"].new_parameters == 8 * 3 * 3 * 3
-    assert components.report.left_over == () and rows["motion_modules"].left_over == ""
-    assert components.pipeline.scheduler.config.snr_shift_factor == 0.5
+    assert {name for name, row in rows.items() if row.source == "new"} == {"unet", "appearance_encoder", "scheduler"}
+    assert rows["controlnet"].made == ("controlnet_cond_embedding.conv_in.weight[:, 3:]",)
+    assert components.report.left_over == ()
+    assert components.model.scheduler.config.snr_shift_factor == 0.5
 
-    components = load_components(from_scratch=SCRATCH, vae_name_or_path=folders / "tiny-vae")
-    assert components.report.left_over == ("the entry `vae` of `from_scratch`",)
+    components = convert_parts(base=SCRATCH, vae=folders / "tiny-vae")
+    assert components.report.left_over == ("the entry `vae` of `base`",)
     # One component's draws do not move another's.
-    assert_same(components.pipeline.unet.state_dict(), scratch.pipeline.unet.state_dict())
+    assert_same(components.model.unet.state_dict(), scratch.model.unet.state_dict())
 
 
 def test_the_autoencoder_of_a_configuration_may_be_tiny():
     channels = {name: list(value) for name, value in tiny_channels().items()}
     entries = {**SCRATCH, "vae": {"_class_name": "AutoencoderTiny", "scaling_factor": 2.0, **channels}}
-    vae = load_components(from_scratch=entries).pipeline.vae
+    vae = convert_parts(base=entries).model.vae
     assert isinstance(vae, AutoencoderTiny) and vae.config.scaling_factor == 2.0
 
 
 def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_path):
     vae = {"_class_name": "AutoencoderDC", **autoencoder_dc(scaling_factor=2.0)}
     (tmp_path / "networks.yaml").write_text(yaml.safe_dump({**SCRATCH, "vae": vae}))
-    new = load_components(from_scratch=tmp_path / "networks.yaml")
-    assert isinstance(new.pipeline.vae, AutoencoderDC) and new.pipeline.vae.config.scaling_factor == 2.0
-    assert rows_of(new)["vae"].class_name == "AutoencoderDC"
-    assert frames_of(new.pipeline).isfinite().all()
-    new.pipeline.vae.save_pretrained(tmp_path / "vae")
-    loaded = load_components(from_scratch=SCRATCH, vae_name_or_path=tmp_path / "vae")
-    assert rows_of(loaded)["vae"].new_parameters == 0
-    assert_same(loaded.pipeline.vae.state_dict(), new.pipeline.vae.state_dict())
+    new = convert_parts(base=tmp_path / "networks.yaml")
+    assert isinstance(new.model.vae, AutoencoderDC) and new.model.vae.config.scaling_factor == 2.0
+    assert frames_of(new.model).isfinite().all()
+    new.model.vae.save_pretrained(tmp_path / "vae")
+    loaded = convert_parts(base=SCRATCH, vae=tmp_path / "vae")
+    assert rows_of(loaded)["vae"].made == ()
+    assert_same(loaded.model.vae.state_dict(), new.model.vae.state_dict())
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({**SCRATCH, "optimizer": {}}, "`from_scratch` has the unknown entries optimizer; known are unet"),
-        ({name: SCRATCH[name] for name in ("vae", "image_encoder")}, "`from_scratch` must have the entry `unet`."),
+        ({**SCRATCH, "optimizer": {}}, "`base` has the unknown entries optimizer; known are unet"),
+        ({name: SCRATCH[name] for name in ("vae", "image_encoder")}, "`base` must have the entry `unet`."),
         (
             {name: SCRATCH[name] for name in ("unet", "controlnet", "image_encoder")},
-            "must have the entry `vae`, or `vae_name_or_path` must be given",
+            "must have the entry `vae`, or `vae` must be given",
         ),
         (
             {name: SCRATCH[name] for name in ("unet", "controlnet", "vae")},
-            "must have the entry `image_encoder`, or `image_encoder_name_or_path` must be given",
+            "must have the entry `image_encoder`, or `image_encoder` must be given",
         ),
         ({**SCRATCH, "vae": 3}, "the entry `vae` must be a mapping of options, got 3"),
         (
@@ -667,7 +660,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
 )
 def test_a_configuration_that_says_something_else_is_refused(entries, message):
     with pytest.raises(ValueError, match=message):
-        load_components(from_scratch=entries)
+        convert_parts(base=entries)
 
 
 @pytest.mark.parametrize(
@@ -680,77 +673,72 @@ def test_a_configuration_that_says_something_else_is_refused(entries, message):
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ValueError, match=f"`from_scratch`: .*config.yaml {message}"):
-        load_components(from_scratch=tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match=f"`base`: .*config.yaml {message}"):
+        convert_parts(base=tmp_path / "config.yaml")
 
 
 def test_missing_yaml_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "config.yaml").write_text("unet: {}")
     with pytest.raises(ImportError, match=r"hia-diffusers\[train\]"):
-        load_components(from_scratch=tmp_path / "config.yaml")
+        convert_parts(base=tmp_path / "config.yaml")
 
 
 # Bad options
 
 
-def test_there_is_exactly_one_base(folders):
-    with pytest.raises(ValueError, match="`pretrained_model_name_or_path` or `from_scratch`, got neither"):
-        load_components(vae_name_or_path=folders / "tiny-vae")
-    with pytest.raises(ValueError, match="`pretrained_model_name_or_path` or `from_scratch`, got both"):
-        load_components(pretrained_model_name_or_path=folders / "sd", from_scratch=SCRATCH)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"pretrained_model_name_or_path": 3}, TypeError, "`pretrained_model_name_or_path` must be a Hub id or"),
-        ({"pretrained_model_name_or_path": "", "from_scratch": None}, TypeError, "got ''"),
-        ({"from_scratch": 3}, TypeError, "`from_scratch` must be the path of a YAML file or a mapping, got 3"),
-        ({"from_scratch": "nowhere.yaml"}, FileNotFoundError, "`from_scratch`: there is no file nowhere.yaml"),
-        ({"from_scratch": SCRATCH, "variant": "fp16"}, ValueError, "`variant` belong to"),
-        ({"from_scratch": SCRATCH, "prediction_type": "noise"}, ValueError, "`prediction_type` must be one of"),
+        ({"base": 3}, TypeError, "`base` must be a Hub id or the path of a local folder, got 3"),
+        ({"base": None}, TypeError, "`base` must be a Hub id or the path of a local folder, got None"),
+        ({"base": ""}, TypeError, "got ''"),
+        ({"base": "nowhere.yaml"}, FileNotFoundError, "`base`: there is no file nowhere.yaml"),
+        ({"base": SCRATCH, "vae": 3}, TypeError, "`vae` must be a Hub id or the path of a local folder, got 3"),
+        ({"base": SCRATCH, "variant": "fp16"}, ValueError, "`variant` belongs to a checkpoint"),
+        ({"base": SCRATCH, "schedule": {"betas": 1}}, ValueError, "`schedule` must hold snr_shift_factor and"),
+        ({"base": SCRATCH, "schedule": {"prediction_type": "noise"}}, ValueError, "`prediction_type` must be one of"),
         (
-            {"from_scratch": SCRATCH, "snr_shift_factor": 0},
+            {"base": SCRATCH, "schedule": {"snr_shift_factor": 0}},
             ValueError,
             "`snr_shift_factor` must be a finite number, above 0 and at most 1",
         ),
-        ({"from_scratch": SCRATCH, "seed": "0"}, TypeError, "`seed` must be an integer"),
+        ({"base": SCRATCH, "seed": "0"}, TypeError, "`seed` must be an integer"),
     ],
 )
 def test_bad_options_are_refused_by_name(options, error, message):
     with pytest.raises(error, match=message):
-        load_components(**options)
+        convert_parts(**options)
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        "pretrained_model_name_or_path",
-        "controlnet_model_name_or_path",
-        "motion_adapter_name_or_path",
-        "image_encoder_name_or_path",
-        "vae_name_or_path",
+        "base",
+        "controlnet",
+        "motion_adapter",
+        "image_encoder",
+        "vae",
     ],
 )
 def test_a_folder_without_the_component_is_named_with_its_option(sd, tmp_path, option):
     with pytest.raises(FileNotFoundError, match=f"^`{option}`: {tmp_path} cannot be read"):
-        load_components(**{**sd, option: tmp_path})
+        convert_parts(**{**sd, option: tmp_path})
 
 
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("pretrained_model_name_or_path", "sd/unet", "cannot be read: Error no file named model_index.json"),
+        ("base", "sd/unet", "cannot be read: Error no file named model_index.json"),
         (
-            "controlnet_model_name_or_path",
+            "controlnet",
             "tiny-vae",
             "class HIAControlNetModel or ControlNetModel, got AutoencoderTiny",
         ),
-        ("motion_adapter_name_or_path", "controlnet", "class MotionAdapter, got ControlNetModel"),
-        ("image_encoder_name_or_path", "sd/text_encoder", "cannot be read"),
+        ("motion_adapter", "controlnet", "class MotionAdapter, got ControlNetModel"),
+        ("image_encoder", "sd/text_encoder", "cannot be read"),
         (
-            "vae_name_or_path",
+            "vae",
             "controlnet",
             "class AutoencoderKL or AutoencoderTiny or AutoencoderDC, got ControlNetModel",
         ),
@@ -758,73 +746,73 @@ def test_a_folder_without_the_component_is_named_with_its_option(sd, tmp_path, o
 )
 def test_a_component_of_another_kind_is_named_with_its_option(folders, sd, option, name, message):
     with pytest.raises((ValueError, FileNotFoundError), match=f"`{option}`.*{message}"):
-        load_components(**{**sd, option: folders / name})
+        convert_parts(**{**sd, option: folders / name})
 
 
 def test_stable_diffusion_needs_an_image_encoder(broken, sd):
-    sd["pretrained_model_name_or_path"] = broken("sd", "model_index.json")
-    del sd["image_encoder_name_or_path"]
-    with pytest.raises(ValueError, match="`image_encoder_name_or_path` must be given, such as openai/clip-vit-large"):
-        load_components(**sd)
+    sd["base"] = broken("sd", "model_index.json")
+    del sd["image_encoder"]
+    with pytest.raises(ValueError, match="`image_encoder` must be given, such as openai/clip-vit-large"):
+        convert_parts(**sd)
 
 
 @pytest.mark.parametrize(
     ("option", "name", "file", "changes", "message"),
     [
         (
-            "pretrained_model_name_or_path",
+            "base",
             "sd",
             "model_index.json",
             {"unet": ["diffusers", "UNetMotionModel"]},
             "must lead to an HIAPipeline, or .* got StableDiffusionPipeline with UNetMotionModel and AutoencoderKL",
         ),
-        ("pretrained_model_name_or_path", "sd", "unet/config.json", {"freq_shift": 1}, "its `freq_shift` must be 0"),
+        ("base", "sd", "unet/config.json", {"freq_shift": 1}, "its `freq_shift` must be 0"),
         (
-            "pretrained_model_name_or_path",
+            "base",
             "sd",
             "unet/config.json",
             {"in_channels": 9},
             "as many channels as it takes",
         ),
-        ("controlnet_model_name_or_path", "controlnet", "config.json", {"conditioning_channels": 1}, "must be 3 or 6"),
-        ("controlnet_model_name_or_path", "controlnet", "config.json", {"block_out_channels": [32]}, "block_out"),
-        ("controlnet_model_name_or_path", "controlnet", "config.json", {"cross_attention_dim": 16}, "must be 32"),
+        ("controlnet", "controlnet", "config.json", {"conditioning_channels": 1}, "must be 3 or 6"),
+        ("controlnet", "controlnet", "config.json", {"block_out_channels": [32]}, "block_out"),
+        ("controlnet", "controlnet", "config.json", {"cross_attention_dim": 16}, "must be 32"),
         (
-            "controlnet_model_name_or_path",
+            "controlnet",
             "controlnet",
             "config.json",
             {"in_channels": 8},
             "takes 8 channels but `unet` is for 4",
         ),
         (
-            "controlnet_model_name_or_path",
+            "controlnet",
             "controlnet",
             "config.json",
             {"controlnet_conditioning_channel_order": "bgr"},
             "must be rgb, got bgr",
         ),
-        ("image_encoder_name_or_path", "vision", "config.json", {"projection_dim": 16}, "`projection_dim` must be 32"),
-        ("image_encoder_name_or_path", "vision", "config.json", {"model_type": "siglip"}, "`model_type` must be clip"),
-        ("image_encoder_name_or_path", "vision", "config.json", {"image_size": 64}, "must be its `image_size`, 64"),
-        ("vae_name_or_path", "tiny-vae", "config.json", {"latent_channels": 8}, "`vae` has 8 latent channels"),
-        ("vae_name_or_path", "tiny-vae", "config.json", {"_class_name": None}, "or AutoencoderDC, got None"),
+        ("image_encoder", "vision", "config.json", {"projection_dim": 16}, "`projection_dim` must be 32"),
+        ("image_encoder", "vision", "config.json", {"model_type": "siglip"}, "`model_type` must be clip"),
+        ("image_encoder", "vision", "config.json", {"image_size": 64}, "must be its `image_size`, 64"),
+        ("vae", "tiny-vae", "config.json", {"latent_channels": 8}, "`vae` has 8 latent channels"),
+        ("vae", "tiny-vae", "config.json", {"_class_name": None}, "or AutoencoderDC, got None"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_weights_are_read(sd, broken, option, name, file, changes, message):
-    options = {"pretrained_model_name_or_path": broken("sd", "model_index.json")} if name != "sd" else {}
+    options = {"base": broken("sd", "model_index.json")} if name != "sd" else {}
     with pytest.raises(ValueError, match=message):
-        load_components(**{**sd, **options, option: broken(name, file, **changes)})
+        convert_parts(**{**sd, **options, option: broken(name, file, **changes)})
 
 
 @pytest.mark.parametrize(
     ("option", "name", "file", "fault"),
     [
-        ("pretrained_model_name_or_path", "sd", "unet/diffusion_pytorch_model.safetensors", "unexpected"),
-        ("pretrained_model_name_or_path", "sd", "vae/diffusion_pytorch_model.safetensors", "missing"),
-        ("controlnet_model_name_or_path", "controlnet", "diffusion_pytorch_model.safetensors", "missing"),
-        ("motion_adapter_name_or_path", "adapter", "diffusion_pytorch_model.safetensors", "unexpected"),
-        ("image_encoder_name_or_path", "vision", "model.safetensors", "missing"),
-        ("image_encoder_name_or_path", "clip", "model.safetensors", "unexpected"),
+        ("base", "sd", "unet/diffusion_pytorch_model.safetensors", "unexpected"),
+        ("base", "sd", "vae/diffusion_pytorch_model.safetensors", "missing"),
+        ("controlnet", "controlnet", "diffusion_pytorch_model.safetensors", "missing"),
+        ("motion_adapter", "adapter", "diffusion_pytorch_model.safetensors", "unexpected"),
+        ("image_encoder", "vision", "model.safetensors", "missing"),
+        ("image_encoder", "clip", "model.safetensors", "unexpected"),
     ],
 )
 def test_weights_that_do_not_match_are_an_error(folders, sd, tmp_path, option, name, file, fault):
@@ -839,14 +827,14 @@ def test_weights_that_do_not_match_are_an_error(folders, sd, tmp_path, option, n
         tensors[key] = torch.zeros(1)
     safetensors.torch.save_file(tensors, folder / file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"1 {fault} keys: {key}") as error:
-        load_components(**{**sd, option: folder})
+        convert_parts(**{**sd, option: folder})
     assert str(error.value).startswith(f"`{option}`: {folder}")
 
 
 def test_pickled_weights_are_not_read(folders, sd, tmp_path):
     ControlNetModel.from_pretrained(folders / "controlnet").save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(FileNotFoundError, match="`controlnet_model_name_or_path`.*safetensors"):
-        load_components(**{**sd, "controlnet_model_name_or_path": tmp_path})
+    with pytest.raises(FileNotFoundError, match="`controlnet`.*safetensors"):
+        convert_parts(**{**sd, "controlnet": tmp_path})
 
 
 # From a Hub
@@ -866,40 +854,39 @@ def hub(folders, tmp_path, monkeypatch):
 
 
 def test_all_starting_points_load_from_the_hub(hub, folders, scratch, start):
-    mixed = load_components(
-        pretrained_model_name_or_path="user/sd",
-        controlnet_model_name_or_path="user/controlnet",
-        motion_adapter_name_or_path="user/adapter",
-        image_encoder_name_or_path="user/vision",
-        vae_name_or_path="user/tiny-vae",
-        revision="main",
+    mixed = convert_parts(
+        base="user/sd",
+        controlnet="user/controlnet",
+        motion_adapter="user/adapter",
+        image_encoder="user/vision",
+        vae="user/tiny-vae",
     )
     downloaded = {path for method, path in hub.requests if method == "GET" and "/resolve/" in path}
     weights = {path for path in downloaded if path.endswith("safetensors") and path.startswith("/user/sd/")}
     assert {path.split("/")[-2] for path in weights} == {"unet"}  # what is replaced or left over stays there
     vae = AutoencoderTiny.from_pretrained(folders / "tiny-vae")
     adapter = MotionAdapter.from_pretrained(folders / "adapter")
-    expected = {name: value for name, value in weights_of(start.pipeline).items() if ".motion_modules." not in name}
+    expected = {name: value for name, value in weights_of(start.model).items() if ".motion_modules." not in name}
     expected = {name: value for name, value in expected.items() if not name.startswith("vae.")}
     expected |= {f"vae.{name}": value for name, value in vae.state_dict().items()}
     expected |= {f"unet.{name}": value for name, value in adapter.state_dict().items()}
-    assert_same(weights_of(mixed.pipeline), expected)
+    assert_same(weights_of(mixed.model), expected)
     report = str(mixed.report)
     assert "user/sd/unet" in report and "user/sd/text_encoder (CLIPTextModel)" in report
 
-    hia = load_components(pretrained_model_name_or_path="user/hia")
-    assert_same(weights_of(hia.pipeline), weights_of(scratch.pipeline))
-    assert "user/hia/unet" in str(hia.report) and "New:" not in str(hia.report)
+    hia = convert_parts(base="user/hia")
+    assert_same(weights_of(hia.model), weights_of(scratch.model))
+    assert "user/hia/unet" in str(hia.report) and "Made:" not in str(hia.report)
 
 
-@pytest.mark.parametrize("option", ["pretrained_model_name_or_path", "vae_name_or_path"])
+@pytest.mark.parametrize("option", ["base", "vae"])
 def test_what_is_not_on_the_hub_is_named_with_its_option(hub, option):
     with pytest.raises(FileNotFoundError, match=f"^`{option}`: user/absent cannot be read"):
-        load_components(**{"pretrained_model_name_or_path": "user/hia", option: "user/absent"})
+        convert_parts(**{"base": "user/hia", option: "user/absent"})
 
 
 def test_training_one_component_does_not_change_another(start):
-    pipeline = copy.deepcopy(start.pipeline)
+    pipeline = copy.deepcopy(start.model)
     before = copy.deepcopy(weights_of(pipeline))
     with torch.no_grad():
         for parameter in pipeline.unet.parameters():

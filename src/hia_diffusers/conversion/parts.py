@@ -1,16 +1,16 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What training starts from: pretrained weights of several kinds, new ones, and any mix of the two."""
+"""What training starts from: parts of Stable Diffusion 1.5, new networks, and any mix of the two, as one pipeline."""
 
 import inspect
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, MotionAdapter, UNet2DConditionModel
@@ -26,18 +26,15 @@ from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch
 from ..models.unet_motion import HIAUNetMotionModel, check_motion_adapter
 from ..pipelines.pipeline_hia import HIAPipeline
 from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from .converted import Conversion, ConversionReport
+from .key_tables import ComponentKeys
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 NEW = "new"
 
-# What each option puts in place of the base's.
-REPLACED_BY = {
-    "controlnet_model_name_or_path": "controlnet",
-    "motion_adapter_name_or_path": "motion_modules",
-    "image_encoder_name_or_path": "image_encoder",
-    "vae_name_or_path": "vae",
-}
+# Of the scheduler, beside or in place of the base's.
+SCHEDULE_OPTIONS = ("snr_shift_factor", "prediction_type")
 
 # Options of a UNet2DConditionModel that a motion UNet takes over, or need not know. The others need their defaults.
 SPATIAL_OPTIONS = {
@@ -59,128 +56,29 @@ MOTION_OPTIONS = (
 TEXT_TOWER = ("text_model.", "text_projection.", "logit_scale")
 
 
-@dataclass(frozen=True)
-class ComponentRow:
-    """One line of a [`ComponentsReport`].
-
-    Args:
-        component (`str`):
-            Name in the pipeline. `"motion_modules"` are those of the UNet, which the line `"unet"` does not count.
-        class_name (`str`):
-            Class of the component.
-        parameters (`int`):
-            How many numbers can be trained; 0 for what is no network.
-        source (`str`):
-            Where it was loaded from, or `"new"`.
-        new_parameters (`int`, *optional*, defaults to 0):
-            How many of `parameters` were not loaded.
-        new (`str`, *optional*, defaults to `""`):
-            What is new, and why.
-        left_over (`str`, *optional*, defaults to `""`):
-            What of the source the component does not take.
-    """
-
-    component: str
-    class_name: str
-    parameters: int
-    source: str
-    new_parameters: int = 0
-    new: str = ""
-    left_over: str = ""
-
-
-@dataclass(frozen=True)
-class ComponentsReport:
-    """What was loaded, what is new and what is left over; `str` makes it a table.
-
-    Args:
-        rows (`tuple[ComponentRow, ...]`):
-            The components.
-        left_over (`tuple[str, ...]`):
-            Whole components of the starting points that the pipeline does not take.
-    """
-
-    rows: tuple[ComponentRow, ...]
-    left_over: tuple[str, ...]
-
-    @property
-    def new_parameters(self) -> int:
-        """How many parameters of all components were not loaded."""
-        return sum(row.new_parameters for row in self.rows)
-
-    def __str__(self) -> str:
-        cells = [("component", "class", "parameters", "new", "from")]
-        for row in self.rows:
-            counts = (f"{row.parameters:,}", f"{row.new_parameters:,}") if row.parameters else ("", "")
-            cells.append((row.component, row.class_name, *counts, row.source))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            f"{component:<{widths[0]}}  {name:<{widths[1]}}  {count:>{widths[2]}}  {new:>{widths[3]}}  {source}"
-            for component, name, count, new, source in cells
-        ]
-        if new := [f"  {row.component}: {row.new}" for row in self.rows if row.new]:
-            lines += ["New:", *new]
-        left_over = [f"  {row.component}: {row.left_over}" for row in self.rows if row.left_over]
-        if left_over or self.left_over:
-            lines += ["Left over:", *left_over, *(f"  {item}" for item in self.left_over)]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Components:
-    """What [`load_components`] returns.
-
-    Args:
-        pipeline ([`HIAPipeline`]):
-            All components, in float32 on the CPU and in evaluation mode.
-        report ([`ComponentsReport`]):
-            Where they come from.
-    """
-
-    pipeline: HIAPipeline
-    report: ComponentsReport
-
-
-def load_components(
-    pretrained_model_name_or_path: str | os.PathLike | None = None,
-    controlnet_model_name_or_path: str | os.PathLike | None = None,
-    motion_adapter_name_or_path: str | os.PathLike | None = None,
-    image_encoder_name_or_path: str | os.PathLike | None = None,
-    vae_name_or_path: str | os.PathLike | None = None,
-    from_scratch: str | os.PathLike | Mapping[str, Any] | None = None,
-    snr_shift_factor: float | None = None,
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None,
+def convert_parts(
+    base: str | os.PathLike | Mapping[str, Any],
+    controlnet: str | os.PathLike | None = None,
+    motion_adapter: str | os.PathLike | None = None,
+    image_encoder: str | os.PathLike | None = None,
+    vae: str | os.PathLike | None = None,
+    schedule: Mapping[str, Any] | None = None,
     seed: int = 0,
-    revision: str | None = None,
     variant: str | None = None,
-) -> Components:
-    """
-    Load, build and join the components of an [`HIAPipeline`] for training.
+) -> Conversion:
+    """Load, build and join the components of an [`HIAPipeline`] that training starts from.
 
-    The base is a checkpoint or a configuration; what the other options lead to takes the place of the base's. What
+    The base is a checkpoint or a configuration; what the other arguments lead to takes the place of the base's. What
     does not fit is refused by its configuration, before weights are read. Weights are read from safetensors only, and
     missing or unexpected ones are an error. Every path is a Hub id or a local folder. torch's global random state is
     left as it is.
 
     Args:
-        pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
-            The base: an [`HIAPipeline`], or a pipeline in the layout of Stable Diffusion 1.5, whose
-            `UNet2DConditionModel` becomes UNet, appearance encoder and ControlNet, and whose own scheduler gives way
-            to a [`ShiftedSNRScheduler`].
-        controlnet_model_name_or_path (`str` or `os.PathLike`, *optional*):
-            An [`HIAControlNetModel`], or a `ControlNetModel` of 3 channels, which gets three more of zero weight.
-        motion_adapter_name_or_path (`str` or `os.PathLike`, *optional*):
-            A `MotionAdapter` (AnimateDiff). The UNet takes over its length and heads, and has a motion module in the
-            middle block if the adapter has one. Without an adapter, a base of Stable Diffusion gets new motion
-            modules, which start as the identity.
-        image_encoder_name_or_path (`str` or `os.PathLike`, *optional*):
-            A `CLIPVisionModelWithProjection` and its `CLIPImageProcessor` in one place, such as
-            `openai/clip-vit-large-patch14`; of a whole `CLIPModel` the vision tower is taken. Needed if the base has
-            no source of context.
-        vae_name_or_path (`str` or `os.PathLike`, *optional*):
-            An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`.
-        from_scratch (`str`, `os.PathLike` or `Mapping`, *optional*):
-            The other kind of base: a YAML file, or what it holds, with options of new components.
+        base (`str`, `os.PathLike` or `Mapping`):
+            An [`HIAPipeline`], or a pipeline in the layout of Stable Diffusion 1.5, whose `UNet2DConditionModel`
+            becomes UNet, appearance encoder and ControlNet, and whose own scheduler gives way to a
+            [`ShiftedSNRScheduler`]. Or a YAML file, or what it holds, with options of components that get random
+            weights:
 
             - `unet`: those of [`~diffusers.UNet2DConditionModel`], and those that [`HIAUNetMotionModel`] has for
               motion modules, norms and reference attention.
@@ -192,75 +90,77 @@ def load_components(
             - `image_encoder`: those of `CLIPVisionConfig`.
             - `scheduler`, may be left out: those of [`ShiftedSNRScheduler`].
 
-            `vae` and `image_encoder` may be left out if another option gives them.
-        snr_shift_factor (`float`, *optional*):
-            gamma of the schedule; by default the base's, or that of [`ShiftedSNRScheduler`] if it has none.
-        prediction_type (`"epsilon"`, `"v_prediction"` or `"sample"`, *optional*):
-            What the UNet is to predict; by default what the base does.
+            `vae` and `image_encoder` may be left out if another argument gives them.
+        controlnet (`str` or `os.PathLike`, *optional*):
+            An [`HIAControlNetModel`], or a `ControlNetModel` of 3 channels, which gets three more of zero weight.
+        motion_adapter (`str` or `os.PathLike`, *optional*):
+            A `MotionAdapter` (AnimateDiff). The UNet takes over its length and heads, and has a motion module in the
+            middle block if the adapter has one. Without an adapter, a base of Stable Diffusion gets new motion
+            modules, which start as the identity.
+        image_encoder (`str` or `os.PathLike`, *optional*):
+            A `CLIPVisionModelWithProjection` and its `CLIPImageProcessor` in one place, such as
+            `openai/clip-vit-large-patch14`; of a whole `CLIPModel` the vision tower is taken. Needed if the base has
+            no source of context.
+        vae (`str` or `os.PathLike`, *optional*):
+            An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`.
+        schedule (`Mapping[str, Any]`, *optional*):
+            `snr_shift_factor` and `prediction_type` of the [`ShiftedSNRScheduler`]; by default those of the base, or
+            of the class if it has none.
         seed (`int`, *optional*, defaults to 0):
             Of new weights.
-        revision (`str`, *optional*):
-            Branch, tag or commit of `pretrained_model_name_or_path` on the Hub.
         variant (`str`, *optional*):
-            Of the weights of `pretrained_model_name_or_path`, such as `"fp16"`.
+            Of the weights of a checkpoint, such as `"fp16"`.
 
     Returns:
-        [`Components`]: the pipeline and the report.
+        [`Conversion`]: of an [`HIAPipeline`].
 
     Raises:
-        TypeError: If an option is of the wrong type.
-        ValueError: If there is not exactly one base, an entry or option of it is unknown, or components do not fit.
-        FileNotFoundError: If nothing can be read where an option leads.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an entry or option of the base is unknown, or components do not fit.
+        FileNotFoundError: If nothing can be read where an argument leads.
         ImportError: If a YAML file is given and pyyaml is not installed.
     """
-    sources = _sources(
-        pretrained_model_name_or_path=pretrained_model_name_or_path,
-        controlnet_model_name_or_path=controlnet_model_name_or_path,
-        motion_adapter_name_or_path=motion_adapter_name_or_path,
-        image_encoder_name_or_path=image_encoder_name_or_path,
-        vae_name_or_path=vae_name_or_path,
-    )
-    if (pretrained_model_name_or_path is None) == (from_scratch is None):
-        given = "neither" if from_scratch is None else "both"
-        raise ValueError(f"Give either `pretrained_model_name_or_path` or `from_scratch`, got {given}.")
-    if from_scratch is not None and (revision is not None or variant is not None):
-        raise ValueError("`revision` and `variant` belong to `pretrained_model_name_or_path`, which is not given.")
-    if prediction_type not in (None, *PREDICTION_TYPES):
-        raise ValueError(f"`prediction_type` must be one of {PREDICTION_TYPES}, got {prediction_type!r}.")
+    paths = {"controlnet": controlnet, "motion_modules": motion_adapter, "image_encoder": image_encoder, "vae": vae}
+    sources = {
+        name: _source("motion_adapter" if name == "motion_modules" else name, path)
+        for name, path in paths.items()
+        if path is not None
+    }
+    schedule = {name: value for name, value in (schedule or {}).items() if value is not None}
+    if unknown := [name for name in schedule if name not in SCHEDULE_OPTIONS]:
+        raise ValueError(f"`schedule` must hold {' and '.join(SCHEDULE_OPTIONS)} only, got {', '.join(unknown)}.")
+    if schedule.get("prediction_type") not in (None, *PREDICTION_TYPES):
+        raise ValueError(
+            f"`prediction_type` must be one of {', '.join(PREDICTION_TYPES)}, got {schedule['prediction_type']!r}."
+        )
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"`seed` must be an integer, got {seed!r}.")
 
-    base: _Base
-    if from_scratch is None:
-        source = sources.pop("pretrained_model_name_or_path")
-        base = _checkpoint(replace(source, revision=revision, variant=variant))
-    else:
-        base = _NewComponents(_read_entries(from_scratch))
-    schedule = {"snr_shift_factor": snr_shift_factor, "prediction_type": prediction_type}
-    scheduler, scheduler_row = base.scheduler({name: value for name, value in schedule.items() if value is not None})
+    start = _read_base(base, variant)
+    scheduler, scheduler_row = start.scheduler(schedule)
     with torch.random.fork_rng(devices=[]):
         # First without weights: what does not fit together is refused before gigabytes are read.
         with torch.device("meta"):
-            HIAPipeline(**_assemble(base, sources, seed, weights=False).modules, scheduler=scheduler)
-        parts = _assemble(base, sources, seed, weights=True)
-        pipeline = base.pipeline({**parts.modules, "scheduler": scheduler})
+            HIAPipeline(**_assemble(start, sources, seed, weights=False).modules, scheduler=scheduler)
+        parts = _assemble(start, sources, seed, weights=True)
+        pipeline = start.pipeline({**parts.modules, "scheduler": scheduler})
     parts.rows["scheduler"] = scheduler_row
     for name, module in pipeline.components.items():
         if isinstance(module, nn.Module):
             module.eval()
         if module is not None and name not in parts.rows:
-            parts.add(name, module, base.source_of(name))
-    return Components(pipeline, ComponentsReport(tuple(parts.rows.values()), tuple(base.left_over(parts))))
+            parts.add(name, module, start.source_of(name))
+    left_over = (*parts.left_over, *start.left_over(parts))
+    return Conversion(pipeline, ConversionReport(tuple(parts.rows.values()), left_over))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A checkpoint, and the option that leads to it."""
+    """A checkpoint, and the argument that leads to it."""
 
-    option: str
+    argument: str
     path: str
     subfolder: str | None = None
-    revision: str | None = None
     variant: str | None = None
 
     def __str__(self) -> str:
@@ -269,8 +169,7 @@ class _Source:
     @property
     def arguments(self) -> dict[str, str]:
         """Those of `from_pretrained` that say where; transformers takes no None for them."""
-        arguments = {"subfolder": self.subfolder, "revision": self.revision}
-        return {name: value for name, value in arguments.items() if value is not None}
+        return {} if self.subfolder is None else {"subfolder": self.subfolder}
 
     def config(self, config_class: Any) -> dict[str, Any]:
         with self.named_in_errors():
@@ -283,7 +182,7 @@ class _Source:
         model_class = {c.__name__: c for c in accepted}.get(class_name)
         if model_class is None:
             raise ValueError(
-                f"`{self.option}` must lead to a model of class {_names(accepted)}, got {class_name} in {self}."
+                f"`{self.argument}` must lead to a model of class {_names(accepted)}, got {class_name} in {self}."
             )
         with self.named_in_errors():
             if not weights:
@@ -296,22 +195,18 @@ class _Source:
         try:
             yield
         except OSError as error:
-            if error.errno is not None:  # the machine's trouble, whatever the option says
+            if error.errno is not None:  # the machine's trouble, whatever the argument says
                 raise
-            raise FileNotFoundError(f"`{self.option}`: {self} cannot be read: {error}") from error
+            raise FileNotFoundError(f"`{self.argument}`: {self} cannot be read: {error}") from error
         except (ValueError, RuntimeError) as error:
             reason = re.sub(r"^`\w+`: ", "", str(error))  # the argument of the function that found it
-            raise ValueError(f"`{self.option}`: {self} cannot be read: {reason}") from error
+            raise ValueError(f"`{self.argument}`: {self} cannot be read: {reason}") from error
 
 
-def _sources(**paths: Any) -> dict[str, _Source]:
-    sources = {}
-    for option, path in paths.items():
-        if path is not None:
-            if not isinstance(path, (str, os.PathLike)) or not str(path):
-                raise TypeError(f"`{option}` must be a Hub id or the path of a local folder, got {path!r}.")
-            sources[option] = _Source(option, str(path))
-    return sources
+def _source(argument: str, path: Any) -> _Source:
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise TypeError(f"`{argument}` must be a Hub id or the path of a local folder, got {path!r}.")
+    return _Source(argument, str(path))
 
 
 @dataclass
@@ -319,29 +214,32 @@ class _Parts:
     """Components by their names in the pipeline, and what the report says of them."""
 
     modules: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, ComponentRow] = field(default_factory=dict)
+    rows: dict[str, ComponentKeys] = field(default_factory=dict)
+    left_over: list[str] = field(default_factory=list)
 
-    def add(self, name: str, module: Any, source: object, new: int = 0, why: str = "", left_over: str = "") -> None:
-        count = _count(module) if isinstance(module, nn.Module) else 0
+    def add(self, name: str, module: Any, source: object, made: Sequence[str] = (), left: Sequence[str] = ()) -> None:
         self.modules[name] = module
-        self.rows[name] = ComponentRow(name, type(module).__name__, count, str(source), new, why, left_over)
+        self._add_row(name, _keys(module), source, made, left)
 
-    def add_motion_modules(
-        self, unet: HIAUNetMotionModel, source: object, new: int = 0, why: str = "", left_over: str = ""
-    ) -> None:
-        count = _count(unet, motion=True)
+    def add_motion_modules(self, unet: HIAUNetMotionModel, source: object) -> None:
         self.modules["unet"] = unet
-        self.rows["motion_modules"] = ComponentRow(
-            "motion_modules", type(unet).__name__, count, str(source), new, why, left_over
-        )
+        self._add_row("motion_modules", _keys(unet, motion=True), source)
+
+    def _add_row(
+        self, name: str, keys: Sequence[str], source: object, made: Sequence[str] = (), left: Sequence[str] = ()
+    ) -> None:
+        """Of new components all keys are made, unless told otherwise."""
+        made = (made or keys) if source == NEW else made
+        taken = [key for key in keys if key not in made] if source != NEW else []
+        self.rows[name] = ComponentKeys(name, str(source), tuple(taken), tuple(made), tuple(left))
 
 
 def _assemble(base: "_Base", sources: Mapping[str, _Source], seed: int, weights: bool) -> _Parts:
-    """The base's components, with what the other options lead to in place of its own."""
+    """The base's components, with what the other arguments lead to in place of its own."""
     parts = _Parts()
-    base.add_components(parts, {REPLACED_BY[option] for option in sources}, seed, weights)
-    for option, source in sources.items():
-        match REPLACED_BY[option]:
+    base.add_components(parts, sources.keys(), seed, weights)
+    for name, source in sources.items():
+        match name:
             case "controlnet":
                 _add_controlnet(parts, source, weights)
             case "motion_modules":
@@ -360,7 +258,7 @@ class _Base(Protocol):
     def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
         """Add all components but those that are replaced, the scheduler, and what only `pipeline` reads."""
 
-    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentKeys]:
         """The scheduler; `options` go before the base's."""
 
     def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
@@ -395,7 +293,7 @@ class _Checkpoint:
     def add_image_encoder(self, parts: _Parts, weights: bool) -> None:
         if not {"image_encoder", "feature_extractor"} <= self.classes.keys():
             raise ValueError(
-                "`image_encoder_name_or_path` must be given, such as openai/clip-vit-large-patch14: the context of"
+                "`image_encoder` must be given, such as openai/clip-vit-large-patch14: the context of"
                 f" cross-attention comes from it, and {self.source} has no image encoder of its own."
             )
         _add_image_encoder(parts, self.source_of("image_encoder"), self.source_of("feature_extractor"), weights)
@@ -420,21 +318,21 @@ class _HIACheckpoint(_Checkpoint):
         else:
             self.add_image_encoder(parts, weights)
 
-    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentKeys]:
         source = self.source_of("scheduler")
         config = source.config(ShiftedSNRScheduler)
         if config["_class_name"] != "ShiftedSNRScheduler":
             raise ValueError(
-                f"`{source.option}`: {source} must be a ShiftedSNRScheduler, got {config['_class_name']}; give the"
+                f"`{source.argument}`: {source} must be a ShiftedSNRScheduler, got {config['_class_name']}; give the"
                 " pipeline ShiftedSNRScheduler.from_config(pipeline.scheduler.config) and save it again."
             )
         with source.named_in_errors():
             scheduler = ShiftedSNRScheduler.from_config(config, **options)
         changes = [f"{name} {new} in place of {config[name]}" for name, new in options.items() if new != config[name]]
-        return scheduler, ComponentRow("scheduler", "ShiftedSNRScheduler", 0, str(source), new=", ".join(changes))
+        return scheduler, ComponentKeys("scheduler", str(source), made=tuple(changes))
 
     def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
-        arguments = {"revision": self.source.revision, "variant": self.source.variant, "dtype": torch.float32}
+        arguments = {"variant": self.source.variant, "dtype": torch.float32}
         with self.source.named_in_errors():
             return HIAPipeline.from_pretrained(self.source.path, **arguments, **components)
 
@@ -448,37 +346,37 @@ class _StableDiffusionCheckpoint(_Checkpoint):
         torch.default_generator.manual_seed(seed)
         unet = HIAUNetMotionModel.from_unet2d(unet2d)
         parts.add("unet", unet, source)
-        why = "all, as no motion adapter is given; they start as the identity"
-        parts.add_motion_modules(unet, NEW, _count(unet, motion=True), why)
+        parts.add_motion_modules(unet, NEW)
         encoder = HIAAppearanceEncoder.from_unet(unet2d)
-        left_over = f"{_count(unet2d) - _count(encoder):,} parameters behind the last self-attention"
-        parts.add("appearance_encoder", encoder, source, left_over=left_over)
+        kept = {*_keys(encoder)}
+        parts.add("appearance_encoder", encoder, source, left=[key for key in _keys(unet2d) if key not in kept])
         if "controlnet" not in replaced:
             torch.default_generator.manual_seed(seed)
             controlnet = HIAControlNetModel.from_unet(unet2d)
-            copied = unet2d.state_dict().keys()
-            new = sum(p.numel() for name, p in controlnet.named_parameters() if name not in copied)
-            why = "conditioning embedding and zero convolutions, as no ControlNet is given"
-            parts.add("controlnet", controlnet, source, new, why)
+            copied = {*_keys(unet2d)}
+            parts.add("controlnet", controlnet, source, [key for key in _keys(controlnet) if key not in copied])
         if "vae" not in replaced:
             self.add_vae(parts, weights)
         if "image_encoder" not in replaced:
             self.add_image_encoder(parts, weights)
 
-    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentKeys]:
         config = self.source_of("scheduler").config(ShiftedSNRScheduler) if "scheduler" in self.classes else {}
         predicted = config.get("prediction_type", "epsilon")
         scheduler = ShiftedSNRScheduler(**{"prediction_type": predicted, **options})
-        row = _new_schedule(scheduler)
-        if scheduler.config.prediction_type != predicted:
-            row = replace(row, new=f"{row.new}, but the UNet was trained for {predicted}")
-        return scheduler, row
+        trained_for = "" if scheduler.config.prediction_type == predicted else predicted
+        return scheduler, _new_schedule(scheduler, trained_for)
 
     def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
         return HIAPipeline(**components)
 
 
-def _checkpoint(source: _Source) -> _Base:
+def _read_base(base: Any, variant: str | None) -> _Base:
+    if isinstance(base, Mapping) or str(base).endswith((".yaml", ".yml")):
+        if variant is not None:
+            raise ValueError("`variant` belongs to a checkpoint, but `base` is a configuration.")
+        return _NewComponents(_read_entries(base))
+    source = replace(_source("base", base), variant=variant)
     index = source.config(DiffusionPipeline)
     components = {name: value for name, value in index.items() if isinstance(value, (list, tuple)) and len(value) == 2}
     classes = {name: class_name for name, (_, class_name) in components.items() if class_name is not None}
@@ -487,7 +385,7 @@ def _checkpoint(source: _Source) -> _Base:
     if classes.get("unet") == "UNet2DConditionModel" and classes.get("vae") in {c.__name__ for c in AUTOENCODERS}:
         return _StableDiffusionCheckpoint(source, classes)
     raise ValueError(
-        f"`{source.option}` must lead to an HIAPipeline, or to a pipeline of a UNet2DConditionModel `unet` and an"
+        f"`{source.argument}` must lead to an HIAPipeline, or to a pipeline of a UNet2DConditionModel `unet` and an"
         f" {_names(AUTOENCODERS)} `vae`, got {index.get('_class_name')} with {classes.get('unet')} and"
         f" {classes.get('vae')} in {source}."
     )
@@ -498,7 +396,6 @@ class _NewComponents:
     entries: dict[str, dict[str, Any]]
 
     def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
-        why = f"all, drawn with seed {seed}"
         defaults = _defaults(UNet2DConditionModel) | _defaults(HIAUNetMotionModel, MOTION_OPTIONS)
         options = self.options("unet", {**defaults, "self_attention_gain": 0.0})
         gain = options.pop("self_attention_gain", 0.0)
@@ -513,9 +410,9 @@ class _NewComponents:
                 unet = HIAUNetMotionModel.from_config(unet.config, **motion_options)
                 unet.load_state_dict({**unet.state_dict(), **unet2d.state_dict()})
             encoder = HIAAppearanceEncoder.from_unet(unet2d, unet.config.spatial_position_embedding)
-        parts.add("unet", unet, NEW, _count(unet), why)
-        parts.add_motion_modules(unet, NEW, _count(unet, motion=True), f"{why}; they start as the identity")
-        parts.add("appearance_encoder", encoder, NEW, _count(encoder), "all, a copy of the UNet's")
+        parts.add("unet", unet, NEW)
+        parts.add_motion_modules(unet, NEW)
+        parts.add("appearance_encoder", encoder, NEW)
 
         if "controlnet" not in replaced:
             defaults = {**_defaults(ControlNetModel, ["conditioning_embedding_out_channels"]), "zero_conv_std": 0.0}
@@ -525,21 +422,21 @@ class _NewComponents:
                 torch.default_generator.manual_seed(seed)
                 controlnet = HIAControlNetModel.from_unet(unet2d, **options)
                 _draw_zero_convolutions(controlnet, std)
-            parts.add("controlnet", controlnet, NEW, _count(controlnet), f"{why}; its encoder is a copy of the UNet's")
+            parts.add("controlnet", controlnet, NEW)
 
         if "vae" not in replaced:
             name = self.entries.get("vae", {}).get("_class_name", "AutoencoderKL")
             vae_class = {c.__name__: c for c in AUTOENCODERS}.get(name)
             if vae_class is None:
                 raise ValueError(
-                    f"`from_scratch`: `_class_name` of the entry `vae` must be {_names(AUTOENCODERS)}, got {name!r}."
+                    f"`base`: `_class_name` of the entry `vae` must be {_names(AUTOENCODERS)}, got {name!r}."
                 )
             options = self.options("vae", {**_defaults(vae_class), "_class_name": ""})
             options.pop("_class_name", None)
             with self.named_in_errors("vae"):
                 torch.default_generator.manual_seed(seed)
                 vae = vae_class(**options)
-            parts.add("vae", vae, NEW, _count(vae), why)
+            parts.add("vae", vae, NEW)
 
         if "image_encoder" not in replaced:
             # transformers' configurations have many more options, which have to do with text and labels.
@@ -551,10 +448,10 @@ class _NewComponents:
                 size = encoder.config.image_size
                 extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
                 check_components({"image_encoder": encoder, "feature_extractor": extractor, "unet": unet})
-            parts.add("image_encoder", encoder, NEW, _count(encoder), why)
+            parts.add("image_encoder", encoder, NEW)
             parts.add("feature_extractor", extractor, NEW)
 
-    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentRow]:
+    def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentKeys]:
         defaults = _defaults(ShiftedSNRScheduler)
         del defaults["trained_betas"]
         entry = self.options("scheduler", defaults)
@@ -570,7 +467,7 @@ class _NewComponents:
 
     def left_over(self, parts: _Parts) -> list[str]:
         return [
-            f"the entry `{name}` of `from_scratch`"
+            f"the entry `{name}` of `base`"
             for name in self.entries
             if name in parts.rows and parts.rows[name].source != NEW
         ]
@@ -580,18 +477,18 @@ class _NewComponents:
         if name not in self.entries:
             if name in ("controlnet", "scheduler"):
                 return {}
-            instead = "" if name == "unet" else f", or `{name}_name_or_path` must be given"
-            raise ValueError(f"`from_scratch` must have the entry `{name}`{instead}.")
+            instead = "" if name == "unet" else f", or `{name}` must be given"
+            raise ValueError(f"`base` must have the entry `{name}`{instead}.")
         entry = self.entries[name]
         if unknown := sorted(map(str, entry.keys() - defaults.keys())):
             raise ValueError(
-                f"`from_scratch`: the entry `{name}` has the unknown options {', '.join(unknown)}; known are"
+                f"`base`: the entry `{name}` has the unknown options {', '.join(unknown)}; known are"
                 f" {', '.join(sorted(defaults))}."
             )
         for option, value in entry.items():
             if isinstance(value, str) and isinstance(defaults[option], (int, float)):
                 raise ValueError(
-                    f"`from_scratch`: `{option}` of the entry `{name}` must be a number, got the text {value!r}. (For"
+                    f"`base`: `{option}` of the entry `{name}` must be a number, got the text {value!r}. (For"
                     " YAML, 1e-5 is a text, and 1.0e-5 a number.)"
                 )
         return dict(entry)
@@ -601,16 +498,14 @@ class _NewComponents:
         try:
             yield
         except Exception as error:
-            raise ValueError(f"`from_scratch`: nothing can be made of the entry `{entry}`: {error}") from error
+            raise ValueError(f"`base`: nothing can be made of the entry `{entry}`: {error}") from error
 
 
-def _read_entries(from_scratch: Any) -> dict[str, dict[str, Any]]:
-    entries = from_scratch
-    if not isinstance(from_scratch, Mapping):
-        if not isinstance(from_scratch, (str, os.PathLike)):
-            raise TypeError(f"`from_scratch` must be the path of a YAML file or a mapping, got {from_scratch!r}.")
-        if not Path(from_scratch).is_file():
-            raise FileNotFoundError(f"`from_scratch`: there is no file {from_scratch}.")
+def _read_entries(base: Any) -> dict[str, dict[str, Any]]:
+    entries = base
+    if not isinstance(base, Mapping):
+        if not Path(base).is_file():
+            raise FileNotFoundError(f"`base`: there is no file {base}.")
         try:
             import yaml
         except ImportError as error:
@@ -618,18 +513,18 @@ def _read_entries(from_scratch: Any) -> dict[str, dict[str, Any]]:
                 "Reading YAML files needs the `train` extra: pip install 'hia-diffusers[train]'"
             ) from error
         try:
-            entries = yaml.safe_load(Path(from_scratch).read_text(encoding="utf-8"))
+            entries = yaml.safe_load(Path(base).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"`from_scratch`: {from_scratch} is no YAML file: {error}") from error
+            raise ValueError(f"`base`: {base} is no YAML file: {error}") from error
         if not isinstance(entries, Mapping):
-            raise ValueError(f"`from_scratch`: {from_scratch} must hold a mapping, got {type(entries).__name__}.")
+            raise ValueError(f"`base`: {base} must hold a mapping, got {type(entries).__name__}.")
     known = ("unet", "controlnet", "vae", "image_encoder", "scheduler")
     if unknown := [str(name) for name in entries if name not in known]:
-        raise ValueError(f"`from_scratch` has the unknown entries {', '.join(unknown)}; known are {', '.join(known)}.")
+        raise ValueError(f"`base` has the unknown entries {', '.join(unknown)}; known are {', '.join(known)}.")
     entries = {name: {} if entry is None else entry for name, entry in entries.items()}
     for name, entry in entries.items():
         if not isinstance(entry, Mapping):
-            raise ValueError(f"`from_scratch`: the entry `{name}` must be a mapping of options, got {entry!r}.")
+            raise ValueError(f"`base`: the entry `{name}` must be a mapping of options, got {entry!r}.")
     return entries
 
 
@@ -647,15 +542,14 @@ def _add_controlnet(parts: _Parts, source: _Source, weights: bool) -> None:
                 "its `controlnet_conditioning_channel_order` must be rgb, got"
                 f" {config.controlnet_conditioning_channel_order}: the order of six channels would be reversed."
             )
-    new, why = 0, ""
+    made: list[str] = []
     if config.conditioning_channels == 3 or not isinstance(controlnet, HIAControlNetModel):
-        widened = HIAControlNetModel.from_controlnet(controlnet)
-        new = _count(widened) - _count(controlnet)
-        why = "three input channels of zero weight for motion and sharpness of the hands" if new else ""
-        controlnet = widened
+        controlnet = HIAControlNetModel.from_controlnet(controlnet)
+        if config.conditioning_channels == 3:
+            made = ["controlnet_cond_embedding.conv_in.weight[:, 3:]"]
     with source.named_in_errors():
         check_components({"controlnet": controlnet, "unet": parts.modules["unet"]})
-    parts.add("controlnet", controlnet, source, new, why)
+    parts.add("controlnet", controlnet, source, made)
 
 
 def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
@@ -679,10 +573,9 @@ def _add_motion_adapter(parts: _Parts, source: _Source, weights: bool) -> None:
     with source.named_in_errors():
         other.load_state_dict({**spatial, **adapter.state_dict()}, assign=True)
     before = parts.rows["motion_modules"]
-    left_over = (
-        "" if before.source == NEW else f"{before.parameters:,} parameters of motion modules in {before.source}"
-    )
-    parts.add_motion_modules(other, source, left_over=left_over)
+    if before.source != NEW:
+        parts.left_over.append(f"the motion modules of {before.source}")
+    parts.add_motion_modules(other, source)
 
 
 def _add_image_encoder(parts: _Parts, source: _Source, extractor_source: _Source, weights: bool) -> None:
@@ -692,28 +585,28 @@ def _add_image_encoder(parts: _Parts, source: _Source, extractor_source: _Source
         config, _ = PreTrainedConfig.get_config_dict(source.path, **source.arguments)
         if config.get("model_type") not in ("clip", "clip_vision_model"):
             raise ValueError(f"its `model_type` must be clip or clip_vision_model, got {config.get('model_type')}.")
-        encoder = _vision_tower(source) if weights else CLIPVisionModelWithProjection(_vision_config(source))
+        encoder, left = _vision_tower(source) if weights else (_empty_vision_tower(source), [])
         unet = parts.modules["unet"]
         check_components({"image_encoder": encoder, "feature_extractor": extractor, "unet": unet})
-    left_over = "text tower of the CLIPModel" if config["model_type"] == "clip" else ""
-    parts.add("image_encoder", encoder, source, left_over=left_over)
+    parts.add("image_encoder", encoder, source, left=left)
     parts.add("feature_extractor", extractor, extractor_source)
 
 
-def _vision_config(source: _Source) -> CLIPVisionConfig:
-    return CLIPVisionConfig.from_pretrained(source.path, **source.arguments)
+def _empty_vision_tower(source: _Source) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(source.path, **source.arguments))
 
 
-def _vision_tower(source: _Source) -> CLIPVisionModelWithProjection:
-    """`load_without_mismatch`, but for the text tower that a CLIPModel has beside the vision tower."""
+def _vision_tower(source: _Source) -> tuple[CLIPVisionModelWithProjection, list[str]]:
+    """`load_without_mismatch`, but for the text tower that a CLIPModel has beside the vision tower: its keys."""
     arguments = {**source.arguments, "variant": source.variant, "use_safetensors": True, "output_loading_info": True}
     encoder, info = CLIPVisionModelWithProjection.from_pretrained(source.path, dtype=torch.float32, **arguments)
-    unexpected = [name for name in info["unexpected_keys"] if not name.startswith(TEXT_TOWER)]
+    text_tower = [name for name in info["unexpected_keys"] if name.startswith(TEXT_TOWER)]
+    unexpected = [name for name in info["unexpected_keys"] if name not in text_tower]
     for kind, names in (("missing", info["missing_keys"]), ("unexpected", unexpected)):
         if names:
             raise ValueError(f"the weights have {len(names)} {kind} keys: {', '.join(sorted(names))}.")
     copy_out_of_mapped_file(encoder)
-    return encoder
+    return encoder, sorted(text_tower)
 
 
 # Checks and helpers
@@ -736,9 +629,10 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
         )
 
 
-def _count(model: nn.Module, motion: bool = False) -> int:
-    """Parameters of a model: without its motion modules, or theirs."""
-    return sum(p.numel() for name, p in model.named_parameters() if (".motion_modules." in name) == motion)
+def _keys(component: Any, motion: bool = False) -> list[str]:
+    """Keys of a network's weights: without its motion modules, or theirs. None of what is no network."""
+    keys = component.state_dict() if isinstance(component, nn.Module) else ()
+    return [key for key in keys if (".motion_modules." in key) == motion]
 
 
 def _defaults(model_class: type, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -772,7 +666,9 @@ def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: Any) -> No
                 key.copy_(query.mul_(gain))
 
 
-def _new_schedule(scheduler: ShiftedSNRScheduler) -> ComponentRow:
+def _new_schedule(scheduler: ShiftedSNRScheduler, trained_for: str = "") -> ComponentKeys:
     config = scheduler.config
     words = f"{config.beta_schedule} betas, gamma {config.snr_shift_factor:.4g}, {config.prediction_type}"
-    return ComponentRow("scheduler", type(scheduler).__name__, 0, NEW, new=words)
+    if trained_for:
+        words += f", but the UNet was trained for {trained_for}"
+    return ComponentKeys("scheduler", NEW, made=(words,))
