@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hia_diffusers.commands.arguments import OneLineParser
+from hia_diffusers.commands.arguments import OneLineParser, number
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.synthetic_person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
@@ -80,7 +80,7 @@ def make_parser():
     add("--frame-steps", type=whole_number(1), default=1500, help="steps for the 2D network (default: 1500)")
     add("--clip-steps", type=whole_number(1), default=1000, help="steps for the 3D network (default: 1000)")
     add("--workers", type=whole_number(1), default=2, help="processes that render (default: 2)")
-    add("--seed", type=whole_number(0), default=0, help="of everything that is drawn (default: 0)")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything that is drawn (default: 0)")
     return parser
 
 

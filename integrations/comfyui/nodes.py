@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline
+from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline, checks
 from hia_diffusers.animation.driving import KINDS, Driving
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import Video
@@ -34,6 +34,7 @@ CATEGORY = "HIA"
 TINY = "hia-tiny"
 DTYPES = ["float32", "float16", "bfloat16"]
 TINY_SIZE = {"height": 160, "width": 96}
+MAX_SEED = 2**64 - 1
 REFERENCE_FRAME = 60  # of an example, beyond its motion
 
 
@@ -175,6 +176,8 @@ class HIAExampleMotion:
         }
 
     def draw(self, person: int, dance: int, frames: int) -> tuple[torch.Tensor, Driving]:
+        person, dance = checks.integer("person", person, 0, 9999), checks.integer("dance", dance, 0, 9999)
+        frames = checks.integer("frames", frames, 1, REFERENCE_FRAME)
         scene = ProceduralScene("test", identity=person, motion=dance, setting=person)
         picture = scene.render([REFERENCE_FRAME], **TINY_SIZE).frames
         return to_image(picture), Driving.load(scene.keypoints(range(frames), **TINY_SIZE))
@@ -245,7 +248,7 @@ class HIAAnimate:
                 "condition": ("HIA_CONDITION",),
                 "steps": ("INT", {"default": 25, "min": 1, "max": 1000}),
                 "guidance_scale": ("FLOAT", {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}),
-                "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
+                "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
             }
         }
 
@@ -253,6 +256,8 @@ class HIAAnimate:
         self, pipeline: HIAPipeline, condition: HIAAnimation, steps: int, guidance_scale: float, seed: int
     ) -> tuple[torch.Tensor, float]:
         maps = condition.condition
+        steps = checks.integer("steps", steps, 1, 1000)
+        seed = checks.integer("seed", seed, 0, MAX_SEED)
         frames = pipeline(
             condition.picture,
             maps,

@@ -8,6 +8,7 @@ A wrong type is a `TypeError`, a wrong value a `ValueError`. NumPy's scalars are
 import functools
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
@@ -25,6 +26,9 @@ MAX_AREA = 139_264 * 16 * 16
 
 # Of anything that is counted: what fits into 32 bits with a sign.
 MAX_COUNT = 2**31 - 1
+
+# What fits into 64 bits with a sign.
+MAX_SEED = 2**63 - 1
 
 
 def integer(name: str, value: Any, low: int = 1, high: int = MAX_COUNT, multiple_of: int = 1) -> int:
@@ -179,6 +183,24 @@ def one_of(name: str, value: Any, accepted: Collection[str]) -> str:
             f"`{name}` must be one of {words}, got {shown(value)}."
         )
     return value
+
+
+def path(name: str, value: Any) -> str:
+    """
+    A path, or a URL of fsspec's, whether there is anything or not.
+
+    Args:
+        name (`str`):
+            Of the argument.
+        value:
+            What was given.
+
+    Returns:
+        `str`: the same as text.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path, got {shown(value)}.")
+    return os.fspath(value)
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:

@@ -17,6 +17,12 @@ from . import checks
 # What the unshifted betas are made of, and the shift.
 SCHEDULE_OPTIONS = ("snr_shift_factor", "num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+
+# Of whose power a schedule of betas is linear.
+POWERS = {"linear": 1.0, "scaled_linear": 2.0}
+
+MAX_TIMESTEPS = 100_000
 
 
 def snr_shift_factor_for_resolution(height: int, width: int, base_resolution: int = 512) -> float:
@@ -109,7 +115,8 @@ class ShiftedSNRScheduler(DDIMScheduler):
             See there; applied after the shift.
 
     Raises:
-        ValueError: If an option of the schedule is out of its range, or `trained_betas` are not a shift of it.
+        TypeError: If an option is of another kind.
+        ValueError: If an option is out of its range, or `trained_betas` are not a shift of the schedule.
     """
 
     @checks.python_numbers
@@ -134,24 +141,29 @@ class ShiftedSNRScheduler(DDIMScheduler):
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         checks.number("snr_shift_factor", snr_shift_factor, above=0, high=1)
-        if type(num_train_timesteps) is not int or num_train_timesteps < 1:
-            raise ValueError(f"`num_train_timesteps` must be an integer of at least 1, got {num_train_timesteps!r}.")
-        numbers = all(isinstance(beta, (int, float)) for beta in (beta_start, beta_end))
-        if not numbers or not 0 < beta_start <= beta_end < 1:
-            raise ValueError(
-                "`beta_start` and `beta_end` must satisfy 0 < beta_start <= beta_end < 1, got"
-                f" {beta_start!r} and {beta_end!r}."
-            )
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"`prediction_type` must be one of {PREDICTION_TYPES}, got {prediction_type!r}.")
-        power = {"linear": 1.0, "scaled_linear": 2.0}.get(beta_schedule)
-        if power is None:
-            raise ValueError(f'`beta_schedule` must be "linear" or "scaled_linear", got {beta_schedule!r}.')
+        checks.integer("num_train_timesteps", num_train_timesteps, high=MAX_TIMESTEPS)
+        checks.number("beta_start", beta_start, above=0, below=1)
+        checks.number("beta_end", beta_end, beta_start, below=1)
+        checks.one_of("beta_schedule", beta_schedule, POWERS)
+        checks.one_of("prediction_type", prediction_type, PREDICTION_TYPES)
+        checks.one_of("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
+        checks.integer("steps_offset", steps_offset, 0, num_train_timesteps - 1)
+        checks.number("dynamic_thresholding_ratio", dynamic_thresholding_ratio, 0, 1)
+        checks.number("clip_sample_range", clip_sample_range, above=0)
+        checks.number("sample_max_value", sample_max_value, above=0)
+        for name, value in (
+            ("clip_sample", clip_sample),
+            ("set_alpha_to_one", set_alpha_to_one),
+            ("thresholding", thresholding),
+            ("rescale_betas_zero_snr", rescale_betas_zero_snr),
+        ):
+            checks.flag(name, value)
+        power = POWERS[beta_schedule]
         betas = torch.linspace(
             beta_start ** (1 / power), beta_end ** (1 / power), num_train_timesteps, dtype=torch.float64
         )
         betas = betas**power
-        if trained_betas is not None and not _is_shift(torch.as_tensor(trained_betas), betas):
+        if trained_betas is not None and not _is_shift(trained_betas, betas):
             raise ValueError(
                 "`trained_betas` must be a shift of the schedule that `beta_start`, `beta_end`, `beta_schedule` and"
                 " `num_train_timesteps` give; leave it out to have it computed."
@@ -200,9 +212,13 @@ class ShiftedSNRScheduler(DDIMScheduler):
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
 
-def _is_shift(betas: torch.Tensor, unshifted_betas: torch.Tensor) -> bool:
+def _is_shift(trained_betas: Any, unshifted_betas: torch.Tensor) -> bool:
+    try:
+        betas = torch.as_tensor(trained_betas).double()
+    except (OverflowError, RuntimeError, TypeError, ValueError):  # no numbers, or not in one row
+        return False
     if betas.shape != unshifted_betas.shape:
         return False
-    alphas_cumprod, unshifted = (torch.cumprod(1 - b.double(), dim=0) for b in (betas, unshifted_betas))
+    alphas_cumprod, unshifted = (torch.cumprod(1 - b, dim=0) for b in (betas, unshifted_betas))
     factors = (alphas_cumprod / (1 - alphas_cumprod)) / (unshifted / (1 - unshifted))
     return bool(math.isfinite(factors.sum()) and (factors / factors[0] - 1).abs().max() < 1e-3)

@@ -634,7 +634,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
             with_options("unet", norm_eps="1e-5"),
             "`norm_eps` of the entry `unet` must be a number, got the text '1e-5'",
         ),
-        (with_options("unet", self_attention_gain=-1), "`self_attention_gain` must be a number of at least 0, got -1"),
+        (with_options("unet", self_attention_gain=-1), "`self_attention_gain` must be a finite number, at least 0"),
         (with_options("unet", norm_num_groups=7), "nothing can be made of the entry `unet`"),
         (with_options("unet", motion_norm="batch"), "entry `unet`: `motion_norm` must be one of"),
         (with_options("unet", dropout=0.1), "entry `unet`: its `dropout` must be 0.0 for a motion UNet, got 0.1"),
@@ -647,7 +647,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
             "AutoencoderKL or AutoencoderTiny or AutoencoderDC, got 'VQModel'",
         ),
         (with_options("controlnet", conditioning_embedding_out_channels=[8, 16]), "reduces conditioning frames by 2"),
-        (with_options("controlnet", zero_conv_std=-0.1), "`zero_conv_std` must be a number of at least 0, got -0.1"),
+        (with_options("controlnet", zero_conv_std=-0.1), "`zero_conv_std` must be a finite number, at least 0"),
         (
             with_options("image_encoder", projection_dim=16),
             "`image_encoder`: its `projection_dim` must be 32, the `cross_attention_dim` of the UNet, got 16",

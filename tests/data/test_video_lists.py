@@ -115,7 +115,7 @@ def test_folders_of_frames_become_clips(tmp_path, dance):
     with pytest.raises(ValueError, match="holds 00001/images, which has changed since it was prepared"):
         prepare_dataset(tmp_path / "tiktok", tmp_path / "out", dance)
     for fps in (1, 300, float("nan")):
-        with pytest.raises(ValueError, match="`frames_fps` must be from 5 to 240"):
+        with pytest.raises(ValueError, match="`frames_fps` must be a finite number, at least 5 and at most 240"):
             replace(dance, frames_fps=fps)
 
 

@@ -154,6 +154,7 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, 
 
 
 SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of 2 from 16 to 16384, at most 35651584 pixels in all"
+SHARE = "a finite number, at least 0 and at most 1"
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,13 @@ SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of 2 from 16 to 16384
         (["--videos", "none"], "`videos` is neither a folder nor a list of videos: none."),
         *((["--size", size], f"{SIZE}, such as 512x768, got {size!r}") for size in ("96", "97x128", "16386x16")),
         (["--pose-model", "x.onnx"], "--keypoints: models that detect keypoints are of no use beside it"),
-        (["--min-person-share", "inf"], "`min_person_share` must be a number from 0 to 1, got inf."),
-        (["--max-several-share", "-1"], "`max_several_share` must be a number from 0 to 1, got -1.0."),
-        (["--keyframe-interval", "2147483648"], "`keyframe_interval` must be from 1 to 10000, got 2147483648."),
-        (["--workers", "0"], "`workers` must be at least 1, got 0."),
+        (["--min-person-share", "inf"], f"`min_person_share` must be {SHARE}, got inf."),
+        (["--max-several-share", "-1"], f"`max_several_share` must be {SHARE}, got -1.0."),
+        (
+            ["--keyframe-interval", "2147483648"],
+            "`keyframe_interval` must be an integer from 1 to 10000, got 2147483648.",
+        ),
+        (["--workers", "0"], "`workers` must be an integer from 1 to 2147483647, got 0."),
     ],
 )
 def test_mistakes_are_one_line(inputs, tmp_path, capsys, arguments, message):

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,18 @@ def test_mistakes_are_named(changed, message):
     image, motion = run("HIAExampleMotion", person=1, dance=2, frames=1)
     with pytest.raises(ValueError, match=message):
         run("HIACondition", **{"image": image, "motion": motion, **ANYHOW, **changed})
+
+
+@pytest.mark.parametrize("value", [True, 1.5, -1, 2**64, 10**400, None])
+def test_numbers_that_a_workflow_hands_on_are_checked(value):
+    nodes = {name: kind() for name, kind in PACK_MODULE.NODE_CLASS_MAPPINGS.items()}
+    for name in ("person", "dance", "frames"):
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` must be an integer"):
+            nodes["HIAExampleMotion"].draw(**{"person": 1, "dance": 2, "frames": 1} | {name: value})
+    for name in ("steps", "seed"):
+        numbers = {"steps": 1, "seed": 0} | {name: value}
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` must be an integer"):
+            nodes["HIAAnimate"].animate(None, SimpleNamespace(condition=None), guidance_scale=1.0, **numbers)
 
 
 def test_example_workflow_uses_the_nodes_as_they_are():

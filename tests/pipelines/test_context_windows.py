@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,3 +46,19 @@ def test_same_seed_same_windows():
 
 def test_a_clip_within_the_context_is_one_window():
     assert context_windows(16, 16, 4, True, torch.Generator().manual_seed(0)) == [range(16)]
+
+
+@pytest.mark.parametrize("name", ["num_frames", "context_frames", "context_overlap", "shift"])
+@pytest.mark.parametrize("value", [None, "4", 2.5, 4.0, True, -1, 10**400, [4], np.array([4]), float("nan")])
+def test_what_is_no_number_of_frames_is_named(name, value):
+    arguments = {"num_frames": 32, "context_frames": 8, "context_overlap": 2}
+    assert context_windows(**{key: np.int64(number) for key, number in arguments.items()}) == context_windows(32, 8, 2)
+    if name == "shift" and value is True:
+        pytest.skip("it is a flag")
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be "):
+        context_windows(**arguments | {name: value})
+
+
+def test_windows_that_share_all_their_frames_are_refused():
+    with pytest.raises(ValueError, match="`context_overlap` must be an integer from 0 to 7, got 8"):
+        context_windows(32, 8, 8)

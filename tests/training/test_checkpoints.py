@@ -132,5 +132,5 @@ def test_a_checkpoint_is_never_replaced(tmp_path, accelerator):
 
 
 def test_a_limit_below_one_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`total_limit` must be at least 1, got 0."):
+    with pytest.raises(ValueError, match="`total_limit` must be an integer from 1 to .*, got 0."):
         CheckpointFolder(tmp_path, total_limit=0)

@@ -274,5 +274,5 @@ def test_unknown_prediction_types_and_ratios_are_refused():
     scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(ValueError, match="`scheduler`.*'flow'"):
         prediction_target(scheduler, clips(0), clips(1), TIMESTEPS)
-    with pytest.raises(ValueError, match="`gamma` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`gamma` must be a finite number, above 0, got 0"):
         min_snr_weights(ShiftedSNRScheduler(), TIMESTEPS, 0)

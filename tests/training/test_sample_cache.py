@@ -143,7 +143,7 @@ def test_samples_of_another_kind_are_refused(dataset, tmp_path):
     SampleCache(dataset, tmp_path, 3, KEY)
     with pytest.raises(ValueError, match="`folder` holds samples that were drawn otherwise: seed was 0, is 1"):
         SampleCache(dataset, tmp_path, 1, {"seed": "1"})
-    with pytest.raises(ValueError, match="`num_epochs` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_epochs` must be an integer from 1 to .*, got 0"):
         SampleCache(dataset, tmp_path / "other", 0, KEY)
 
 

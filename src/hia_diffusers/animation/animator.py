@@ -128,7 +128,9 @@ class HIAAnimation:
         Raises:
             `FileNotFoundError`, `ValueError`: as [`~data.sound.has_sound`].
         """
-        file = self.driving.sound if sound is True else sound or None
+        file: Any = self.driving.sound if sound is True else None
+        if not isinstance(sound, (bool, np.bool_)):
+            file = checks.path("sound", sound)
         return file if file is not None and has_sound(file, len(self.condition) / self.fps) else None
 
 

@@ -235,10 +235,9 @@ class KeypointDetector(_Detector):
         score_scale: float | None = None,
         sha256: Mapping[str, str] | None = None,
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
-        if score_scale is not None and not 0 < score_scale < np.inf:
-            raise ValueError(f"`score_scale` must be positive and finite, got {score_scale!r}.")
+        checks.integer("batch_size", batch_size)
+        if score_scale is not None:
+            checks.number("score_scale", score_scale, above=0)
         models = {"detector": detector_model, "pose": pose_model}
         if feet_model is not None:
             models["feet"] = feet_model
@@ -587,8 +586,7 @@ def _check_frames(frames: Any, fps: Any) -> None:
         raise ValueError(f"`frames` must be uint8 RGB of shape (F, H, W, 3), got {dtype} of shape {shape}.")
     if 0 in frames.shape:
         raise ValueError(f"`frames` must hold at least one frame and pixel, got shape {shape}.")
-    if not isinstance(fps, (int, float)) or not 0 < fps < np.inf:
-        raise ValueError(f"`fps` must be positive and finite, got {fps!r}.")
+    checks.number("fps", fps, above=0)
 
 
 def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -193,7 +193,7 @@ class WholeBodyKeypoints:
         Raises:
             `ValueError`: another suffix, or more than 2**18 frames, which no file may hold.
         """
-        path = Path(path)
+        path = Path(checks.path("path", path))
         if len(self) > MAX_FRAMES:
             raise ValueError(f"`path`: a file holds at most {MAX_FRAMES} frames, got {len(self)}.")
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
@@ -244,7 +244,7 @@ class WholeBodyKeypoints:
             `ValueError`: another kind of file, a damaged one, an array that is missing or invalid, or a size or a
                 frame rate is given that the file states otherwise.
         """
-        path = Path(path)
+        path = Path(checks.path("path", path))
         if path.suffix.lower() == ".safetensors" or path.suffix.lower() == ".npz" and _holds_own_arrays(path):
             keypoints = cls._load_own(path)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import MotionAdapter
 
+from .. import checks
 from .converted import Conversion, ConversionReport
 from .key_tables import KeyTable, fill
 from .state_dicts import StateDict, find_file, read_state_dict
@@ -87,7 +88,7 @@ def convert_motion_adapter(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or keys are left or missing.
     """
-    state_dict = read_state_dict("weights", find_file("weights", Path(weights)))
+    state_dict = read_state_dict("weights", find_file("weights", Path(checks.path("weights", weights))))
     length = motion_max_seq_length(state_dict)
     channels = {}
     for key, tensor in state_dict.tensors.items():

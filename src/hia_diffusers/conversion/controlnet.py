@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel
 
+from .. import checks
 from ..models.controlnet import HIAControlNetModel
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
@@ -55,7 +56,7 @@ def convert_controlnet(
         raise ValueError(
             f"`conditioning_channels` must be an integer from 1 to {MAX_CHANNELS}, got {conditioning_channels!r}."
         )
-    if Path(weights).is_file():
+    if Path(checks.path("weights", weights)).is_file():
         plain, rows = _from_single_file(Path(weights), str(config), allow, dtype)
     else:
         folder = as_folder("weights", weights)

@@ -3,7 +3,6 @@
 """What training starts from: parts of Stable Diffusion 1.5, new networks, and any mix of the two, as one pipeline."""
 
 import inspect
-import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
 
+from .. import checks
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.autoencoder import AUTOENCODERS
 from ..models.component_fit import check_components
@@ -133,8 +133,7 @@ def convert_parts(
         raise ValueError(
             f"`prediction_type` must be one of {', '.join(PREDICTION_TYPES)}, got {schedule['prediction_type']!r}."
         )
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"`seed` must be an integer, got {seed!r}.")
+    checks.integer("seed", seed, 0, checks.MAX_SEED)
 
     start = _read_base(base, variant)
     scheduler, scheduler_row = start.scheduler(schedule)
@@ -646,8 +645,7 @@ def _names(classes: Collection[type]) -> str:
 
 
 def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
-    if not isinstance(std, (int, float)) or not 0 <= std < math.inf:
-        raise ValueError(f"`zero_conv_std` must be a number of at least 0, got {std!r}.")
+    checks.number("zero_conv_std", std, 0)
     embedding = controlnet.controlnet_cond_embedding
     for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block, embedding.conv_out):
         nn.init.normal_(convolution.weight, std=std)
@@ -655,8 +653,7 @@ def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
 
 def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: Any) -> None:
     """Spatial self-attention whose tokens attend to those that look alike, from the first step on."""
-    if not isinstance(gain, (int, float)) or not 0 <= gain < math.inf:
-        raise ValueError(f"`self_attention_gain` must be a number of at least 0, got {gain!r}.")
+    checks.number("self_attention_gain", gain, 0)
     if gain == 0:
         return
     for module in unet.modules():

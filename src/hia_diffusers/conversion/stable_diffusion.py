@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .. import checks
 from ..models.unet_motion import HIAUNetMotionModel
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
@@ -202,7 +203,7 @@ def convert_stable_diffusion(
         FileNotFoundError: If there is nothing at `weights`, or a part is missing.
         ValueError: If a file cannot be read, or keys are left or missing.
     """
-    if Path(weights).is_file():
+    if Path(checks.path("weights", weights)).is_file():
         components, rows = _from_single_file(Path(weights), str(config), allow, dtype)
         left_over: tuple[str, ...] = ()
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .clips import checked_int
+from .. import checks
 from .dataset import HIADataset
 
 
@@ -49,12 +49,12 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         if not isinstance(dataset, HIADataset):
             raise TypeError(f"`dataset` must be an HIADataset, got {dataset!r}.")
         self.dataset = dataset
-        self.batch_size = checked_int("batch_size", batch_size, 1)
-        self.num_replicas = checked_int("num_replicas", num_replicas, 1)
-        self.rank = checked_int("rank", rank, 0)
+        self.batch_size = checks.integer("batch_size", batch_size)
+        self.num_replicas = checks.integer("num_replicas", num_replicas)
+        self.rank = checks.integer("rank", rank, 0)
         if rank >= num_replicas:
             raise ValueError(f"`rank` must be less than `num_replicas` ({num_replicas}), got {rank}.")
-        self.seed = checked_int("seed", seed, 0)
+        self.seed = checks.integer("seed", seed, 0, checks.MAX_SEED)
         self.position = 0
         indices_of_size: dict[tuple[int, int], list[int]] = {}
         for index in range(len(dataset)):
@@ -75,7 +75,7 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
             position (`int`, *optional*, defaults to `0`):
                 How many batches of it to leave out at the beginning, to go on where a run was interrupted.
         """
-        if not 0 <= checked_int("position", position, 0) < len(self):
+        if not 0 <= checks.integer("position", position, 0) < len(self):
             raise ValueError(f"`position` must be less than the number of batches ({len(self)}), got {position}.")
         self.dataset.set_epoch(epoch)
         self.position = position

@@ -13,7 +13,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ..checks import MAX_SIDE
+from .. import checks
 
 
 SCHEMA_VERSION = 1
@@ -42,8 +42,8 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "start_frame": (int, 0, 2**53),
     "num_frames": (int, 1, 10**6),
     "fps": (float, 0.001, 1000),
-    "height": (int, 1, MAX_SIDE),
-    "width": (int, 1, MAX_SIDE),
+    "height": (int, 1, checks.MAX_SIDE),
+    "width": (int, 1, checks.MAX_SIDE),
     "mean_score": (float, 0, 1),
     "person_height": (float, 0, 10**6),
     "body_motion": (float, 0, 10**6),
@@ -71,7 +71,7 @@ def read_index(root: str | os.PathLike) -> list[dict[str, Any]]:
             or a path that leaves the folder.
     """
     pyarrow, parquet = import_pyarrow()
-    filesystem, path = url_to_fs(os.fspath(root))
+    filesystem, path = url_to_fs(checks.path("root", root))
     if not filesystem.isfile(f"{path}/index.parquet"):
         raise FileNotFoundError(f"`root` holds no index.parquet: {root}.")
     content = filesystem.cat_file(f"{path}/index.parquet")

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from .. import checks
 from ..checks import MAX_SIDE
 from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
@@ -108,16 +108,14 @@ class PreparationOptions:
             raise ValueError(
                 f"`size` must be an even width and height from {MIN_SIDE} to {MAX_SIDE}, got {self.size}."
             )
-        if not self.rules.min_seconds <= self.max_seconds < math.inf:
-            raise ValueError(
-                f"`max_seconds` must be finite and at least the rules' `min_seconds`, got {self.max_seconds}."
-            )
-        if not 1 <= self.keyframe_interval <= MAX_KEYFRAME_INTERVAL:
-            raise ValueError(
-                f"`keyframe_interval` must be from 1 to {MAX_KEYFRAME_INTERVAL}, got {self.keyframe_interval}."
-            )
-        if self.frames_fps is not None and not MIN_FPS <= self.frames_fps <= MAX_FPS:
-            raise ValueError(f"`frames_fps` must be from {MIN_FPS} to {MAX_FPS}, got {self.frames_fps}.")
+        checks.instance("rules", self.rules, ClipRules)
+        checks.instance("detector", self.detector, dict)
+        checks.flag("smooth", self.smooth)
+        if checks.number("max_seconds", self.max_seconds) < self.rules.min_seconds:
+            raise ValueError(f"`max_seconds` must be at least the rules' `min_seconds`, got {self.max_seconds}.")
+        checks.integer("keyframe_interval", self.keyframe_interval, 1, MAX_KEYFRAME_INTERVAL)
+        if self.frames_fps is not None:
+            checks.number("frames_fps", self.frames_fps, MIN_FPS, MAX_FPS)
         SceneCounter(self.cut_threshold)
 
 
@@ -324,9 +322,11 @@ class ClipPreparer:
             self._output.put_file(str(path), target)
 
 
-def _is_size(size: tuple[int, int]) -> bool:
-    return len(size) == 2 and all(
-        isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in size
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in size)
     )
 
 

@@ -3,8 +3,9 @@
 """Which clips are worth training on."""
 
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any
+
+from .. import checks
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,7 @@ class ClipRules:
     def __post_init__(self):
         for rule in fields(self):
             value, (least, greatest) = getattr(self, rule.name), rule.metadata["range"]
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise TypeError(f"`{rule.name}` must be a number from {least} to {greatest}, got {value!r}.")
-            if not least <= value <= greatest:
-                raise ValueError(f"`{rule.name}` must be a number from {least} to {greatest}, got {value}.")
+            checks.number(rule.name, value, least, greatest)
 
     def first_broken(self, measures: ClipMeasures) -> str | None:
         """Name of the first rule that a clip breaks, or `None`."""

@@ -18,10 +18,11 @@ import safetensors.numpy
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.regions import box_masks
 from .clip_index import read_index
-from .synthetic import ProceduralScene, checked_fps
+from .synthetic import ProceduralScene
 from .video import read_frames
 
 
@@ -108,7 +109,7 @@ class PreparedClips:
     """
 
     def __init__(self, root: str | os.PathLike):
-        self.root = os.fspath(root)
+        self.root = checks.path("root", root)
         self._rows = read_index(self.root)
         if not self._rows:
             raise ValueError(f"`root` holds no clips: {self.root}.")
@@ -226,9 +227,9 @@ class ProceduralClips:
     def __init__(self, split: str = "train", num_clips: int = 1000, num_frames: int = 300, fps: float = 30.0):
         ProceduralScene(split=split, identity=0, motion=0, setting=0)  # refuses an unknown split
         self.split = split
-        self.num_clips = checked_int("num_clips", num_clips, 1)
-        self.clip_length = checked_int("num_frames", num_frames, 1)
-        self.fps = checked_fps(fps)
+        self.num_clips = checks.integer("num_clips", num_clips)
+        self.clip_length = checks.integer("num_frames", num_frames)
+        self.fps = checks.number("fps", fps, above=0)
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -278,15 +279,6 @@ class ProceduralClips:
             score = before.score * (np.array(frames) > 0)[:, None]
             loaded.previous_keypoints = replace(before, score=score)
         return loaded
-
-
-def checked_int(name: str, value: Any, least: int) -> int:
-    """`value`, if it is an integer of at least `least`; a `TypeError` or `ValueError` that names it, if not."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be an integer, at least {least}, got {value!r}.")
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    return int(value)
 
 
 def _check_files(annotations: str, video: str, num_frames: int) -> None:

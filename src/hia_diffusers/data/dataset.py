@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import checks
 from ..conditioning.keypoints import FACE, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
-from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError, checked_int
+from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 
 
 # Counts up when the same options give other samples, so that those which were kept before are not taken for them.
@@ -118,25 +119,22 @@ class HIADataset(torch.utils.data.Dataset):
             raise TypeError(f"`source` must be PreparedClips or ProceduralClips, got {source!r}.")
         if not isinstance(sizes, Sequence) or not sizes:
             raise ValueError(f"`sizes` must hold at least one (height, width), got {sizes!r}.")
-        if not isinstance(resolution_scale, (int, float)) or isinstance(resolution_scale, bool):
-            raise TypeError(f"`resolution_scale` must be a positive number, got {resolution_scale!r}.")
+        resolution_scale = checks.number("resolution_scale", resolution_scale, above=0)
         if not (conditioner is None or isinstance(conditioner, MotionBlurConditioner)):
             raise TypeError(f"`conditioner` must be a MotionBlurConditioner, got {conditioner!r}.")
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f'`on_error` must be "raise" or "skip", got {on_error!r}.')
         self.source = source
-        self.num_frames = checked_int("num_frames", num_frames, 1)
+        self.num_frames = checks.integer("num_frames", num_frames)
         self.frame_strides = _checked_strides(frame_stride)
-        self.samples_per_clip = checked_int("samples_per_clip", samples_per_clip, 1)
-        self.static_clip_probability = _checked_probability("static_clip_probability", static_clip_probability)
-        self.horizontal_flip_probability = _checked_probability(
-            "horizontal_flip_probability", horizontal_flip_probability
+        self.samples_per_clip = checks.integer("samples_per_clip", samples_per_clip)
+        self.static_clip_probability = checks.number("static_clip_probability", static_clip_probability, 0, 1)
+        self.horizontal_flip_probability = checks.number(
+            "horizontal_flip_probability", horizontal_flip_probability, 0, 1
         )
-        self.condition_dropout = _checked_probability("condition_dropout", condition_dropout)
-        self.blur_condition_dropout = _checked_probability("blur_condition_dropout", blur_condition_dropout)
-        self.allow_same_frame = allow_same_frame
-        self.on_error = on_error
-        self.seed = checked_int("seed", seed, 0)
+        self.condition_dropout = checks.number("condition_dropout", condition_dropout, 0, 1)
+        self.blur_condition_dropout = checks.number("blur_condition_dropout", blur_condition_dropout, 0, 1)
+        self.allow_same_frame = checks.flag("allow_same_frame", allow_same_frame)
+        self.on_error = checks.one_of("on_error", on_error, ("raise", "skip"))
+        self.seed = checks.integer("seed", seed, 0, checks.MAX_SEED)
         self.sizes = [_scaled_size(size, resolution_scale) for size in sizes]
         self._conditioners = {size: conditioner or MotionBlurConditioner.for_size(*size) for size in self.sizes}
         # Shared memory: workers that live longer than an epoch see the next one begin.
@@ -171,7 +169,7 @@ class HIADataset(torch.utils.data.Dataset):
             epoch (`int`):
                 Number of the epoch, from 0.
         """
-        self._epoch.fill_(checked_int("epoch", epoch, 0))
+        self._epoch.fill_(checks.integer("epoch", epoch, 0))
 
     def size(self, index: int) -> tuple[int, int]:
         """
@@ -325,7 +323,7 @@ def _face_landmarks(keypoints: WholeBodyKeypoints) -> torch.Tensor:
 def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"`sizes` must hold pairs (height, width), got {size!r}.")
-    height, width = (checked_int("sizes", side, 1) * scale for side in size)
+    height, width = (checks.integer("sizes", side) * scale for side in size)
     # 100 * 0.55 is not quite 55 in floating point.
     if not all(1 <= side < math.inf and abs(side - round(side)) < 1e-6 for side in (height, width)):
         raise ValueError(f"`sizes` times `resolution_scale` must be whole and positive, got {size!r} times {scale}.")
@@ -336,15 +334,7 @@ def _checked_strides(frame_stride: int | tuple[int, int]) -> tuple[int, int]:
     strides = frame_stride if isinstance(frame_stride, Sequence) else (frame_stride, frame_stride)
     if len(strides) != 2:
         raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
-    least, greatest = (checked_int("frame_stride", stride, 1) for stride in strides)
+    least, greatest = (checks.integer("frame_stride", stride) for stride in strides)
     if least > greatest:
         raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
     return least, greatest
-
-
-def _checked_probability(name: str, value: float) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a probability in [0, 1], got {value}.")
-    return value

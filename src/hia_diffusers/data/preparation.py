@@ -32,6 +32,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub.utils import tqdm
 
+from .. import checks
 from ..folder_lock import LOCK_FILE, locked_folder
 from .clip_index import SCHEMA_VERSION, check_row, encode_index, import_pyarrow
 from .clip_preparation import (
@@ -94,15 +95,13 @@ def prepare_dataset(
         `ValueError`: an argument is invalid, a path leaves its folder, or `output` holds something else or damaged
             state, or was made with other options or of other videos.
     """
-    if engine not in ("local", "ray"):
-        raise ValueError(f"`engine` must be 'local' or 'ray', got {engine!r}.")
-    if workers < 1:
-        raise ValueError(f"`workers` must be at least 1, got {workers}.")
+    checks.one_of("engine", engine, ("local", "ray"))
+    checks.integer("workers", workers)
     import_pyarrow()
     folder, names = list_videos(videos, options.frames_fps)
     if options.keypoints is not None:
         _check_keypoints_folder(options.keypoints, names)
-    root = os.fspath(output)
+    root = checks.path("output", output)
     filesystem, path = url_to_fs(root)
     _check_place(filesystem, path, videos)
     with locked_folder(path) if isinstance(filesystem, LocalFileSystem) else nullcontext():

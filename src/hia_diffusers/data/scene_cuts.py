@@ -7,6 +7,8 @@ from collections import deque
 import cv2
 import numpy as np
 
+from .. import checks
+
 
 THUMBNAIL_WIDTH = 64
 
@@ -32,10 +34,9 @@ class SceneCounter:
     """
 
     def __init__(self, threshold: float = 27.0, max_frames: int | None = None):
-        if not 0 < threshold <= 255:
-            raise ValueError(f"`threshold` must lie in (0, 255], got {threshold}.")
-        if max_frames is not None and max_frames < 1:
-            raise ValueError(f"`max_frames` must be at least 1, got {max_frames}.")
+        checks.number("threshold", threshold, above=0, high=255)
+        if max_frames is not None:
+            checks.integer("max_frames", max_frames)
         self.threshold = threshold
         self.max_frames = max_frames
         self._scene = 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 
+from .. import checks
 from .animations import open_animation
 from .containers import open_container
 
@@ -64,7 +65,7 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
         `FileNotFoundError`: if there is no such file.
         `ValueError`: if `path` is no such file, or its sound is in a codec that FFmpeg does not know.
     """
-    if not Path(path).is_file():
+    if not Path(checks.path("audio_from", path)).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} to take sound from.")
     with open_animation(path) as animation, ExitStack() as stack:
         if animation is not None:

@@ -6,14 +6,14 @@ Axes: F frames, T times (the frames' middles, then their sub-frames), H, W, K = 
 right (the person's). Pixels follow the convention of `conditioning/keypoints.py`.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
 
+from .. import checks
 from ..conditioning.keypoints import FACE, WholeBodyKeypoints
 from .synthetic_figure import Figure
 from .synthetic_motion import Dance
@@ -116,12 +116,10 @@ class ProceduralScene:
     """
 
     def __init__(self, split: str, identity: int, motion: int, setting: int):
-        if split not in SPLITS:
-            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
-        self.split = split
-        self.identity = _index("identity", identity)
-        self.motion = _index("motion", motion)
-        self.setting = _index("setting", setting)
+        self.split = checks.one_of("split", split, SPLITS)
+        self.identity = checks.integer("identity", identity, 0, checks.MAX_SEED)
+        self.motion = checks.integer("motion", motion, 0, checks.MAX_SEED)
+        self.setting = checks.integer("setting", setting, 0, checks.MAX_SEED)
         self.person = Person.random(_generator(split, "identity", self.identity))
         self.dance = Dance(_generator(split, "motion", self.motion))
         self.place = Setting(_generator(split, "setting", self.setting))
@@ -388,28 +386,12 @@ def _generator(split: str, kind: str, index: int) -> np.random.Generator:
 
 
 def _checked_frames(frames: Sequence[int], height: int, width: int, fps: float) -> np.ndarray:
-    numbers = np.array([_index("frames", frame) for frame in frames])
+    if not isinstance(frames, Iterable):
+        raise TypeError(f"`frames` must hold numbers of frames, got {checks.shown(frames)}.")
+    numbers = np.array([checks.integer("frames", frame, 0) for frame in frames])
     if len(numbers) == 0:
         raise ValueError("`frames` must name at least one frame, got none.")
     for name, size in (("height", height), ("width", width)):
-        if _index(name, size) < 16:
-            raise ValueError(f"`{name}` must be at least 16, got {size}.")
-    checked_fps(fps)
+        checks.integer(name, size, 16, checks.MAX_SIDE)
+    checks.number("fps", fps, above=0)
     return numbers
-
-
-def checked_fps(fps: float) -> float:
-    """`fps`, if it is a positive, finite number; a `TypeError` or `ValueError` that names it, if not."""
-    if isinstance(fps, bool) or not isinstance(fps, (int, float, np.integer, np.floating)):
-        raise TypeError(f"`fps` must be a number, got {fps!r}.")
-    if not 0 < fps < math.inf:
-        raise ValueError(f"`fps` must be positive and finite, got {fps}.")
-    return float(fps)
-
-
-def _index(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-    if value < 0:
-        raise ValueError(f"`{name}` must not be negative, got {value}.")
-    return int(value)

@@ -289,8 +289,9 @@ def write_video(
         `FileNotFoundError`: if `audio_from` or the folder of `path` does not exist.
         `OSError`: if the file cannot be written, as on a full disk.
     """
-    path = Path(path)
+    path = Path(checks.path("path", path))
     check_output(path)
+    checks.instance("frames", frames, Iterable)
     rate = _exact_rate(fps)
     comment = None if comment is None else checks.instance("comment", comment, str)
     # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
@@ -322,7 +323,7 @@ def check_output(path: str | os.PathLike, height: int | None = None, width: int 
         `FileNotFoundError`: if the folder of `path` does not exist.
         `OSError`: if no file of that name can be written there.
     """
-    if Path(path).suffix.lower() != ".mp4":
+    if Path(checks.path("path", path)).suffix.lower() != ".mp4":
         raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
     check_writable(path)
     if height is not None and width is not None:
@@ -364,7 +365,9 @@ def check_frame_size(height: int, width: int) -> None:
 
 
 def _check_file(path: str | os.PathLike | BinaryIO) -> None:
-    if isinstance(path, (str, os.PathLike)) and not Path(path).is_file():
+    if hasattr(path, "read"):
+        return
+    if not Path(checks.path("path", path)).is_file():
         raise FileNotFoundError(f"There is no video file {str(path)!r}.")
 
 

@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from .. import checks
 from ..natural_order import natural_order
 from .clip_index import check_inside
 from .frame_folders import IMAGES_FOLDER, is_frame
@@ -56,7 +57,7 @@ def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> t
         `ValueError`: there are no videos, one is named twice, a path leaves the folder or is not UTF-8, the list is
             damaged or names no videos, or `frames_fps` is missing for folders of images or given where there are none.
     """
-    videos = os.fspath(videos)
+    videos = checks.path("videos", videos)
     filesystem, path = url_to_fs(videos)
     if filesystem.isdir(path):
         folder = videos

@@ -13,6 +13,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
 
+from .. import checks
+
 
 def local_file(weights: str | os.PathLike) -> Path:
     """
@@ -28,7 +30,7 @@ def local_file(weights: str | os.PathLike) -> Path:
         Whatever `huggingface_hub.hf_hub_download` raises.
     """
     if not str(weights).startswith("hf://"):
-        if not Path(weights).is_file():
+        if not Path(checks.path("weights", weights)).is_file():
             raise FileNotFoundError(f"There is no file of weights {str(weights)!r}.")
         return Path(weights)
     match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", str(weights))

@@ -4,6 +4,8 @@
 
 import torch
 
+from .. import checks
+
 
 def context_windows(
     num_frames: int,
@@ -39,7 +41,15 @@ def context_windows(
 
     Returns:
         `list[range]`: frame indices of each window, in order.
+
+    Raises:
+        TypeError: If a number is no integer.
+        ValueError: If a number is out of range.
     """
+    num_frames = checks.integer("num_frames", num_frames)
+    context_frames = checks.integer("context_frames", context_frames)
+    context_overlap = checks.integer("context_overlap", context_overlap, 0, context_frames - 1)
+    checks.flag("shift", shift)
     if num_frames <= context_frames:
         return [range(num_frames)]
     stride = context_frames - context_overlap

@@ -26,7 +26,7 @@ from ..models.controlnet import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.reference_attention import ReferenceFeatures
 from . import framewise_scheduling
-from .inputs import ReferenceImages, custom_schedule
+from .inputs import ReferenceImages, custom_schedule, most_steps
 
 
 # Encoding
@@ -187,6 +187,7 @@ def prepare_timesteps(
         `torch.Tensor`: the timesteps, on the host, where schedulers look at their values: on the device, each look
         would wait for it.
     """
+    checks.integer("num_inference_steps", num_inference_steps, 1, most_steps(components.scheduler))
     schedule = custom_schedule(components.scheduler, timesteps, sigmas)
     return retrieve_timesteps(components.scheduler, num_inference_steps, **schedule)[0]
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import checks
+
 
 PREFIX = "checkpoint-"
 UNFINISHED = ".unfinished-"
@@ -76,9 +78,9 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: str | os.PathLike, total_limit: int | None = None) -> None:
-        if total_limit is not None and total_limit < 1:
-            raise ValueError(f"`total_limit` must be at least 1, got {total_limit}.")
-        self.folder = Path(folder)
+        if total_limit is not None:
+            checks.integer("total_limit", total_limit)
+        self.folder = Path(checks.path("folder", folder))
         self.total_limit = total_limit
 
     def steps(self) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..metrics.identity import FACE_SIDE
 from ..metrics.weights import load_weights, local_file, sha256_of
 
@@ -186,7 +187,7 @@ def _norm(channels: int, folded: bool) -> nn.Module:
 
 def _local_file(weights: str | os.PathLike) -> Path:
     """The file on this machine; where it is missing, the error knows how InsightFace's packs are unpacked."""
-    path = Path(weights)
+    path = Path(checks.path("weights", weights))
     if path.is_dir():
         inside = sorted(
             str(file) for file in path.rglob("*") if file.suffix.lower() in (".onnx", ".pth", ".safetensors")

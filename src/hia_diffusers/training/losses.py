@@ -13,6 +13,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from .. import checks
+
 
 def noisy_latents(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """
@@ -124,8 +126,7 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
     Raises:
         `ValueError`: `gamma` is not positive, or the prediction type is another.
     """
-    if not gamma > 0:
-        raise ValueError(f"`gamma` must be positive, got {gamma}.")
+    checks.number("gamma", gamma, above=0)
     prediction_type = _prediction_type(scheduler)
     alphas_cumprod = _alphas_cumprod(scheduler, timesteps)
     snr = alphas_cumprod / (1 - alphas_cumprod)

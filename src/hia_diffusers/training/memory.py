@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 
+from .. import checks
 from ..memory_counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from ..models.autoencoder import Autoencoder, decode_latents
 from ..models.denoiser import HIAConditions, HIADenoiser
@@ -89,11 +90,9 @@ class TrainingSetup:
             ("optimizer", ("adamw", "adamw8bit", "muon")),
             ("sharding", ("ddp", "zero2", "fsdp")),
         ):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"`{name}` must be one of {accepted}, got {getattr(self, name)!r}.")
+            checks.one_of(name, getattr(self, name), accepted)
         for name in ("height", "width", "num_frames", "batch_size", "num_processes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+            checks.integer(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from .. import checks
+
 
 KEY_FILE = "cache.json"
 
@@ -52,9 +54,8 @@ class SampleCache(Dataset):
     """
 
     def __init__(self, dataset: Any, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
-        if num_epochs < 1:
-            raise ValueError(f"`num_epochs` must be at least 1, got {num_epochs}.")
-        self.dataset, self.folder, self.num_epochs = dataset, Path(folder), num_epochs
+        checks.integer("num_epochs", num_epochs)
+        self.dataset, self.folder, self.num_epochs = dataset, Path(checks.path("folder", folder)), num_epochs
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / KEY_FILE
         if not path.exists():
