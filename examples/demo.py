@@ -21,6 +21,7 @@ import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.commands.arguments import OneLineParser, number
+from hia_diffusers.commands.loading import check_model
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.data.video import write_video
@@ -59,6 +60,7 @@ def make_parser():
 
 
 def make_demo(args):
+    check_model(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     diffusers.utils.logging.set_verbosity_error()
 

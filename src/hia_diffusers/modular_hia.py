@@ -35,7 +35,7 @@ from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
 from .models.unet_motion import HIAUNetMotionModel
 from .pipelines import inputs, stages
 from .pipelines.inputs import DenoisingOptions, ReferenceImages
-from .pipelines.pipeline_folder import check_component
+from .pipelines.pipeline_folder import check_component, check_index, check_modular_index
 from .pipelines.pipeline_hia import HIAPipeline
 from .scheduling_shifted_snr import ShiftedSNRScheduler
 
@@ -427,6 +427,9 @@ class HIAModularPipeline(ModularPipeline):
     @classmethod
     def _load_pipeline_config(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         modular, plain = super()._load_pipeline_config(*args, **kwargs)
+        # Before the libraries that they name are imported.
+        check_modular_index(modular or {})
+        check_index(plain or {})
         # HIAPipeline writes [null, null] for the components that it lacks: there is nothing to load.
         return modular, plain and {name: value for name, value in plain.items() if value != [None, None]}
 

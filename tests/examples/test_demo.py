@@ -35,7 +35,10 @@ def test_three_sharpnesses_beside_the_truth(tmp_path):
         assert (animation.n_frames, animation.size) == (2, (5 * 96, 174))
 
 
-@pytest.mark.parametrize("options, named", [(["--frames", "0"], "--frames"), (["--steps", "many"], "--steps")])
+@pytest.mark.parametrize(
+    "options, named",
+    [(["--frames", "0"], "--frames"), (["--steps", "many"], "--steps"), (["--model", "."], "--model")],
+)
 def test_bad_options_are_named(tmp_path, options, named):
     result = run("--output", tmp_path / "demo", *options)
     assert result.returncode == 2 and named in result.stderr.splitlines()[-1]

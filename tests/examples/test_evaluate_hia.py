@@ -383,6 +383,12 @@ def test_a_model_that_generates_no_numbers_is_no_black_video(tmp_path, capsys):
     assert not (tmp_path / "scores.json").exists()
 
 
+def test_a_folder_that_holds_no_model_is_known_before_anything_is_drawn(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        score_dance(tmp_path / "scores.json", *SMALL, "--model", tmp_path)
+    assert_one_error_line(capsys, "--model: ", "is a folder without model_index.json")
+
+
 def test_clips_may_be_longer(tmp_path):
     longer, usual = (
         score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "copy", *more) for more in (["--frames", 48], [])

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from random_tiny import random_tiny_pipeline
 
-from hia_diffusers import HIAPipeline, HIAUNetMotionModel
+from hia_diffusers import HIAModularPipeline, HIAPipeline, HIAUNetMotionModel
 
 
 WEIGHTS = {
@@ -210,6 +210,23 @@ def test_an_index_imports_nothing(folder, load, tmp_path, monkeypatch):
         load(folder, **options)
     with pytest.raises(ValueError, match="importing it would run its code"):
         HIAPipeline.extract_init_dict(json.loads((folder / "model_index.json").read_text()))
+    assert "hostile_library" not in sys.modules
+
+
+def test_an_index_of_a_modular_pipeline_imports_nothing_either(folder, tmp_path, monkeypatch):
+    (tmp_path / "hostile_library.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    hostile = ["hostile_library", "AutoencoderKL"]
+    edit_json(folder / "model_index.json", vae=hostile)
+    with pytest.raises(ValueError, match="^model_index.json .*importing it would run its code"):
+        HIAModularPipeline.from_pretrained(folder)
+    for entry in (hostile + [{"type_hint": hostile}], [None, None, {"type_hint": hostile}]):
+        (folder / "modular_model_index.json").write_text(json.dumps({"vae": entry}))
+        with pytest.raises(ValueError, match="^modular_model_index.json .*importing it would run its code"):
+            HIAModularPipeline.from_pretrained(folder)
+    (folder / "modular_model_index.json").write_text(json.dumps({"vae": [None, None, {}]}))
+    with pytest.raises(ValueError, match="modular_model_index.json must name .* as the `type_hint`"):
+        HIAModularPipeline.from_pretrained(folder)
     assert "hostile_library" not in sys.modules
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ..files import check_writable, written_whole
 from ..natural_order import natural_order
 from .arguments import OneLineParser, number, size
-from .loading import VARIANT_HELP, choose_device, load_pipeline
+from .loading import VARIANT_HELP, check_model, choose_device, load_pipeline
 from .running import run
 
 
@@ -613,6 +613,7 @@ def evaluate(args: argparse.Namespace) -> None:
             if (folder := getattr(args, option)) is not None
         }
     else:
+        check_model(args.model)
         clips, source = procdance_clips(args, device)
     evaluation = make_evaluation(args, clips, device)
     for index, (name, clip) in enumerate(clips.items()):

@@ -24,7 +24,7 @@ from ..models.modeling_hia import StrictLoadingMixin, check_finite_weights, load
 from .model_card import CARD_FILE, PIPELINE_CODE, PIPELINE_FILE, model_card
 
 
-INDEX = "model_index.json"
+INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 LIBRARIES = ("diffusers", "transformers", "hia_diffusers")
 LOADED_CLASSES = CLASSES | {
     "unet": (*CLASSES["unet"], *CONVERTED_UNETS),
@@ -55,17 +55,43 @@ def check_index(index: Mapping[str, Any]) -> dict[str, type]:
             continue
         if not isinstance(library, str) or not isinstance(class_name, str):
             raise ValueError(f"{INDEX} must name a library and a class as its `{name}`, got {list(entry)!r}.")
-        if library not in LIBRARIES and library not in sys.modules:
-            raise ValueError(
-                f"{INDEX} must name {', '.join(LIBRARIES)} or a module that is imported already as the library of"
-                f" `{name}`, got {library!r}: importing it would run its code."
-            )
+        _check_library(INDEX, name, library)
         named = getattr(importlib.import_module(library), class_name, None)
         if not isinstance(named, type) or not issubclass(named, LOADED_CLASSES[name]):
             accepted = " or ".join(c.__name__ for c in LOADED_CLASSES[name])
             raise ValueError(f"{INDEX} must name {accepted} as its `{name}`, got {library}.{class_name}.")
         classes[name] = named
     return classes
+
+
+def check_modular_index(index: Mapping[str, Any]) -> None:
+    """
+    Refuse libraries of components that nobody has imported yet.
+
+    Args:
+        index (`Mapping[str, Any]`):
+            What `modular_model_index.json` holds: for each component a library, a class and how it is loaded, whose
+            `type_hint` names both again.
+
+    Raises:
+        ValueError: If there is one, or a component is not named so.
+    """
+    for name, entry in index.items():
+        if not isinstance(entry, (list, tuple)) or len(entry) != 3:
+            continue  # a setting, or what diffusers does not read either
+        hint = entry[2].get("type_hint") if isinstance(entry[2], dict) else None
+        if not isinstance(hint, (list, tuple)) or len(hint) != 2 or not {str, type(None)} >= {*map(type, hint)}:
+            raise ValueError(f"{MODULAR_INDEX} must name a library and a class as the `type_hint` of its `{name}`.")
+        if None not in hint:
+            _check_library(MODULAR_INDEX, name, hint[0])
+
+
+def _check_library(file: str, name: str, library: str) -> None:
+    if library not in LIBRARIES and library not in sys.modules:
+        raise ValueError(
+            f"{file} must name {', '.join(LIBRARIES)} or a module that is imported already as the library of"
+            f" `{name}`, got {library!r}: importing it would run its code."
+        )
 
 
 def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, options: Mapping[str, Any]) -> Path:
