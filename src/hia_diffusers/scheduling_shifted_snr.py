@@ -168,12 +168,18 @@ class ShiftedSNRScheduler(DDIMScheduler):
                 "`trained_betas` must be a shift of the schedule that `beta_start`, `beta_end`, `beta_schedule` and"
                 " `num_train_timesteps` give; leave it out to have it computed."
             )
+        shifted_betas = shift_snr(betas, snr_shift_factor)
+        if not (torch.cumprod(1 - shifted_betas, dim=0).float() < 1).all():  # and NaN is not
+            raise ValueError(
+                f"`beta_start` must be large enough to add noise to float32 numbers, got {beta_start} and a"
+                f" `snr_shift_factor` of {snr_shift_factor}."
+            )
         super().__init__(
             num_train_timesteps=num_train_timesteps,
             beta_start=beta_start,
             beta_end=beta_end,
             beta_schedule=beta_schedule,
-            trained_betas=shift_snr(betas, snr_shift_factor).tolist(),
+            trained_betas=shifted_betas.tolist(),
             clip_sample=clip_sample,
             set_alpha_to_one=set_alpha_to_one,
             steps_offset=steps_offset,

@@ -535,10 +535,11 @@ class HIAAnimator:
             if not keypoints.score.any():
                 raise ValueError("`image`: nobody is found in it; give `image_keypoints` or `retarget=False`")
             return keypoints
-        keypoints = image_keypoints
-        if not isinstance(keypoints, WholeBodyKeypoints):
+        if isinstance(image_keypoints, WholeBodyKeypoints):
+            keypoints = image_keypoints
+        else:
             try:
-                keypoints = _load_in(picture, keypoints)
+                keypoints = _load_in(picture, checks.path("image_keypoints", image_keypoints))
             except ValueError as error:
                 raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
         if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:

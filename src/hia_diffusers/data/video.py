@@ -173,9 +173,12 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
         `ValueError`: if `indices` are none or not frames of the video, if the file cannot be decoded or sought in, or
             if the frames are not of one size.
     """
-    wanted = np.asarray(indices)
+    try:
+        wanted = np.asarray(indices)
+    except ValueError:  # lists in a list
+        wanted = np.asarray(None)
     if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"`indices` must be a list of whole numbers with at least one, got {indices!r}.")
+        raise ValueError(f"`indices` must be a list of whole numbers with at least one, got {checks.shown(indices)}.")
     with _opened(path) as (container, stream):
         times: list[int] = []
         keyframes: list[tuple[int, int]] = []  # when each is shown and when it is decoded
@@ -291,7 +294,10 @@ def write_video(
     """
     path = Path(checks.path("path", path))
     check_output(path)
-    checks.instance("frames", frames, Iterable)
+    try:
+        pictures = iter(frames)
+    except TypeError as error:  # also of an array without axes
+        raise TypeError(f"`frames` must hold frames (H, W, 3), got {checks.shown(frames)}.") from error
     rate = _exact_rate(fps)
     comment = None if comment is None else checks.instance("comment", comment, str)
     # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
@@ -303,7 +309,7 @@ def write_video(
     sound_file = nullcontext() if audio_from is None else open_sound(audio_from)
     try:
         with written_whole(path) as partial, sound_file as sound:
-            _encode(partial, iter(frames), rate, options, sound, comment)
+            _encode(partial, pictures, rate, options, sound, comment)
     except av.FFmpegError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
 
