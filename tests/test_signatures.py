@@ -19,7 +19,6 @@ LONG = {
     "app.page.animate",
     "app.server.serve",
     "models.unet_motion.forward",
-    "training.components.load_components",
 }
 
 

@@ -7,19 +7,34 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.utils import BaseOutput
 from torch import nn
 
 from .attachments import check_no_attachments
+from .context_attention import ContextAttention
+from .layers import SPATIAL, SPATIAL_BLOCK, replace_layers
 from .modeling_hia import StrictLoadingMixin, extends_init
 from .reference_attention import (
     REFERENCE,
+    PositionedLayerNorm,
     ReferenceRecorder,
     ReferenceWriteBlock,
     ReferenceWriteTransformer,
-    install_reference_attention,
+    check_positioned_norms,
+    name_reference_blocks,
 )
+
+
+LAYERS = (
+    (SPATIAL, Transformer2DModel, ReferenceWriteTransformer),
+    (SPATIAL_BLOCK, BasicTransformerBlock, ReferenceWriteBlock),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+)
+POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)  # spatial_position_embedding
 
 
 @dataclass
@@ -59,12 +74,9 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
     def __init__(self, spatial_position_embedding: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.register_to_config(spatial_position_embedding=spatial_position_embedding)
-        self.reference_names = install_reference_attention(
-            self,
-            ReferenceWriteTransformer,
-            ReferenceWriteBlock,
-            spatial_position_embedding=spatial_position_embedding,
-        )
+        replace_layers(self, (*LAYERS, *(POSITION_LAYERS if spatial_position_embedding else ())))
+        check_positioned_norms(self)
+        self.reference_names = name_reference_blocks(self)
         self._drop_unused_layers()
 
     def _drop_unused_layers(self) -> None:

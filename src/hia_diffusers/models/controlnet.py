@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
 
 from .attachments import check_no_attachments
 from .context_attention import ContextAttention
+from .layers import SPATIAL_BLOCK, replace_layers
 from .modeling_hia import StrictLoadingMixin, extends_init
 
 
@@ -88,6 +89,12 @@ class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
         return super().forward(conditioning)
 
 
+LAYERS = (
+    ("controlnet_cond_embedding", ControlNetConditioningEmbedding, ReusableConditioningEmbedding),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+)
+
+
 def unet_arguments(residuals: Sequence[torch.Tensor]) -> dict[str, Any]:
     """Under which names an [`HIAUNetMotionModel`] takes what an [`HIAControlNetModel`] gives.
 
@@ -130,10 +137,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
                 "`controlnet_conditioning_channel_order` must be 'rgb', the order of the condition, got "
                 f"{self.config.controlnet_conditioning_channel_order!r}."
             )
-        self.controlnet_cond_embedding.__class__ = ReusableConditioningEmbedding
-        for module in self.modules():
-            if isinstance(module, BasicTransformerBlock):
-                module.attn2.__class__ = ContextAttention
+        replace_layers(self, LAYERS)
         if embedding_only:
             for name in [name for name, _ in self.named_children() if name != "controlnet_cond_embedding"]:
                 setattr(self, name, None)

@@ -21,8 +21,6 @@ from diffusers.models.attention_processor import Attention, XFormersAttnProcesso
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from .context_attention import ContextAttention
-
 
 # The key under which reference features travel in diffusers' `cross_attention_kwargs`.
 REFERENCE = "reference"
@@ -292,53 +290,40 @@ class ReferenceWriteTransformer(Transformer2DModel):
         return output
 
 
-def install_reference_attention(
-    unet: nn.Module,
-    transformer_class: type,
-    block_class: type,
-    parts: tuple[str, ...] = ("",),
-    spatial_position_embedding: bool = False,
-) -> list[str]:
-    """Turn the spatial transformers of a UNet into `transformer_class` and their blocks into `block_class`, in place.
-
-    Their cross-attention becomes [`ContextAttention`]. Parameters and state-dict keys stay as they are, so that
-    checkpoints of the plain UNet remain valid.
+def name_reference_blocks(unet: nn.Module, parts: tuple[str, ...] = ("",)) -> list[str]:
+    """Tell the transformers of a UNet the names of their blocks, and the blocks their places.
 
     Args:
         unet (`nn.Module`):
-            A `UNet2DConditionModel` or `UNetMotionModel`.
-        transformer_class, block_class (`type`):
-            The reading or the writing pair of this module.
+            A network with transformers of this module, reading or writing.
         parts (`tuple[str, ...]`, *optional*, defaults to `("",)`):
             Prefixes of the modules that take part, such as `("mid_block", "up_blocks")`; all by default.
-        spatial_position_embedding (`bool`, *optional*, defaults to `False`):
-            Whether all blocks, also those that do not take part, have a [`PositionedLayerNorm`].
 
     Returns:
         `list[str]`: the names of the blocks that take part.
-
-    Raises:
-        ValueError: If there are to be position embeddings in channels that are no multiple of 4.
     """
     names: list[str] = []
     for name, transformer in unet.named_modules():
-        if type(transformer) is not Transformer2DModel:
-            continue
-        transformer.__class__ = transformer_class
-        transformer.reference_names = []
-        for position, block in enumerate(transformer.transformer_blocks):
-            block.__class__ = block_class
-            block.position = position
-            if block.attn2 is not None:
-                block.attn2.__class__ = ContextAttention
-            if spatial_position_embedding:
-                if block.norm1.normalized_shape[0] % 4:
-                    raise ValueError(
-                        "`block_out_channels` must be multiples of 4 where blocks have a transformer, for"
-                        f" `spatial_position_embedding`, got {block.norm1.normalized_shape[0]}."
-                    )
-                block.norm1.__class__ = PositionedLayerNorm
-            if name.startswith(parts):
-                transformer.reference_names.append(f"{name}.transformer_blocks.{position}")
-        names += transformer.reference_names
+        if isinstance(transformer, (ReferenceReadTransformer, ReferenceWriteTransformer)):
+            transformer.reference_names = []
+            for position, block in enumerate(transformer.transformer_blocks):
+                block.position = position
+                if name.startswith(parts):
+                    transformer.reference_names.append(f"{name}.transformer_blocks.{position}")
+            names += transformer.reference_names
     return names
+
+
+def check_positioned_norms(unet: nn.Module) -> None:
+    """Raise a `ValueError` where [`PositionedLayerNorm`] has channels that are no multiple of 4.
+
+    Args:
+        unet (`nn.Module`):
+            The network.
+    """
+    for norm in unet.modules():
+        if isinstance(norm, PositionedLayerNorm) and norm.normalized_shape[0] % 4:
+            raise ValueError(
+                "`block_out_channels` must be multiples of 4 where blocks have a transformer, for"
+                f" `spatial_position_embedding`, got {norm.normalized_shape[0]}."
+            )

@@ -7,20 +7,25 @@ from typing import Any, Literal
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionOutput
 from torch import nn
 
 from .attachments import check_no_attachments
+from .context_attention import ContextAttention
+from .layers import MOTION, MOTION_BLOCK, SPATIAL, SPATIAL_BLOCK, replace_layers
 from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
 from .reference_attention import (
     REFERENCE,
+    PositionedLayerNorm,
     ReferenceFeatures,
     ReferenceReadBlock,
     ReferenceReadTransformer,
-    install_reference_attention,
+    check_positioned_norms,
+    name_reference_blocks,
 )
 
 
@@ -98,6 +103,20 @@ class MotionTransformer(AnimateDiffTransformer3D):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(super().forward, *arguments)
         return super().forward(*arguments)
+
+
+LAYERS = (
+    ("conv_in", nn.Conv2d, InputConvolution),
+    (SPATIAL, Transformer2DModel, ReferenceReadTransformer),
+    (SPATIAL_BLOCK, BasicTransformerBlock, ReferenceReadBlock),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+    (MOTION, AnimateDiffTransformer3D, MotionTransformer),
+    (MOTION_BLOCK + r"\.attn[12]", Attention, MotionAttention),
+)
+# With `motion_norm="frame"`, `resnet_norm="clip"` and `spatial_position_embedding`.
+FRAME_NORM_LAYERS = ((MOTION + r"\.norm", nn.GroupNorm, FrameGroupNorm),)
+CLIP_NORM_LAYERS = ((r".+\.resnets\.\d+\.norm[12]|conv_norm_out", nn.GroupNorm, ClipGroupNorm),)
+POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)
 
 
 def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UNetMotionModel) -> None:
@@ -209,30 +228,22 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
             )
             nn.init.zeros_(self.input_skip_projection.weight)
             nn.init.zeros_(self.input_skip_projection.bias)
-        self.reference_names = install_reference_attention(
+        replace_layers(
             self,
-            ReferenceReadTransformer,
-            ReferenceReadBlock,
-            REFERENCE_PARTS[reference_attention_blocks],
-            spatial_position_embedding,
+            (
+                *LAYERS,
+                *(FRAME_NORM_LAYERS if motion_norm == "frame" else ()),
+                *(CLIP_NORM_LAYERS if resnet_norm == "clip" else ()),
+                *(POSITION_LAYERS if spatial_position_embedding else ()),
+            ),
         )
-        self.conv_in.__class__ = InputConvolution
-        self._clip_norms: list[ClipGroupNorm] = []
+        check_positioned_norms(self)
+        self.reference_names = name_reference_blocks(self, REFERENCE_PARTS[reference_attention_blocks])
+        self._clip_norms = [module for module in self.modules() if isinstance(module, ClipGroupNorm)]
         for module in self.modules():
-            if isinstance(module, AnimateDiffTransformer3D):
-                module.__class__ = MotionTransformer
+            if isinstance(module, MotionTransformer):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
-                for block in module.transformer_blocks:
-                    block.attn1.__class__ = block.attn2.__class__ = MotionAttention
-                if motion_norm == "frame":
-                    module.norm.__class__ = FrameGroupNorm
-            elif isinstance(module, ResnetBlock2D) and resnet_norm == "clip":
-                self._clip_norms += [module.norm1, module.norm2]
-        if resnet_norm == "clip":
-            self._clip_norms.append(self.conv_norm_out)
-        for norm in self._clip_norms:
-            norm.__class__ = ClipGroupNorm
         self.set_motion_modules(use_motion_modules)
 
     @classmethod
