@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
 from hia_diffusers.checks import shown
-from hia_diffusers.commands.arguments import OneLineParser, number, size
+from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.clip_index import check_inside
@@ -83,9 +83,8 @@ class Animator:
             sharpness=job.sharpness,
             height=height,
             width=width,
-            num_inference_steps=self.args.steps,
-            guidance_scale=self.args.guidance,
             generator=torch.Generator().manual_seed(job.seed),
+            **sampling_arguments(self.args),
         )
 
 
@@ -188,8 +187,7 @@ def make_parser():
     add("--output", type=Path, required=True, help="folder for the videos; those that are there are not made again")
     add("--model", default=HIA_TINY, help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
     add("--variant", help=VARIANT_HELP)
-    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), default=3.5, help="guidance scale (default: 3.5)")
+    add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
     add("--workers", type=number(int, 1, 10**6), help=WORKERS_HELP)

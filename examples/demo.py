@@ -20,7 +20,7 @@ from PIL import Image
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.animator import COMMENT
-from hia_diffusers.commands.arguments import OneLineParser, number
+from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments
 from hia_diffusers.commands.loading import check_model
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.synthetic import ProceduralScene
@@ -53,8 +53,7 @@ def make_parser():
     add("--output", type=Path, required=True, help="folder for demo.mp4 and demo.gif")
     add("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
     add("--frames", type=number(int, 1, 10**5), default=16, help=f"at {FPS} per second (default: 16)")
-    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), default=1.0, help="guidance scale (default: 1)")
+    add_sampling_options(parser)
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of person, dance, place and noise (default: 0)")
     return parser
 
@@ -77,10 +76,9 @@ def make_demo(args):
         frames = pipe(
             Image.fromarray(reference[0]),
             conditioner(truth.keypoints, truth.frames, sharpness=sharpness),
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
             generator=torch.Generator().manual_seed(args.seed),
             output_type="np",
+            **sampling_arguments(args),
         ).frames[0]
         columns.append(titled((frames * 255).round().astype(np.uint8), title))
         print(f"{title}: {args.frames} frames in {time.perf_counter() - start:.1f} seconds")

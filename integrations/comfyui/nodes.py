@@ -246,8 +246,11 @@ class HIAAnimate:
             "required": {
                 "pipeline": ("HIA_PIPELINE",),
                 "condition": ("HIA_CONDITION",),
-                "steps": ("INT", {"default": 25, "min": 1, "max": 1000}),
-                "guidance_scale": ("FLOAT", {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}),
+                "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": "0: what the model wants"}),
+                "guidance_scale": (
+                    "FLOAT",
+                    {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "0: what the model wants"},
+                ),
                 "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
             }
         }
@@ -256,7 +259,8 @@ class HIAAnimate:
         self, pipeline: HIAPipeline, condition: HIAAnimation, steps: int, guidance_scale: float, seed: int
     ) -> tuple[torch.Tensor, float]:
         maps = condition.condition
-        steps = checks.integer("steps", steps, 1, 1000)
+        steps = checks.integer("steps", steps, 0, 1000) or pipeline.call_default("num_inference_steps")
+        guidance_scale = guidance_scale or pipeline.call_default("guidance_scale")
         seed = checks.integer("seed", seed, 0, MAX_SEED)
         frames = pipeline(
             condition.picture,

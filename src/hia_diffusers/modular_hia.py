@@ -52,7 +52,8 @@ COMPONENTS = {
     "tokenizer": CLIPTokenizer,
     "ip_adapter_image_encoder": CLIPVisionModelWithProjection,
 }
-CONFIGS = ("reference_timestep", "unconditional_controlnet")  # arguments of HIAPipeline that are no components
+# Arguments of HIAPipeline that are no components.
+CONFIGS = ("reference_timestep", "unconditional_controlnet", "call_defaults")
 
 # What a saved folder holds as code: nothing of its own.
 BLOCKS_FILE = "modular_hia.py"
@@ -440,6 +441,8 @@ class HIAModularPipeline(ModularPipeline):
     ) -> Any:
         """Run the blocks as [`~diffusers.ModularPipeline.__call__`] does. Calls that share components take turns.
 
+        Inputs that are left out are those of the `call_defaults` in the configuration, or else those of the blocks.
+
         Args:
             state (`PipelineState`, *optional*):
                 Of an earlier call, to go on from.
@@ -448,7 +451,14 @@ class HIAModularPipeline(ModularPipeline):
             kwargs:
                 Inputs of the blocks.
         """
-        return super().__call__(state, output, **kwargs)
+        defaults = {
+            name: value
+            for name, value in (self.config.get("call_defaults") or {}).items()
+            if name in self.blocks.input_names and (state is None or state.get(name) is None)
+        }
+        if kwargs.get("latents") is not None:
+            defaults.pop("shared_noise", None)
+        return super().__call__(state, output, **{**defaults, **kwargs})
 
     def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
         """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.

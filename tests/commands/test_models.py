@@ -22,12 +22,13 @@ def test_a_variant_is_loaded_by_its_name(call, capsys):
     expected = call()
     pipe = HIAPipeline.from_pretrained(HIA_TINY, dtype=torch.float16)  # as it is stored
     pipe.save_pretrained("half", variant="fp16")
-    assert call("--model", "half", "--variant", "fp16", "--guidance", "1") == expected
+    assert call("--model", "half", "--variant", "fp16") == expected
     with pytest.raises(SystemExit):
         call("--model", "half")
     assert "error: --model: 'half' cannot be loaded (" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_guidance_is_weaker_for_hia_tiny(call):
+def test_the_model_says_what_is_not_given(call):
     model = ["--model", str(HIA_TINY)]
-    assert call() == call("--guidance", "1") != call(*model) == call(*model, "--guidance", "3.5")
+    assert HIAPipeline.from_pretrained(HIA_TINY).call_default("guidance_scale") == 1.5
+    assert call() == call(*model) == call("--guidance", "1.5") != call("--guidance", "3.5")

@@ -66,6 +66,9 @@ def check_inputs(kind, inputs):
             assert limits["min"] <= inputs[name] <= limits["max"]
 
 
+DEFAULTS = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}  # where a node is given 0
+
+
 def test_nodes_in_sequence_give_the_frames_of_the_pipeline():
     (pipe,) = run("HIALoadPipeline", model="hia-tiny", dtype="float32")
     image, motion = run("HIAExampleMotion", person=1, dance=2, frames=2)
@@ -88,6 +91,9 @@ def test_nodes_in_sequence_give_the_frames_of_the_pipeline():
     ).frames[0]
     # Equal bits: the node makes the same call.
     np.testing.assert_array_equal(frames.numpy(), expected)
+    chosen = {name: pipe.call_default(argument) for name, argument in DEFAULTS.items()}
+    own, given = (run("HIAAnimate", **inputs | options, seed=3)[0] for options in (dict.fromkeys(DEFAULTS, 0), chosen))
+    assert torch.equal(own, given) and not torch.equal(own, frames)
 
 
 def test_motions_of_files_and_of_frames_are_the_same(tmp_path):

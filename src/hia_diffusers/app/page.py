@@ -51,12 +51,10 @@ CSS = """
 logger = logging.getLogger(__name__)
 
 
-def build_page(
-    animations: Animations, jobs: Jobs, model: str, steps: int = 25, guidance: float = 3.5
-) -> tuple[Any, int]:
+def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int]:
     """
     The page as `gradio.Blocks`, and the number of its function that animates. What else happens on it happens in the
-    browser.
+    browser. Steps and guidance are the pipeline's, where the user does not choose.
 
     Args:
         animations ([`~app.animating.Animations`]):
@@ -65,13 +63,12 @@ def build_page(
             Runs it.
         model (`str`):
             A sentence on the model.
-        steps (`int`, *optional*, defaults to 25):
-            Denoising steps where the user does not choose.
-        guidance (`float`, *optional*, defaults to 3.5):
-            Guidance scale where the user does not choose.
     """
     import gradio as gr
 
+    pipe = animations.animator.pipe
+    assert pipe is not None  # the server is given an animator that generates
+    steps, guidance = (pipe.call_default(name) for name in ("num_inference_steps", "guidance_scale"))
     examples = _write_examples(animations)
     max_frames = animations.limits.max_frames
 

@@ -39,7 +39,6 @@ def serve(
     size: tuple[int, int],
     limits: Limits,
     model: str,
-    guidance: float = 3.5,
     host: str = "127.0.0.1",
     port: int = 7860,
     queue_size: int = 20,
@@ -57,8 +56,6 @@ def serve(
             Of what is read and made.
         model (`str`):
             A sentence on the model, for the page.
-        guidance (`float`, *optional*, defaults to 3.5):
-            Guidance scale where the user does not choose.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
             The address to listen on.
         port (`int`, *optional*, defaults to 7860):
@@ -86,7 +83,7 @@ def serve(
             raise OSError(f"`host` {host} and `port` {port} cannot be listened on ({error.strerror})") from error
 
         jobs = Jobs()
-        page, function = build_page(Animations(animator, size, limits, folder), jobs, model, guidance=guidance)
+        page, function = build_page(Animations(animator, size, limits, folder), jobs, model)
         page.state_session_capacity = queue_size + 1  # as many as wait, and the one whose turn it is
         page.queue(max_size=queue_size, default_concurrency_limit=1, api_open=False)
         app = gradio.mount_gradio_app(

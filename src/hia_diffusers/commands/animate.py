@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import check_writable
-from .arguments import OneLineParser, number, picture_size, size
+from .arguments import OneLineParser, add_sampling_options, number, picture_size, sampling_arguments, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
 from .running import run
@@ -49,7 +49,6 @@ SIZE_HELP = (
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
 )
-USUAL_GUIDANCE, TINY_GUIDANCE = 3.5, 1.0
 
 # Arguments of the animator in its messages that are options of the same name here.
 OPTIONS = re.compile(
@@ -83,8 +82,7 @@ def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
     add_model_options(parser)
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
-    add("--steps", type=number(int, 1, 1000), default=25, help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), help="guidance scale (default: 3.5; 1 for hia-tiny)")
+    add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise (default: 0)")
     add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
@@ -187,7 +185,6 @@ def animate(args: argparse.Namespace) -> None:
     if args.preview:
         check_output(preview_path(args.output), height, 3 * width)
     sound = animation.sound_file(args.sound is not False) or False
-    guidance = USUAL_GUIDANCE if args.model else TINY_GUIDANCE
     if args.model is None:
         print(HIA_TINY_LIMITS)
     animator.pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
@@ -195,9 +192,8 @@ def animate(args: argparse.Namespace) -> None:
         animation,
         None if args.preview else args.output,
         sound,
-        num_inference_steps=args.steps,
-        guidance_scale=guidance if args.guidance is None else args.guidance,
         generator=torch.Generator("cpu").manual_seed(args.seed),
+        **sampling_arguments(args),
     )
     if args.preview:  # a stream of frames can be written once
         result.save(args.output, sound)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .animate import HIA_TINY_LIMITS, TINY_GUIDANCE, USUAL_GUIDANCE
+from .animate import HIA_TINY_LIMITS
 from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
@@ -84,7 +84,6 @@ def serve(args: argparse.Namespace) -> None:
         (width, height),
         limits,
         about,
-        USUAL_GUIDANCE if args.model else TINY_GUIDANCE,
         args.host,
         args.port,
         args.queue_size,

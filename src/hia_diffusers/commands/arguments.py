@@ -44,6 +44,28 @@ def number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse
 
 
+def add_sampling_options(group: Any) -> None:
+    """The options of denoising, whose defaults are the model's.
+
+    Args:
+        group (`argparse.ArgumentParser` or a group of one):
+            Where they are added.
+    """
+    add = group.add_argument
+    add("--steps", type=number(int, 1, 1000), help="denoising steps (default: what the model wants, or 25)")
+    add(
+        "--guidance",
+        type=number(float, 0, 100),
+        help="guidance scale, 1 for none (default: what the model wants, or 3.5)",
+    )
+
+
+def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options of denoising that were given, as arguments of the pipeline's call."""
+    given = {"num_inference_steps": args.steps, "guidance_scale": args.guidance}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def size(text: str, smallest: int = 8, multiple_of: int = 8) -> tuple[int, int]:
     """An argument type: WIDTHxHEIGHT in multiples, as a video may have it."""
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)

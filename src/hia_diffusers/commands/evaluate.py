@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..files import check_writable, written_whole
 from ..natural_order import natural_order
-from .arguments import OneLineParser, number, size
+from .arguments import OneLineParser, add_sampling_options, number, size
 from .loading import VARIANT_HELP, check_model, choose_device, load_pipeline
 from .running import run
 
@@ -37,16 +37,20 @@ MINIMUM_SIDE = 7  # of a window of SSIM
 # What these options are where they are not given.
 DATASET_DEFAULTS = {"cross_identity": False, "frames": 32, "size": (96, 160), "seed": 0}
 MODEL_DEFAULTS = {
-    "steps": 25,
-    "guidance": 3.5,
-    "guidance_interval": (0.0, 1.0),
     "deep_cache_interval": 1,
-    "reference_noise": True,
-    "shared_noise": 0.0,
-    "context_shift": True,
     "motion_modules": True,
     "blur_condition": True,
     "dtype": "float32",
+}
+
+# Options whose default is what the model's call takes for the argument.
+CALL_OPTIONS = {
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "guidance_interval": "guidance_interval",
+    "reference_noise": "reference_noise",
+    "shared_noise": "shared_noise",
+    "context_shift": "context_shift",
 }
 
 AGGREGATION = (
@@ -71,7 +75,8 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
     add("--keypoints", type=Path, metavar="DIR", help="keypoints of the targets (NAME.safetensors or .npz)")
     add("--masks", type=Path, metavar="DIR", help="NAME.safetensors with face_mask (F,H,W), hand_masks (F,2,H,W)")
 
-    add = parser.add_argument_group("score a model on procedural people").add_argument
+    group = parser.add_argument_group("score a model on procedural people")
+    add = group.add_argument
     add("--dataset", choices=["procdance-v1"], help="50 clips of 32 frames, made on the spot")
     add("--model", help="id on the Hub or local folder of a HIAPipeline")
     add("--variant", help=VARIANT_HELP)
@@ -90,19 +95,28 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
     add("--cross-identity", action=flag, help="drive with the same motion of another person, retargeted")
     add("--frames", type=number(int, 16, 10**4), help="of each clip (default: 32, as ProcDance-v1 has)")
     add("--size", type=functools.partial(size, smallest=16), help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
-    add("--steps", type=number(int, 1, 1000), help="denoising steps (default: 25)")
-    add("--guidance", type=number(float, 0, 100), help="guidance scale, 1 for none (default: 3.5)")
+    add_sampling_options(group)
     add(
         "--guidance-interval",
         type=number(float, 0, 1),
         nargs=2,
         metavar=("START", "END"),
-        help="shares of the steps between which there is guidance (default: 0 1)",
+        help="shares of the steps between which there is guidance (default: what the model wants, or 0 1)",
     )
     add("--deep-cache-interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
-    add("--reference-noise", action=flag, help="start from the noised reference picture (default: yes)")
-    add("--shared-noise", type=number(float, 0, 1), help="share of the noise that all frames have (default: 0)")
-    add("--context-shift", action=flag, help="shift the windows of long clips at each step (default: yes)")
+    add(
+        "--reference-noise", action=flag, help="start from the noised reference picture (default: the model's, or yes)"
+    )
+    add(
+        "--shared-noise",
+        type=number(float, 0, 1),
+        help="share of the noise that all frames have (default: the model's, or 0)",
+    )
+    add(
+        "--context-shift",
+        action=flag,
+        help="shift the windows of long clips at each step (default: the model's, or yes)",
+    )
     add(
         "--motion-modules",
         action=flag,
@@ -134,7 +148,16 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
 def check_arguments(args: argparse.Namespace) -> None:
     """Fills in the defaults of a dataset, too: in folders they mean nothing."""
     folders = ("predictions", "targets", "keypoints", "masks")
-    of_dataset = ("model", "variant", "baseline", "control", "max_clips", *DATASET_DEFAULTS, *MODEL_DEFAULTS)
+    of_dataset = (
+        "model",
+        "variant",
+        "baseline",
+        "control",
+        "max_clips",
+        *DATASET_DEFAULTS,
+        *MODEL_DEFAULTS,
+        *CALL_OPTIONS,
+    )
     if args.dataset is None:
         if args.predictions is None or args.targets is None:
             raise ValueError("give --predictions and --targets, or --dataset")
@@ -150,13 +173,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         if (args.model is None) == (args.baseline is None):
             raise ValueError("--dataset: needs either --model or --baseline")
         if args.model is None:
-            refuse(args, ["variant", "control", *MODEL_DEFAULTS], "needs --model")
+            refuse(args, ["variant", "control", *MODEL_DEFAULTS, *CALL_OPTIONS], "needs --model")
         if args.control is not None:
             refuse(args, ["cross_identity"], "does not go with --control")
         for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
-        if args.guidance_interval[0] >= args.guidance_interval[1]:
+        if args.guidance_interval is not None and args.guidance_interval[0] >= args.guidance_interval[1]:
             raise ValueError("--guidance-interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
@@ -402,8 +425,11 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)
+        for option, argument in CALL_OPTIONS.items():
+            if getattr(args, option) is None:
+                setattr(args, option, pipe.call_default(argument))
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe)}
-        source |= {name: getattr(args, name) for name in ("control", "seed", *MODEL_DEFAULTS)}
+        source |= {name: getattr(args, name) for name in ("control", "seed", *CALL_OPTIONS, *MODEL_DEFAULTS)}
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
     clips = {}
     all_clips = [replace(clip, frames=range(args.frames)) for clip in proc_dance_v1()]
@@ -498,13 +524,8 @@ def generate(
     frames = pipe(
         image=Image.fromarray(reference),
         conditioning_frames=condition,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
-        guidance_interval=args.guidance_interval,
         deep_cache_interval=args.deep_cache_interval,
-        reference_noise=args.reference_noise,
-        shared_noise=args.shared_noise,
-        context_shift=args.context_shift,
+        **{argument: getattr(args, option) for option, argument in CALL_OPTIONS.items()},
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
     ).frames[0]

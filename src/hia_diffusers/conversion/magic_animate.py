@@ -26,6 +26,15 @@ TABLES = {
     "controlnet": KeyTable(),
 }
 
+# What the original samples with.
+CALL_DEFAULTS = {
+    "num_inference_steps": 25,
+    "guidance_scale": 7.5,
+    "context_frames": 16,
+    "context_shift": False,
+    "reference_noise": False,
+}
+
 # What MagicAnimate's UNet computes otherwise than ours does by default.
 UNET_OPTIONS = {"reference_attention_blocks": "midup", "motion_norm": "frame", "resnet_norm": "clip"}
 
@@ -110,5 +119,6 @@ def convert_magic_animate(
         tokenizer=tokenizer,
         reference_timestep="current",
         unconditional_controlnet=True,
+        call_defaults=CALL_DEFAULTS,
     )
     return Conversion(pipeline, ConversionReport((*rows, *vae_rows, *text_rows)))

@@ -39,6 +39,15 @@ TABLES = {
     "pose_guider": KeyTable(renames=((r"^", "controlnet_cond_embedding."),)),
 }
 
+# What the original samples with.
+CALL_DEFAULTS = {
+    "num_inference_steps": 30,
+    "guidance_scale": 3.5,
+    "context_frames": 24,
+    "context_shift": False,
+    "reference_noise": False,
+}
+
 # What the UNet computes: our default, and so nothing else if that were to change.
 UNET_OPTIONS = {"reference_attention_blocks": "full", "motion_norm": "frame", "resnet_norm": "frame"}
 
@@ -217,6 +226,7 @@ class _Sources:
             scheduler=self.scheduler,
             feature_extractor=feature_extractor,
             unconditional_controlnet=True,
+            call_defaults=CALL_DEFAULTS | {"context_frames": min(24, unet.config.motion_max_seq_length)},
         )
         return Conversion(pipeline, ConversionReport((*rows, *controlnet_rows, *vae_rows, *encoder_rows), left_over))
 

@@ -29,6 +29,7 @@ from ..models.deep_cache import DeepCache
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.modeling_hia import copy_out_of_mapped_file
 from ..models.unet_motion import HIAUNetMotionModel
+from . import call_defaults as defaults
 from . import framewise_scheduling, inputs, stages
 from .context_windows import context_windows, frame_weights
 from .inputs import DenoisingOptions, ReferenceImages
@@ -95,6 +96,9 @@ class HIAPipeline(
             of the other (weights of MagicAnimate and Moore-AnimateAnyone).
         ip_adapter_image_encoder (`CLIPVisionModelWithProjection`, *optional*):
             CLIP vision tower of IP-Adapters, which bring one of another width than the context's.
+        call_defaults (`dict[str, Any]`, *optional*):
+            What calls take for arguments that are left out, such as `{"num_inference_steps": 30}`, because the weights
+            want it.
 
     Raises:
         TypeError: If a component is of a class that does not fit.
@@ -121,6 +125,7 @@ class HIAPipeline(
         reference_timestep: str = "zero",
         unconditional_controlnet: bool = False,
         ip_adapter_image_encoder: CLIPVisionModelWithProjection | None = None,
+        call_defaults: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if reference_timestep not in ("zero", "current"):
@@ -149,7 +154,9 @@ class HIAPipeline(
 
         self.register_modules(**components)
         self.register_to_config(
-            reference_timestep=reference_timestep, unconditional_controlnet=unconditional_controlnet
+            reference_timestep=reference_timestep,
+            unconditional_controlnet=unconditional_controlnet,
+            call_defaults=defaults.check_call_defaults(call_defaults),
         )
         self._interrupt = False
         self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
@@ -284,6 +291,8 @@ class HIAPipeline(
 
     # 4. The call
 
+    call_default = defaults.call_default
+
     @checks.python_numbers
     def stream(
         self,
@@ -354,6 +363,7 @@ class HIAPipeline(
         return self._interrupt
 
     @checks.python_numbers
+    @defaults.with_call_defaults
     @one_call_at_a_time
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -395,6 +405,8 @@ class HIAPipeline(
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
     ) -> HIAPipelineOutput | tuple[Any]:
         """Animate reference pictures.
+
+        Arguments that are left out are those of the pipeline's `call_defaults`, or else the defaults below.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):

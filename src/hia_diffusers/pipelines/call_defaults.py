@@ -1,0 +1,76 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a call that a pipeline's weights want, kept in its configuration."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from .. import checks
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+# What depends on the weights, and not on the caller's machine, inputs or wishes.
+CALL_DEFAULTS = (
+    *("num_inference_steps", "guidance_scale", "guidance_interval", "controlnet_conditioning_scale"),
+    *("reference_noise", "shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
+)
+
+
+def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    The defaults as they are saved.
+
+    Args:
+        call_defaults (`Mapping[str, Any]`, *optional*):
+            Arguments of [`HIAPipeline.__call__`] by name, of those in `CALL_DEFAULTS`.
+
+    Raises:
+        TypeError: If they are no mapping.
+        ValueError: If one has another name. Values are checked by the call.
+    """
+    if call_defaults is None:
+        return {}
+    checks.instance("call_defaults", call_defaults, Mapping)
+    unknown = [name for name in call_defaults if name not in CALL_DEFAULTS]
+    if unknown:
+        raise ValueError(
+            f"`call_defaults` must name arguments of {', '.join(CALL_DEFAULTS)}, got {checks.shown(unknown[0])}."
+        )
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in call_defaults.items()}
+
+
+def call_default(pipe: Any, name: str) -> Any:
+    """
+    What a call takes for an argument that is left out.
+
+    Args:
+        name (`str`):
+            Of the argument.
+    """
+    default = inspect.signature(type(pipe).__call__).parameters[name].default
+    return pipe.config.call_defaults.get(name, default)
+
+
+def with_call_defaults(call: Call) -> Call:
+    """
+    Let arguments of a pipeline's call that are left out take their values from its `call_defaults`, then from the
+    signature. Latents that are given are the noise: `shared_noise` is not taken then.
+
+    Args:
+        call (`Callable`):
+            A method of the pipeline.
+    """
+    names = list(inspect.signature(call).parameters)
+
+    @functools.wraps(call)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names[1:], args, strict=False)), **kwargs}
+        left_out = {name: value for name, value in self.config.call_defaults.items() if name not in given}
+        if given.get("latents") is not None:
+            left_out.pop("shared_noise", None)
+        return call(self, *args, **{**left_out, **kwargs})
+
+    return called  # type: ignore[return-value]
