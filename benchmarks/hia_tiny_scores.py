@@ -26,7 +26,7 @@ import hia_diffusers
 
 STORED = ROOT / "docs" / "results" / "hia-tiny.json"
 
-MODEL = {"guidance": 1, "dtype": "bfloat16"}
+MODEL = {"steps": 25, "guidance": 1, "shared_noise": 0, "dtype": "bfloat16"}
 SOME = {"max_clips": 16}
 SCORES = {
     "generated": MODEL,

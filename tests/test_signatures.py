@@ -17,7 +17,6 @@ EXEMPT = {"__call__", "__init__", "check_inputs"}
 LONG = {
     "animation.animator.prepare",
     "app.page.animate",
-    "app.server.serve",
     "models.unet_motion.forward",
 }
 

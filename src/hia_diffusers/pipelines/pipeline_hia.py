@@ -97,8 +97,7 @@ class HIAPipeline(
         ip_adapter_image_encoder (`CLIPVisionModelWithProjection`, *optional*):
             CLIP vision tower of IP-Adapters, which bring one of another width than the context's.
         call_defaults (`dict[str, Any]`, *optional*):
-            What calls take for arguments that are left out, such as `{"num_inference_steps": 30}`, because the weights
-            want it.
+            What the weights want of a call that leaves arguments out, such as `{"num_inference_steps": 30}`.
 
     Raises:
         TypeError: If a component is of a class that does not fit.
@@ -288,10 +287,9 @@ class HIAPipeline(
 
     decode_latents = stages.decode_latents
     decode = stages.decode
+    call_default = defaults.call_default
 
     # 4. The call
-
-    call_default = defaults.call_default
 
     @checks.python_numbers
     def stream(
@@ -404,9 +402,7 @@ class HIAPipeline(
         callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
     ) -> HIAPipelineOutput | tuple[Any]:
-        """Animate reference pictures.
-
-        Arguments that are left out are those of the pipeline's `call_defaults`, or else the defaults below.
+        """Animate reference pictures. An argument that is left out is that of `call_defaults`, or else as below.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
@@ -447,15 +443,13 @@ class HIAPipeline(
             reference_noise (`bool`, *optional*, defaults to `True`):
                 Initial reference noise (Sec. 3.4); `False` starts from pure noise.
             shared_noise (`float`, *optional*, defaults to 0.0):
-                Share of the initial noise's variance that all frames of a clip have in common, in [0, 1] (the mixed
-                noise of arXiv 2305.10474). Still parts of the image change less from frame to frame with it.
+                Share of the noise that all frames have in common, in [0, 1] (arXiv 2305.10474): still parts move less.
             context_frames (`int`, *optional*, defaults to 16):
                 Frames of a window. Longer clips are denoised window by window.
             context_overlap (`int`, *optional*, defaults to 4):
                 Frames that neighbouring windows share and average.
             context_shift (`bool`, *optional*, defaults to `True`):
-                Prompt travelling (Sec. 3.4): shift the windows by a random offset at each step. The offsets come from
-                a fixed seed of their own.
+                Prompt travelling (Sec. 3.4): shift the windows at each step, by offsets drawn with a fixed seed.
             context_batch_size (`int`, *optional*, defaults to 1):
                 Windows that are denoised at a time. More take more memory.
             deep_cache_interval (`int`, *optional*, defaults to 1):
