@@ -66,7 +66,7 @@ def context_batch_size_within(
     latent_size = (height // factor, width // factor)
 
     def peak(num_windows: int) -> int:
-        step = _Step(num_windows, num_clips, context_frames, latent_size, (height, width))
+        step = _Step(num_windows, num_clips, context_frames, latent_size=latent_size, size=(height, width))
         return step.peak(denoiser, guidance_scale, batch_guidance)
 
     one = peak(1)

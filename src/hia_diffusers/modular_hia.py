@@ -487,7 +487,9 @@ class HIAModularPipeline(ModularPipeline):
             try:
                 loaded_class = spec.type_hint if component is None else type(component)
                 hub_options = {"revision": spec.revision, "cache_dir": kwargs.get("cache_dir")}
-                check_component(name, loaded_class, source, spec.subfolder, spec.variant, **hub_options)
+                check_component(
+                    name, loaded_class, source, subfolder=spec.subfolder, variant=spec.variant, **hub_options
+                )
                 if component is None:
                     raise ValueError(f"`{name}` cannot be loaded from {source}; a warning says why.")
                 check_finite_weights(component, source)

@@ -48,7 +48,7 @@ def context_windows(
     """
     num_frames = checks.integer("num_frames", num_frames)
     context_frames = checks.integer("context_frames", context_frames)
-    context_overlap = checks.integer("context_overlap", context_overlap, 0, context_frames - 1)
+    context_overlap = checks.integer("context_overlap", context_overlap, low=0, high=context_frames - 1)
     checks.flag("shift", shift)
     if num_frames <= context_frames:
         return [range(num_frames)]

@@ -293,7 +293,8 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
             " the UNet's attention does not read."
         )
     if "scale" in cross_attention_kwargs:
-        checks.number('cross_attention_kwargs["scale"]', cross_attention_kwargs["scale"], -MAX_SCALE, MAX_SCALE)
+        scale = cross_attention_kwargs["scale"]
+        checks.number('cross_attention_kwargs["scale"]', scale, low=-MAX_SCALE, high=MAX_SCALE)
 
 
 def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
@@ -334,7 +335,7 @@ def latents_of_callback(returned: Any, latents: torch.Tensor) -> torch.Tensor:
     replaced = returned.get("latents", latents)
     if replaced is latents:
         return latents
-    check_tensor("latents` of `callback_on_step_end", replaced, tuple(latents.shape), latents.dtype)
+    check_tensor("latents` of `callback_on_step_end", replaced, tuple(latents.shape), dtype=latents.dtype)
     return replaced.to(latents)
 
 
@@ -363,10 +364,10 @@ def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, li
     if not isinstance(values, (list, tuple)) or not values:
         raise TypeError(f"`{name}` must be a list of descending numbers, got {checks.shown(values)}.")
     if name == "timesteps":
-        schedule: list = [checks.integer(name, value, 0, most_steps(scheduler) - 1) for value in values]
+        schedule: list = [checks.integer(name, value, low=0, high=most_steps(scheduler) - 1) for value in values]
     else:
         most = _largest_sigma(scheduler)
-        schedule = [checks.number(name, value, 0, most) for value in values]
+        schedule = [checks.number(name, value, low=0, high=most) for value in values]
     if any(later >= earlier for earlier, later in zip(schedule, schedule[1:], strict=False)):
         raise ValueError(f"`{name}` must descend, got {checks.shown(schedule)}.")
     return {name: schedule}
@@ -420,7 +421,7 @@ def check_embeds(name: str, embeds: Any, num_images: int, channels: int, dtype: 
     """
     if embeds is not None:
         entries = 1 if isinstance(embeds, torch.Tensor) and len(embeds.shape) and len(embeds) == 1 else num_images
-        check_tensor(name, embeds, (entries, None, channels), dtype)
+        check_tensor(name, embeds, (entries, None, channels), dtype=dtype)
 
 
 def check_tensor(name: str, tensor: Any, shape: Sequence[int | None], dtype: torch.dtype) -> None:

@@ -140,7 +140,9 @@ def check_pipeline_folder(
     components = dict(given)
     for name, component_class in check_index(read_json_object(folder / INDEX)).items():
         if name not in given:
-            components[name] = _outline(name, component_class, folder / name, variant, use_safetensors)
+            components[name] = _outline(
+                name, component_class, folder / name, variant=variant, use_safetensors=use_safetensors
+            )
     for name in REQUIRED:
         if name not in components:
             raise ValueError(f"{INDEX} in {folder} must name a class as its `{name}`, got none.")
@@ -181,10 +183,12 @@ def check_component(
         options = {option: value for option, value in hub_options.items() if value is not None}
         folder = Path(hf_hub_download(str(source), "config.json", subfolder=subfolder, **options)).parent
     if folder.is_dir():
-        _outline(name, component_class, folder, variant, None)
+        _outline(name, component_class, folder, variant=variant)
 
 
-def _outline(name: str, component_class: Any, folder: Path, variant: str | None, use_safetensors: bool | None) -> Any:
+def _outline(
+    name: str, component_class: Any, folder: Path, variant: str | None = None, use_safetensors: bool | None = None
+) -> Any:
     """A network on the meta device, or any other component as it is."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, where the `{name}` must be.")
@@ -238,7 +242,9 @@ class PipelineFolderMixin(DiffusionPipeline):
         try:
             folder = find_pipeline(cls, pretrained_model_name_or_path, kwargs)
             given = {name: kwargs[name] for name in COMPONENTS if name in kwargs}
-            check_pipeline_folder(folder, given, kwargs.get("variant"), kwargs["use_safetensors"])
+            check_pipeline_folder(
+                folder, given, variant=kwargs.get("variant"), use_safetensors=kwargs["use_safetensors"]
+            )
         except ValueError as error:
             raise ValueError(f"`pretrained_model_name_or_path`: {error}") from error
         pipeline = super().from_pretrained(str(folder), **kwargs)

@@ -60,7 +60,7 @@ def rehearse(scheduler: Any, num_inference_steps: int, schedule: dict[str, list]
     try:
         with torch.random.fork_rng(devices=[]):  # some draw from the global generator
             torch.default_generator.manual_seed(0)
-            excess, error = _run(copy.copy(scheduler), num_inference_steps, schedule, eta)
+            excess, error = _run(copy.copy(scheduler), num_inference_steps, schedule, eta=eta)
     except Exception as failure:  # each scheduler has its own way to say what it cannot do
         reason = str(failure).strip().split("\n")[0]
         raise ValueError(f"{where}: {name} cannot run it ({type(failure).__name__}: {reason}).") from failure

@@ -187,7 +187,7 @@ def prepare_timesteps(
         `torch.Tensor`: the timesteps, on the host, where schedulers look at their values: on the device, each look
         would wait for it.
     """
-    checks.integer("num_inference_steps", num_inference_steps, 1, most_steps(components.scheduler))
+    checks.integer("num_inference_steps", num_inference_steps, low=1, high=most_steps(components.scheduler))
     schedule = custom_schedule(components.scheduler, timesteps, sigmas)
     return retrieve_timesteps(components.scheduler, num_inference_steps, **schedule)[0]
 
