@@ -368,4 +368,4 @@ def test_a_step_that_the_scaler_skips_is_none(teacher, tmp_path):
 def test_a_distilled_pipeline_is_no_teacher(distilled, tmp_path):
     printed = distil(tmp_path / "run", distilled, status=2)
     assert printed.splitlines()[-1].startswith("distill_hia_lcm.py: error: ")
-    assert "must be a ShiftedSNRScheduler, got LCMScheduler" in printed.splitlines()[-1]
+    assert "must have a ShiftedSNRScheduler, got LCMScheduler" in printed.splitlines()[-1]
