@@ -105,7 +105,7 @@ def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
         `ValueError`: it has another shape, is masked, or has values that are not finite and in [0, 1].
     """
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(load_image(image, name))).permute(2, 0, 1) / 255
+        return torch.from_numpy(np.array(load_image(image, name))).permute(2, 0, 1).float() / 255
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         raise TypeError(
             f"`{name}` must be a PIL image, an array (H, W, C), a tensor (C, H, W), or a list of those, got "
