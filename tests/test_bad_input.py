@@ -208,6 +208,12 @@ def test_arguments_of_another_kind_are_refused_before_anything_runs(untouched, n
     refused(untouched, named, {named: value})
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("named", ["image", "conditioning_frames", "latents", "image_embeds"])
+def test_nested_tensors_are_refused_before_anything_runs(untouched, named):
+    refused(untouched, named, {named: torch.nested.nested_tensor([torch.zeros(1, 32)])})
+
+
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [

@@ -274,6 +274,14 @@ def test_what_is_no_image(image, error, message):
             read(image)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_image():
+    for read in (image_tensor, image_tensors, load_image):
+        for shape in ((4, 5), (3, 4, 5)):
+            with pytest.raises(ValueError, match="^`image` must be a dense tensor that holds data"):
+                read(torch.nested.nested_tensor([torch.zeros(shape)] * 3))
+
+
 def test_files_that_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "text.png").write_text("no picture")

@@ -144,7 +144,8 @@ def image_tensors(images: Any, name: str = "image") -> list[torch.Tensor]:
     Raises:
         `TypeError`, `ValueError`: as [`image_tensor`], or there is none.
     """
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+    is_nested = isinstance(images, torch.Tensor) and images.is_nested
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4 and not is_nested:
         images = [*images]
     images = images if isinstance(images, list) else [images]
     if not images:
@@ -167,10 +168,10 @@ def number_tensor(values: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
 
     Raises:
         `TypeError`: they are neither 8 or 16 bits without sign nor real floating-point numbers.
-        `ValueError`: an array is masked in places, or a tensor is sparse or without data.
+        `ValueError`: an array is masked in places, or a tensor is sparse, nested or without data.
     """
     if isinstance(values, torch.Tensor):
-        if values.layout != torch.strided or values.is_meta:
+        if values.layout != torch.strided or values.is_nested or values.is_meta:
             raise ValueError(f"`{name}` must be a dense tensor that holds data, got one on {values.device}.")
         steps = 0 if values.is_floating_point() else {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
     else:

@@ -107,6 +107,10 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="`weights`: there is no file"):
         convert_motion_adapter(tmp_path / "none.ckpt")
     weights = weights_of(3)
+    converted = convert_motion_adapter(write(tmp_path / "mm.ckpt", 3)).model
+    torch.save(converted.state_dict(), tmp_path / "diffusers.ckpt")
+    with pytest.raises(ValueError, match="diffusers.ckpt must hold .* needs no conversion: `MotionAdapter.load_state"):
+        convert_motion_adapter(tmp_path / "diffusers.ckpt")
     key = next(key for key in weights if key.endswith("attention_blocks.1.pos_encoder.pe"))
     torch.save({**weights, key: weights[key] + 1}, tmp_path / "unequal.ckpt")
     with pytest.raises(ValueError, match="must hold .*pos_embed.pe once, but .* differ"):

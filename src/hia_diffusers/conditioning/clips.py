@@ -139,7 +139,7 @@ def _as_clip(conditioning_frames: Any) -> MotionBlurCondition | torch.Tensor:
                 raise ValueError("`conditioning_frames` must be pictures of one size.")
             return MotionBlurConditioner().from_pose_video(conditioning_frames)
     if isinstance(conditioning_frames, torch.Tensor):
-        if conditioning_frames.ndim == 4:
+        if conditioning_frames.ndim == 4 or conditioning_frames.is_nested:  # which is refused there
             return number_tensor(conditioning_frames, "conditioning_frames")
         raise ValueError(
             "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"

@@ -42,11 +42,16 @@ def motion_max_seq_length(weights: StateDict) -> int:
             With motion modules.
 
     Raises:
-        ValueError: If there is no position embedding in them.
+        ValueError: If there is no position embedding in them, or they are in diffusers' layout.
     """
     for key, tensor in weights.tensors.items():
         if key.endswith(".pos_encoder.pe") and tensor.ndim == 3:
             return tensor.shape[1]
+    if any(key.endswith(".pos_embed.pe") for key in weights.tensors):
+        raise ValueError(
+            f"`{weights.argument}`: {weights.path} must hold motion modules in the layout of AnimateDiff, but has them"
+            " in that of diffusers, which needs no conversion: `MotionAdapter.load_state_dict` takes it."
+        )
     raise ValueError(
         f"`{weights.argument}`: {weights.path} must hold motion modules in the layout of AnimateDiff, but has no"
         " position embeddings, whose keys end in pos_encoder.pe."

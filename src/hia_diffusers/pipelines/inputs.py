@@ -420,7 +420,7 @@ def check_embeds(name: str, embeds: Any, num_images: int, channels: int, dtype: 
             That it is brought to.
     """
     if embeds is not None:
-        entries = 1 if isinstance(embeds, torch.Tensor) and len(embeds.shape) and len(embeds) == 1 else num_images
+        entries = 1 if isinstance(embeds, torch.Tensor) and embeds.ndim and embeds.size(0) == 1 else num_images
         check_tensor(name, embeds, (entries, None, channels), dtype=dtype)
 
 
