@@ -34,6 +34,7 @@ from .models.denoiser import HIAConditions
 from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
 from .models.unet_motion import HIAUNetMotionModel
 from .pipelines import inputs, stages
+from .pipelines.call_defaults import CALL_DEFAULTS
 from .pipelines.inputs import DenoisingOptions, ReferenceImages
 from .pipelines.pipeline_folder import check_component, check_index, check_modular_index
 from .pipelines.pipeline_hia import HIAPipeline
@@ -113,6 +114,18 @@ INTERMEDIATES = {
 }
 
 
+for name in CALL_DEFAULTS:
+    INPUTS[name].default = None  # what the configuration's `call_defaults` say is not known yet
+
+
+def wanted_value(components: ModularPipeline, values: BlockState, name: str) -> Any:
+    """What an input that is left out is: that of `call_defaults`, or else of the pipeline's signature."""
+    defaults = components.config.get("call_defaults") or {}
+    if name in defaults and not (name == "shared_noise" and getattr(values, "latents", None) is not None):
+        return defaults[name]
+    return inspect.signature(HIAPipeline.__call__).parameters[name].default
+
+
 class HIAStep(ModularPipelineBlocks):
     """A block that is described by the names of the components it uses, the values it takes, and those it gives."""
 
@@ -151,6 +164,9 @@ class HIAStep(ModularPipelineBlocks):
             if getattr(components, name) is None and name not in HIAPipeline._optional_components:
                 raise ValueError(f"`{name}` is missing: call `load_components` or `update_components` first.")
         values = self.get_block_state(state)
+        for name in self.takes:
+            if name in CALL_DEFAULTS and getattr(values, name) is None:
+                setattr(values, name, wanted_value(components, values, name))
         self.run(components, values)
         self.set_block_state(state, values)
         return components, state
@@ -441,7 +457,8 @@ class HIAModularPipeline(ModularPipeline):
     ) -> Any:
         """Run the blocks as [`~diffusers.ModularPipeline.__call__`] does. Calls that share components take turns.
 
-        Inputs that are left out are those of the `call_defaults` in the configuration, or else those of the blocks.
+        Inputs that are left out are those of the `call_defaults` in the configuration, or else those of
+        [`HIAPipeline.__call__`].
 
         Args:
             state (`PipelineState`, *optional*):
@@ -451,14 +468,7 @@ class HIAModularPipeline(ModularPipeline):
             kwargs:
                 Inputs of the blocks.
         """
-        defaults = {
-            name: value
-            for name, value in (self.config.get("call_defaults") or {}).items()
-            if name in self.blocks.input_names and (state is None or state.get(name) is None)
-        }
-        if kwargs.get("latents") is not None:
-            defaults.pop("shared_noise", None)
-        return super().__call__(state, output, **{**defaults, **kwargs})
+        return super().__call__(state, output, **kwargs)
 
     def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
         """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.
