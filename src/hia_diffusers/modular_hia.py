@@ -34,7 +34,7 @@ from .models.denoiser import HIAConditions
 from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
 from .models.unet_motion import HIAUNetMotionModel
 from .pipelines import inputs, stages
-from .pipelines.call_defaults import CALL_DEFAULTS
+from .pipelines.call_defaults import CALL_DEFAULTS, defaults_beside
 from .pipelines.inputs import DenoisingOptions, ReferenceImages
 from .pipelines.pipeline_folder import check_component, check_index, check_modular_index
 from .pipelines.pipeline_hia import HIAPipeline
@@ -120,10 +120,8 @@ for name in CALL_DEFAULTS:
 
 def wanted_value(components: ModularPipeline, values: BlockState, name: str) -> Any:
     """What an input that is left out is: that of `call_defaults`, or else of the pipeline's signature."""
-    defaults = components.config.get("call_defaults") or {}
-    if name in defaults and not (name == "shared_noise" and getattr(values, "latents", None) is not None):
-        return defaults[name]
-    return inspect.signature(HIAPipeline.__call__).parameters[name].default
+    defaults = defaults_beside(components.config.get("call_defaults") or {}, getattr(values, "latents", None))
+    return defaults.get(name, inspect.signature(HIAPipeline.__call__).parameters[name].default)
 
 
 class HIAStep(ModularPipelineBlocks):

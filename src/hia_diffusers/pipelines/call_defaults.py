@@ -54,10 +54,23 @@ def call_default(pipe: Any, name: str) -> Any:
     return pipe.config.call_defaults.get(name, default)
 
 
+def defaults_beside(call_defaults: Mapping[str, Any], latents: Any) -> dict[str, Any]:
+    """
+    The defaults that a call can take. Latents that are given are the noise: `shared_noise` is not taken then.
+
+    Args:
+        call_defaults (`Mapping[str, Any]`):
+            Of the pipeline.
+        latents (`torch.Tensor`, *optional*):
+            That the caller gave.
+    """
+    return {name: value for name, value in call_defaults.items() if name != "shared_noise" or latents is None}
+
+
 def with_call_defaults(call: Call) -> Call:
     """
     Let arguments of a pipeline's call that are left out take their values from its `call_defaults`, then from the
-    signature. Latents that are given are the noise: `shared_noise` is not taken then.
+    signature.
 
     Args:
         call (`Callable`):
@@ -68,9 +81,8 @@ def with_call_defaults(call: Call) -> Call:
     @functools.wraps(call)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names[1:], args, strict=False)), **kwargs}
-        left_out = {name: value for name, value in self.config.call_defaults.items() if name not in given}
-        if given.get("latents") is not None:
-            left_out.pop("shared_noise", None)
-        return call(self, *args, **{**left_out, **kwargs})
+        defaults = defaults_beside(self.config.call_defaults, given.get("latents"))
+        left_out = {name: value for name, value in defaults.items() if name not in given}
+        return call(self, *args, **left_out, **kwargs)
 
     return called  # type: ignore[return-value]
