@@ -28,7 +28,7 @@ test: .venv/installed ## run the tests, one thread in each of two processes
 docs: .venv/installed ## make the site of docs/ in build/docs
 	$(BIN)/mkdocs build --strict
 
-ROUNDING := tests/models tests/conversion tests/training tests/metrics tests/pipelines tests/test_modular_hia.py
+ROUNDING := tests/models tests/conversion tests/training tests/memory tests/metrics tests/pipelines tests/test_modular_hia.py
 
 rounding: .venv/installed ## run the tests of numbers as on a processor that rounds otherwise
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --other-rounding -k "not compile" $(ROUNDING)

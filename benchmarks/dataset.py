@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
-from hia_diffusers.data.clip_preparation import PreparationOptions
-from hia_diffusers.data.clips import PreparedClips, ProceduralClips
+from hia_diffusers.data.clip_sources import PreparedClips, ProceduralClips
 from hia_diffusers.data.dataset import HIADataset
-from hia_diffusers.data.preparation import prepare_dataset
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import write_video
+from hia_diffusers.preparation.clip_preparation import PreparationOptions
+from hia_diffusers.preparation.prepare_dataset import prepare_dataset
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.writing import write_video
 
 
 NUM_CLIPS, CLIP_LENGTH = 8, 90

@@ -20,7 +20,7 @@ import torch
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
-from hia_diffusers.data.synthetic import proc_dance_v1
+from hia_diffusers.procedural.procdance import proc_dance_v1
 
 
 HEIGHT, WIDTH = 160, 96

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hia_diffusers import MotionBlurConditioner
-from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 FRAMES_PER_CLIP, CLIP_LENGTH = 4, 300

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.metrics.extractors import ProceduralClipFeatures, ProceduralFrameFeatures, split_into_clips
 from hia_diffusers.metrics.frechet import FrechetStatistics, frechet_distance
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 NUM_FRAMES = 32

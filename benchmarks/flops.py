@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_memory import ATTENTION, sd15_networks
 
 from hia_diffusers import HIA_TINY, HIAPipeline
-from hia_diffusers.memory_counting import GPUOperators, on_meta
+from hia_diffusers.memory.counting import GPUOperators, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
 from hia_diffusers.models.controlnet import ConditioningEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures

@@ -22,8 +22,8 @@ from PIL import Image
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import write_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.writing import write_video
 
 
 HEIGHT, WIDTH, FPS = 160, 96, 30

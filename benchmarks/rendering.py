@@ -11,7 +11,7 @@ import time
 import cv2
 import numpy as np
 
-from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 def main():

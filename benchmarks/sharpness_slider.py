@@ -30,8 +30,8 @@ from scores import write_whole
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
 from hia_diffusers.conditioning.regions import box_masks
-from hia_diffusers.data.synthetic import proc_dance_v1
-from hia_diffusers.metrics.regions import rank_correlation
+from hia_diffusers.metrics.region_metrics import rank_correlation
+from hia_diffusers.procedural.procdance import proc_dance_v1
 
 
 matplotlib.use("agg")

@@ -50,7 +50,7 @@ from inference import WIDTHS, inputs, make_pipeline, run_hia, seconds_of
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
-from hia_diffusers.memory_counting import GPUOperators, LiveBytes, gibibytes, on_meta
+from hia_diffusers.memory.counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
 from hia_diffusers.models.controlnet import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser

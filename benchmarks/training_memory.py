@@ -7,8 +7,8 @@ python benchmarks/training_memory.py [--size 512x896] [--stages NAME ...] [--pre
 One sample per process, as `examples/train_hia.py` has it: networks without a trained parameter in the precision of
 mixed precision, the others in float32. In the regional stage the VAE decodes the whole picture with gradient, or
 ("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
-bitsandbytes with 8 bits. Memory is in GiB; see `hia_diffusers.training.memory` for what counts. Operations are those
-of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition are two.
+bitsandbytes with 8 bits. Memory is in GiB; `hia_diffusers.memory.training_memory` says what counts. Operations are
+those of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition are two.
 The frozen encoders that run before the step, VAE and CLIP, are not in them.
 """
 
@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel
+from hia_diffusers.memory.training_memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
 from hia_diffusers.models.denoiser import HIADenoiser
-from hia_diffusers.training.memory import TrainingSetup, count_step, estimate_training_memory, gibibytes
 from hia_diffusers.training.stages import STAGES, trained_parts
 
 
@@ -35,7 +35,7 @@ def attention_backward_operations(grad, query, key, value, *args, out_shape=None
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-# The kernel that `hia_diffusers.training.memory` has attention run on, which torch does not count.
+# The kernel that `hia_diffusers.memory.training_memory` has attention run on, which torch does not count.
 ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_operations,

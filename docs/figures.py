@@ -15,8 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 from hia_diffusers import MotionBlurConditioner, ShiftedSNRScheduler
-from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.pipelines.context_windows import context_windows
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 matplotlib.use("agg")

@@ -31,9 +31,9 @@ from hia_diffusers.checks import shown
 from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments, size
 from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
 from hia_diffusers.commands.running import run
-from hia_diffusers.data.clip_index import check_inside
 from hia_diffusers.files import UNFINISHED
 from hia_diffusers.images import load_image
+from hia_diffusers.preparation.clip_index import check_inside
 
 
 JOBS_HELP = (

@@ -23,8 +23,8 @@ from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments
 from hia_diffusers.commands.loading import check_model
 from hia_diffusers.commands.running import run
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import write_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.writing import write_video
 
 
 HEIGHT, WIDTH, FPS = 160, 96, 30

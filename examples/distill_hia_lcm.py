@@ -38,14 +38,7 @@ from hia_diffusers.training.config import (
     option,
 )
 from hia_diffusers.training.export import option_rows, save_whole_pipeline
-from hia_diffusers.training.launch import (
-    SHARDING,
-    build_accelerator,
-    build_optimizer,
-    check_fit,
-    move,
-    place_networks,
-)
+from hia_diffusers.training.launch import SHARDING, build_accelerator, build_optimizer, check_fit, move, place_networks
 from hia_diffusers.training.losses import noisy_latents, predicted_latents
 from hia_diffusers.training.noise import sample_generators
 from hia_diffusers.training.run_state import (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hia_diffusers.commands.arguments import OneLineParser, number, size
 from hia_diffusers.commands.running import run
-from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 FPS = 30

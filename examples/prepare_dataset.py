@@ -4,8 +4,8 @@
 
     python examples/prepare_dataset.py --videos videos --output dataset --size 512x896 --workers 4
 
-It is `hia-diffusers prepare`; from Python, the same is `hia_diffusers.data.preparation.prepare_dataset`. A run that is
-interrupted goes on where it was when the same command is given again.
+It is `hia-diffusers prepare`; from Python, call `hia_diffusers.preparation.prepare_dataset.prepare_dataset`. The same
+command resumes an interrupted run.
 """
 
 from hia_diffusers.commands.prepare import main

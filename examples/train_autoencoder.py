@@ -29,11 +29,11 @@ from hia_diffusers import MotionBlurConditioner
 from hia_diffusers.commands.config_parser import ConfigParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import box_masks
-from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
+from hia_diffusers.data.clip_sources import PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.data.dataset import MAX_SKIPPED
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.metrics.frame import psnr
-from hia_diffusers.metrics.regions import mean_of_known, rank_correlation, region_psnr
+from hia_diffusers.metrics.region_metrics import mean_of_known, rank_correlation, region_psnr
 from hia_diffusers.training.config import Count, NonNegativeInt, Options, Positive, height_and_width, option
 from hia_diffusers.training.small_runs import check_settings, load_state, save_state
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 import hia_diffusers
 from hia_diffusers.commands import running
 from hia_diffusers.commands.config_parser import ConfigParser
-from hia_diffusers.memory_counting import on_meta
+from hia_diffusers.memory.counting import on_meta
 from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.batches import build_dataset, build_loader, numbered_batches
 from hia_diffusers.training.checkpoints import CheckpointFolder

@@ -28,10 +28,10 @@ from torch.nn import functional
 
 from hia_diffusers.commands.arguments import OneLineParser, number
 from hia_diffusers.commands.running import run
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.synthetic_person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
 from hia_diffusers.folder_lock import locked_folder
-from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from hia_diffusers.procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from hia_diffusers.procedural.person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
+from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.training.small_runs import check_settings, load_state, save_state, write_whole
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 import hia_diffusers
 from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_video
 
 
 def run_command(*words: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_models import draw_people, points_in
 
 from hia_diffusers import WholeBodyKeypoints
-from hia_diffusers.data.video import write_video
+from hia_diffusers.video.writing import write_video
 
 
 HEIGHT, WIDTH, FPS = 128, 160, 30

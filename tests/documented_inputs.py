@@ -35,12 +35,12 @@ from random_tiny import random_tiny_pipeline
 from transformers import CLIPImageProcessor
 
 from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
-from hia_diffusers.conditioning.detection import PERSON_DETECTORS, POSE_MODELS
-from hia_diffusers.data.clip_preparation import PreparationOptions
-from hia_diffusers.data.clip_rules import ClipRules
-from hia_diffusers.data.preparation import prepare_dataset
-from hia_diffusers.data.video import write_video
+from hia_diffusers.detection.model_files import PERSON_DETECTORS, POSE_MODELS
 from hia_diffusers.metrics.video_networks import I3D
+from hia_diffusers.preparation.clip_preparation import PreparationOptions
+from hia_diffusers.preparation.clip_rules import ClipRules
+from hia_diffusers.preparation.prepare_dataset import prepare_dataset
+from hia_diffusers.video.writing import write_video
 
 
 NUM_FRAMES, HEIGHT, WIDTH, FPS = 4, 64, 64, 30

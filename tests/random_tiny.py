@@ -11,7 +11,7 @@ from hia_diffusers.models.appearance_encoder import HIAAppearanceEncoder
 from hia_diffusers.models.controlnet import HIAControlNetModel
 from hia_diffusers.models.unet_motion import HIAUNetMotionModel
 from hia_diffusers.pipelines.pipeline_hia import HIAPipeline
-from hia_diffusers.scheduling_shifted_snr import ShiftedSNRScheduler
+from hia_diffusers.schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 
 
 def random_tiny_pipeline(seed: int = 0) -> HIAPipeline:

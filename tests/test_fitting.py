@@ -16,8 +16,8 @@ from hia_diffusers.app.animating import Animations, Wish
 from hia_diffusers.app.jobs import Job
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.conditioning.keypoints import BODY
-from hia_diffusers.data.video import Video
 from hia_diffusers.fitting import fit_images, fit_reference, fitted_place
+from hia_diffusers.video.reading import Video
 
 
 HEIGHT, WIDTH = 192, 320

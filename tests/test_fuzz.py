@@ -46,22 +46,23 @@ from hia_diffusers.commands import animate, app, convert, evaluate, prepare
 from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import face_boxes
 from hia_diffusers.conversion.animatediff import convert_motion_adapter
-from hia_diffusers.conversion.controlnet import convert_controlnet
+from hia_diffusers.conversion.sd_controlnet import convert_controlnet
 from hia_diffusers.conversion.state_dicts import read_state_dict
-from hia_diffusers.data.clip_index import COLUMNS, encode_index
-from hia_diffusers.data.clip_preparation import PreparationOptions
-from hia_diffusers.data.clip_rules import ClipRules
-from hia_diffusers.data.clips import PreparedClips, ProceduralClips, UnreadableClipError
-from hia_diffusers.data.sound import has_sound
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import VideoFrames, read_comment, read_frame_rate, read_frames, read_video, write_video
-from hia_diffusers.data.video_lists import list_videos
+from hia_diffusers.data.clip_sources import PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.images import image_tensors, load_image
 from hia_diffusers.metrics import frame as frame_metrics
-from hia_diffusers.metrics import regions
+from hia_diffusers.metrics import region_metrics as regions
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.weights import local_file
 from hia_diffusers.pipelines.context_windows import context_windows, frame_weights
+from hia_diffusers.preparation.clip_index import COLUMNS, encode_index
+from hia_diffusers.preparation.clip_preparation import PreparationOptions
+from hia_diffusers.preparation.clip_rules import ClipRules
+from hia_diffusers.preparation.video_lists import list_videos
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import VideoFrames, read_comment, read_frame_rate, read_frames, read_video
+from hia_diffusers.video.sound import has_sound
+from hia_diffusers.video.writing import write_video
 
 
 EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
 from hia_diffusers.conditioning.regions import box_masks
-from hia_diffusers.data.synthetic import proc_dance_v1
+from hia_diffusers.procedural.procdance import proc_dance_v1
 
 
 HEIGHT, WIDTH = 160, 96

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline, checks
 from hia_diffusers.animation.driving import KINDS, Driving
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import Video
 from hia_diffusers.images import image_tensors
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import Video
 
 
 try:

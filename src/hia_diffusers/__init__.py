@@ -26,15 +26,15 @@ _MODULES = {
     "HIAPipeline": "hia_diffusers.pipelines.pipeline_hia",
     "HIAPipelineOutput": "hia_diffusers.pipelines.pipeline_output",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
-    "KeypointDetector": "hia_diffusers.conditioning.detection",
+    "KeypointDetector": "hia_diffusers.detection.keypoint_detector",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
     "MotionBlurConditioner": "hia_diffusers.conditioning.motion_blur",
     "ReferenceFeatures": "hia_diffusers.models.reference_attention",
-    "ShiftedSNRScheduler": "hia_diffusers.scheduling_shifted_snr",
+    "ShiftedSNRScheduler": "hia_diffusers.schedulers.scheduling_shifted_snr",
     "WholeBodyKeypoints": "hia_diffusers.conditioning.keypoints",
     "retarget_keypoints": "hia_diffusers.conditioning.retargeting",
     "smooth_keypoints": "hia_diffusers.conditioning.retargeting",
-    "snr_shift_factor_for_resolution": "hia_diffusers.scheduling_shifted_snr",
+    "snr_shift_factor_for_resolution": "hia_diffusers.schedulers.scheduling_shifted_snr",
 }
 __all__ = sorted([*_MODULES, "HIA_TINY"])
 
@@ -44,13 +44,13 @@ _BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")
 if TYPE_CHECKING:
     from .animation.animator import HIAAnimation as HIAAnimation
     from .animation.animator import HIAAnimator as HIAAnimator
-    from .conditioning.detection import KeypointDetector as KeypointDetector
     from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
     from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition
     from .conditioning.motion_blur import MotionBlurConditioner as MotionBlurConditioner
     from .conditioning.retargeting import retarget_keypoints as retarget_keypoints
     from .conditioning.retargeting import smooth_keypoints as smooth_keypoints
     from .data.dataset import HIADataset as HIADataset
+    from .detection.keypoint_detector import KeypointDetector as KeypointDetector
     from .models.appearance_encoder import HIAAppearanceEncoder as HIAAppearanceEncoder
     from .models.appearance_encoder import HIAAppearanceEncoderOutput as HIAAppearanceEncoderOutput
     from .models.controlnet import HIAControlNetModel as HIAControlNetModel
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from .modular_hia import HIAModularPipeline as HIAModularPipeline
     from .pipelines.pipeline_hia import HIAPipeline as HIAPipeline
     from .pipelines.pipeline_output import HIAPipelineOutput as HIAPipelineOutput
-    from .scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler
-    from .scheduling_shifted_snr import snr_shift_factor_for_resolution as snr_shift_factor_for_resolution
+    from .schedulers.scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler
+    from .schedulers.scheduling_shifted_snr import snr_shift_factor_for_resolution as snr_shift_factor_for_resolution
 
 register()
 

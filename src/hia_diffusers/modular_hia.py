@@ -25,7 +25,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from . import checks
 from .animation.animator import HIAAnimator
-from .conditioning.clips import ConditioningClips
+from .conditioning.conditioning_clips import ConditioningClips
 from .exclusive_use import one_call_at_a_time
 from .models.appearance_encoder import HIAAppearanceEncoder
 from .models.attachments import check_no_attachments
@@ -33,12 +33,13 @@ from .models.controlnet import HIAControlNetModel
 from .models.denoiser import HIAConditions
 from .models.modeling_hia import check_finite_weights, copy_out_of_mapped_file
 from .models.unet_motion import HIAUNetMotionModel
-from .pipelines import inputs, stages
+from .pipelines import call_stages as stages
+from .pipelines import inputs
 from .pipelines.call_defaults import CALL_DEFAULTS, defaults_beside
 from .pipelines.inputs import DenoisingOptions, ReferenceImages
 from .pipelines.pipeline_folder import check_component, check_index, check_modular_index
 from .pipelines.pipeline_hia import HIAPipeline
-from .scheduling_shifted_snr import ShiftedSNRScheduler
+from .schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 
 
 COMPONENTS = {

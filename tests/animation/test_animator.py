@@ -15,8 +15,9 @@ from PIL import Image
 from sounding_videos import sound_codec, sound_end, write_clip
 
 from hia_diffusers import HIAAnimator, KeypointDetector, WholeBodyKeypoints, retarget_keypoints, smooth_keypoints
-from hia_diffusers.data.display import Display
-from hia_diffusers.data.video import Video, read_video, write_video
+from hia_diffusers.video.display import Display
+from hia_diffusers.video.reading import Video, read_video
+from hia_diffusers.video.writing import write_video
 
 
 NUM_FRAMES = 5

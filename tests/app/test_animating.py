@@ -16,8 +16,9 @@ from hia_diffusers.app.jobs import Cancelled, Job
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.server import delete_old
 from hia_diffusers.app.shipped import MOTIONS, PEOPLE
-from hia_diffusers.data.video import read_comment, read_video, write_video
-from hia_diffusers.data.watermark import Watermark, read_watermark
+from hia_diffusers.video.reading import read_comment, read_video
+from hia_diffusers.video.watermark import Watermark, read_watermark
+from hia_diffusers.video.writing import write_video
 
 
 WIDTH, HEIGHT = 48, 64

@@ -23,7 +23,7 @@ from hia_diffusers import WholeBodyKeypoints
 from hia_diffusers.app import readers
 from hia_diffusers.app.decoding import Decoder, _received
 from hia_diffusers.app.limits import Limits
-from hia_diffusers.data.video import write_video
+from hia_diffusers.video.writing import write_video
 
 
 LIMITS = Limits(seconds=60)

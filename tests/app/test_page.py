@@ -15,8 +15,9 @@ from onnx_models import write_models
 from page_server import PATIENCE, run_server, wait_for
 from PIL import Image
 
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_video
+from hia_diffusers.video.writing import write_video
 
 
 ROOT = Path(__file__).parents[2]

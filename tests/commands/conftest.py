@@ -4,7 +4,7 @@
 import pytest
 from PIL import Image
 
-from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sounding_videos import sound_codec, sound_end, write_clip
 
 from hia_diffusers.__main__ import COMMANDS
 from hia_diffusers.commands.arguments import OneLineParser
-from hia_diffusers.data.video import read_video
+from hia_diffusers.video.reading import read_video
 
 
 SOURCE = Path(__file__).parents[2] / "src"

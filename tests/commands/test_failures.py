@@ -13,7 +13,7 @@ from hia_diffusers import HIA_TINY
 from hia_diffusers.commands import animate, app, convert, evaluate, prepare
 from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.commands.running import run
-from hia_diffusers.data.clips import UnreadableClipError
+from hia_diffusers.data.clip_sources import UnreadableClipError
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hia_diffusers.conditioning import keypoints as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.motion_blur import SHARPNESS_SMOOTHING, MotionBlurCondition, MotionBlurConditioner
 from hia_diffusers.conditioning.openpose import draw_openpose
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.metrics.regions import rank_correlation
+from hia_diffusers.metrics.region_metrics import rank_correlation
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 HEIGHT, WIDTH = 160, 120

@@ -15,15 +15,11 @@ from published_weights import SMALL_SIZE, draw_weights, moore_shapes, write_moor
 from rounding import assert_equal_up_to_rounding
 
 from hia_diffusers import HIAAnimator, HIAPipeline
-from hia_diffusers.conversion.moore_animate_anyone import (
-    convert_champ,
-    convert_moore_animate_anyone,
-    convert_musepose,
-)
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_video
+from hia_diffusers.conversion.moore_animate_anyone import convert_champ, convert_moore_animate_anyone, convert_musepose
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.training.starting_point import load_starting_point
+from hia_diffusers.video.reading import read_video
 
 
 @pytest.fixture(scope="module")

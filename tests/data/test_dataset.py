@@ -18,13 +18,13 @@ from hia_diffusers.conditioning import keypoints as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler
-from hia_diffusers.data.clip_preparation import PreparationOptions
-from hia_diffusers.data.clip_rules import ClipRules
-from hia_diffusers.data.clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
+from hia_diffusers.data.clip_sources import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.data.dataset import HIADataset
-from hia_diffusers.data.preparation import prepare_dataset
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import write_video
+from hia_diffusers.preparation.clip_preparation import PreparationOptions
+from hia_diffusers.preparation.clip_rules import ClipRules
+from hia_diffusers.preparation.prepare_dataset import prepare_dataset
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.writing import write_video
 
 
 NUM_FRAMES, HEIGHT, WIDTH, FPS = 12, 96, 120, 60.0

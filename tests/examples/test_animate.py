@@ -16,9 +16,10 @@ from PIL import Image
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.animation.driving import Driving
 from hia_diffusers.commands import animate
-from hia_diffusers.conditioning.detection import KeypointDetector
 from hia_diffusers.conditioning.retargeting import smooth_keypoints
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.detection.keypoint_detector import KeypointDetector
+from hia_diffusers.video.reading import read_video
+from hia_diffusers.video.writing import write_video
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner, retarget_keypoints
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_video, write_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_video
+from hia_diffusers.video.writing import write_video
 
 
 ray = pytest.importorskip("ray")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hia_diffusers.animation.animator import COMMENT
-from hia_diffusers.data.synthetic import ProceduralScene
-from hia_diffusers.data.video import read_comment, read_video
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_comment, read_video
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "demo.py"

@@ -23,11 +23,12 @@ from random_tiny import random_tiny_pipeline
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.commands import evaluate as evaluate_hia
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
-from hia_diffusers.data.synthetic import proc_dance_v1
-from hia_diffusers.data.video import read_video, write_video
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures
+from hia_diffusers.procedural.procdance import proc_dance_v1
+from hia_diffusers.video.reading import read_video
+from hia_diffusers.video.writing import write_video
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_hia.py"

@@ -18,9 +18,9 @@ from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from onnx_models import write_models
 
 from hia_diffusers.commands import prepare
-from hia_diffusers.data.clip_index import read_index
-from hia_diffusers.data.clip_preparation import PARTIAL_FOLDER
-from hia_diffusers.data.clip_rules import ClipRules
+from hia_diffusers.preparation.clip_index import read_index
+from hia_diffusers.preparation.clip_preparation import PARTIAL_FOLDER
+from hia_diffusers.preparation.clip_rules import ClipRules
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_dataset.py"
@@ -101,7 +101,12 @@ def test_two_ray_actors_make_the_same_bytes(inputs, detected, tmp_path):
 def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, tmp_path, monkeypatch):
     """The script itself, in processes that are forked from one that has done its imports."""
     processes = multiprocessing.get_context("forkserver")
-    imports = ["hia_diffusers.data.preparation", "matplotlib.backends.backend_agg", "pyarrow.parquet", "scipy.signal"]
+    imports = [
+        "hia_diffusers.preparation.prepare_dataset",
+        "matplotlib.backends.backend_agg",
+        "pyarrow.parquet",
+        "scipy.signal",
+    ]
     processes.set_forkserver_preload(imports)
 
     def start(output):

@@ -15,7 +15,7 @@ from diffusers import AutoencoderDC
 from forked_script import run_script
 from safetensors.torch import load_file
 
-from hia_diffusers.data.clips import ProceduralClips, UnreadableClipError
+from hia_diffusers.data.clip_sources import ProceduralClips, UnreadableClipError
 from hia_diffusers.models.autoencoder import encode_pictures
 
 
@@ -39,7 +39,7 @@ VAE = {
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["forked_script", "diffusers", "hia_diffusers.commands.config_parser", "hia_diffusers.data.clips"]
+    ["forked_script", "diffusers", "hia_diffusers.commands.config_parser", "hia_diffusers.data.clip_sources"]
 )
 
 

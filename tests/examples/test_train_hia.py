@@ -28,22 +28,22 @@ from safetensors.torch import load_file, save_file
 from small_networks import NETWORKS, write_pipeline
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hia_diffusers.data.clip_preparation import PreparationOptions
-from hia_diffusers.data.clip_rules import ClipRules
 from hia_diffusers.data.dataset import SAMPLES_VERSION
-from hia_diffusers.data.preparation import prepare_dataset
-from hia_diffusers.data.video import read_frames
 from hia_diffusers.folder_lock import locked_folder
-from hia_diffusers.memory_counting import on_meta
+from hia_diffusers.memory.counting import on_meta
+from hia_diffusers.memory.training_memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.models.denoiser import HIADenoiser
+from hia_diffusers.preparation.clip_preparation import PreparationOptions
+from hia_diffusers.preparation.clip_rules import ClipRules
+from hia_diffusers.preparation.prepare_dataset import prepare_dataset
 from hia_diffusers.training.batches import build_dataset
 from hia_diffusers.training.iresnet import IResNet
-from hia_diffusers.training.memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.training.objective import HIALosses
 from hia_diffusers.training.out_of_memory import advice
 from hia_diffusers.training.regional_decoding import decode_windows
 from hia_diffusers.training.stages import PARTS, STAGES, trained_parts
 from hia_diffusers.training.starting_point import load_starting_point
+from hia_diffusers.video.reading import read_frames
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_hia.py"

@@ -16,7 +16,7 @@ import yaml
 
 from hia_diffusers import HIADataset, HIAPipeline
 from hia_diffusers.conversion.parts import convert_parts
-from hia_diffusers.data.clips import ProceduralClips
+from hia_diffusers.data.clip_sources import ProceduralClips
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 
 

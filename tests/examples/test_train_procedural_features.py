@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.folder_lock import locked_folder
-from hia_diffusers.metrics.procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from hia_diffusers.metrics.weights import load_weights
+from hia_diffusers.procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_procedural_features.py"

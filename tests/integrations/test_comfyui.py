@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
-from hia_diffusers.data.synthetic import ProceduralScene
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 PACK = Path(__file__).parents[2] / "integrations" / "comfyui"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hia_diffusers.metrics import evaluation, extractors, frame, frechet, regions
+from hia_diffusers.metrics import evaluation, extractors, frame, frechet
+from hia_diffusers.metrics import region_metrics as regions
 
 
 FRAMES = torch.zeros(2, 3, 8, 8)

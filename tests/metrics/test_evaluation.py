@@ -10,7 +10,7 @@ import torch
 from hia_diffusers.metrics.evaluation import MEASURES, VideoEvaluation
 from hia_diffusers.metrics.frame import disco_l1, l1, psnr, ssim
 from hia_diffusers.metrics.frechet import FrechetStatistics, frechet_distance
-from hia_diffusers.metrics.regions import flicker, region_l1, region_psnr, static_change
+from hia_diffusers.metrics.region_metrics import flicker, region_l1, region_psnr, static_change
 
 
 HEIGHT, WIDTH = 24, 16

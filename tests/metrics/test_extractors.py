@@ -15,7 +15,6 @@ from hub_server import HubServer
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-from hia_diffusers.data.synthetic import ProceduralScene
 from hia_diffusers.metrics import extractors
 from hia_diffusers.metrics.extractors import (
     PROCEDURAL_SHA256,
@@ -30,6 +29,7 @@ from hia_diffusers.metrics.extractors import (
 )
 from hia_diffusers.metrics.frechet import FrechetStatistics, frechet_distance
 from hia_diffusers.metrics.video_networks import I3D, ResNet3D50
+from hia_diffusers.procedural.scene import ProceduralScene
 
 
 # What the code that published figures come from (DisCo's evaluation, resizing with Pillow) gives for `smooth_clips()`,

@@ -127,7 +127,7 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
 def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
     """On the meta device there are no values that the host could look at: who looks, fails."""
     monkeypatch.setattr(
-        "hia_diffusers.pipelines.stages.ConditioningEmbeddings",  # of long clips are kept on the host
+        "hia_diffusers.pipelines.call_stages.ConditioningEmbeddings",  # of long clips are kept on the host
         functools.partial(ConditioningEmbeddings, device=torch.device("meta")),
     )
     for network in pipe.components.values():

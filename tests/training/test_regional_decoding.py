@@ -11,11 +11,7 @@ from torch import nn
 
 from hia_diffusers.models.autoencoder import decode_latents
 from hia_diffusers.training.losses import regional_loss
-from hia_diffusers.training.regional_decoding import (
-    RegionWindows,
-    decode_windows,
-    region_windows,
-)
+from hia_diffusers.training.regional_decoding import RegionWindows, decode_windows, region_windows
 
 
 LATENT_HEIGHT, LATENT_WIDTH = 32, 24

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hia_diffusers import HIADataset
-from hia_diffusers.data.clips import ProceduralClips
+from hia_diffusers.data.clip_sources import ProceduralClips
 from hia_diffusers.training.sample_cache import DamagedSampleError, SampleCache, weights_hash
 
 

@@ -16,15 +16,16 @@ import numpy as np
 import PIL.Image
 
 from .. import checks
-from ..conditioning.detection import KeypointDetector
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner, sharpness_array
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
-from ..data.sound import has_sound
-from ..data.video import Video, check_frame_rate, check_output, write_video
-from ..data.watermark import Watermark
+from ..detection.keypoint_detector import KeypointDetector
 from ..fitting import fitted_place
 from ..images import load_image
+from ..video.reading import Video
+from ..video.sound import has_sound
+from ..video.watermark import Watermark
+from ..video.writing import check_frame_rate, check_output, write_video
 from .driving import Driving
 from .picture import fit_picture, fit_pose_map
 

@@ -15,7 +15,8 @@ import numpy as np
 from .. import checks
 from ..conditioning import pose_files
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
-from ..data.video import Video, VideoFrames, check_frame_rate, read_frame_rate
+from ..video.reading import Video, VideoFrames, read_frame_rate
+from ..video.writing import check_frame_rate
 
 
 KINDS = ("video", "keypoints", "pose")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ..animation.animator import COMMENT, HIAAnimation, HIAAnimator
-from ..data.video import check_frame_size, write_video
 from ..fitting import fitted_place
+from ..video.writing import check_frame_size, write_video
 from .decoding import Decoder
 from .jobs import Job
 from .limits import Limits

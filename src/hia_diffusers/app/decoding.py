@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..animation.driving import KEYPOINT_SUFFIXES
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.video import Video
+from ..video.reading import Video
 from . import readers
 from .limits import Limits
 

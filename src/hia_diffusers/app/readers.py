@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
-from ..data.containers import open_container
-from ..data.video import read_frame_rate, stream_frames
 from ..images import load_image
+from ..video.containers import open_container
+from ..video.reading import read_frame_rate, stream_frames
 from .limits import Limits
 
 

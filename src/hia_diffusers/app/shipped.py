@@ -5,7 +5,7 @@
 from PIL import Image
 
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..data.synthetic import ProceduralScene
+from ..procedural.scene import ProceduralScene
 
 
 # Scenes of the test split: nothing of them was in the training of hia-tiny.

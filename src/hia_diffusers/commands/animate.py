@@ -16,7 +16,7 @@ from .arguments import OneLineParser, add_sampling_options, number, picture_size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
 from .running import run
-from .watermark import add_watermark_options, make_watermark
+from .watermarking import add_watermark_options, make_watermark
 
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def animate(args: argparse.Namespace) -> None:
 
     from .. import HIA_TINY
     from ..animation.animator import COMMENT
-    from ..data.video import check_output, write_video
+    from ..video.writing import check_output, write_video
 
     height, width = animation.condition.height, animation.condition.width
     check_output(args.output, height, width)

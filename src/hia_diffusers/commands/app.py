@@ -15,7 +15,7 @@ from .arguments import OneLineParser, number, size
 from .detector import add_detector_options, detector_arguments
 from .loading import add_model_options, check_model, choose_device, load_pipeline
 from .running import run
-from .watermark import add_watermark_options, make_watermark
+from .watermarking import add_watermark_options, make_watermark
 
 
 TINY_SIZE, USUAL_SIZE = (96, 160), (512, 896)

@@ -246,7 +246,7 @@ def visible(folder: Path) -> list[Path]:
 
 def find_clips(option: str, folder: Path) -> dict[str, Path]:
     """Videos and folders in a folder by their name without suffix."""
-    from ..data.frame_folders import is_frame
+    from ..preparation.frame_folders import is_frame
 
     found: dict[str, Path] = {}
     for path in visible(folder):
@@ -300,7 +300,7 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, 2 before 10."""
-    from ..data.frame_folders import FRAME_SUFFIXES, in_order
+    from ..preparation.frame_folders import FRAME_SUFFIXES, in_order
 
     for path in visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
@@ -313,7 +313,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 def shape_of_clip(path: Path) -> tuple[int, int, int]:
     """Number of frames, width and height. All is decoded, so that damage is found before the work begins."""
-    from ..data.video import stream_frames
+    from ..video.reading import stream_frames
 
     frames = map(load_frame, frame_files(path)) if path.is_dir() else stream_frames(path)
     sizes = [frame.shape[1::-1] for frame in frames]
@@ -324,7 +324,7 @@ def shape_of_clip(path: Path) -> tuple[int, int, int]:
 
 def load_frames(path: Path) -> np.ndarray:
     """uint8 `(F, H, W, 3)`."""
-    from ..data.video import read_video
+    from ..video.reading import read_video
 
     if not path.is_dir():
         return read_video(path).frames
@@ -413,7 +413,7 @@ def from_keypoints(
 
 def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Clip], dict[str, Any]]:
     """The clips by name, and what the report says about where they are from."""
-    from ..data.synthetic import proc_dance_v1
+    from ..procedural.procdance import proc_dance_v1
 
     source = {"dataset": args.dataset, "cross_identity": args.cross_identity}
     source |= {"frames": args.frames, "width_height": args.size}

@@ -11,13 +11,13 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..data.clip_rules import ClipRules
+from ..preparation.clip_rules import ClipRules
 from .arguments import OneLineParser, size
 from .running import run
 
 
 if TYPE_CHECKING:
-    from ..data.preparation import PreparationOptions
+    from ..preparation.prepare_dataset import PreparationOptions
 
 VIDEOS_HELP = (
     "folder with the videos, or a list of them: .txt with a path per line, .csv with a column video or video_path, "
@@ -74,7 +74,7 @@ def make_parser(prog: str = "hia-diffusers prepare") -> argparse.ArgumentParser:
 
 
 def make_options(args: argparse.Namespace) -> "PreparationOptions":
-    from ..data.preparation import PreparationOptions
+    from ..preparation.prepare_dataset import PreparationOptions
 
     models = {name: getattr(args, name) for name in ("detector_model", "pose_model", "feet_model")}
     if args.keypoints is not None and any(models.values()):
@@ -96,7 +96,7 @@ def make_options(args: argparse.Namespace) -> "PreparationOptions":
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from ..data.preparation import prepare_dataset
+    from ..preparation.prepare_dataset import prepare_dataset
 
     options = make_options(args)
     report = prepare_dataset(args.videos, args.output, options, args.engine, args.workers, args.device)

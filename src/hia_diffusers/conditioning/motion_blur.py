@@ -19,15 +19,7 @@ from diffusers.utils import PushToHubMixin
 
 from .. import checks
 from ..images import load_image
-from .keypoints import (
-    LEFT_ELBOW,
-    LEFT_HAND,
-    LEFT_WRIST,
-    RIGHT_ELBOW,
-    RIGHT_HAND,
-    RIGHT_WRIST,
-    WholeBodyKeypoints,
-)
+from .keypoints import LEFT_ELBOW, LEFT_HAND, LEFT_WRIST, RIGHT_ELBOW, RIGHT_HAND, RIGHT_WRIST, WholeBodyKeypoints
 from .openpose import MAX_COORDINATE, draw_openpose
 
 

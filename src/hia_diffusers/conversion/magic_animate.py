@@ -10,7 +10,7 @@ import torch
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.controlnet import HIAControlNetModel
 from ..pipelines.pipeline_hia import HIAPipeline
-from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
 from .key_tables import KeyTable, fill

@@ -16,7 +16,7 @@ from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
 from ..pipelines.pipeline_hia import HIAPipeline
-from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
 from .image_encoder import check_kind, find_image_encoder, load_image_encoder

@@ -25,7 +25,7 @@ from ..models.controlnet import HIAControlNetModel
 from ..models.modeling_hia import copy_out_of_mapped_file, load_without_mismatch, same_option
 from ..models.unet_motion import HIAUNetMotionModel, check_motion_adapter
 from ..pipelines.pipeline_hia import HIAPipeline
-from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys
 

@@ -17,7 +17,7 @@ import torch
 from .. import checks
 from ..conditioning.keypoints import FACE, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
-from .clips import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
+from .clip_sources import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 
 
 # Counts up when the same options give other samples, so that those which were kept before are not taken for them.

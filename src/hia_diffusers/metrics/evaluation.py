@@ -20,7 +20,7 @@ from .extractors import FeatureExtractor, split_into_clips
 from .frame import LPIPS, disco_l1, l1, psnr, ssim
 from .frechet import FrechetStatistics, frechet_distance
 from .identity import ArcFace
-from .regions import (
+from .region_metrics import (
     flicker,
     identity_similarity,
     mean_of_known,

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from .. import checks
-from .procedural_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from ..procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from .video_networks import I3D, ResNet3D50
 from .weights import load_weights, local_file, sha256_of
 

@@ -15,7 +15,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from .. import checks
-from ..conditioning.clips import ConditioningClips
+from ..conditioning.conditioning_clips import ConditioningClips
 from ..images import image_tensors
 from ..models import autoencoder
 from ..models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas

@@ -15,12 +15,12 @@ from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from .. import checks
-from ..conditioning.clips import ConditioningClips
+from ..conditioning.conditioning_clips import ConditioningClips
 from ..conditioning.motion_blur import MotionBlurCondition
 from ..exclusive_use import one_call_at_a_time
 from ..finite_results import check_finite
-from ..ip_adapter import HIAIPAdapterMixin
-from ..lora import HIALoraLoaderMixin
+from ..loaders.ip_adapter import HIAIPAdapterMixin
+from ..loaders.lora import HIALoraLoaderMixin
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.autoencoder import Autoencoder, vae_scale_factor
 from ..models.component_fit import COMPONENTS, check_components
@@ -30,7 +30,8 @@ from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.modeling_hia import copy_out_of_mapped_file
 from ..models.unet_motion import HIAUNetMotionModel
 from . import call_defaults as defaults
-from . import framewise_scheduling, inputs, stages
+from . import call_stages as stages
+from . import framewise_scheduling, inputs
 from .context_windows import context_windows, frame_weights
 from .inputs import DenoisingOptions, ReferenceImages
 from .pipeline_folder import PipelineFolderMixin
@@ -49,7 +50,7 @@ EXAMPLE_DOC_STRING = """
         >>> import torch
         >>> from diffusers.utils import load_image
         >>> from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
-        >>> from hia_diffusers.data.video import write_video
+        >>> from hia_diffusers.video.writing import write_video
 
         >>> pipe = HIAPipeline.from_pretrained("path/to/hia", dtype=torch.float16).to("cuda")
         >>> keypoints = WholeBodyKeypoints.load("dance.safetensors").fit(height=896, width=512)

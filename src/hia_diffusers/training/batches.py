@@ -12,7 +12,7 @@ from huggingface_hub.utils import tqdm
 from torch.utils.data import DataLoader
 
 from ..data.aspect_buckets import AspectBucketBatchSampler
-from ..data.clips import PreparedClips, ProceduralClips
+from ..data.clip_sources import PreparedClips, ProceduralClips
 from ..data.dataset import SAMPLES_VERSION, HIADataset
 from ..models.autoencoder import encode_pictures
 from ..pipelines.pipeline_hia import HIAPipeline

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ..memory.training_memory import TrainingSetup, out_of_memory_advice
 from ..models.denoiser import HIADenoiser
 from .launch import SHARDING
-from .memory import TrainingSetup, out_of_memory_advice
 from .objective import HIALosses
 from .stages import trained_parts
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..models.controlnet import HIAControlNetModel
 from ..pipelines.pipeline_hia import HIAPipeline
-from ..scheduling_shifted_snr import ShiftedSNRScheduler
+from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 
 
 def load_starting_point(pretrained_model_name_or_path: str | Path) -> HIAPipeline:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.clips import PreparedClips, ProceduralClips
+from ..data.clip_sources import PreparedClips, ProceduralClips
 from ..data.dataset import HIADataset
-from ..data.video import write_video
 from ..metrics.evaluation import VideoEvaluation
 from ..pipelines.pipeline_hia import HIAPipeline
+from ..video.writing import write_video
 from .config import TrainingConfig
 
 

@@ -1,0 +1,338 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where training samples come from: clips that were prepared, or procedural people.
+
+Axes: n frames of a clip as loaded, H, W; hands are ordered left, right (the person's). Pixels follow the convention of
+`keypoints.py`.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors.numpy
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from .. import checks
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.regions import box_masks
+from ..preparation.clip_index import read_index
+from ..procedural.scene import ProceduralScene
+from ..video.reading import read_frames
+
+
+# Points seen with a higher score are kept inside the crop.
+PERSON_SCORE = 0.3
+
+MAX_BYTES_PER_FRAME = 2**13  # of annotations; there are about 1,700
+
+
+class UnreadableClipError(ValueError):
+    """A clip whose files are missing, damaged or contradict each other. The message names the clip and the reason."""
+
+
+@dataclass(eq=False)
+class ClipFrames:
+    """
+    Frames of one clip, as a source gives them to [`HIADataset`].
+
+    Args:
+        pictures (`np.ndarray`):
+            uint8 RGB `(n, H, W, 3)`.
+        keypoints (`WholeBodyKeypoints`):
+            The person in these n frames; `fps` is that of the whole clip.
+        face_mask (`np.ndarray`):
+            bool `(n, H, W)`.
+        hand_masks (`np.ndarray`):
+            bool `(n, 2, H, W)`, left and right hand.
+        hand_sharpness (`np.ndarray`, *optional*):
+            float32 `(n, 2)` in `[0, 1]`, NaN where unknown. By default it is measured on the pictures.
+        previous_keypoints (`WholeBodyKeypoints`, *optional*):
+            The person in the clip's frame before each of these n, nobody before its first.
+    """
+
+    pictures: np.ndarray
+    keypoints: WholeBodyKeypoints
+    face_mask: np.ndarray
+    hand_masks: np.ndarray
+    hand_sharpness: np.ndarray | None = None
+    previous_keypoints: WholeBodyKeypoints | None = None
+
+    def flip_horizontal(self) -> "ClipFrames":
+        """The mirrored frames, in which the left hand is the right one."""
+        return ClipFrames(
+            self.pictures[:, :, ::-1],
+            self.keypoints.flip_horizontal(),
+            self.face_mask[..., ::-1],
+            self.hand_masks[:, ::-1, :, ::-1],
+            None if self.hand_sharpness is None else self.hand_sharpness[:, ::-1],
+            None if self.previous_keypoints is None else self.previous_keypoints.flip_horizontal(),
+        )
+
+    def take(self, order: np.ndarray) -> "ClipFrames":
+        """
+        Some of the frames, in any order and also several times.
+
+        Args:
+            order (`np.ndarray`):
+                Positions among the n frames.
+        """
+        return ClipFrames(
+            self.pictures[order],
+            _take(self.keypoints, order),
+            self.face_mask[order],
+            self.hand_masks[order],
+            None if self.hand_sharpness is None else self.hand_sharpness[order],
+            None if self.previous_keypoints is None else _take(self.previous_keypoints, order),
+        )
+
+
+class PreparedClips:
+    """
+    The clips of a folder that `examples/prepare_dataset.py` wrote. Each is cropped to the aspect of the sample, such
+    that the person stays in the picture, and resized to it; a small clip is enlarged. Masks are filled boxes.
+
+    Args:
+        root (`str` or `os.PathLike`):
+            The folder, or any fsspec URL of it, such as `s3://bucket/dance`. Only the index is read at first; a
+            clip's files are opened when one of its samples is asked for. `simplecache::s3://bucket/dance` keeps
+            them on the local disk from then on.
+
+    Raises:
+        `FileNotFoundError`: `root` has no index.
+        `ValueError`: the index is invalid or holds no clip.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = checks.path("root", root)
+        self._rows = read_index(self.root)
+        if not self._rows:
+            raise ValueError(f"`root` holds no clips: {self.root}.")
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self._rows)
+
+    def name(self, clip: int) -> str:
+        """The id of a clip in the index."""
+        return self._rows[clip]["clip"]
+
+    def num_frames(self, clip: int) -> int:
+        """The length of a clip."""
+        return self._rows[clip]["num_frames"]
+
+    def choose_size(self, clip: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Of several `(height, width)`, the one whose aspect is nearest to the clip's."""
+        row = self._rows[clip]
+        aspect = math.log(row["height"] / row["width"])
+        return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - aspect))
+
+    def load(
+        self,
+        clip: int,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool = False,
+    ) -> ClipFrames:
+        """
+        Read frames of a clip.
+
+        Args:
+            clip (`int`):
+                Which clip.
+            frames (`Sequence[int]`):
+                Which of its frames.
+            size (`tuple[int, int]`):
+                Height and width to bring them to.
+            rng (`np.random.Generator`):
+                Draws the position of the crop, the same one for all frames.
+            with_previous (`bool`, *optional*, defaults to `False`):
+                Also give `previous_keypoints`.
+
+        Raises:
+            `UnreadableClipError`: a file of the clip is missing or damaged.
+        """
+        try:
+            return self._load(self._rows[clip], frames, size, rng, with_previous)
+        except Exception as error:  # damaged files lead to more of them than can be listed
+            reason = " ".join(str(error).split()) or "too little memory"
+            if not isinstance(error, (OSError, ValueError)):
+                reason = f"{type(error).__name__}: {reason}"
+            raise UnreadableClipError(f"Clip {self.name(clip)!r} of {self.root} cannot be read: {reason}") from error
+
+    def _load(
+        self,
+        row: dict[str, Any],
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool,
+    ) -> ClipFrames:
+        filesystem, folder = url_to_fs(self.root)
+        if isinstance(filesystem, LocalFileSystem):
+            _check_files(f"{folder}/{row['annotations']}", f"{folder}/{row['file_name']}", row["num_frames"])
+        annotations = _annotations(filesystem.cat_file(f"{folder}/{row['annotations']}"), row["num_frames"])
+        of_clip = {name: annotations[name].item() for name in ("height", "width", "fps")}
+        if any(row[name] != value for name, value in of_clip.items()):
+            raise ValueError(f"its annotations state {of_clip}, its index { ({name: row[name] for name in of_clip}) }")
+        with filesystem.open(f"{folder}/{row['file_name']}", "rb") as file:
+            pictures = read_frames(file, frames)
+        whole_clip = WholeBodyKeypoints(annotations["xy"], annotations["score"], **of_clip)
+        keypoints = _take(whole_clip, frames)
+        if pictures.shape[1:3] != (keypoints.height, keypoints.width):
+            raise ValueError(
+                f"its pictures are {pictures.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
+            )
+
+        x0, y0, x1, y1 = _crop_around_person(keypoints, size, rng)
+        height, width = size
+        to_sample = np.array([width / (x1 - x0), height / (y1 - y0)] * 2, dtype=np.float32)
+        boxes = np.concatenate([annotations["face_boxes"][:, None], annotations["hand_boxes"]], axis=1)[frames]
+        masks = box_masks((boxes - np.array([x0, y0, x0, y0])) * to_sample, height, width)
+        loaded = ClipFrames(
+            np.stack([_resize(picture[y0:y1, x0:x1], size) for picture in pictures]),
+            keypoints.crop(x0, y0, x1, y1).resize(height, width),
+            masks[:, 0],
+            masks[:, 1:],
+            annotations["hand_sharpness"][frames],
+        )
+        if with_previous:
+            before = _take(whole_clip.previous_frames(), frames)
+            loaded.previous_keypoints = before.crop(x0, y0, x1, y1).resize(height, width)
+        return loaded
+
+
+class ProceduralClips:
+    """
+    Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks. Every clip has
+    its own person, dance and setting.
+
+    Args:
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"`, `"test"` or `"validation"`; they share no person, dance or setting.
+        num_clips (`int`, *optional*, defaults to `1000`):
+            Number of clips.
+        num_frames (`int`, *optional*, defaults to `300`):
+            Number of frames of each.
+        fps (`float`, *optional*, defaults to `30.0`):
+            Frames per second.
+    """
+
+    def __init__(self, split: str = "train", num_clips: int = 1000, num_frames: int = 300, fps: float = 30.0):
+        ProceduralScene(split=split, identity=0, motion=0, setting=0)  # refuses an unknown split
+        self.split = split
+        self.num_clips = checks.integer("num_clips", num_clips)
+        self.clip_length = checks.integer("num_frames", num_frames)
+        self.fps = checks.number("fps", fps, above=0)
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return self.num_clips
+
+    def name(self, clip: int) -> str:
+        """Split and number of a clip."""
+        return f"procedural-{self.split}-{clip}"
+
+    def num_frames(self, clip: int) -> int:
+        """The length of a clip."""
+        return self.clip_length
+
+    def choose_size(self, clip: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Of several `(height, width)`, each for as many clips as any other."""
+        return sizes[clip % len(sizes)]
+
+    def load(
+        self,
+        clip: int,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        with_previous: bool = False,
+    ) -> ClipFrames:
+        """
+        Render frames of a clip.
+
+        Args:
+            clip (`int`):
+                Which clip.
+            frames (`Sequence[int]`):
+                Which of its frames.
+            size (`tuple[int, int]`):
+                Height and width of the picture.
+            rng (`np.random.Generator`):
+                Not used: the clip alone says what is in its frames.
+            with_previous (`bool`, *optional*, defaults to `False`):
+                Also give `previous_keypoints`.
+        """
+        height, width = size
+        scene = ProceduralScene(split=self.split, identity=clip, motion=clip, setting=clip)
+        rendered = scene.render(frames=frames, height=height, width=width, fps=self.fps)
+        loaded = ClipFrames(rendered.frames, rendered.keypoints, rendered.face_mask, rendered.hand_masks)
+        if with_previous:
+            before = scene.keypoints([max(frame - 1, 0) for frame in frames], height, width, self.fps)
+            score = before.score * (np.array(frames) > 0)[:, None]
+            loaded.previous_keypoints = replace(before, score=score)
+        return loaded
+
+
+def _check_files(annotations: str, video: str, num_frames: int) -> None:
+    """To open a FIFO would wait for ever, and to read any amount of bytes take any amount of memory."""
+    for path in (annotations, video):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError(f"{path} is no regular file")
+    if os.path.exists(annotations) and os.path.getsize(annotations) > num_frames * MAX_BYTES_PER_FRAME + 2**20:
+        raise ValueError(f"{annotations} is too large for the annotations of {num_frames} frames")
+
+
+def _annotations(content: bytes, num_frames: int) -> dict[str, np.ndarray]:
+    """The arrays of an annotation file."""
+    arrays = safetensors.numpy.load(content)
+    shapes = {"xy": (133, 2), "score": (133,), "hand_boxes": (2, 4), "hand_sharpness": (2,), "face_boxes": (4,)}
+    absent = {*shapes, "height", "width", "fps"} - arrays.keys()
+    if absent:
+        raise ValueError(f"its annotations hold no {', '.join(sorted(absent))}")
+    for name, shape in shapes.items():
+        if arrays[name].shape != (num_frames, *shape):
+            raise ValueError(f"`{name}` must have shape {(num_frames, *shape)}, got {arrays[name].shape}")
+        if arrays[name].dtype.kind != "f":
+            raise ValueError(f"`{name}` must hold floating-point numbers, got {arrays[name].dtype}")
+    if (arrays["hand_sharpness"] < 0).any() or (arrays["hand_sharpness"] > 1).any():
+        raise ValueError("`hand_sharpness` must be in [0, 1] or NaN")
+    return arrays
+
+
+def _take(keypoints: WholeBodyKeypoints, order: Sequence[int] | np.ndarray) -> WholeBodyKeypoints:
+    return replace(keypoints, xy=keypoints.xy[order], score=keypoints.score[order])
+
+
+def _crop_around_person(
+    keypoints: WholeBodyKeypoints, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """`x0, y0, x1, y1` of the largest part of the aspect of `size`, anywhere that keeps the person in all frames."""
+    picture = np.array([keypoints.width, keypoints.height])
+    scale = (picture / size[::-1]).min()
+    part = np.minimum(np.rint(scale * np.array(size[::-1])).astype(int), picture)
+    free = picture - part
+    points = keypoints.xy[keypoints.score > PERSON_SCORE].clip(0, picture)
+    if len(points) == 0:
+        start = rng.integers(free, endpoint=True)
+    else:
+        low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+        least, greatest = (high - part).clip(0, free).astype(int), low.clip(0, free).astype(int)
+        centered = ((low + high - part) / 2).clip(0, free).astype(int)
+        least, greatest = np.where(least <= greatest, [least, greatest], centered)
+        start = rng.integers(least, greatest, endpoint=True)
+    x0, y0 = start.tolist()
+    x1, y1 = (start + part).tolist()
+    return x0, y0, x1, y1
+
+
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = picture.shape[0] > size[0]
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -1,0 +1,148 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole-body keypoints by OpenPose, through controlnet-aux.
+
+It counts from the centre of the first pixel. What comes out here is half a pixel more, in the convention of
+`conditioning/keypoints.py`.
+
+Axes: P people in a frame, K = 133 keypoints, H, W.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+
+from ..conditioning.keypoints import NUM_KEYPOINTS, WholeBodyKeypoints
+from .model_files import checked_digests, file_digest
+from .people import DetectedPeople, Detector, frame_batches
+
+
+# The side to which controlnet-aux brings the shorter side of a picture before OpenPose sees it.
+_OPENPOSE_RESOLUTION = 512
+_OPENPOSE_FILES = {"body": "body_pose_model.pth", "hand": "hand_pose_model.pth", "face": "facenet.pth"}
+
+
+class OpenPoseKeypointDetector(Detector):
+    """
+    Whole-body keypoints by OpenPose, through controlnet-aux: the points that most OpenPose ControlNets were trained
+    on. It finds no feet, gives no scores (1 where a point is found), and runs frame by frame. Its authors license it
+    for non-commercial use. Needs the `pose` extra.
+
+    Args:
+        model (`str` or `os.PathLike`, *optional*, defaults to `"lllyasviel/Annotators"`):
+            Id on the Hub, or local folder, with the files `body_pose_model.pth`, `hand_pose_model.pth` and
+            `facenet.pth`. They are read without running code from them.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            A device of torch.
+        sha256 (`Mapping[str, str]`, *optional*):
+            The SHA-256 that the files of `"body"`, `"hand"` and `"face"`, or some of them, must have.
+
+    Attributes:
+        providers (`dict[str, str]`):
+            The device that each of `"body"`, `"hand"` and `"face"` really runs on.
+        sha256 (`dict[str, str]`):
+            The SHA-256 of each file.
+
+    Raises:
+        `ImportError`: the `pose` extra is not installed.
+        `FileNotFoundError`: a file is not in the folder.
+        `ValueError`: a file is no such model or has another SHA-256, or `device` is not available.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike = "lllyasviel/Annotators",
+        device: str = "cpu",
+        sha256: Mapping[str, str] | None = None,
+    ):
+        expected = checked_digests(sha256, _OPENPOSE_FILES)
+        try:
+            torch.zeros(1, device=device)
+        except Exception as error:  # each backend has its own way to say that it is not there
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"`device` cannot be used here: {device!r} ({reason}).") from error
+        paths = {role: _find_openpose_file(model, name) for role, name in _OPENPOSE_FILES.items()}
+        self.sha256 = {role: file_digest(role, path, expected) for role, path in paths.items()}
+        openpose = _import_openpose()
+        estimators = {"body": openpose.Body, "hand": openpose.Hand, "face": openpose.Face}
+        loaded = {}
+        for role, estimator in estimators.items():
+            try:
+                loaded[role] = estimator(str(paths[role]))
+            except Exception as error:  # unpickling and load_state_dict have many ways to fail
+                raise ValueError(f"`model` holds a file that is no {role} model: {paths[role]} ({error}).") from error
+        self._openpose = openpose.OpenposeDetector(*loaded.values()).to(device)
+        self.providers = {role: str(next(net.model.parameters()).device) for role, net in loaded.items()}
+
+    def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
+        from controlnet_aux.util import resize_image
+
+        xy, score, boxes = [], [], []
+        for (frame,) in frame_batches(frames, fps, 1):
+            height, width = frame.shape[:2]
+            picture = resize_image(frame, _OPENPOSE_RESOLUTION)
+            poses = self._openpose.detect_poses(picture, include_hand=True, include_face=True)
+            frame_xy, frame_score = _openpose_points(poses, picture.shape[:2])
+            frame_xy *= np.array([width / picture.shape[1], height / picture.shape[0]], dtype=np.float32)
+            xy.append(frame_xy)
+            score.append(frame_score)
+            boxes.append(np.concatenate([np.nanmin(frame_xy, axis=1), np.nanmax(frame_xy, axis=1)], axis=1))
+        return DetectedPeople(xy, score, boxes, height, width, fps)
+
+
+def _import_openpose() -> Any:
+    try:
+        with warnings.catch_warnings():  # about the detectors beside this one
+            warnings.simplefilter("ignore")
+            from controlnet_aux import open_pose
+    except ImportError as error:
+        raise ImportError(
+            "`OpenPoseKeypointDetector` needs the `pose` extra: pip install 'hia-diffusers[pose]'."
+        ) from error
+    return open_pose
+
+
+def _find_openpose_file(model: str | os.PathLike, name: str) -> Path:
+    if Path(model).is_dir():
+        path = Path(model, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"`model` is a folder without {name}: {str(model)!r}.")
+        return path
+    try:
+        return Path(hf_hub_download(str(model), name))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"`model` is no folder, and {name} is not on the Hub in {str(model)!r}.") from error
+
+
+def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """controlnet-aux's people as points `(P, 133, 2)` in pixels and scores `(P, 133)`."""
+    if not poses:
+        return np.empty((0, NUM_KEYPOINTS, 2), dtype=np.float32), np.empty((0, NUM_KEYPOINTS), dtype=np.float32)
+    height, width = size
+
+    def points(part: Sequence | None) -> list | None:
+        if part is None:
+            return None
+        return [  # a missing hand or face point has a negative coordinate
+            None if point is None or min(point.x, point.y) < 0 else (point.x * width + 0.5, point.y * height + 0.5)
+            for point in part
+        ]
+
+    # The face network gives 70 points and the background. Where it gives fewer, it does not say which.
+    faces = [pose.face[:70] if pose.face and len(pose.face) == 71 else None for pose in poses]
+    keypoints = WholeBodyKeypoints.from_openpose_points(
+        [points(pose.body.keypoints) for pose in poses],
+        [points(pose.left_hand) for pose in poses],
+        [points(pose.right_hand) for pose in poses],
+        [points(face) for face in faces],
+        height=height,
+        width=width,
+        fps=1,
+    )
+    return keypoints.xy, keypoints.score

@@ -1,0 +1,153 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The people in every frame of a clip, and one of them followed through it.
+
+Axes: F frames, P people in a frame, K = 133 keypoints, H, W.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..conditioning.keypoints import NUM_KEYPOINTS, WholeBodyKeypoints
+from ..conditioning.tracking import MIN_OVERLAP, follow_boxes, largest_track, overlaps
+
+
+@dataclass(eq=False)
+class DetectedPeople:
+    """
+    Everyone found in the frames of a clip. Each list has one array per frame, with that frame's people in the same
+    order.
+
+    Args:
+        xy (`list[np.ndarray]`):
+            Keypoints `(P, 133, 2)` in pixels, float32, NaN where a point is missing.
+        score (`list[np.ndarray]`):
+            Confidence `(P, 133)` in [0, 1], float32, 0 where a point is missing.
+        boxes (`list[np.ndarray]`):
+            Boxes `(P, 4)` as x0, y0, x1, y1 in pixels, float32. They may reach over the border of the picture.
+        height (`int`):
+            Height of the picture in pixels.
+        width (`int`):
+            Width of the picture in pixels.
+        fps (`float`):
+            Frames per second.
+    """
+
+    xy: list[np.ndarray]
+    score: list[np.ndarray]
+    boxes: list[np.ndarray]
+    height: int
+    width: int
+    fps: float
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of people in every frame, `(F,)`."""
+        return np.array([len(people) for people in self.boxes])
+
+    def follow(self, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
+        """
+        One person through the clip. Everyone is followed from frame to frame, so that a neighbour's box stays the
+        neighbour's also where this person is missed: by the overlap of boxes with the places where people are
+        expected, if they move on as they did, and then by distance, of at most 6 sides of a box per second. A person
+        who is missed continues with a box that overlaps his last one and that is nobody else's. A person who is alone
+        may move as fast as he likes, and be missed for up to a second.
+
+        Two people whose boxes merge and part again may be exchanged, and a person who comes back elsewhere, later or
+        beside others, is a new one.
+
+        Args:
+            person (`Sequence[float]`, *optional*):
+                x0, y0, x1, y1 in pixels: follow the person whose box overlaps this one most, in the first frame where
+                one overlaps it by an intersection over union of at least 0.2. The default follows the person with the
+                largest box in the first frame with someone.
+
+        Returns:
+            [`WholeBodyKeypoints`]: F frames, of missing points where the person is not found; all of them where nobody
+            is found at all.
+
+        Raises:
+            `ValueError`: `person` is no box, or nobody is found there.
+        """
+        tracks = follow_boxes(self.boxes, self.fps)
+        track = largest_track(self.boxes, tracks) if person is None else _track_at(person, self.boxes, tracks)
+        xy = np.full((len(self.xy), NUM_KEYPOINTS, 2), np.nan, dtype=np.float32)
+        score = np.zeros(xy.shape[:2], dtype=np.float32)
+        for frame, names in enumerate(tracks):
+            for index in np.flatnonzero(names == track):
+                xy[frame], score[frame] = self.xy[frame][index], self.score[frame][index]
+        return WholeBodyKeypoints(xy, score, self.height, self.width, self.fps)
+
+
+class Detector(ABC):
+    @abstractmethod
+    def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
+        """
+        Find everyone in every frame.
+
+        Args:
+            frames (`np.ndarray` of shape `(F, H, W, 3)`, or an iterable of `np.ndarray` of shape `(H, W, 3)`):
+                uint8 RGB frames. Of an iterable, no more than a batch is in memory at a time.
+            fps (`float`):
+                Frames per second.
+
+        Returns:
+            [`DetectedPeople`]: the people of each frame; an empty frame has none.
+        """
+
+    def __call__(
+        self, frames: np.ndarray | Iterable[np.ndarray], fps: float, person: Sequence[float] | None = None
+    ) -> WholeBodyKeypoints:
+        """
+        Find everyone and follow one: `detect(frames, fps).follow(person)`.
+
+        Args:
+            frames, fps:
+                As for `detect`.
+            person (`Sequence[float]`, *optional*):
+                A box around the person, see [`DetectedPeople.follow`].
+        """
+        return self.detect(frames, fps).follow(person)
+
+
+def frame_batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
+    """Checked frames `(H, W, 3)`, so many at a time: parts of an array, or lists."""
+    if isinstance(frames, np.ndarray) or not isinstance(frames, Iterable):
+        _check_frames(frames, fps)
+        yield from (frames[start : start + size] for start in range(0, len(frames), size))
+        return
+    each, height_width = iter(frames), set()
+    while batch := list(itertools.islice(each, size)):
+        height_width |= {np.shape(frame)[:2] for frame in batch}
+        if len(height_width) > 1:
+            raise ValueError(f"`frames` must be of one size, got (H, W) of {sorted(height_width)}.")
+        for frame in batch:
+            _check_frames(np.asarray(frame)[None], fps)
+        yield batch
+    if not height_width:
+        raise ValueError("`frames` must hold at least one frame, got none.")
+
+
+def _check_frames(frames: Any, fps: Any) -> None:
+    shape = getattr(frames, "shape", None)
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        dtype = getattr(frames, "dtype", type(frames).__name__)
+        raise ValueError(f"`frames` must be uint8 RGB of shape (F, H, W, 3), got {dtype} of shape {shape}.")
+    if 0 in frames.shape:
+        raise ValueError(f"`frames` must hold at least one frame and pixel, got shape {shape}.")
+    checks.number("fps", fps, above=0)
+
+
+def _track_at(person: Sequence[float], boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
+    wanted = checks.box("person", person)
+    for people, names in zip(boxes, tracks, strict=True):
+        overlap = overlaps(wanted[None], people)[0]
+        if overlap.max(initial=0) >= MIN_OVERLAP:
+            return names[overlap.argmax()]
+    raise ValueError(f"`person` must be a box around someone, nobody is found at {wanted.tolist()}.")

@@ -1,0 +1,207 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA of [`HIAPipeline`]: applied to exactly the layers that a file is for, or refused with nothing changed."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
+from diffusers.utils import recurse_remove_peft_layers
+from torch import nn
+
+from .. import checks
+from ..models.attachments import has_fused_projections, lora_layers
+from .lora_files import PEFT_PREFIX, SOURCE, LoraLayer, layers_of, read_lora, shown
+
+
+logger = logging.getLogger(__name__)
+
+# Scales by block, which diffusers knows by the names of its own classes.
+_SET_ADAPTER_SCALE_FN_MAPPING["HIAUNetMotionModel"] = _SET_ADAPTER_SCALE_FN_MAPPING["UNetMotionModel"]
+
+# The names of a layer's two weights that diffusers' loaders of the two networks take without guessing.
+WEIGHT_NAMES = {
+    "unet": ("lora_A.weight", "lora_B.weight"),
+    "text_encoder": ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
+}
+
+
+class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
+    """Loads LoRA into the UNet and, where there is one, the text encoder of a pipeline."""
+
+    unet: Any
+    text_encoder: Any
+    controlnet: Any
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: Any,
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Load LoRA for Stable Diffusion 1.5, as [`~diffusers.loaders.StableDiffusionLoraLoaderMixin`] does.
+
+        Files of kohya's trainers, of diffusers and of PEFT are taken, and AnimateDiff's for motion modules, with a
+        prefix that names the network or without. A file is applied to exactly the layers that it is for. What is for
+        a text encoder is left out with a warning where the pipeline has none.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
+                A file, a folder, a Hub id, or the weights.
+            adapter_name (`str`, *optional*):
+                To call it by; by default `default_0`, `default_1` and so on.
+            hotswap (`bool`, *optional*, defaults to `False`):
+                Whether to take the place of the LoRA of that name.
+            kwargs:
+                `weight_name`, `subfolder`, `use_safetensors`, `low_cpu_mem_usage`, and the options of downloads.
+
+        Raises:
+            ImportError: If PEFT is not installed.
+            OSError: If there is no such file.
+            TypeError, ValueError: If it is no LoRA, has layers that the networks do not have, or weights that do not
+                fit or are not finite, or the name is in use. Nothing is changed then.
+        """
+        try:
+            import peft  # noqa: F401
+        except ImportError as error:
+            raise ImportError("LoRA needs the `train` extra: pip install 'hia-diffusers[train]'.") from error
+        checks.flag("hotswap", hotswap)
+        low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", True)
+        # Compiled networks wrap their original.
+        networks = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
+        networks = {name: getattr(network, "_orig_mod", network) for name, network in networks.items()}
+        adapter_name = _adapter_name(adapter_name, networks, hotswap)
+        file = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
+        layers, without_text_encoder = layers_of(file, networks)
+        self._check_lora(layers)
+        prepared = {name: _for_diffusers(name, layers[name], networks[name]) for name in layers}
+        if hotswap:
+            _check_hotswap(networks["unet"], adapter_name, layers, prepared)
+
+        active = {name: _active_adapters(network) for name, network in networks.items() if network is not None}
+        trained = [p for network in networks.values() if network is not None for p in network.parameters()]
+        trained = [parameter for parameter in trained if parameter.requires_grad]
+        arguments = {"adapter_name": adapter_name, "_pipeline": self, "low_cpu_mem_usage": low_cpu_mem_usage}
+        try:
+            for name, load in (("unet", self.load_lora_into_unet), ("text_encoder", self.load_lora_into_text_encoder)):
+                if name in layers:
+                    weights, options = prepared[name]
+                    network = {name: networks[name]}
+                    load(weights, network_alphas=None, metadata=options, hotswap=hotswap, **network, **arguments)
+        except BaseException:
+            if not hotswap:
+                for name, adapters in active.items():
+                    _remove_adapter(networks[name], adapter_name, adapters)
+            raise
+        finally:
+            for parameter in trained:  # PEFT freezes them, which torch's kernels round by, too
+                parameter.requires_grad_(True)
+        if without_text_encoder:
+            logger.warning(
+                "The LoRA %s is applied to the UNet alone: the pipeline has no text encoder, for which the file has %d"
+                " more layers: %s.",
+                adapter_name,
+                len(without_text_encoder),
+                shown(without_text_encoder),
+            )
+        if not file.options and any(key.startswith(PEFT_PREFIX) for key in file.weights):
+            logger.warning(
+                "The LoRA %s comes without PEFT's adapter_config.json, which says its scale: it is taken to be 1.",
+                adapter_name,
+            )
+
+    def _check_lora(self, layers: Mapping[str, Mapping[str, LoraLayer]]) -> None:
+        """Refuse LoRA that would not act in this pipeline."""
+        for name in layers:
+            if has_fused_projections(getattr(self, name)):
+                raise ValueError(
+                    f"`{name}` has fused projections, on which LoRA does not act: call"
+                    " `unfuse_qkv_projections()` first."
+                )
+        of_unet = layers.get("unet", {})
+        motion = [name for name in of_unet if ".motion_modules." in name]
+        if motion and not self.unet.config.use_motion_modules:
+            raise ValueError(
+                f"`{SOURCE}` has LoRA for motion modules, which the UNet of this pipeline leaves out: {shown(motion)}."
+            )
+        if "conv_in" in of_unet and self.controlnet is not None and self.controlnet.config.get("embedding_only"):
+            raise ValueError(f"`{SOURCE}` has LoRA for conv_in, where the pose features of this pipeline come in.")
+
+
+def _adapter_name(name: Any, networks: Mapping[str, Any], hotswap: bool) -> str:
+    """The name of an adapter for all networks alike: the one given, or the first that is free."""
+    used = {name for network in networks.values() for name in getattr(network, "peft_config", {})}
+    if name is None and not hotswap:
+        return next(free for i in range(len(used) + 1) if (free := f"default_{i}") not in used)
+    checks.instance("adapter_name", name, str)
+    if not name or "." in name:
+        raise ValueError(f"`adapter_name` must be a name without dots, got {name!r}.")
+    if hotswap and name not in getattr(networks["unet"], "peft_config", {}):
+        raise ValueError(f"`adapter_name` must be that of a LoRA of the UNet, to take its place, got {name!r}.")
+    if not hotswap and name in used:
+        raise ValueError(f"`adapter_name` must be one that is not in use, got {name!r}.")
+    return name
+
+
+def _for_diffusers(
+    component: str, layers: Mapping[str, LoraLayer], network: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and PEFT's configuration, with the prefix of the network, as diffusers' loaders take them."""
+    weights = {}
+    for module, layer in layers.items():
+        dtype = network.dtype if network.dtype.itemsize > 1 else layer.up.dtype  # not what weights are stored in
+        for name, tensor in zip(WEIGHT_NAMES[component], (layer.down, layer.up), strict=True):
+            weights[f"{component}.{module}.{name}"] = tensor.to(dtype)
+    rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
+    alpha = Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
+    options = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {f"^{name}": layer.rank for name, layer in layers.items() if layer.rank != rank},
+        "alpha_pattern": {f"^{name}": layer.alpha for name, layer in layers.items() if layer.alpha != alpha},
+        "target_modules": list(layers),
+    }
+    return weights, {f"{component}.{name}": value for name, value in options.items()}
+
+
+def _check_hotswap(unet: Any, name: str, layers: Mapping[str, Mapping[str, LoraLayer]], prepared: Any) -> None:
+    """Refuse what cannot take the place of an adapter: diffusers would take the old one away, too."""
+    from peft import LoraConfig
+    from peft.utils.hotswap import check_hotswap_configs_compatible
+
+    if set(layers) != {"unet"}:
+        raise ValueError(f"`hotswap` takes LoRA for the UNet alone, and `{SOURCE}` has some for the text encoder.")
+    if any(layer.merged for layer in lora_layers(unet)):
+        raise ValueError("`hotswap` cannot be used while LoRA is fused: call `unfuse_lora()` first.")
+    old = {module for module, layer in unet.named_modules() if name in getattr(layer, "lora_A", {})}
+    if new := [module for module in layers["unet"] if module not in old]:
+        raise ValueError(f"`hotswap` takes LoRA for layers that the old one has, and not for {shown(new)}.")
+    # PEFT takes the scale of most layers for that of all.
+    if len({layer.alpha / layer.rank for layer in layers["unet"].values()}) > 1:
+        raise ValueError(f"`hotswap` needs one scale for all layers, and those of `{SOURCE}` differ.")
+    options = {key.removeprefix("unet."): value for key, value in prepared["unet"][1].items()}
+    try:
+        check_hotswap_configs_compatible(unet.peft_config[name], LoraConfig(**options))
+    except ValueError as error:
+        raise ValueError(f"`hotswap` takes LoRA that is like the old one: {error}.") from error
+
+
+def _active_adapters(network: nn.Module) -> list[str]:
+    return next((list(layer.active_adapters) for layer in lora_layers(network)), [])
+
+
+def _remove_adapter(network: Any, name: str, active: list[str]) -> None:
+    """Take an adapter away that may be there in part, and leave the others active that were."""
+    network.peft_config = {key: value for key, value in getattr(network, "peft_config", {}).items() if key != name}
+    if not network.peft_config:
+        recurse_remove_peft_layers(network)
+        del network.peft_config
+        network._hf_peft_config_loaded = None
+        return
+    for layer in lora_layers(network):
+        layer.delete_adapter(name)
+        layer.set_adapter(active)

@@ -1,0 +1,137 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""How many windows over time fit a memory budget, counted without data before anything is run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import checks
+from ..models.autoencoder import vae_scale_factor
+from ..models.controlnet import ConditioningEmbeddings
+from ..models.denoiser import HIAConditions, HIADenoiser
+from ..pipelines.pipeline_hia import HIAPipeline
+from .counting import GPUOperators, LiveBytes, gibibytes
+
+
+def context_batch_size_within(
+    memory_budget: int,
+    pipe: HIAPipeline,
+    height: int,
+    width: int,
+    num_clips: int = 1,
+    context_frames: int = 16,
+    guidance_scale: float = 3.5,
+    batch_guidance: bool = False,
+) -> int:
+    """
+    The largest `context_batch_size` with which a denoising step stays within a memory budget.
+
+    Counted are the reference features with their keys and values, and what operators make: not weights, nor latents
+    and embeddings of the whole clip, nor decoding, nor what CUDA itself holds. Attention is taken as fused.
+
+    Args:
+        memory_budget (`int`):
+            In bytes.
+        pipe ([`HIAPipeline`]):
+            Its networks' shapes and dtypes count; it stays as it is.
+        height, width (`int`):
+            Of the video, in pixels.
+        num_clips (`int`, *optional*, defaults to 1):
+            Of a call.
+        context_frames, guidance_scale, batch_guidance:
+            As for [`HIAPipeline.__call__`].
+
+    Returns:
+        `int`: at least 1.
+
+    Raises:
+        ValueError: If one window does not fit, with what it takes, or an argument is out of range.
+        TypeError: If an argument is no number.
+
+    Example:
+
+        >>> size = context_batch_size_within(6 * 2**30, pipe, height=896, width=512)
+        >>> pipe(image, condition, context_batch_size=size)
+    """
+    memory_budget = checks.integer("memory_budget", memory_budget, low=0, high=2**63 - 1)
+    factor = vae_scale_factor(checks.instance("pipe", pipe, HIAPipeline).vae)
+    height, width = checks.side("height", height, factor), checks.side("width", width, factor)
+    num_clips = checks.integer("num_clips", num_clips)
+    context_frames = checks.integer("context_frames", context_frames)
+    guidance_scale = checks.number("guidance_scale", guidance_scale, low=0)
+    denoiser = _on_meta(pipe)
+    latent_size = (height // factor, width // factor)
+
+    def peak(num_windows: int) -> int:
+        step = _Step(num_windows, num_clips, context_frames, latent_size=latent_size, size=(height, width))
+        return step.peak(denoiser, guidance_scale, batch_guidance)
+
+    one = peak(1)
+    if one > memory_budget:
+        raise ValueError(
+            f"`memory_budget` must hold one window, of {gibibytes(one)} GiB, got {gibibytes(memory_budget)} GiB."
+        )
+    two = peak(2)
+    further = peak(3) - two  # the same for each
+    return 1 if two > memory_budget else 2 + (memory_budget - two) // further
+
+
+def _on_meta(pipe: HIAPipeline) -> HIADenoiser:
+    """Made of new networks: the hooks of the given ones, which offload, do not come along."""
+
+    def network(model: Any) -> Any:
+        with torch.device("meta"):
+            # The `to` of diffusers' models warns of layers that lose precision.
+            return nn.Module.to(type(model).from_config(model.config), model.dtype).eval()
+
+    denoiser = HIADenoiser.of_pipeline(pipe)
+    return HIADenoiser(
+        network(denoiser.appearance_encoder),
+        network(denoiser.controlnet),
+        network(denoiser.unet),
+        unconditional_controlnet=denoiser.unconditional_controlnet,
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The shapes of a denoising step."""
+
+    num_windows: int
+    num_clips: int
+    context_frames: int
+    latent_size: tuple[int, int]
+    size: tuple[int, int]
+
+    @torch.no_grad()
+    def peak(self, denoiser: HIADenoiser, guidance_scale: float, batch_guidance: bool) -> int:
+        """Bytes at the fullest moment, of windows that share no frame."""
+        config, num_frames = denoiser.unet.config, self.context_frames
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=denoiser.unet.dtype, device="meta")
+
+        states = zeros(self.num_clips, 1, config.cross_attention_dim)
+        latents = zeros(self.num_windows * self.num_clips, config.in_channels, num_frames, *self.latent_size)
+        reference_latents = zeros(self.num_clips, config.in_channels, *self.latent_size)
+        channels = denoiser.controlnet.config.conditioning_channels
+        conditions = HIAConditions(
+            encoder_hidden_states=states,
+            reference=reference_latents,
+            conditioning_frames=ConditioningEmbeddings(
+                lambda frames: zeros(self.num_clips, len(frames), channels, *self.size),
+                self.num_windows * num_frames,
+                device=latents.device,
+            ),
+            null_encoder_hidden_states=states,
+        )
+        windows = [range(first * num_frames, (first + 1) * num_frames) for first in range(self.num_windows)]
+        known = [states, latents, reference_latents, *denoiser.parameters(), *denoiser.unet.buffers()]
+        with LiveBytes(known) as memory, GPUOperators(None):
+            seen = denoiser.read_reference(conditions).window(*windows)
+            timestep = torch.zeros((), dtype=torch.long, device="meta")
+            denoiser.guided(latents, timestep, seen, guidance_scale=guidance_scale, batch_guidance=batch_guidance)
+        return memory.peak

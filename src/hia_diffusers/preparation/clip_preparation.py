@@ -1,0 +1,461 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""One video to the training clips in it: cut, find the person, keep what obeys the rules, crop, measure, encode.
+
+A video is decoded twice, once to find the clips and once to write them, so that memory does not grow with its length.
+
+Axes: F frames of a clip, K = 133 keypoints, H, W; hands are ordered left, right (the person's).
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors.numpy
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from .. import checks
+from ..checks import MAX_SIDE
+from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.regions import face_boxes
+from ..conditioning.retargeting import smooth_keypoints
+from ..detection.keypoint_detector import KeypointDetector
+from ..video.reading import read_frame_rate, stream_frames
+from ..video.writing import write_video
+from .clip_index import check_row
+from .clip_rules import ClipMeasures, ClipRules
+from .frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
+from .scene_cuts import SceneCounter
+
+
+# Frames that are in memory at a time: so many, or fewer large ones.
+BATCH_FRAMES, BATCH_BYTES = 16, 2**27
+
+# Someone counts as a person beside the tallest where his box is at least this high, in heights of the tallest's.
+MIN_RELATIVE_HEIGHT = 0.5
+
+VISIBLE_SCORE = 0.3
+
+# What a video of a moving person can be; some files state a nonsensical rate.
+MIN_FPS, MAX_FPS = 5, 240
+
+MIN_SIDE = 16  # of the smallest picture that is encoded
+
+MAX_KEYFRAME_INTERVAL = 10_000
+
+# What pictures or keypoints that nobody expected lead to; others are faults of the machine or of the program.
+PROCESSING_ERRORS = (ArithmeticError, LookupError, MemoryError, ValueError, cv2.error)
+
+# Where clips are before they are complete.
+PARTIAL_FOLDER = ".partial"
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """
+    What decides about the content of a prepared dataset.
+
+    Args:
+        size (`tuple[int, int]`, *optional*):
+            Width and height of the clips, even numbers. The largest window of that aspect that stands around the
+            person, one for the whole clip, is cropped and resized. The default keeps the video's size, made even.
+        max_seconds (`float`, *optional*, defaults to `10.0`):
+            Longer scenes are cut into clips of this length.
+        cut_threshold (`float`, *optional*, defaults to `27.0`):
+            See [`SceneCounter`].
+        smooth (`bool`, *optional*, defaults to `True`):
+            Whether the keypoints of the body are smoothed and short gaps filled, see `smooth_keypoints`.
+        keyframe_interval (`int`, *optional*, defaults to `12`):
+            See [`write_video`]; short ones make random access fast, long ones files small.
+        keypoints (`str`, *optional*):
+            A folder with the keypoints of each video `a/b.mp4` as `a/b.safetensors` or `a/b.npz`, written by
+            [`WholeBodyKeypoints.save`]. The default detects them.
+        frames_fps (`float`, *optional*):
+            Frames per second, from 5 to 240, of videos that are folders of images. Without it there are none.
+        detector (`dict[str, Any]`):
+            Arguments of [`KeypointDetector`] that name its models.
+        rules ([`ClipRules`]):
+            Which clips are kept.
+    """
+
+    size: tuple[int, int] | None = None
+    max_seconds: float = 10.0
+    cut_threshold: float = 27.0
+    smooth: bool = True
+    keyframe_interval: int = 12
+    keypoints: str | None = None
+    frames_fps: float | None = None
+    detector: dict[str, Any] = field(default_factory=dict)
+    rules: ClipRules = ClipRules()
+
+    def __post_init__(self):
+        if self.size is not None and not _is_size(self.size):
+            raise ValueError(
+                f"`size` must be an even width and height from {MIN_SIDE} to {MAX_SIDE}, got {self.size}."
+            )
+        checks.instance("rules", self.rules, ClipRules)
+        checks.instance("detector", self.detector, dict)
+        checks.flag("smooth", self.smooth)
+        if checks.number("max_seconds", self.max_seconds) < self.rules.min_seconds:
+            raise ValueError(f"`max_seconds` must be at least the rules' `min_seconds`, got {self.max_seconds}.")
+        checks.integer("keyframe_interval", self.keyframe_interval, 1, MAX_KEYFRAME_INTERVAL)
+        if self.frames_fps is not None:
+            checks.number("frames_fps", self.frames_fps, MIN_FPS, MAX_FPS)
+        SceneCounter(self.cut_threshold)
+
+
+class UnusableVideo(Exception):
+    """A video that gives no clips. `stage` says in which step, `"decode"`, `"keypoints"` or `"process"`."""
+
+    def __init__(self, stage: str, reason: str):
+        super().__init__(reason)
+        self.stage = stage
+
+
+class ClipPreparer:
+    """
+    Prepares one video after another. It writes the clips of a video into `clips/`, and then `records/<video>.json`,
+    which tells what became of it: a video with a record is finished.
+
+    Args:
+        videos (`str`):
+            Folder of the videos, or an fsspec URL of it.
+        output (`str`):
+            Root of the prepared dataset, or an fsspec URL of it.
+        options ([`PreparationOptions`]):
+            What to make of the videos.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            Where the keypoints are detected.
+    """
+
+    def __init__(self, videos: str, output: str, options: PreparationOptions, device: str = "cpu"):
+        self.options = options
+        self._videos, self._videos_path = url_to_fs(videos)
+        self._output, self._output_path = url_to_fs(output)
+        self._conditioner = MotionBlurConditioner()
+        self._detector: Any = None if options.keypoints else KeypointDetector(**options.detector, device=device)
+
+    def __call__(self, video: str) -> str:
+        """
+        Prepare a video.
+
+        Args:
+            video (`str`):
+                Its path, relative to the folder of the videos.
+
+        Returns:
+            `str`: `video`.
+        """
+        source = f"{self._videos_path}/{video}"
+        is_local = isinstance(self._videos, LocalFileSystem)
+        record: dict[str, Any] = {"video": video, "bytes": size_of_video(self._videos, source)}
+        with self._work_folder(video) as folder:
+            path = Path(source) if is_local else folder / f"video{PurePosixPath(video).suffix}"
+            try:
+                self._fetch(source, path)
+                record |= {"failure": None, **self._prepare(video, path, folder)}
+            except UnusableVideo as error:
+                record |= failed(error.stage, str(error).replace(str(path), video))
+            except PROCESSING_ERRORS as error:
+                record |= failed("process", f"{type(error).__name__}: {error}")
+            for row in record["clips"]:
+                for name in (row["file_name"], row["annotations"]):
+                    self._publish(folder / PurePosixPath(name).name, name)
+            (folder / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            self._publish(folder / "record.json", record_name(video))
+        return video
+
+    def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
+        """Writes the clips of a video into a folder; returns what the record says about them."""
+        with _reading("decode"):
+            fps = read_frame_rate(path) if path.is_file() else float(self.options.frames_fps or 0)
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
+        saved = _saved_keypoints(self.options.keypoints, video, fps) if self.options.keypoints else None
+        counter = SceneCounter(self.options.cut_threshold, max(1, round(self.options.max_seconds * fps)))
+        to_write, written = _decoded(path), 0
+        dropped: Counter[str] = Counter()
+        clips = []
+        stop = 0
+        for _, scene in itertools.groupby(_decoded(path), counter):
+            start = stop
+            keypoints, several_share = self._find_person(scene, start, fps, saved)
+            stop = start + len(keypoints)
+            window = _choose_window(keypoints, self.options.size)
+            width, height = self.options.size or (window[2] - window[0], window[3] - window[1])
+            enlargement = height / (window[3] - window[1])
+            keypoints = keypoints.crop(*window).resize(height, width)
+            measures = _measure(keypoints, several_share, enlargement)
+            broken = self.options.rules.first_broken(measures)
+            if broken:
+                dropped[broken] += 1
+                continue
+            frames = itertools.islice(to_write, start - written, stop - written)
+            written = stop
+            name = f"{_file_stem(video)}-{start:06d}"
+            hands = self._write(folder / name, _cropped(frames, window, (width, height)), keypoints)
+            row = {
+                "clip": name,
+                "video": video,
+                "file_name": f"clips/{name}.mp4",
+                "annotations": f"clips/{name}.safetensors",
+                "start_frame": start,
+                "num_frames": len(keypoints),
+                "fps": fps,
+                "height": height,
+                "width": width,
+                "mean_score": round(measures.mean_score, 6),
+                "person_height": round(measures.person_height, 6),
+                "body_motion": round(measures.body_motion, 6),
+                "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
+                "hand_sharpness": _mean(hands["hand_sharpness"]),
+            }
+            check_row(self._output, self._output_path, row, "It has a clip that no index can hold")
+            clips.append(row)
+        if saved is not None and len(saved) != stop:
+            raise UnusableVideo("keypoints", f"the keypoints have {len(saved)} frames, the video has {stop}")
+        return {"num_frames": stop, "fps": fps, "clips": clips, "dropped": dict(dropped)}
+
+    def _find_person(
+        self, frames: Iterator[np.ndarray], start: int, fps: float, saved: WholeBodyKeypoints | None
+    ) -> tuple[WholeBodyKeypoints, float]:
+        """The person in a scene that begins at frame `start`, and the share of its frames with several people."""
+        if saved is None:
+            people = self._detector.detect(frames, fps)
+            keypoints, several_share = people.follow(), float(np.mean([_is_crowd(boxes) for boxes in people.boxes]))
+        else:
+            shapes = [frame.shape[:2] for frame in frames]
+            if shapes[0] != (saved.height, saved.width) or start + len(shapes) > len(saved):
+                raise UnusableVideo(
+                    "keypoints",
+                    f"the keypoints are of {len(saved)} frames of {saved.width}x{saved.height}, the video has more or "
+                    f"others: its frames {start} to {start + len(shapes) - 1} are {shapes[0][1]}x{shapes[0][0]}",
+                )
+            keypoints, several_share = saved[start : start + len(shapes)], 0.0
+        return smooth_keypoints(keypoints) if self.options.smooth else keypoints, several_share
+
+    def _write(self, base: Path, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints) -> dict[str, np.ndarray]:
+        """Writes the video and the annotations of a clip; returns what is measured of the hands."""
+        hands: dict[str, list[np.ndarray]] = {"hand_boxes": [], "hand_motion": [], "hand_sharpness": []}
+        frames = self._measuring_hands(frames, keypoints, hands)
+        try:
+            write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
+        except OSError as error:
+            if error.errno in errno.errorcode:  # of the system, such as a full disk
+                raise
+            raise UnusableVideo("process", f"Its clip cannot be encoded: {error.strerror}") from error
+        of_hands = {name: np.concatenate(parts) for name, parts in hands.items()}
+        of_person = {name: np.asarray(getattr(keypoints, name)) for name in ("xy", "score", "height", "width", "fps")}
+        annotations = {**of_person, "face_boxes": face_boxes(keypoints)}
+        annotations |= {name: of_hands[name] for name in ("hand_boxes", "hand_sharpness")}
+        base.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(annotations))
+        return of_hands
+
+    def _measuring_hands(
+        self, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints, hands: dict[str, list[np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """Passes frames on and appends the arrays of `MotionBlurCondition` that `hands` names."""
+        start = 0
+        before: list[np.ndarray] = []  # the last frame: motion is known from the second frame on
+        for batch in _batches(frames):
+            stop = start + len(batch)
+            part = keypoints[start - len(before) : stop]
+            condition = self._conditioner(part, np.stack([*before, *batch]))
+            for name, arrays in hands.items():
+                arrays.append(getattr(condition, name)[len(before) :])
+            yield from batch
+            start, before = stop, batch[-1:]
+
+    def _fetch(self, source: str, path: Path) -> None:
+        if isinstance(self._videos, LocalFileSystem):
+            if not path.is_file() and not self._is_of_frames(source):  # to open a FIFO would wait for ever
+                raise UnusableVideo("decode", f"{str(path)!r} is no regular file.")
+            return
+        try:
+            if self._is_of_frames(source):
+                path.mkdir()
+                for file in self._videos.ls(source, detail=False):
+                    if is_frame(PurePosixPath(file).name):
+                        self._videos.get_file(file, str(path / PurePosixPath(file).name))
+            else:
+                self._videos.get_file(source, str(path))
+        except (FileNotFoundError, PermissionError) as error:
+            raise UnusableVideo("decode", f"It cannot be read: {error}") from error
+
+    def _is_of_frames(self, source: str) -> bool:
+        return self.options.frames_fps is not None and self._videos.isdir(source)
+
+    @contextmanager
+    def _work_folder(self, video: str) -> Iterator[Path]:
+        """An empty folder, next to the output where that is local: from there a file can be moved in one step."""
+        if isinstance(self._output, LocalFileSystem):
+            folder = Path(self._output_path, PARTIAL_FOLDER, _file_stem(video))
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            folder.mkdir(parents=True)
+        else:
+            folder = Path(tempfile.mkdtemp())
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, path: Path, name: str) -> None:
+        target = f"{self._output_path}/{name}"
+        if isinstance(self._output, LocalFileSystem):
+            os.replace(path, target)
+        else:
+            self._output.put_file(str(path), target)
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in size)
+    )
+
+
+def record_name(video: str) -> str:
+    """The path of a video's record in the root of a prepared dataset."""
+    return f"records/{_file_stem(video)}.json"
+
+
+def was_interrupted(filesystem: AbstractFileSystem, output: str, video: str) -> bool:
+    """Whether a process was killed while it prepared a video. Of an output that is not local nobody knows."""
+    return filesystem.exists(f"{output}/{PARTIAL_FOLDER}/{_file_stem(video)}")
+
+
+def _file_stem(video: str) -> str:
+    """A file name without suffix that is the video's alone."""
+    path = PurePosixPath(video)
+    path = path.parent if path.name == IMAGES_FOLDER else path
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:60]
+    return f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}"
+
+
+def size_of_video(filesystem: AbstractFileSystem, path: str) -> int:
+    """In bytes; 0 where there is no such file. Of a folder, that of its files."""
+    if not filesystem.exists(path):
+        return 0
+    return filesystem.du(path, maxdepth=1) if filesystem.isdir(path) else filesystem.size(path)
+
+
+def failed(stage: str, reason: str) -> dict[str, Any]:
+    """What the record says of a video that gives no clips."""
+    return {"failure": {"stage": stage, "reason": " ".join(reason.split())}, "clips": [], "dropped": {}}
+
+
+@contextmanager
+def _reading(stage: str) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is the file's fault; there are more ways than can be listed."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UnusableVideo(stage, str(error)) from error
+    except Exception as error:
+        raise UnusableVideo(stage, f"{type(error).__name__}: {error}") from error
+
+
+def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
+    path = Path(folder, video).with_suffix(".safetensors")
+    with _reading("keypoints"):
+        keypoints = WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
+    return replace(keypoints, fps=fps)  # there are as many of them as frames, whatever rate they were saved with
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    with _reading("decode"):
+        frames = stream_frame_folder(path) if path.is_dir() else stream_frames(path)
+    while True:
+        with _reading("decode"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        height, width = frame.shape[:2]
+        if min(height, width) < MIN_SIDE or max(height, width) > MAX_SIDE:
+            raise UnusableVideo("decode", f"it has frames of {width}x{height} pixels")
+        yield frame
+
+
+def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Of one size."""
+    frames = iter(frames)
+    for frame in frames:
+        number = min(BATCH_FRAMES, max(1, BATCH_BYTES // frame.nbytes))
+        yield [frame, *itertools.islice(frames, number - 1)]
+
+
+def _is_crowd(boxes: np.ndarray) -> bool:
+    heights = boxes[:, 3] - boxes[:, 1]
+    return len(boxes) > 1 and bool((heights >= MIN_RELATIVE_HEIGHT * heights.max()).sum() > 1)
+
+
+def _choose_window(keypoints: WholeBodyKeypoints, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the largest window of the aspect of `size`, as far as possible around the person's middle."""
+    if size is None:
+        return 0, 0, keypoints.width // 2 * 2, keypoints.height // 2 * 2
+    scale = min(keypoints.width / size[0], keypoints.height / size[1])
+    width, height = (max(1, round(side * scale)) for side in size)
+    points = keypoints.xy[:, BODY][keypoints.score[:, BODY] > VISIBLE_SCORE]
+    x, y = np.median(points, axis=0) if len(points) else (keypoints.width / 2, keypoints.height / 2)
+    x0 = int(np.clip(round(x - width / 2), 0, keypoints.width - width))
+    y0 = int(np.clip(round(y - height / 2), 0, keypoints.height - height))
+    return x0, y0, x0 + width, y0 + height
+
+
+def _cropped(
+    frames: Iterator[np.ndarray], window: tuple[int, int, int, int], size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    x0, y0, x1, y1 = window
+    interpolation = cv2.INTER_AREA if size[1] < y1 - y0 else cv2.INTER_CUBIC
+    for frame in frames:
+        yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), size, interpolation=interpolation)
+
+
+def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: float) -> ClipMeasures:
+    score, xy = keypoints.score[:, BODY], keypoints.xy[:, BODY]
+    visible = score > VISIBLE_SCORE
+    is_found = (score > 0).any(axis=1)
+    points, height = xy[visible], _person_height(keypoints)
+    is_outside = ((points < 0) | (points > (keypoints.width, keypoints.height))).any(axis=1)
+    steps = np.linalg.norm(np.diff(xy, axis=0), axis=-1)[visible[1:] & visible[:-1]]
+    return ClipMeasures(
+        seconds=len(keypoints) / keypoints.fps,
+        person_share=float(is_found.mean()),
+        several_share=several_share,
+        person_height=height / keypoints.height,
+        mean_score=float(score[is_found].mean()) if is_found.any() else 0.0,
+        outside_share=float(is_outside.mean()) if len(points) else 0.0,
+        body_motion=float(steps.mean()) * keypoints.fps / height if len(steps) and height else 0.0,
+        enlargement=enlargement,
+    )
+
+
+def _person_height(keypoints: WholeBodyKeypoints) -> float:
+    """Median extent in pixels from the highest to the lowest point of body, feet and face."""
+    visible = keypoints.score[:, : FACE.stop] > VISIBLE_SCORE
+    y = keypoints.xy[:, : FACE.stop, 1]
+    extent = np.where(visible, y, -np.inf).max(axis=1) - np.where(visible, y, np.inf).min(axis=1)
+    extent = extent[np.isfinite(extent)]
+    return float(np.median(extent)) if len(extent) else 0.0
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return round(float(known.mean()), 6) if len(known) else None

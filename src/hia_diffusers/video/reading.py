@@ -1,0 +1,323 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Video files to arrays. Axes: F frames, H, W."""
+
+import bisect
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+
+from .. import checks
+from .animations import animation_frames, animation_rate, open_animation
+from .containers import file_name, open_container
+from .display import Display
+
+
+# Frames per second that a video of people can have. Some files state a nonsensical rate, such as their time base.
+MIN_RATE, MAX_RATE = 1.0, 240.0
+
+# Of the frames that a video should have by the rate that it states.
+LEAST_SHARE = 0.97
+
+# FFmpeg's own decoders leave out the alpha of these.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+@dataclass
+class Video:
+    """
+    A decoded video.
+
+    Args:
+        frames (`np.ndarray`):
+            Frames of shape `(F, H, W, 3)`, uint8 RGB.
+        fps (`float`):
+            Frames per second.
+    """
+
+    frames: np.ndarray
+    fps: float
+
+
+class VideoFrames:
+    """
+    The frames of a video file, decoded anew by every pass over them, so that memory does not grow with their number.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file, as for [`read_video`].
+        max_frames (`int`, *optional*):
+            Stop after this many frames. The default decodes all of them.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: while passing over them, as [`read_video`], or if the file has changed since the first pass.
+    """
+
+    def __init__(self, path: str | os.PathLike, max_frames: int | None = None):
+        self.path = path
+        self.max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+        self._shape: tuple[int, int, int, int] | None = None
+        _check_file(path)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 RGB frames `(H, W, 3)`."""
+        count, size = 0, None
+        for frame in itertools.islice(stream_frames(self.path), self.max_frames):
+            size = size or frame.shape
+            if frame.shape != size:
+                raise ValueError(f"{str(self.path)!r} changes its frame size at frame {count}.")
+            count += 1
+            yield frame
+        assert size is not None  # a file without frames is an error
+        shape = (count, *size)
+        if self._shape not in (None, shape):
+            raise ValueError(f"{str(self.path)!r} has changed since it was read first.")
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(F, H, W, 3)`. It is known after the first pass, which asking for it makes."""
+        if self._shape is None:
+            for _ in self:
+                pass
+        assert self._shape is not None
+        return self._shape
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return self.shape[0]
+
+    def __getitem__(self, frames: slice) -> "VideoFrames":
+        """The beginning of the clip."""
+        if not isinstance(frames, slice) or frames.start not in (None, 0) or frames.step not in (None, 1):
+            raise TypeError(f"`frames` of a file can be passed over and cut as frames[:20], got {frames!r}.")
+        limits = [limit for limit in (self.max_frames, frames.stop) if limit is not None]
+        return self if frames.stop is None else VideoFrames(self.path, min(limits))
+
+
+def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
+    """
+    Decodes a video file, as a player shows it: see [`~data.display.Display`].
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file: a video that FFmpeg decodes, in one of [`~data.containers`]' formats, or a GIF, PNG or WebP.
+        max_frames (`int`, *optional*):
+            Stop after this many frames. The default decodes all of them.
+
+    Returns:
+        [`Video`]: uint8 RGB frames and the frame rate.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if `path` cannot be decoded (up to `max_frames`), holds no video stream or holds no frame.
+    """
+    frames = VideoFrames(path, max_frames)
+    fps = read_frame_rate(path)
+    pixels = bytearray()  # grows in place: a list of frames would be copied into an array
+    for frame in frames:
+        pixels += frame.data
+    return Video(np.frombuffer(pixels, np.uint8).reshape(frames.shape), fps)
+
+
+def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
+    """
+    Decodes a video frame by frame, as a player shows it, in memory that does not grow with its length.
+
+    Args:
+        path (`str`, `os.PathLike` or a binary file):
+            The file, as for [`read_video`]. A binary file must be seekable.
+
+    Returns:
+        An iterator over uint8 RGB frames `(H, W, 3)`. Their size changes where the video's does. The `ValueError` of a
+        file that is damaged, holds no video stream or holds no frame comes while iterating.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+    """
+    _check_file(path)
+    return _stream_frames(path)
+
+
+def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """
+    Decodes some frames of a video, as a player shows it, without decoding what lies before the keyframes in front of
+    them.
+
+    Args:
+        path (`str`, `os.PathLike` or a binary file):
+            The file, a video that FFmpeg decodes, in one of [`~data.containers`]' formats, and that stores time
+            stamps. A binary file must be seekable.
+        indices (`Sequence[int]` or `np.ndarray`):
+            Which frames, counted from 0 as [`read_video`] returns them; in any order, also repeatedly.
+
+    Returns:
+        `np.ndarray`: uint8 RGB frames `(len(indices), H, W, 3)`.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if `indices` are none or not frames of the video, if the file cannot be decoded or sought in, or
+            if the frames are not of one size.
+    """
+    try:
+        wanted = np.asarray(indices)
+    except ValueError:  # lists in a list
+        wanted = np.asarray(None)
+    if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
+        raise ValueError(f"`indices` must be a list of whole numbers with at least one, got {checks.shown(indices)}.")
+    with _opened(path) as (container, stream):
+        times: list[int] = []
+        keyframes: list[tuple[int, int]] = []  # when each is shown and when it is decoded
+        for packet in container.demux(stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.pts is None:
+                raise ValueError(f"{file_name(path)!r} stores no time stamps to find a frame by.")
+            times.append(packet.pts)
+            if packet.is_keyframe:
+                keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        if wanted.min() < 0 or wanted.max() >= len(times):
+            raise ValueError(
+                f"`indices` must be frames of {file_name(path)!r}, from 0 to {len(times) - 1}, got {indices}."
+            )
+        if not keyframes:
+            raise ValueError(f"{file_name(path)!r} stores no keyframe to decode from.")
+        times.sort()
+        decoded = dict(_decode_at(container, stream, sorted(keyframes), sorted({times[index] for index in wanted})))
+    if len({frame.shape for frame in decoded.values()}) > 1:
+        raise ValueError(f"{file_name(path)!r} changes its frame size between the frames of `indices`.")
+    return np.stack([decoded[times[index]] for index in wanted])
+
+
+def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
+    """
+    The frame rate of a video file: what it states or, where it states none that can be or holds fewer frames, the mean
+    by its time stamps.
+
+    Args:
+        path (`str`, `os.PathLike` or a binary file):
+            The file. A binary file must be seekable.
+
+    Returns:
+        `float`: mean frames per second, from `MIN_RATE` to `MAX_RATE`.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it is no video, or has no frame rate or one that a video of people cannot have.
+    """
+    _check_file(path)
+    with open_animation(path) as animation:
+        rate = None if animation is None else animation_rate(animation, file_name(path))
+    if rate is None:
+        with _opened(path) as (container, stream):
+            rate = float(stream.average_rate or 0)
+            count, span = _time_stamps(container, stream)
+            # Some files state the rate of the camera or the screen, and lack frames that were dropped or alike.
+            if span and (not MIN_RATE <= rate <= MAX_RATE or MIN_RATE <= count / span < LEAST_SHARE * rate):
+                rate = (count - 1) / span
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(
+            f"{file_name(path)!r} has {rate:g} frames per second; a video must have {MIN_RATE:g} to {MAX_RATE:g}."
+        )
+    return rate
+
+
+def read_comment(path: str | os.PathLike) -> str | None:
+    """
+    The comment in a video file's metadata.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+
+    Returns:
+        `str`, *optional*: `None` where there is none.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it is no video.
+    """
+    with _opened(path) as (container, _):
+        return container.metadata.get("comment")
+
+
+def _check_file(path: str | os.PathLike | BinaryIO) -> None:
+    if hasattr(path, "read"):
+        return
+    if not Path(checks.path("path", path)).is_file():
+        raise FileNotFoundError(f"There is no video file {str(path)!r}.")
+
+
+@contextmanager
+def _opened(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and the video stream that a player would choose."""
+    _check_file(path)
+    try:
+        with open_container(path) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError(f"{file_name(path)!r} holds no video stream.")
+            if stream.codec_context is None:
+                raise ValueError(f"{file_name(path)!r} is in a codec that FFmpeg does not know.")
+            yield container, stream
+    except av.FFmpegError as error:
+        raise ValueError(f"{file_name(path)!r} cannot be decoded as a video: {error.strerror}.") from error
+
+
+def _stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
+    with open_animation(path) as animation:
+        if animation is not None:
+            yield from animation_frames(animation, file_name(path))
+            return
+    frame = None
+    with _opened(path) as (container, stream):
+        show = Display(file_name(path), stream.sample_aspect_ratio)
+        for frame in _decoded(container, stream):
+            yield show(frame)
+    if frame is None:
+        raise ValueError(f"{file_name(path)!r} holds no video frame.")
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames from where the container is."""
+    metadata = {name.lower(): value for name, value in stream.metadata.items()}
+    codec = stream.codec_context.name
+    if metadata.get("alpha_mode") != "1" or codec not in ALPHA_DECODERS:
+        yield from container.decode(stream)
+        return
+    decoder: Any = av.CodecContext.create(ALPHA_DECODERS[codec], "r")
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet if packet.size else None)
+
+
+def _time_stamps(container: Any, stream: Any) -> tuple[int, float]:
+    """How many there are, and the seconds from the first to the last."""
+    times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+    return len(times), float((max(times) - min(times)) * stream.time_base) if times else 0.0
+
+
+def _decode_at(
+    container: Any, stream: Any, keyframes: list[tuple[int, int]], times: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each time, which ascend, and the frame that is shown then."""
+    show = Display(container.name, stream.sample_aspect_ratio)
+    now = None
+    for time in times:
+        shown, decoded = keyframes[max(0, bisect.bisect_right(keyframes, time, key=lambda keyframe: keyframe[0]) - 1)]
+        if now is None or now < shown:
+            # Not to when it is shown: by then the decoding of the next keyframe may have begun.
+            container.seek(decoded, stream=stream)
+            frames = _decoded(container, stream)
+        frame = next((frame for frame in frames if frame.pts >= time), None)
+        if frame is None or frame.pts != time:
+            raise ValueError(f"{container.name!r} cannot be sought in: its time stamps do not lead to its frames.")
+        now = time
+        yield time, show(frame)
