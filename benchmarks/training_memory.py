@@ -8,8 +8,8 @@ One sample per process, as `examples/train_hia.py` has it: networks without a tr
 mixed precision, the others in float32. In the regional stage the VAE decodes the whole picture with gradient, or
 ("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
 bitsandbytes with 8 bits. Memory is in GiB; `hia_diffusers.memory.training_memory` says what counts. Operations are
-those of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition are two.
-The frozen encoders that run before the step, VAE and CLIP, are not in them.
+those of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition
+are two. The frozen encoders that run before the step, VAE and CLIP, are not in them.
 """
 
 import argparse
