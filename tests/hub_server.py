@@ -39,11 +39,14 @@ class HubServer:
             The value for `HF_ENDPOINT`.
         requests (`list[tuple[str, str]]`):
             Method and decoded path, without the query, of every request so far.
+        bytes_left (`int`, *optional*):
+            Bytes of files that are still sent; then connections break. The default sends all.
     """
 
     def __init__(self, root: Path, accounts: dict[str, str] | None = None):
         self.root, self.accounts = Path(root), accounts or {}
         self.requests: list[tuple[str, str]] = []
+        self.bytes_left: int | None = None
         self.uploads: dict[str, bytes] = {}  # large files by their SHA-256, until a commit names them
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_HubRequestHandler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -281,5 +284,9 @@ class _HubRequestHandler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": content_type, "Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        if self.hub.bytes_left is not None and content_type == "application/octet-stream":
+            body = body[: self.hub.bytes_left]
+            self.hub.bytes_left -= len(body)
+        self.wfile.write(body)

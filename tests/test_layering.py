@@ -46,6 +46,10 @@ ALLOWED_IMPORTS = {
     "loaders": {"images", "loaders", "models"},
     "loaders.ip_adapter": {"images", "models", "pipelines.inputs"},
     "pipelines": {"conditioning", "finite_results", "images", "models", "pipelines"},
+    # By function: what is published, or has another project's layout, becomes a pipeline first.
+    "pipelines.pipeline_folder": {
+        *("conversion.hub_downloads", "conversion.recognition", "models", "pipelines.model_card"),
+    },
     "pipelines.streaming": {"exclusive_use"},
     "pipelines.pipeline_hia": {"conditioning", "exclusive_use", "finite_results", "loaders", "models", "pipelines"},
     "memory.training_memory": {"memory.counting", "models", "training"},

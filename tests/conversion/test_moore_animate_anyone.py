@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import copy
+import functools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -217,11 +219,16 @@ def test_a_missing_file_is_named(copied, name, monkeypatch):
         convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
 
 
-def test_step_numbered_files_are_named(copied):
-    path = copied / "weights" / "reference_unet.pth"
-    path.rename(path.with_name("reference_unet-30000.pth"))
-    with pytest.raises(FileNotFoundError, match="there is no file .*but there is .*reference_unet-30000.pth"):
-        convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
+def test_files_with_a_number_of_steps_are_taken_where_there_is_one_and_named_where_there_are_several(copied):
+    for path in (copied / "weights").glob("*.pth"):
+        path.rename(path.with_name(f"{path.stem}-30000.pth"))
+    convert = functools.partial(
+        convert_moore_animate_anyone, copied / "weights", copied / "base", copied / "variations"
+    )
+    assert "reference_unet-30000.pth" in {Path(row.source).name for row in convert().report.rows}
+    shutil.copy(copied / "weights/reference_unet-30000.pth", copied / "weights/reference_unet-60000.pth")
+    with pytest.raises(FileNotFoundError, match="there is no file .*but there are .*-30000.pth, .*-60000.pth"):
+        convert()
 
 
 @pytest.mark.parametrize("convert", [convert_moore_animate_anyone, convert_champ])

@@ -74,7 +74,7 @@ def as_folder(argument: str, path: str | os.PathLike) -> Path:
 
 def find_file(argument: str, *candidates: Path) -> Path:
     """
-    The first file that is there.
+    The first file that is there, or the only one whose name has a number of steps, as in `denoising_unet-30000.pth`.
 
     Args:
         argument (`str`):
@@ -83,14 +83,16 @@ def find_file(argument: str, *candidates: Path) -> Path:
             Files, the preferred one first.
 
     Raises:
-        FileNotFoundError: If there is none of them.
+        FileNotFoundError: If there is none of them, or only several with a number.
     """
     for path in candidates:
         if path.is_file():
             return path
-    # What scripts of training write, such as denoising_unet-30000.pth.
-    alike = sorted(str(other) for path in candidates for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
-    found = f", but there is {', '.join(alike[:SHOWN_FILES])}: give the one to take the name above" if alike else ""
+    numbered = sorted(other for path in candidates for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+    if len(numbered) == 1:
+        return numbered[0]
+    names = ", ".join(map(str, numbered[:SHOWN_FILES]))
+    found = f", but there are {names}: give the one to use the name above" if numbered else ""
     if folders := [str(path) for path in candidates if path.is_dir()]:
         found = f": {folders[0]} is a folder"
     raise FileNotFoundError(f"`{argument}`: there is no file {' or '.join(map(str, candidates))}{found}.")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
@@ -23,6 +24,8 @@ from ..models.component_fit import CLASSES, COMPONENTS, CONVERTED_UNETS, REQUIRE
 from ..models.modeling_hia import StrictLoadingMixin, check_finite_weights, load_without_mismatch
 from .model_card import CARD_FILE, PIPELINE_CODE, PIPELINE_FILE, model_card
 
+
+logger = logging.get_logger(__name__)
 
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 LIBRARIES = ("diffusers", "transformers", "hia_diffusers")
@@ -111,6 +114,11 @@ def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, optio
         ValueError: If its index is not right.
     """
     folder = Path(pretrained_model_name_or_path)
+    if folder.exists() and not (folder / INDEX).is_file():
+        from ..conversion.recognition import recognize_layout
+
+        reason = recognize_layout(folder) or f"{folder} must be the folder of a pipeline, with {INDEX}"
+        raise FileNotFoundError(f"`pretrained_model_name_or_path`: {reason}.")
     if folder.is_dir():
         return folder
     hub_options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
@@ -253,6 +261,42 @@ class PipelineFolderMixin(DiffusionPipeline):
                 check_finite_weights(component, folder / name)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    @classmethod
+    def from_published(
+        cls,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        cache_dir: str | Path | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a checkpoint that others have published: `HIAPipeline.from_published("moore-animate-anyone")`.
+
+        The first time, its files are downloaded from the Hub and converted; the result is kept for the next time.
+
+        Args:
+            name (`str`):
+                A name that `hia-diffusers models` lists.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+                Of the weights.
+            cache_dir (`str` or `os.PathLike`, *optional*):
+                Where downloads and the result are kept. The default is the cache of `huggingface_hub`.
+            revision (`str`, *optional*):
+                Branch, tag or commit of the checkpoint's own repository.
+            kwargs:
+                Options of [`~HIAPipeline.from_pretrained`].
+
+        Raises:
+            ValueError: If there is no checkpoint of that name, or it cannot animate without training.
+            ConnectionError: If the Hub cannot be reached, or a download breaks off; it resumes the next time.
+            FileNotFoundError, OSError, PermissionError: If files are not there, do not fit on the disk, or are only
+                given to who agrees to their terms.
+        """
+        from ..conversion.hub_downloads import converted_checkpoint
+
+        folder = converted_checkpoint(name, dtype, cache_dir=cache_dir, revision=revision, notify=logger.warning)
+        return cls.from_pretrained(folder, dtype=dtype, **kwargs)
 
     @classmethod
     def extract_init_dict(

@@ -1,0 +1,144 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Published checkpoints from the Hub: exactly the files that are needed, and what was made of them, both kept."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+
+from ..folder_lock import locked_folder
+from .published import PublishedCheckpoint, published_checkpoint
+
+
+CONVERTED_FOLDER = "hia-diffusers"
+DEFAULT_REVISION = "main"
+
+
+def download_checkpoint(
+    checkpoint: PublishedCheckpoint,
+    cache_dir: str | os.PathLike | None = None,
+    revision: str | None = None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict[str, Path]:
+    """
+    The files of a published checkpoint, from the cache or from the Hub. An interrupted download resumes.
+
+    Args:
+        checkpoint ([`PublishedCheckpoint`]):
+            The checkpoint.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            The cache of `huggingface_hub`. Its default obeys `HF_HOME` and `HF_HUB_CACHE`.
+        revision (`str`, *optional*):
+            Branch, tag or commit of the checkpoint's own repository. The default is its main branch.
+        notify (`Callable[[str], None]`, *optional*):
+            Is given the size and the license before anything is downloaded.
+
+    Returns:
+        `dict[str, Path]`: the folder of each repository, by the argument of the converter that reads it.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached, or a download breaks off.
+        FileNotFoundError: If a repository, a revision or a file of it is not there.
+        OSError: If the disk has less space than the files need.
+        PermissionError: If a repository asks for an agreement to its terms first.
+    """
+    paths: dict[tuple[str, str], str] = {}
+    sizes: dict[tuple[str, str], int] = {}  # of those that are not in the cache
+    for name, files in checkpoint.sources.items():
+        options: dict[str, Any] = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
+        for file in files.sizes:
+            cached = try_to_load_from_cache(files.repo_id, file, **options)
+            if isinstance(cached, str):
+                paths[name, file] = cached
+            else:
+                sizes[name, file] = _from_hub(files.repo_id, file, dry_run=True, **options).file_size or 0
+    if sizes:
+        _check_space(Path(cache_dir or constants.HF_HUB_CACHE), sum(sizes.values()))
+        notify(f"{checkpoint.title}: downloading {sum(sizes.values()) / 1e9:.2f} GB. License: {checkpoint.license}.")
+    for name, file in sizes:
+        options: dict[str, Any] = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
+        paths[name, file] = _from_hub(checkpoint.sources[name].repo_id, file, **options)
+    folders = {name: Path(path).parents[file.count("/")] for (name, file), path in paths.items()}
+    return folders
+
+
+def converted_checkpoint(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    cache_dir: str | os.PathLike | None = None,
+    revision: str | None = None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """
+    The folder of a published checkpoint as a pipeline. It is downloaded and converted the first time, and kept.
+
+    Args:
+        name (`str`):
+            A name in `PUBLISHED`.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            The dtype of the weights; each has a folder of its own.
+        cache_dir, revision, notify:
+            As for [`download_checkpoint`]. The result is kept in `hia-diffusers` under `cache_dir` or `HF_HOME`.
+
+    Raises:
+        ValueError: If there is no checkpoint of that name, or it cannot animate without training.
+        ConnectionError, FileNotFoundError, OSError, PermissionError: As for [`download_checkpoint`].
+    """
+    checkpoint = published_checkpoint(name)
+    if checkpoint.missing is not None:
+        raise ValueError(
+            f"`name`: {name} cannot animate: {checkpoint.missing}. `hia-diffusers convert {name}` makes a start for"
+            " training."
+        )
+    folder = converted_folder(name, dtype, cache_dir, revision)
+    if not folder.is_dir():
+        with locked_folder(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                folders = download_checkpoint(checkpoint, cache_dir, revision, notify)
+                checkpoint.convert(folders, dtype=dtype).save_pretrained(folder)
+    return folder
+
+
+def converted_folder(
+    name: str, dtype: torch.dtype, cache_dir: str | os.PathLike | None = None, revision: str | None = None
+) -> Path:
+    """Where [`converted_checkpoint`] keeps its result; the arguments are the same."""
+    root = Path(constants.HF_HOME if cache_dir is None else cache_dir, CONVERTED_FOLDER)
+    label = (revision or DEFAULT_REVISION).replace("/", "--")
+    return root / f"{name}-{label}-{str(dtype).removeprefix('torch.')}"
+
+
+def _from_hub(repo_id: str, file: str, **options: Any) -> Any:
+    """`hf_hub_download`, whose errors are one sentence."""
+    address = f"{constants.ENDPOINT}/{repo_id}"
+    try:
+        return hf_hub_download(repo_id, file, **options)
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"{address} asks for an agreement to its terms: agree on that page, then log in by `hf auth login`."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"{address} is not there, or is private and needs `hf auth login`.") from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"`revision`: {address} has none named {options['revision']!r}.") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(f"{address} has no file {file}.") from error
+    except Exception as error:  # of the network: huggingface_hub, httpx and the operating system have their own
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # such as a full disk
+        reason = "downloads are switched off" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())
+        raise ConnectionError(
+            f"{file} of {address} cannot be downloaded ({reason}). What has arrived is kept; try again."
+        ) from error
+
+
+def _check_space(cache_dir: Path, size: int) -> None:
+    folder = next(parent for parent in (cache_dir, *cache_dir.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(f"{folder} has {free / 1e9:.2f} GB of free space; the files need {size / 1e9:.2f} GB.")
