@@ -61,7 +61,7 @@ def download_checkpoint(
         _check_space(Path(cache_dir or constants.HF_HUB_CACHE), sum(sizes.values()))
         notify(f"{checkpoint.title}: downloading {sum(sizes.values()) / 1e9:.2f} GB. License: {checkpoint.license}.")
     for name, file in sizes:
-        options: dict[str, Any] = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
+        options = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
         paths[name, file] = _from_hub(checkpoint.sources[name].repo_id, file, **options)
     folders = {name: Path(path).parents[file.count("/")] for (name, file), path in paths.items()}
     return folders
