@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -130,3 +131,20 @@ def test_files_are_found_in_order_and_named_where_there_are_none(tmp_path):
     for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"):
         (tmp_path / name).touch()
         assert find_weights("base", tmp_path).name == name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' count of memory")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_read_are_not_copied_into_memory(tmp_path, suffix):
+    def anonymous_bytes():
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return 1024 * int(line.split()[1])
+
+    path = tmp_path / f"weights{suffix}"
+    tensors = {"weight": torch.ones(1 << 24)}
+    safetensors.torch.save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+    del tensors
+    before = anonymous_bytes()
+    weight = read_state_dict("weights", path).tensors["weight"]
+    assert weight[:: 1 << 10].sum() == 1 << 14
+    assert anonymous_bytes() - before < path.stat().st_size / 4

@@ -155,7 +155,9 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
             content: Any = safetensors.torch.load_file(path)
         else:
             _check_uncompressed(argument, path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, so that memory holds what is made of the file and not the file.
+            is_mappable = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except Exception as error:  # torch raises errors of many classes on files that are cut off
         if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EINVAL:
             raise  # the machine's trouble
