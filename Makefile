@@ -3,7 +3,7 @@ BIN := .venv/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo docs test rounding learn lint ablation ablation-check
+.PHONY: help install browser demo docs test test-slow rounding learn lint ablation ablation-check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,7 +23,11 @@ demo: .venv/installed ## animate an unseen person at three sharpnesses of the ha
 	$(BIN)/python examples/demo.py --output $(DEMO)
 
 test: .venv/installed ## run the tests, one thread in each of two processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+test-slow: .venv/installed ## run the tests that take long and rarely fail alone, and four times as many random inputs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
+	OMP_NUM_THREADS=1 FUZZ_EFFORT=1 $(BIN)/pytest -n 2 tests/test_fuzz.py
 
 docs: .venv/installed ## make the site of docs/ in build/docs
 	$(BIN)/mkdocs build --strict
@@ -34,7 +38,7 @@ rounding: .venv/installed ## run the tests of numbers as on a processor that rou
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --other-rounding -k "not compile" $(ROUNDING)
 
 learn: .venv/installed ## train all stages for minutes on procedural people and measure what they learnt
-	$(BIN)/pytest -m slow --log-cli-level=INFO
+	$(BIN)/pytest -m learn --log-cli-level=INFO
 
 ablation: .venv/installed ## train and score the paper's ablations, and what hia-tiny reaches, into docs/results; hours
 	$(BIN)/python benchmarks/hia_tiny_scores.py

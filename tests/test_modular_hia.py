@@ -4,12 +4,10 @@
 
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_python
 import numpy as np
 import PIL.Image
 import pytest
@@ -229,13 +227,7 @@ def expected(saved):
 
 
 def diffusers_cli(saved, *arguments):
-    environment = os.environ | {
-        "HF_HOME": str(saved / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    command = [str(Path(sys.executable).with_name("diffusers-cli")), *arguments]
-    return subprocess.run(command, cwd=saved, env=environment, capture_output=True, text=True, timeout=300)
+    return forked_python.run("-m", "diffusers.commands.diffusers_cli", *arguments, cwd=saved)
 
 
 RUN_INPUTS = {"image": "person.png", "driving": "motion.safetensors", "sharpness": 0.8}

@@ -151,6 +151,7 @@ def test_an_uploaded_picture_dances_as_the_person_in_an_uploaded_video(open_page
     assert page.locator("#result video").evaluate("video => video.videoWidth") == 3 * 96
 
 
+@pytest.mark.slow
 def test_cancel_ends_the_computation_and_so_does_leaving(server, open_page, tmp_path):
     for way in ("cancel", "leave"):
         cancelled = server.log.count("Cancelled at")
@@ -187,6 +188,7 @@ def test_a_bad_file_gets_a_sentence_and_the_page_goes_on(open_page, tmp_path):
     assert len(result(page, tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_two_users_wait_for_each_other_and_get_their_own(open_page, tmp_path):
     pages = [open_page(), open_page()]
     set_number(pages[0], "#steps", 8)

@@ -3,6 +3,7 @@
 """Every code block of the README and of docs/, page by page, in the order in which they are read."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -133,6 +134,7 @@ NEEDS = {
         replaced={
             **SMALL_PREPARATION,
             "--procedural_clips 8 --max_train_steps 4": SMALL_TRAINING,
+            "runs/tiny/vae --max_train_steps 0": "runs/tiny/vae --max_train_steps 0 --size 32x48 --validation_clips 1",
             "--model runs/dance/temporal-full --size 512x896": (
                 "--model runs/dance/temporal-full --max-clips 2 --frames 16 --steps 1 --size 64x64"
             ),
@@ -186,19 +188,34 @@ def runner(hub, tmp_path_factory):
         yield runner
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(ROOT / page)])
-def test_blocks_run_in_order(page, runner, hub, common_files, tmp_path):
-    needs = NEEDS.get(page, Page())
+@pytest.fixture
+def checkout(common_files, tmp_path):
+    """A folder to run blocks in."""
     shutil.copytree(common_files, tmp_path, dirs_exist_ok=True)
     for name in ("benchmarks", "examples", "integrations"):
         (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(ROOT / page)])
+def test_blocks_run_in_order(page, runner, hub, checkout):
+    needs = NEEDS.get(page, Page())
     for write in needs.files:
-        write(tmp_path)
+        write(checkout)
     if needs.hub is not None:
         shutil.rmtree(hub.root)
         hub.root.mkdir()
-        needs.hub(tmp_path, hub.root)
-    runner.run(blocks_as_run(page), needs.names, tmp_path)
+        needs.hub(checkout, hub.root)
+    runner.run(blocks_as_run(page), needs.names, checkout)
+
+
+@pytest.mark.slow
+def test_all_stages_train_as_documented(runner, checkout):
+    """In the other test, a block's `train_all_stages.sh` does not train."""
+    script = "examples/train_all_stages.sh"
+    (block,) = [block for block in blocks_as_run("docs/training.md") if f"{script} runs/tiny" in block.text]
+    runner.run([replace(block, text=block.text.replace(script, f"LAUNCH={sys.executable} {script}"))], [], checkout)
+    assert (checkout / "runs/tiny/temporal-full/model_index.json").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,14 +4,13 @@
 
 import importlib.util
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
-from forked_script import run_script
+from forked_python import start
 from safetensors.torch import load_file
 from small_networks import NETWORKS, write_pipeline
 
@@ -20,13 +19,6 @@ from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "distill_hia_lcm.py"
 SCALED = Path(__file__).parents[1] / "scaled_training.py"
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["forked_script", "accelerate", "diffusers.optimization", "diffusers.training_utils", "diffusers.schedulers"]
-    + ["hia_diffusers.commands.config_parser", "hia_diffusers.training.export"]
-    + ["hia_diffusers.training.batches", "hia_diffusers.training.launch", "torch.utils.tensorboard"]
-)
 
 
 def load_script():
@@ -63,12 +55,9 @@ def options(teacher, **more):
 
 def distil(folder, teacher, *more, status=0, scale=None, **options_):
     """Run the script to its end, in fp16 where there is a `scale`; returns what it printed."""
-    arguments = [*map(str, (*options(teacher, **options_), *more)), "--output_dir", str(folder)]
     output = folder.with_name(f"{folder.name}.txt")
-    output.touch()
-    script, arguments = (SCRIPT, arguments) if scale is None else (SCALED, [str(SCRIPT), str(scale), *arguments])
-    process = processes.Process(target=run_script, args=(script, arguments, output))
-    process.start()
+    script = [SCRIPT] if scale is None else [SCALED, SCRIPT, scale]
+    process = start([*script, *options(teacher, **options_), *more, "--output_dir", folder], output)
     process.join()
     printed = output.read_text()
     assert process.exitcode == status, printed

@@ -4,7 +4,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from diffusers import AutoencoderDC
-from forked_script import run_script
+from forked_python import start as start_python
 from safetensors.torch import load_file
 
 from hia_diffusers.data.clip_sources import ProceduralClips, UnreadableClipError
@@ -36,11 +35,6 @@ VAE = {
     "decoder_in_shortcut": False,
     "latent_channels": 12,
 }
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["forked_script", "diffusers", "hia_diffusers.commands.config_parser", "hia_diffusers.data.clip_sources"]
-)
 
 
 def load_script():
@@ -68,9 +62,7 @@ def start(folder, networks, *more):
     arguments = ["--from_scratch", networks, "--procedural_clips", 8, "--size", "32x48", "--validation_clips", 2]
     arguments += ["--max_train_steps", 4, "--checkpointing_steps", 2, "--output_dir", folder, *more]
     output = folder.with_name(f"{folder.name}.txt")
-    process = processes.Process(target=run_script, args=(SCRIPT, [*map(str, arguments)], output))
-    process.start()
-    return process, output
+    return start_python([SCRIPT, *arguments], output), output
 
 
 def train(folder, networks, *more, status=0):

@@ -132,11 +132,13 @@ def test_ddp_is_one_process_with_the_same_batch(name, one_process, ddp, initial_
     assert change > 3e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spatial", "temporal"])
 def test_fsdp_is_one_process_with_the_same_batch(name, one_process, fsdp):
     assert_same_run(fsdp / name, one_process / name)
 
 
+@pytest.mark.slow
 def test_fsdp_has_split_the_weights(fsdp, initial_weights):
     metadata = torch.distributed.checkpoint.FileSystemReader(
         fsdp / "spatial" / "checkpoint-2" / "pytorch_model_fsdp_0"
@@ -153,11 +155,13 @@ def test_ddp_resumes_exactly(ddp):
     assert measures(ddp / "resumed") == {key: value for key, value in measures(ddp / "spatial").items() if key[1] == 2}
 
 
+@pytest.mark.slow
 def test_fsdp_resumes(fsdp):
     # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
     torch.testing.assert_close(weights(fsdp / "resumed"), weights(fsdp / "spatial"), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_fsdp_exports_the_pipeline_of_ddp(ddp, fsdp):
     pipelines = [HIAPipeline.from_pretrained(folder / "spatial") for folder in (ddp, fsdp)]
     for name, network in pipelines[0].components.items():

@@ -20,7 +20,7 @@ from hia_diffusers.data.clip_sources import ProceduralClips
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.learn
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One clip on several processes (gloo, on the CPU) against the same clip on one."""
 
+import forked_python
 import numpy as np
 import pytest
 import torch.multiprocessing
@@ -11,9 +12,10 @@ from shared_clips import make_clips, share_clips
 from hia_diffusers.pipelines.window_parallelism import WindowGroup
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_share_a_clip_make_what_one_would(tmp_path, size):
-    torch.multiprocessing.spawn(share_clips, args=(size, tmp_path), nprocs=size)
+    forked_python.ensure_running()
+    torch.multiprocessing.start_processes(share_clips, (size, tmp_path), nprocs=size, start_method="forkserver")
     pipe = random_tiny_pipeline()
     windows = []
     pipe.unet.register_forward_pre_hook(lambda module, args: windows.append(args[0].shape[2]))
