@@ -64,8 +64,8 @@ def starting_point(options, runs):
     folder = runs / f"start-{short_hash(options)}"
     if not folder.exists():
         runs.mkdir(parents=True, exist_ok=True)
-        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", "hia_diffusers", "convert", "parts", *words, "--output", str(folder)]
+        words = as_arguments({**options, "output": str(folder)})
+        command = [sys.executable, "-m", "hia_diffusers", "convert", "parts", *words]
         subprocess.run(command, check=True, cwd=ROOT)
     return folder
 

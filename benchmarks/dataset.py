@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many training samples `HIADataset` makes per second, of procedural and of prepared clips.
 
-python benchmarks/dataset.py [--size 96x160] [--num-frames 1] [--samples 200]
+python benchmarks/dataset.py [--size 96x160] [--num_frames 1] [--samples 200]
 """
 
 import argparse
@@ -55,7 +55,7 @@ def samples_per_second(dataset, num_samples, num_workers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the samples (default: 96x160)")
-    parser.add_argument("--num-frames", type=int, default=1, help="target frames of a sample (default: 1)")
+    parser.add_argument("--num_frames", type=int, default=1, help="target frames of a sample (default: 1)")
     parser.add_argument("--samples", type=int, default=200, help="samples to time (default: 200)")
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))

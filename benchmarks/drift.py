@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether long clips drift away from the person, and whether their windows over time show.
 
-python benchmarks/drift.py [--model ID_OR_PATH] [--frames 256] [--clips 4] [--steps 10] [--guidance 1]
-    [--dtype bfloat16] [--device cpu]
+python benchmarks/drift.py [--model ID_OR_PATH] [--num_frames 256] [--clips 4] [--num_inference_steps 10]
+    [--guidance_scale 1] [--dtype bfloat16] [--device cpu]
 
 Clips of ProcDance-v1, made longer, with prompt travelling, without it, and without layers over time, where nothing can
 drift. Drift is the mean L1 of the last quarter over that of the first, in the face, for the identity, and outside of
@@ -59,8 +59,8 @@ def make_clip(pipe, clip, truth, way, args, seed):
     return pipe(
         reference / np.float32(255),
         MotionBlurConditioner.for_size(HEIGHT, WIDTH)(truth.keypoints, truth.frames),
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
         context_frames=CONTEXT_FRAMES,
         context_overlap=CONTEXT_OVERLAP,
         context_shift=way == WAYS[0],
@@ -72,10 +72,10 @@ def make_clip(pipe, clip, truth, way, args, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    parser.add_argument("--frames", type=int, default=256, help="of each clip (default: 256)")
+    parser.add_argument("--num_frames", type=int, default=256, help="of each clip (default: 256)")
     parser.add_argument("--clips", type=int, default=4, help="(default: 4)")
-    parser.add_argument("--steps", type=int, default=10, help="denoising steps (default: 10)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale (default: 1)")
+    parser.add_argument("--num_inference_steps", type=int, default=10, help="denoising steps (default: 10)")
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="guidance scale (default: 1)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -84,7 +84,7 @@ def main():
     pipe = HIAPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     clips = proc_dance_v1()[: args.clips]
-    truths = [clip.target.render(range(args.frames), HEIGHT, WIDTH, clip.fps) for clip in clips]
+    truths = [clip.target.render(range(args.num_frames), HEIGHT, WIDTH, clip.fps) for clip in clips]
     for way in WAYS:
         if way == WAYS[-1]:
             pipe.unet.set_motion_modules(False)
@@ -94,7 +94,10 @@ def main():
             errors = np.abs(frames - pictures).mean(axis=-1)
             outside = outside_of_person(truth.keypoints)
             found[way].append((drift(errors, truth.face_mask), drift(errors, outside), seams(frames, pictures)))
-    print(f"{args.clips} clips of {args.frames} frames, {args.steps} steps, guidance {args.guidance}, {args.dtype}")
+    print(
+        f"{args.clips} clips of {args.num_frames} frames, {args.num_inference_steps} steps, "
+        f"guidance {args.guidance_scale}, {args.dtype}"
+    )
     print("| | drift of the face | drift of the background | seams |")
     print("| --- | --- | --- | --- |")
     still = np.array(found[WAYS[-1]])

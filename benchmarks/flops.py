@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work of one clip by part: floating-point operations, the fewest bytes moved, and the seconds they take at least.
 
-python benchmarks/flops.py [--networks sd15|hia-tiny] [--size 512x896] [--frames 16] [--steps 25] [--guidance 3.5]
+python benchmarks/flops.py [--networks sd15|hia-tiny] [--size 512x896] [--num_frames 16]
+    [--num_inference_steps 25] [--guidance_scale 3.5]
     [--dtype float16] [--device cuda]
 
 The networks run on the meta device, so nothing is computed. A multiplication and an addition are two operations. The
@@ -89,10 +90,10 @@ def parts_of_clip(networks, args):
         return torch.zeros(shape, dtype=dtype, device="meta")
 
     reference = zeros(1, channels, height // factor, width // factor)
-    latents = zeros(1, channels, args.frames, height // factor, width // factor)
+    latents = zeros(1, channels, args.num_frames, height // factor, width // factor)
     context, timestep = zeros(1, 1, context_channels), torch.zeros((), dtype=torch.long, device="meta")
-    frames = zeros(args.frames, channels, height // factor, width // factor)
-    condition = zeros(args.frames, networks.controlnet.config.conditioning_channels, height, width)
+    frames = zeros(args.num_frames, channels, height // factor, width // factor)
+    condition = zeros(args.num_frames, networks.controlnet.config.conditioning_channels, height, width)
     parts = []
 
     def add(*call):
@@ -107,14 +108,14 @@ def parts_of_clip(networks, args):
     ).reference_features
     embedding = networks.controlnet.controlnet_cond_embedding
     embedded = add("ControlNet, embedding of the condition", 1, embedding, embedding, condition)
-    clips = ConditioningEmbeddings(lambda _: condition[None], args.frames, condition.device)
-    clips.get([range(args.frames)], condition.device, lambda _: embedded)  # known from now on
+    clips = ConditioningEmbeddings(lambda _: condition[None], args.num_frames, condition.device)
+    clips.get([range(args.num_frames)], condition.device, lambda _: embedded)  # known from now on
     add(
         "ControlNet",
-        args.steps,
+        args.num_inference_steps,
         networks.controlnet,
         lambda x: networks.controlnet(
-            x, timestep, context.expand(args.frames, -1, -1), clips.windows([range(args.frames)], x.device)
+            x, timestep, context.expand(args.num_frames, -1, -1), clips.windows([range(args.num_frames)], x.device)
         ),
         frames,
     )
@@ -126,20 +127,20 @@ def parts_of_clip(networks, args):
     parts.append(Part("K and V of the reference", counter.get_total_flops(), 0, 1))
     add(
         "UNet with reference",
-        args.steps,
+        args.num_inference_steps,
         networks.unet,
         lambda x: networks.unet(x, timestep, context, reference_features=reading, return_dict=False),
         latents,
     )
-    if args.guidance > 1:
+    if args.guidance_scale > 1:
         add(
             "UNet without",
-            args.steps,
+            args.num_inference_steps,
             networks.unet,
             lambda x: networks.unet(x, timestep, context, return_dict=False),
             latents,
         )
-    add("VAE, decoding", args.frames, networks.vae, lambda x: decode_latents(networks.vae, x), frames[:1])
+    add("VAE, decoding", args.num_frames, networks.vae, lambda x: decode_latents(networks.vae, x), frames[:1])
     return parts
 
 
@@ -168,9 +169,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", choices=["sd15", "hia-tiny"], default="sd15", help="their sizes (default: sd15)")
     parser.add_argument("--size", default="512x896", help="WIDTHxHEIGHT of the frames (default: 512x896)")
-    parser.add_argument("--frames", type=int, default=16, help="of the clip, one window (default: 16)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
-    parser.add_argument("--guidance", type=float, default=3.5, help="above 1 the UNet runs twice (default: 3.5)")
+    parser.add_argument("--num_frames", type=int, default=16, help="of the clip, one window (default: 16)")
+    parser.add_argument("--num_inference_steps", type=int, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance_scale", type=float, default=3.5, help="above 1 the UNet runs twice (default: 3.5)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to measure rates on")
     args = parser.parse_args()
@@ -180,7 +181,10 @@ def main():
     total = sum(part.operations * part.calls for part in parts)
     total_bytes = sum(part.bytes * part.calls for part in parts)
 
-    print(f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance}")
+    print(
+        f"{args.networks}, {args.size}, {args.num_frames} frames, {args.num_inference_steps} steps, "
+        f"guidance {args.guidance_scale}"
+    )
     print(f"| {'part':52} | {'calls':>5} | {'GFLOP a call':>12} | {'TFLOP':>8} | {'share':>6} | {'GB moved':>8} |")
     print("| --- | --- | --- | --- | --- | --- |")
     for part in parts:

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hia-tiny reaches on ProcDance-v1, beside what it shall reach.
 
-python benchmarks/hia_tiny_scores.py [--model ID_OR_PATH] [--work-dir build/hia-tiny]
+python benchmarks/hia_tiny_scores.py [--model ID_OR_PATH] [--work_dir build/hia-tiny]
 python benchmarks/hia_tiny_scores.py --check
 
-The first scores the model, its controls and what it is compared with by examples/evaluate_hia.py, on 50 clips or,
+The first scores the model, its controls and what it is compared with by `hia-diffusers evaluate`, on 50 clips or,
 what is generated for comparison, on the first 16, and writes docs/results/hia-tiny.json and two tables of
 docs/results.md; a score that is in the work folder already is not made again. Differences are those on the clips that
 both have. The second scores the first clips again and compares them, clip by clip, with what that file has; it exits
@@ -26,7 +26,7 @@ import hia_diffusers
 
 STORED = ROOT / "docs" / "results" / "hia-tiny.json"
 
-MODEL = {"steps": 25, "guidance": 1, "shared_noise": 0, "dtype": "bfloat16"}
+MODEL = {"num_inference_steps": 25, "guidance_scale": 1, "shared_noise": 0, "dtype": "bfloat16"}
 SOME = {"max_clips": 16}
 SCORES = {
     "generated": MODEL,
@@ -194,7 +194,7 @@ def check(model, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    parser.add_argument("--work-dir", type=Path, default=Path("build/hia-tiny"), help="folder of the scores")
+    parser.add_argument("--work_dir", type=Path, default=Path("build/hia-tiny"), help="folder of the scores")
     parser.add_argument("--check", action="store_true", help="compare the first clips with what is stored")
     args = parser.parse_args()
     if args.check:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a clip is made, beside the peers' way with the same weights and beside diffusers' own AnimateDiff.
 
-python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160] [--frames 16] [--steps 25]
-    [--guidance 3.5] [--dtype float32] [--device cpu] [--repeats 5] [--compile blocks|whole] [--record]
+python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160] [--num_frames 16]
+    [--num_inference_steps 25] [--guidance_scale 3.5] [--dtype float32] [--device cpu] [--repeats 5]
+    [--compile blocks|whole] [--record]
 
 - `hia`: this package's pipeline.
 - `hia, one call`: likewise with `batch_guidance`.
@@ -158,8 +159,8 @@ def run_hia(pipe, picture, condition, args, **options):
     return pipe(
         picture,
         condition,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
         generator=seeded(),
         output_type="pt",
         **options,
@@ -170,9 +171,9 @@ def run_hia(pipe, picture, condition, args, **options):
 @mock.patch.object(ContextAttention, "forward", Attention.forward)
 def run_naive(pipe, picture, condition, args):
     num_frames, (height, width) = len(condition), condition.shape[-2:]
-    guided = args.guidance > 1
+    guided = args.guidance_scale > 1
     branches = 2 if guided else 1
-    pipe.scheduler.set_timesteps(args.steps, device=pipe.device)
+    pipe.scheduler.set_timesteps(args.num_inference_steps, device=pipe.device)
     conditional, unconditional = pipe.encode_image(picture)
     context = torch.cat([unconditional, conditional]) if guided else conditional
     frames = condition.to(pipe.device, pipe.controlnet.dtype).repeat(branches, 1, 1, 1)
@@ -203,7 +204,7 @@ def run_naive(pipe, picture, condition, args):
         )[0]
         if guided:
             without, with_conditions = predicted.chunk(2)
-            predicted = without + args.guidance * (with_conditions - without)
+            predicted = without + args.guidance_scale * (with_conditions - without)
         latents = pipe.scheduler.step(predicted, t, latents).prev_sample
     decoded = torch.cat([decode_latents(pipe.vae, frame[None]).cpu() for frame in latents[0].transpose(0, 1)])
     return (decoded / 2 + 0.5).clamp(0, 1)[None]
@@ -218,8 +219,8 @@ def run_animatediff(pipe, animatediff, condition, args):
         num_frames=len(condition),
         height=condition.shape[-2],
         width=condition.shape[-1],
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
         generator=seeded(),
         output_type="latent",
     ).frames
@@ -245,7 +246,7 @@ def seconds_of(call, device):
 def inputs(args):
     width, height = map(int, args.size.split("x"))
     picture = torch.rand(3, height, width, generator=seeded())
-    return picture, torch.rand(args.frames, 6, height, width, generator=seeded())
+    return picture, torch.rand(args.num_frames, 6, height, width, generator=seeded())
 
 
 def ways(pipe, args):
@@ -329,7 +330,10 @@ def memory_of(way, args):
 
 
 def record_name(args):
-    clip = f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance:g}"
+    clip = (
+        f"{args.networks}, {args.size}, {args.num_frames} frames, {args.num_inference_steps} steps, "
+        f"guidance {args.guidance_scale:g}"
+    )
     device = (
         torch.cuda.get_device_name() if torch.device(args.device).type == "cuda" else f"{args.threads} CPU threads"
     )
@@ -353,9 +357,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", choices=["hia-tiny", *WIDTHS], default="hia-tiny", help="(default: hia-tiny)")
     parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the frames (default: 96x160)")
-    parser.add_argument("--frames", type=int, default=16, help="of the clip, one window (default: 16)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
-    parser.add_argument("--guidance", type=float, default=3.5, help="guidance scale (default: 3.5)")
+    parser.add_argument("--num_frames", type=int, default=16, help="of the clip, one window (default: 16)")
+    parser.add_argument("--num_inference_steps", type=int, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance_scale", type=float, default=3.5, help="guidance scale (default: 3.5)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: all cores)")
@@ -394,7 +398,7 @@ def main():
         memory = "" if way == "hia, compiled" else round(memory_of(way, args) / 1e6)
         beside = f"{speeds[way] / before[way]:.2f}" if way in before else ""
         print(
-            f"| {way} | {median:.3f} | {spread:.0%} | {median / args.frames:.4f} | {speeds[way]:.2f} | {beside} | "
+            f"| {way} | {median:.3f} | {spread:.0%} | {median / args.num_frames:.4f} | {speeds[way]:.2f} | {beside} | "
             f"{memory} |",
             flush=True,
         )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The most memory that a clip takes, by its length, when it is streamed to a file.
 
-python benchmarks/long_video.py [--model ID_OR_PATH] [--frames 16 100 1000] [--steps 2] [--windows 1]
+python benchmarks/long_video.py [--model ID_OR_PATH] [--num_frames 16 100 1000] [--num_inference_steps 2] [--windows 1]
     [--dtype float32] [--device cpu]
 
 Each length is made in a process of its own, from a condition that is a `MotionBlurCondition`. Memory is the peak of
@@ -42,7 +42,7 @@ def make_clip(num_frames, args, connection):
         frames = pipe.stream(
             picture,
             condition,
-            num_inference_steps=args.steps,
+            num_inference_steps=args.num_inference_steps,
             guidance_scale=1.0,
             context_batch_size=args.windows,
             generator=torch.Generator().manual_seed(0),
@@ -56,8 +56,8 @@ def make_clip(num_frames, args, connection):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    parser.add_argument("--frames", type=int, nargs="+", default=[16, 100, 1000], help="(default: 16 100 1000)")
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps (default: 2)")
+    parser.add_argument("--num_frames", type=int, nargs="+", default=[16, 100, 1000], help="(default: 16 100 1000)")
+    parser.add_argument("--num_inference_steps", type=int, default=2, help="denoising steps (default: 2)")
     parser.add_argument("--windows", type=int, default=1, help="that are denoised at a time (default: 1)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def main():
     print("| frames | process, MB | beside the first | device, MB | beside the first | seconds a frame |")
     print("| --- | --- | --- | --- | --- | --- |")
     first = None
-    for num_frames in args.frames:
+    for num_frames in args.num_frames:
         receiving, sending = context.Pipe(duplex=False)
         process = context.Process(target=make_clip, args=(num_frames, args, sending))
         process.start()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the regional loss of one picture costs: decoding it whole, whole with checkpointing, or in windows.
 
-python benchmarks/regional_decoding.py [--size 512x896] [--run-size 256x448] [--threads 1] [--ways NAME ...]
+python benchmarks/regional_decoding.py [--size 512x896] [--run_size 256x448] [--threads 1] [--ways NAME ...]
 
 The VAE is Stable Diffusion 1.5's in size, with random weights and frozen; the picture has a face of an eighth of its
 height and two hands of half of that.
@@ -10,7 +10,7 @@ height and two hands of half of that.
 The first table is exact and computes nothing (meta tensors): what autograd keeps for the backward pass and the
 operations of forward and backward, at `--size`. The inputs that checkpointing keeps escape the count.
 
-The second is measured in float32 at `--run-size`, each way in a process of its own. `peak` is the most memory the
+The second is measured in float32 at `--run_size`, each way in a process of its own. `peak` is the most memory the
 process had beyond model and inputs. `pixels` is the root mean squared difference from the whole picture inside the
 regions, relative to the deviation of its pixels there. `gradient` is that of the gradient in the latents, relative to
 its norm, and `in windows` the same in the windows' latents only.
@@ -162,7 +162,7 @@ def difference(values, truth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="512x896", help="of the first table (default: 512x896)")
-    parser.add_argument("--run-size", default="256x448", help="of the second (default: 256x448)")
+    parser.add_argument("--run_size", default="256x448", help="of the second (default: 256x448)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="beside whole (default: all)")
     args = parser.parse_args()

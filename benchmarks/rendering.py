@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast procedural people are rendered on one core, and what the frames show.
 
-python benchmarks/rendering.py [--size 96x160] [--scenes 40] [--frames 32]
+python benchmarks/rendering.py [--size 96x160] [--scenes 40] [--num_frames 32]
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the frames (default: 96x160)")
     parser.add_argument("--scenes", type=int, default=40, help="how many people, dances and settings (default: 40)")
-    parser.add_argument("--frames", type=int, default=32, help="frames of each (default: 32)")
+    parser.add_argument("--num_frames", type=int, default=32, help="frames of each (default: 32)")
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
     cv2.setNumThreads(1)
@@ -30,9 +30,9 @@ def main():
         calls = {
             "first frame of a setting": lambda scene=scene: scene.render([0], height, width),  # paints the background
             "frames with blur, masks and keypoints": lambda scene=scene: scene.render(
-                range(args.frames), height, width
+                range(args.num_frames), height, width
             ),
-            "keypoints alone": lambda scene=scene: scene.keypoints(range(args.frames), height, width),
+            "keypoints alone": lambda scene=scene: scene.keypoints(range(args.num_frames), height, width),
         }
         for name, call in calls.items():
             start = time.process_time()
@@ -45,9 +45,9 @@ def main():
                 moving.append(step[np.isfinite(step)])
     score = np.concatenate(scores)
 
-    print(f"{args.size}, {args.scenes} scenes of {args.frames} frames, one core (processor time)")
+    print(f"{args.size}, {args.scenes} scenes of {args.num_frames} frames, one core (processor time)")
     for name, spent in seconds.items():
-        count = args.scenes * (1 if name.startswith("first") else args.frames)
+        count = args.scenes * (1 if name.startswith("first") else args.num_frames)
         print(f"  {name}: {count / spent:.0f} per second")
     print(f"  both hands inside the picture: {(score[:, 91:] > 0).all(axis=1).mean():.1%} of the frames")
     face = (score[:, 23:91] == 1).mean(axis=1) > 0.5

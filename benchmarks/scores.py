@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of examples/evaluate_hia.py that are kept in files, for the benchmarks that compare them."""
+"""Scores of `hia-diffusers evaluate` that are kept in files, for the benchmarks that compare them."""
 
 import json
 import os
@@ -30,10 +30,10 @@ MEASURES = {
 
 
 def as_arguments(options):
-    """Options by name, as the scripts of examples/ take them."""
+    """Options by name, as the command lines take them."""
     for name, value in options.items():
         if isinstance(value, bool):
-            yield f"--{name}" if value else f"--no-{name}"
+            yield f"--{name}" if value else f"--no_{name}"
         else:
             yield f"--{name}"
             yield from map(str, value if isinstance(value, list) else [value])
@@ -44,9 +44,8 @@ def score(options, path):
     if not path.exists():
         print(f"Scoring {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = {name.replace("_", "-"): value for name, value in options.items()}
-        options |= {"dataset": "procdance-v1", "output": str(path)}
-        command = [sys.executable, str(ROOT / "examples" / "evaluate_hia.py"), *as_arguments(options)]
+        options = {**options, "dataset": "procdance-v1", "output": str(path)}
+        command = [sys.executable, "-m", "hia_diffusers", "evaluate", *as_arguments(options)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text())
 

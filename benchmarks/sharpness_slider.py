@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well the hands obey the sharpness that is asked for, and whether anything else changes with it.
 
-python benchmarks/sharpness_slider.py --output build/sharpness [--model ID_OR_PATH] [--clips 50] [--frames 8]
+python benchmarks/sharpness_slider.py --output build/sharpness [--model ID_OR_PATH] [--clips 50] [--num_frames 8]
 
 Each clip of ProcDance-v1 is generated from the same noise with 11 sharpnesses from 0 to 1. Writes `slider.json` and
 `slider.png` to the folder, and prints
@@ -43,7 +43,7 @@ REQUESTED = np.linspace(0, 1, 11)
 def measure_clip(pipe, index, args):
     """By requested value: variance of the Laplacian in the hands, and error outside of them; and the true variance."""
     clip = proc_dance_v1()[index]
-    truth = clip.target.render(range(args.frames), HEIGHT, WIDTH, clip.fps)
+    truth = clip.target.render(range(args.num_frames), HEIGHT, WIDTH, clip.fps)
     reference = clip.target.render([clip.reference_frame], HEIGHT, WIDTH, clip.fps).frames[0]
     conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
 
@@ -57,8 +57,8 @@ def measure_clip(pipe, index, args):
         frames = pipe(
             Image.fromarray(reference),
             condition,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
             generator=torch.Generator().manual_seed(index),
             output_type="np",
         ).frames[0]
@@ -110,9 +110,9 @@ def main():
     parser.add_argument("--output", type=Path, required=True, help="folder for slider.json, slider.png and the clips")
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
     parser.add_argument("--clips", type=int, default=50, help="of ProcDance-v1, the first ones (default: 50)")
-    parser.add_argument("--frames", type=int, default=8, help="of each clip (default: 8)")
-    parser.add_argument("--steps", type=int, default=10, help="denoising steps (default: 10)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale (default: 1)")
+    parser.add_argument("--num_frames", type=int, default=8, help="of each clip (default: 8)")
+    parser.add_argument("--num_inference_steps", type=int, default=10, help="denoising steps (default: 10)")
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="guidance scale (default: 1)")
     parser.add_argument("--dtype", default="float32", help="of weights and computation (default: float32)")
     args = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()

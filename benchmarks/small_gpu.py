@@ -3,7 +3,7 @@
 """GPU memory against time of one clip, in each of diffusers' ways for a small GPU.
 
 python benchmarks/small_gpu.py [--device meta|cpu|cuda] [--networks sd15|middle|hia-tiny] [--size 512x896]
-    [--frames 16] [--steps 25] [--guidance 3.5] [--dtype float16] [--goal 8] [--ways NAME ...]
+    [--num_frames 16] [--num_inference_steps 25] [--guidance_scale 3.5] [--dtype float16] [--goal 8] [--ways NAME ...]
 
 Memory is in GiB. A way fits a GPU of `--goal` GiB if one more is free, for what the CUDA context and libraries hold.
 Weights of the UNet, the ControlNet and the appearance encoder are stored as they are, as float8_e4m3fn by diffusers'
@@ -18,7 +18,7 @@ offloading, and what quantised weights take, are restated here. While a layer ru
 in the dtype of computation too. Each part of a clip has its own peak. Not counted: scratch memory inside of kernels,
 fragmentation.
 
-The seconds are reckoned: bytes that a way moves between host and device at `--pcie-rate`, and operations
+The seconds are reckoned: bytes that a way moves between host and device at `--pcie_rate`, and operations
 (`benchmarks/flops.py`) at `--rate`. Both rates are assumed. Moving and computing follow each other, but for what is
 moved ahead. Not in them: that copies without streams start from memory that is not pinned, which is slower, and the
 time of casting, of tiling's overlaps and of waiting at each small copy.
@@ -288,7 +288,7 @@ def run_parts(pipe, way, device, args):
     width, height = map(int, args.size.split("x"))
     dtype, channels = pipe.unet.dtype, pipe.controlnet.config.conditioning_channels
     factor, side = vae_scale_factor(pipe.vae), pipe.image_encoder.config.image_size
-    pipe.scheduler.set_timesteps(args.steps)
+    pipe.scheduler.set_timesteps(args.num_inference_steps)
     peaks, after_steps = {}, []
 
     def zeros(*shape, dtype=dtype):
@@ -306,7 +306,7 @@ def run_parts(pipe, way, device, args):
             "VAE, encoding", lambda: encode_pictures(pipe.vae, zeros(1, 3, height, width, dtype=torch.float32))
         )
         frames = ConditioningEmbeddings(
-            lambda frames: zeros(1, len(frames), channels, height, width), args.frames, torch.device("meta")
+            lambda frames: zeros(1, len(frames), channels, height, width), args.num_frames, torch.device("meta")
         )
         conditions = HIAConditions(
             context, reference_latents, frames, null_encoder_hidden_states=torch.zeros_like(context)
@@ -316,10 +316,10 @@ def run_parts(pipe, way, device, args):
         clean = part(
             "denoising",
             lambda: pipe.denoise(
-                zeros(1, pipe.unet.config.in_channels, args.frames, height // factor, width // factor),
+                zeros(1, pipe.unet.config.in_channels, args.num_frames, height // factor, width // factor),
                 pipe.scheduler.timesteps[:2],
                 conditions,
-                options=DenoisingOptions(guidance_scale=args.guidance, context_frames=args.frames),
+                options=DenoisingOptions(guidance_scale=args.guidance_scale, context_frames=args.num_frames),
                 callback_on_step_end=lambda *_: after_steps.append(device.moved),
             ),
         )
@@ -327,7 +327,7 @@ def run_parts(pipe, way, device, args):
         part("VAE, decoding", lambda: decode_latents(pipe.vae, chunks[0]))
         after_chunk = device.moved
         decode_latents(pipe.vae, chunks[0])
-    moved = device.moved + (args.steps - 2) * (after_steps[-1] - after_steps[0])
+    moved = device.moved + (args.num_inference_steps - 2) * (after_steps[-1] - after_steps[0])
     moved += (len(chunks) - 2) * (device.moved - after_chunk)
     if way.offload == "model":  # at the end of a call, all go
         moved[1] += device.bytes_of(tensor for tensor in all_tensors(pipe) if id(tensor) in device.loaded)
@@ -497,13 +497,13 @@ def main():
     )
     parser.add_argument("--networks", choices=["hia-tiny", *WIDTHS], default="sd15", help="(default: sd15)")
     parser.add_argument("--size", default="512x896", help="WIDTHxHEIGHT of the frames (default: 512x896)")
-    parser.add_argument("--frames", type=int, default=16, help="of the clip, one window (default: 16)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
-    parser.add_argument("--guidance", type=float, default=3.5, help="above 1 the UNet runs twice (default: 3.5)")
+    parser.add_argument("--num_frames", type=int, default=16, help="of the clip, one window (default: 16)")
+    parser.add_argument("--num_inference_steps", type=int, default=25, help="denoising steps (default: 25)")
+    parser.add_argument("--guidance_scale", type=float, default=3.5, help="above 1 the UNet runs twice (default: 3.5)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float16")
     parser.add_argument("--goal", type=float, default=8, help="GiB of the GPU (default: 8)")
     parser.add_argument("--ways", nargs="+", choices=names, default=names, help="(default: all)")
-    parser.add_argument("--pcie-rate", type=float, default=25e9, help="bytes/s to and from the GPU (default: 25e9)")
+    parser.add_argument("--pcie_rate", type=float, default=25e9, help="bytes/s to and from the GPU (default: 25e9)")
     parser.add_argument("--rate", type=float, default=20e12, help="operations/s of the GPU (default: 20e12)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (default: all cores)")
     parser.add_argument("--repeats", type=int, default=3, help="how often each is timed (default: 3)")
@@ -515,7 +515,10 @@ def main():
     torch.set_num_threads(args.threads)
     ways = [way for way in WAYS if way.name in args.ways]
 
-    print(f"{args.networks}, {args.size}, {args.frames} frames, {args.steps} steps, guidance {args.guidance}")
+    print(
+        f"{args.networks}, {args.size}, {args.num_frames} frames, {args.num_inference_steps} steps, "
+        f"guidance {args.guidance_scale}"
+    )
     print(f"{args.dtype}, {args.device}, torch {torch.__version__}, diffusers {diffusers.__version__}")
     {"meta": print_counts, "cpu": print_times, "cuda": print_measures}[args.device](ways, args)
 

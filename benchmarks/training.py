@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training step spends its time on, stage by stage, beside how fast the data come.
 
-python benchmarks/training.py [--model ID_OR_PATH] [--size 96x160] [--batch-size 1] [--repeats 5] [--threads 1]
+python benchmarks/training.py [--model ID_OR_PATH] [--size 96x160] [--batch_size 1] [--repeats 5] [--threads 1]
 
 The losses, data and optimizer are those of examples/train_hia.py, with procedural people and bfloat16. `data` is one
 process that draws samples, and `encoding` what the frozen networks make of them: both are done once for each sample
@@ -94,7 +94,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
     parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the pictures (default: 96x160)")
-    parser.add_argument("--batch-size", type=int, default=1, help="samples of a step (default: 1)")
+    parser.add_argument("--batch_size", type=int, default=1, help="samples of a step (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU (default: 1, as of two processes on 2 cores)")
     args = parser.parse_args()

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What processes that share a clip exchange, and how much sooner it is done.
 
-python benchmarks/window_parallelism.py [--processes 2] [--frames 100] [--steps 4] [--model ID_OR_PATH]
+python benchmarks/window_parallelism.py [--processes 2] [--num_frames 100] [--num_inference_steps 4]
+    [--model ID_OR_PATH]
 
 On a CPU, of Linux: the same clip by one process and by several, of one thread each, which exchange by gloo. The bytes
 are those that the loopback interface carried meanwhile, so nothing else may use it; decoding, which shares pixels too,
@@ -60,7 +61,7 @@ def make_clip(rank, args, num_processes, folder, results):
     if num_processes > 1:
         pipe.enable_window_parallelism()
     picture = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
-    condition = torch.rand(args.frames, 6, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
+    condition = torch.rand(args.num_frames, 6, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
 
     def clip(steps):
         """The first step is not the same as others: it embeds the condition."""
@@ -80,10 +81,10 @@ def make_clip(rank, args, num_processes, folder, results):
         return latents, bytes_over_loopback() - before, time.perf_counter() - start
 
     clip(1)
-    latents, more_bytes, seconds = clip(1 + args.steps)
+    latents, more_bytes, seconds = clip(1 + args.num_inference_steps)
     _, fewer_bytes, _ = clip(1)
     if rank == 0:
-        results.send((latents.numpy(), (more_bytes - fewer_bytes) / args.steps, seconds))
+        results.send((latents.numpy(), (more_bytes - fewer_bytes) / args.num_inference_steps, seconds))
     dist.destroy_process_group()
 
 
@@ -108,19 +109,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
     parser.add_argument("--processes", type=int, default=2, help="that share the clip (default: 2)")
-    parser.add_argument("--frames", type=int, default=100, help="of the clip (default: 100)")
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps (default: 4)")
+    parser.add_argument("--num_frames", type=int, default=100, help="of the clip (default: 100)")
+    parser.add_argument("--num_inference_steps", type=int, default=4, help="denoising steps (default: 4)")
     args = parser.parse_args()
     alone, _, seconds_alone = clip_of(1, args)
     shared, exchanged_bytes, seconds_shared = clip_of(args.processes, args)
-    print(f"{args.frames} frames, {1 + args.steps} steps; latents differ by at most {abs(shared - alone).max():.2g}")
+    print(
+        f"{args.num_frames} frames, {1 + args.num_inference_steps} steps; latents differ by at most "
+        f"{abs(shared - alone).max():.2g}"
+    )
     print("| processes | MB exchanged a step | by the model | seconds | times as fast | by the model |")
     print("| --- | --- | --- | --- | --- | --- |")
     print(f"| 1 | 0 | 0 | {seconds_alone:.1f} | 1 | 1 |")
     print(
         f"| {args.processes} | {exchanged_bytes / 1e6:.2f} | {exchanged(alone.nbytes, args.processes) / 1e6:.2f} | "
         f"{seconds_shared:.1f} | {seconds_alone / seconds_shared:.2f} | "
-        f"{speed_up(args.frames, 1 + args.steps, args.processes):.2f} |"
+        f"{speed_up(args.num_frames, 1 + args.num_inference_steps, args.processes):.2f} |"
     )
     print("\nThe model alone, 512x896, float16, 25 steps:")
     print("| GPUs | frames | MB a GPU sends a step | times as fast |")

@@ -1,14 +1,50 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates the person in a picture with the motion of a person in a video, of a keypoint file or of a pose video.
+"""Animates the person in an image with the motion of a video, of keypoints or of a pose video, step by step.
 
-python examples/animate.py --image picture.png --driving dance.mp4 --output out.mp4 --model ID_OR_PATH
+    python examples/animate.py --image person.png --driving dance.mp4 --output out.mp4 --model ID_OR_PATH
 
-It is `hia-diffusers animate`; from Python, the same is `hia_diffusers.HIAAnimator`.
+`hia-diffusers animate` does the same, and has more options.
 """
 
-from hia_diffusers.commands.animate import main
+from pathlib import Path
+
+import torch
+
+from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline
+from hia_diffusers.commands.arguments import OneLineParser, add_model_options, add_sampling_options, sampling_arguments
+from hia_diffusers.commands.loading import choose_device
+from hia_diffusers.commands.running import run
+
+
+def make_parser():
+    parser = OneLineParser(prog="animate.py", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--image", type=Path, required=True, help="image of the person")
+    add("--driving", type=Path, required=True, help="the motion: a video, keypoints or a pose video")
+    add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
+    add_model_options(parser)
+    add_sampling_options(parser)
+    return parser
+
+
+def animate(args):
+    # 1. Keypoints of both, and the conditioning frames: no pipeline is needed for them.
+    animator = HIAAnimator()
+    animation = animator.prepare(args.image, args.driving, sharpness="auto")
+    print(f"{len(animation.condition)} frames of {animation.condition.width}x{animation.condition.height}")
+
+    # 2. The frames
+    dtype = getattr(torch, args.dtype)
+    pipe = HIAPipeline.from_pretrained(args.model or HIA_TINY, dtype=dtype, variant=args.variant)
+    animator.pipe = pipe.to(choose_device(args.device))
+    generator = torch.Generator("cpu").manual_seed(0)
+    result = animator.generate(animation, generator=generator, **sampling_arguments(args))
+
+    # 3. The video, with the sound of the driving clip
+    result.save(args.output)
+    print(f"Wrote {args.output}.")
 
 
 if __name__ == "__main__":
-    main(prog="animate.py")
+    run(make_parser(), animate)

@@ -28,8 +28,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hia_diffusers import HIA_TINY, HIAAnimator, WholeBodyKeypoints
 from hia_diffusers.checks import shown
-from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments, size
-from hia_diffusers.commands.loading import VARIANT_HELP, check_model, load_pipeline
+from hia_diffusers.commands.arguments import (
+    DTYPES,
+    VARIANT_HELP,
+    OneLineParser,
+    add_sampling_options,
+    number,
+    sampling_arguments,
+    size,
+)
+from hia_diffusers.commands.loading import check_model, load_pipeline
 from hia_diffusers.commands.running import run
 from hia_diffusers.files import UNFINISHED
 from hia_diffusers.images import load_image
@@ -74,7 +82,7 @@ class Animator:
         return {"name": [job.name], "error": [error]}
 
     def make_video(self, job):
-        width, height = self.args.size or (None, None)
+        height, width = self.args.size or (None, None)
         self.animate(
             load_image(job.image),
             WholeBodyKeypoints.load(job.motion),
@@ -181,15 +189,15 @@ def make_job(entry, where, folder):
 
 
 def make_parser():
-    parser = OneLineParser(prog="animate_many.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = OneLineParser(prog="animate_many.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--jobs", type=Path, required=True, help=JOBS_HELP)
     add("--output", type=Path, required=True, help="folder for the videos; those that are there are not made again")
-    add("--model", default=HIA_TINY, help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
+    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
     add("--variant", help=VARIANT_HELP)
     add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
-    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
+    add("--dtype", choices=DTYPES, default="float32", help="of weights and computation")
     add("--workers", type=number(int, 1, 10**6), help=WORKERS_HELP)
     return parser
 
@@ -237,6 +245,7 @@ def write_failures(folder, failures):
 
 def animate_many(args):
     jobs = read_jobs(args.jobs)
+    args.model = str(args.model or HIA_TINY)
     check_model(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     for left_over in (*args.output.glob(".*.begun"), *args.output.glob(UNFINISHED)):  # by a run that was killed
@@ -258,7 +267,7 @@ def animate_many(args):
 
 
 def main(argv=None):
-    run(make_parser(), animate_many, argv, interrupted=(130, "Interrupted. The same command goes on from here.\n"))
+    run(make_parser(), animate_many, argv, interrupted=(130, "Interrupted. The same command resumes the run.\n"))
 
 
 if __name__ == "__main__":

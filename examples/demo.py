@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import hia_diffusers
-from hia_diffusers import HIAPipeline, MotionBlurConditioner
+from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.animator import COMMENT
 from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments
 from hia_diffusers.commands.loading import check_model
@@ -48,13 +47,13 @@ def write_gif(path, frames, fps):
 
 
 def make_parser():
-    parser = OneLineParser(prog="demo.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = OneLineParser(prog="demo.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for demo.mp4 and demo.gif")
-    add("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    add("--frames", type=number(int, 1, 10**5), default=16, help=f"at {FPS} per second (default: 16)")
+    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny)")
+    add("--num_frames", type=number(int, 1, 10**5), default=16, help=f"at {FPS} per second")
     add_sampling_options(parser)
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of person, dance, place and noise (default: 0)")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of person, dance, place and noise")
     return parser
 
 
@@ -64,13 +63,13 @@ def make_demo(args):
     diffusers.utils.logging.set_verbosity_error()
 
     scene = ProceduralScene("test", identity=args.seed, motion=args.seed, setting=args.seed)
-    truth = scene.render(range(args.frames), HEIGHT, WIDTH, FPS)
-    reference = scene.render([2 * args.frames], HEIGHT, WIDTH, FPS).frames
-    pipe = HIAPipeline.from_pretrained(args.model)
+    truth = scene.render(range(args.num_frames), HEIGHT, WIDTH, FPS)
+    reference = scene.render([2 * args.num_frames], HEIGHT, WIDTH, FPS).frames
+    pipe = HIAPipeline.from_pretrained(args.model or HIA_TINY)
     pipe.set_progress_bar_config(disable=True)
     conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
 
-    columns = [titled(reference.repeat(args.frames, axis=0), "reference")]
+    columns = [titled(reference.repeat(args.num_frames, axis=0), "reference")]
     for title, sharpness in COLUMNS.items():
         start = time.perf_counter()
         frames = pipe(
@@ -81,7 +80,7 @@ def make_demo(args):
             **sampling_arguments(args),
         ).frames[0]
         columns.append(titled((frames * 255).round().astype(np.uint8), title))
-        print(f"{title}: {args.frames} frames in {time.perf_counter() - start:.1f} seconds")
+        print(f"{title}: {args.num_frames} frames in {time.perf_counter() - start:.1f} seconds")
     columns.append(titled(truth.frames, "truth"))
     side_by_side = np.concatenate(columns, axis=2)
     write_video(args.output / "demo.mp4", side_by_side, FPS, comment=COMMENT)

@@ -360,7 +360,7 @@ def train_in(folder, config, accelerator):
 
 def main(argv=None):
     parser = build_parser()
-    running.run(parser, train, argv, parser.worded, INTERRUPTED)
+    running.run(parser, train, argv, INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -20,31 +20,29 @@ from hia_diffusers.procedural.scene import ProceduralScene
 
 FPS = 30
 
-SIZE_HELP = "WIDTHxHEIGHT in pixels (default: 96x160)"
+SIZE_HELP = "WIDTHxHEIGHT in pixels"
 
 
 def make_parser():
     parser = OneLineParser(prog="make_demo_inputs.py", description="Draw a person and a motion for animate.py.")
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for picture.png and motion.safetensors")
-    add("--size", type=partial(size, smallest=16, multiple_of=1), default=(96, 160), help=SIZE_HELP)
-    add("--frames", type=number(int, 1, 10**5), default=16, help=f"length at {FPS} frames per second (default: 16)")
-    add(
-        "--seed", type=number(int, 0, 2**31 - 1), default=0, help="of the person, the dance and the place (default: 0)"
-    )
+    add("--size", type=partial(size, smallest=16, multiple_of=1), default="96x160", help=SIZE_HELP)
+    add("--num_frames", type=number(int, 1, 10**5), default=16, help=f"length at {FPS} frames per second")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of the person, the dance and the place")
     return parser
 
 
 def make_inputs(args):
-    width, height = args.size
+    height, width = args.size
     scene = ProceduralScene("test", identity=args.seed, motion=args.seed, setting=args.seed)
-    keypoints = scene.keypoints(range(args.frames), height, width, FPS)
+    keypoints = scene.keypoints(range(args.num_frames), height, width, FPS)
     picture = scene.render([0], height, width, FPS, with_sharp=True).sharp_frames[0]
 
     args.output.mkdir(parents=True, exist_ok=True)
     keypoints.save(args.output / "motion.safetensors")
     Image.fromarray(picture).save(args.output / "picture.png")
-    print(f"Wrote {args.output / 'picture.png'} and {args.output / 'motion.safetensors'}: {args.frames} frames.")
+    print(f"Wrote {args.output / 'picture.png'} and {args.output / 'motion.safetensors'}: {args.num_frames} frames.")
 
 
 if __name__ == "__main__":

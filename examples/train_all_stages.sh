@@ -11,8 +11,8 @@
 # to every stage; what only one of them shall have stands in CONFIG, such as where the spatial stage starts from.
 # LAUNCH is the command that runs a script, `accelerate launch` by default.
 #
-# After any interruption the same command goes on where the run was: a stage that has written its pipeline is skipped,
-# and one that has not goes on from its newest checkpoint.
+# The same command resumes an interrupted run: a stage that has written its pipeline is skipped, another resumes from its
+# newest checkpoint.
 
 set -euo pipefail
 
@@ -24,11 +24,11 @@ runs=$1 config=$2
 shift 2
 for option in "$@"; do
     case $option in
-        --pretrained[_-]model[_-]name[_-]or[_-]path*)
+        --pretrained_model_name_or_path*)
             echo "$0: ${option%%=*} belongs in $config, to the spatial stage; later ones start from earlier ones." >&2
             exit 2
             ;;
-        --stage | --stage=* | --config | --config=* | --output[_-]dir* | --resume[_-]from[_-]checkpoint*)
+        --stage | --stage=* | --config | --config=* | --output_dir* | --resume_from_checkpoint*)
             echo "$0: ${option%%=*} is given by this script." >&2
             exit 2
             ;;

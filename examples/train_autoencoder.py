@@ -371,7 +371,7 @@ def train_alone(config):
 
 def main(argv=None):
     parser = build_parser()
-    run(parser, train_alone, argv, parser.worded)
+    run(parser, train_alone, argv)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def export_pipeline(config, trained, folder, accelerator):
 
 def main(argv=None):
     parser = build_parser()
-    running.run(parser, train, argv, parser.worded, INTERRUPTED)
+    running.run(parser, train, argv, INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ fi
 if [[ ! -e $runs/start/model_index.json ]]; then
     # Networks as small as these hardly learn to predict noise.
     python -m hia_diffusers convert parts --base "$examples/configs/hia-tiny-networks.yaml" --vae "$runs/vae" \
-        --prediction-type sample --output "$runs/start"
+        --prediction_type sample --output "$runs/start"
 fi
 if [[ -z ${LAUNCH:-} ]]; then
     export LAUNCH="python -m torch.distributed.run --nproc_per_node 2" ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1
@@ -43,5 +43,5 @@ for path in Path(sys.argv[2]).rglob("*.json"):  # where it was trained is nobody
     config = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
     path.write_text(json.dumps(config, indent=2) + "\n")
 END
-python "$examples/evaluate_hia.py" --dataset procdance-v1 --model "$runs/hia-tiny" --guidance 1 \
+python -m hia_diffusers evaluate --dataset procdance-v1 --model "$runs/hia-tiny" --guidance_scale 1 \
     --output "$runs/scores.json"

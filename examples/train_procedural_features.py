@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the two small networks whose features FID-p and FVD-p compare, on procedural people.
 
-    python examples/train_procedural_features.py --output features.safetensors --work-dir runs/features
+    python examples/train_procedural_features.py --output features.safetensors --work_dir runs/features
 
 They learn to tell from a frame, or from a clip, what the renderer knows about it: where joints and fingertips are, who
 wears what in which colours, how blurred hands and feet are, how everything moves. Half of the frames and clips are
@@ -72,15 +72,15 @@ def whole_number(low):
 
 def make_parser():
     description = __doc__.split("\n")[0]
-    parser = OneLineParser(prog="train_procedural_features.py", description=description, allow_abbrev=False)
+    parser = OneLineParser(prog="train_procedural_features.py", description=description)
     add = parser.add_argument
     add("--output", type=Path, required=True, help=".safetensors file to write; an existing one is replaced")
-    add("--work-dir", type=Path, required=True, help="folder for rendered clips and the state of the training")
-    add("--clips", type=whole_number(MINIMUM_CLIPS), default=1400, help="clips of 16 frames (default: 1400)")
-    add("--frame-steps", type=whole_number(1), default=1500, help="steps for the 2D network (default: 1500)")
-    add("--clip-steps", type=whole_number(1), default=1000, help="steps for the 3D network (default: 1000)")
-    add("--workers", type=whole_number(1), default=2, help="processes that render (default: 2)")
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything that is drawn (default: 0)")
+    add("--work_dir", type=Path, required=True, help="folder for rendered clips and the state of the training")
+    add("--clips", type=whole_number(MINIMUM_CLIPS), default=1400, help="clips of 16 frames")
+    add("--frame_steps", type=whole_number(1), default=1500, help="steps for the 2D network")
+    add("--clip_steps", type=whole_number(1), default=1000, help="steps for the 3D network")
+    add("--workers", type=whole_number(1), default=2, help="processes that render")
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything that is drawn")
     return parser
 
 

@@ -39,7 +39,9 @@ def check_pipeline(picture: Image.Image, dance) -> None:
 def check_video(picture: Image.Image, dance) -> None:
     picture.save("person.png")
     dance.keypoints.save("dance.safetensors")
-    run_command(*"animate --image person.png --driving dance.safetensors --output out.mp4 --steps 2".split())
+    run_command(
+        *"animate --image person.png --driving dance.safetensors --output out.mp4 --num_inference_steps 2".split()
+    )
     assert read_video("out.mp4").frames.shape == (2, 160, 96, 3)
 
 

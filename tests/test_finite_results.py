@@ -93,7 +93,7 @@ def spoilt(pipe, tmp_path):
 def test_the_command_ends_with_one_line_and_no_file(spoilt, picture, capsys):
     picture.save(spoilt / "person.png")
     words = ["--model", spoilt / "model", "--image", spoilt / "person.png", "--driving", spoilt / "motion.safetensors"]
-    words += ["--output", spoilt / "video.mp4", "--steps", "1", "--device", "cpu"]
+    words += ["--output", spoilt / "video.mp4", "--num_inference_steps", "1", "--device", "cpu"]
     with pytest.raises(SystemExit) as end:
         animate_command.main([str(word) for word in words])
     assert end.value.code == 2
@@ -103,7 +103,18 @@ def test_the_command_ends_with_one_line_and_no_file(spoilt, picture, capsys):
 
 @pytest.mark.parametrize("options", [[], ["--control", "autoencoder"]])
 def test_evaluation_scores_no_frames_that_are_not_finite(spoilt, capsys, options):
-    words = ["--dataset", "procdance-v1", "--max-clips", "2", "--frames", "16", "--size", "64x64", "--steps", "1"]
+    words = [
+        "--dataset",
+        "procdance-v1",
+        "--max_clips",
+        "2",
+        "--num_frames",
+        "16",
+        "--size",
+        "64x64",
+        "--num_inference_steps",
+        "1",
+    ]
     words += ["--model", str(spoilt / "model"), "--output", str(spoilt / "scores.json"), "--device", "cpu", *options]
     with pytest.raises(SystemExit) as end:
         evaluate_command.main(words)

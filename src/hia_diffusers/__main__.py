@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             The command and its options. The default is what the process was called with.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    parser = OneLineParser(prog="hia-diffusers", description="Human image animation.", allow_abbrev=False)
+    parser = OneLineParser(prog="hia-diffusers", description="Human image animation.")
     parser.add_argument("--version", action="version", version=f"hia-diffusers {__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, description="Each has --help, too."

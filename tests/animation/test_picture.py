@@ -7,7 +7,7 @@ from PIL import Image
 
 from hia_diffusers import WholeBodyKeypoints
 from hia_diffusers.animation.picture import fit_picture, fit_pose_map
-from hia_diffusers.commands.animate import told_aloud
+from hia_diffusers.commands.animate import log_to_stdout
 
 
 def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
@@ -15,7 +15,7 @@ def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
     picture.paste((250, 0, 0), (12, 25, 37, 75))
     picture.paste((0, 0, 0), (0, 1, 1, 99))  # the sides, which no bar joins, do not colour the bars
     picture.paste((0, 0, 0), (49, 1, 50, 99))
-    with told_aloud():
+    with log_to_stdout([]):
         fitted = np.asarray(fit_picture(picture, (32, 128)))
     assert fitted.shape == (128, 32, 3)
     assert (fitted[:32] == (10, 120, 200)).all() and (fitted[-32:] == (10, 120, 200)).all()
@@ -25,7 +25,7 @@ def test_a_picture_of_another_aspect_keeps_its_whole_and_its_shape(capsys):
 
 
 def test_a_picture_of_the_same_aspect_is_only_resized(capsys):
-    with told_aloud():
+    with log_to_stdout([]):
         picture = fit_picture(Image.new("RGB", (128, 64), "red"), (64, 32))
     np.testing.assert_array_equal(np.asarray(picture), np.tile([255, 0, 0], (32, 64, 1)))
     assert capsys.readouterr().out == ""

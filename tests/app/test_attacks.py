@@ -38,7 +38,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attacked")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    options = ["app", "--port", str(port), "--device", "cpu", "--max-frames", "8"]
+    options = ["app", "--port", str(port), "--device", "cpu", "--max_frames", "8"]
     with run_server(folder, "-c", PROGRAM, *options, program=()) as server:
         yield server
     assert "Traceback" not in server.log

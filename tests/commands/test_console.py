@@ -72,7 +72,7 @@ def test_the_installed_script_is_this_command():
         (["anim"], "hia-diffusers: error: argument COMMAND: invalid choice: 'anim'"),
         (["--fast", "animate"], "hia-diffusers: error: "),
         (["animate"], "hia-diffusers animate: error: the following arguments are required: --image"),
-        (["prepare", "--videos", "none", "--output", "out"], "hia-diffusers prepare: error: `videos` is neither"),
+        (["prepare", "--videos", "none", "--output", "out"], "hia-diffusers prepare: error: --videos is neither"),
         (["evaluate", "--output", "scores.json"], "hia-diffusers evaluate: error: give --predictions and --targets"),
         (["app", "--port", "0"], "hia-diffusers app: error: argument --port: must be a whole number from 1 to 65535"),
         (
@@ -80,7 +80,7 @@ def test_the_installed_script_is_this_command():
             "hia-diffusers app: error: --watermark: its text must be printable ASCII",
         ),
         (
-            ["app", "--invisible-watermark"],
+            ["app", "--invisible_watermark"],
             "hia-diffusers app: error: --watermark: an invisible one needs frames of at",
         ),
         (["convert", "dall-e"], "hia-diffusers convert: error: argument SOURCE: invalid choice: 'dall-e'"),
@@ -105,13 +105,24 @@ def inputs(tmp_path_factory):
 
 
 def animate(inputs, *words, **options):
-    models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}-model", f"{name}.onnx")]
-    clip = ["--image", "person.png", "--driving", "dance.mkv", "--device", "cpu", "--size", "48x32", "--steps", "2"]
+    models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}_model", f"{name}.onnx")]
+    clip = [
+        "--image",
+        "person.png",
+        "--driving",
+        "dance.mkv",
+        "--device",
+        "cpu",
+        "--size",
+        "48x32",
+        "--num_inference_steps",
+        "2",
+    ]
     return run("animate", *clip, *models, *words, cwd=inputs, **options)
 
 
 def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
-    result = animate(inputs, "--output", tmp_path / "out.mp4", "--max-frames", 4, "--guidance", 1)
+    result = animate(inputs, "--output", tmp_path / "out.mp4", "--max_frames", 4, "--guidance_scale", 1)
     assert result.returncode == 0, result.stderr
     assert "The person is found in 4 of 4 frames of the driving." in result.stdout
     wrote = (
@@ -125,8 +136,8 @@ def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
 
 
 def test_the_sound_can_be_left_out_and_the_preview_has_none(inputs, tmp_path):
-    options = ["--output", tmp_path / "out.mp4", "--max-frames", 2, "--guidance", 1, "--preview"]
-    result = animate(inputs, *options, "--no-sound")
+    options = ["--output", tmp_path / "out.mp4", "--max_frames", 2, "--guidance_scale", 1, "--preview"]
+    result = animate(inputs, *options, "--no_sound")
     assert result.returncode == 0, result.stderr
     assert "2 frames of 48x32 at 30 frames per second.\n" in result.stdout
     assert sound_codec(tmp_path / "out.mp4") is sound_codec(tmp_path / "out_preview.mp4") is None
@@ -134,7 +145,16 @@ def test_the_sound_can_be_left_out_and_the_preview_has_none(inputs, tmp_path):
 
 def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tmp_path):
     (tmp_path / "person.png").rename(tmp_path / "人物.png")
-    words = [*person_and_dance[2:], "--image", "人物.png", "--output", "結果.mp4", "--steps", "1", "--preview"]
+    words = [
+        *person_and_dance[2:],
+        "--image",
+        "人物.png",
+        "--output",
+        "結果.mp4",
+        "--num_inference_steps",
+        "1",
+        "--preview",
+    ]
     result = run("animate", *words, "--device", "cpu", cwd=tmp_path, PYTHONIOENCODING="cp1252")
     assert result.returncode == 0, result.stderr
     assert "Wrote \\u7d50\\u679c.mp4: 1 frames" in result.stdout and "\\u679c_preview.mp4" in result.stdout

@@ -19,7 +19,7 @@ from hia_diffusers.data.clip_sources import UnreadableClipError
 @pytest.fixture
 def calls(person_and_dance):
     """Of commands that run hia-tiny."""
-    common = ["--model", str(HIA_TINY), "--steps", "1", "--device", "cpu", "--output"]
+    common = ["--model", str(HIA_TINY), "--num_inference_steps", "1", "--device", "cpu", "--output"]
     return {
         animate: [*person_and_dance, *common, "out.mp4"],
         evaluate: ["--dataset", "procdance-v1", "--size", "32x48", *common, "out.json"],
@@ -79,7 +79,7 @@ def test_a_model_whose_weights_do_not_fit_is_named(calls, tmp_path, capsys):
     assert "error: --model: 'model' cannot be loaded (" in capsys.readouterr().err.splitlines()[-1]
 
 
-OUTPUT = ["--output", "out.mp4", "--device", "cpu", "--steps", "1"]
+OUTPUT = ["--output", "out.mp4", "--device", "cpu", "--num_inference_steps", "1"]
 SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of {} from {} to 16384, at most 35651584 pixels in all"
 
 
@@ -101,14 +101,14 @@ SIZE = "argument --size: must be WIDTHxHEIGHT in multiples of {} from {} to 1638
         (evaluate, ["--size", "16392x16"], SIZE.format(8, 16)),
         (prepare, ["--size", "3x4"], SIZE.format(2, 16)),
         (prepare, ["--size", "16386x2"], SIZE.format(2, 16)),
-        (animate, ["--max-frames=--"], "argument --max-frames: expected a value, got '--'"),
-        (app, ["--queue-size=--"], "argument --queue-size: expected a value, got '--'"),
+        (animate, ["--max_frames=--"], "argument --max_frames: expected a value, got '--'"),
+        (app, ["--queue_size=--"], "argument --queue_size: expected a value, got '--'"),
         (convert, ["controlnet", "--allow=--"], "argument --allow: expected a value, got '--'"),
         (animate, ["--variant", "fp16"], "--variant: needs --model"),
         (app, ["--variant", "fp16"], "--variant: needs --model"),
         (animate, ["--image", "a\0b"], "--image: there is no file 'a\\x00b'"),
         (animate, ["--driving", "a" * 5000], "--driving: there is no file 'aaa"),
-        (animate, ["--image-keypoints", "person.png", "--retarget"], "--image-keypoints: must end in .safetensors, "),
+        (animate, ["--image_keypoints", "person.png", "--retarget"], "--image_keypoints: must end in .safetensors, "),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_option(person_and_dance, tmp_path, capsys, command, words, message):

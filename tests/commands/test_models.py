@@ -12,7 +12,7 @@ from hia_diffusers.commands import animate
 @pytest.fixture
 def call(person_and_dance, tmp_path):
     def run(*options):
-        animate.main([*person_and_dance, "--steps", "1", "--output", "out.mp4", *options])
+        animate.main([*person_and_dance, "--num_inference_steps", "1", "--output", "out.mp4", *options])
         return (tmp_path / "out.mp4").read_bytes()
 
     return run
@@ -31,4 +31,4 @@ def test_a_variant_is_loaded_by_its_name(call, capsys):
 def test_the_model_says_what_is_not_given(call):
     model = ["--model", str(HIA_TINY)]
     assert HIAPipeline.from_pretrained(HIA_TINY).call_default("guidance_scale") == 1.5
-    assert call() == call(*model) == call("--guidance", "1.5") != call("--guidance", "3.5")
+    assert call() == call(*model) == call("--guidance_scale", "1.5") != call("--guidance_scale", "3.5")

@@ -34,7 +34,9 @@ class Page:
     replaced: dict[str, str] = field(default_factory=dict)
 
 
-SMALL_PROCDANCE = {"procdance-v1 --model": "procdance-v1 --max-clips 2 --frames 16 --steps 1 --model"}
+SMALL_PROCDANCE = {
+    "procdance-v1 --model": "procdance-v1 --max_clips 2 --num_frames 16 --num_inference_steps 1 --model"
+}
 SMALL_PREPARATION = {"--size 512x896 --workers 4": "--size 96x128 --workers 1"}
 SMALL_TRAINING = "--procedural_clips 2 --max_train_steps 1 --train_batch_size 1 --num_frames 2 --sizes 64x96"
 
@@ -123,7 +125,7 @@ NEEDS = {
     "docs/quickstart.md": Page(
         replaced={
             "range(16)": "range(2)",
-            "--output demo\n": "--output demo --frames 2\n",
+            "--output demo\n": "--output demo --num_frames 2\n",
         }
     ),
     "docs/synthetic.md": Page(replaced={"in proc_dance_v1()": "in proc_dance_v1()[:1]", "range(32)": "range(2)"}),
@@ -136,7 +138,7 @@ NEEDS = {
             "--procedural_clips 8 --max_train_steps 4": SMALL_TRAINING,
             "runs/tiny/vae --max_train_steps 0": "runs/tiny/vae --max_train_steps 0 --size 32x48 --validation_clips 1",
             "--model runs/dance/temporal-full --size 512x896": (
-                "--model runs/dance/temporal-full --max-clips 2 --frames 16 --steps 1 --size 64x64"
+                "--model runs/dance/temporal-full --max_clips 2 --num_frames 16 --num_inference_steps 1 --size 64x64"
             ),
         },
     ),

@@ -53,7 +53,13 @@ animate_many = load_script()
 
 
 def arguments(jobs, output, workers):
-    options = {"--jobs": jobs, "--output": output, "--steps": NUM_STEPS, "--guidance": 1, "--workers": workers}
+    options = {
+        "--jobs": jobs,
+        "--output": output,
+        "--num_inference_steps": NUM_STEPS,
+        "--guidance_scale": 1,
+        "--workers": workers,
+    }
     return [str(word) for option in options.items() for word in option]
 
 

@@ -21,7 +21,7 @@ def run(*options):
 
 
 def test_three_sharpnesses_beside_the_truth(tmp_path):
-    result = run("--output", tmp_path / "demo", "--frames", 2, "--steps", 2, "--seed", 3)
+    result = run("--output", tmp_path / "demo", "--num_frames", 2, "--num_inference_steps", 2, "--seed", 3)
     assert result.returncode == 0, result.stderr
     assert read_comment(tmp_path / "demo" / "demo.mp4") == COMMENT
     frames = read_video(tmp_path / "demo" / "demo.mp4").frames
@@ -37,7 +37,11 @@ def test_three_sharpnesses_beside_the_truth(tmp_path):
 
 @pytest.mark.parametrize(
     "options, named",
-    [(["--frames", "0"], "--frames"), (["--steps", "many"], "--steps"), (["--model", "."], "--model")],
+    [
+        (["--num_frames", "0"], "--num_frames"),
+        (["--num_inference_steps", "many"], "--num_inference_steps"),
+        (["--model", "."], "--model"),
+    ],
 )
 def test_bad_options_are_named(tmp_path, options, named):
     result = run("--output", tmp_path / "demo", *options)

@@ -651,7 +651,7 @@ def test_a_file_holds_options_for_all_stages_and_the_command_line_comes_first(tm
     regional = parsed(*NEEDED, "--stage", "regional", "--config", config)
     assert (regional.learning_rate, regional.max_train_steps, regional.use_ema) == (2e-5, 4000, False)
     assert parsed("--config", config, "--stage", "regional", *NEEDED, "--use_ema").use_ema
-    assert not parsed("--config", config, "--stage", "spatial", *NEEDED, "--no-use_ema").use_ema
+    assert not parsed("--config", config, "--stage", "spatial", *NEEDED, "--no_use_ema").use_ema
 
 
 def test_a_file_may_name_the_stage(tmp_path):
@@ -718,7 +718,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--train_batch_size", 0], "--train_batch_size must be an integer from 1 to 2147483647, got 0."),
-        (["--train_batch_size", 1.5], "argument --train_batch_size/--train-batch-size: invalid int value: '1.5'"),
+        (["--train_batch_size", 1.5], "argument --train_batch_size: invalid int value: '1.5'"),
         (["--max_train_steps", -1], "--max_train_steps must be an integer from 1 to 2147483647, got -1."),
         (["--lr_warmup_steps", -1], "--lr_warmup_steps must be an integer from 0 to 2147483647, got -1."),
         (["--learning_rate", 0], "--learning_rate must be a finite number, above 0, got 0.0."),
@@ -732,7 +732,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
         (["--frame_stride", 1], "--frame_stride must be two integers, got [1]."),
         (["--sizes", "512"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '512'."),
         (["--sizes", "0x8"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '0x8'."),
-        (["--use_ema", "perhaps"], "argument --use_ema/--use-ema: Truthy value expected: got perhaps "),
+        (["--use_ema", "perhaps"], "argument --use_ema/--use_ema: Truthy value expected: got perhaps "),
         (["--report_to", "paper"], "--report_to must be one of all, "),
         (["--report_to", "wandb"], "--report_to: wandb is not installed."),
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),

@@ -30,8 +30,8 @@ specification.loader.exec_module(script)
 def trained(tmp_path_factory):
     """A work folder, and what a short training in it wrote."""
     folder = tmp_path_factory.mktemp("features")
-    files = ["--output", folder / "features.safetensors", "--work-dir", folder / "work"]
-    amounts = ["--clips", "16", "--frame-steps", "3", "--clip-steps", "2", "--workers", "1"]
+    files = ["--output", folder / "features.safetensors", "--work_dir", folder / "work"]
+    amounts = ["--clips", "16", "--frame_steps", "3", "--clip_steps", "2", "--workers", "1"]
     done = subprocess.run([sys.executable, SCRIPT, *files, *amounts], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
@@ -48,7 +48,7 @@ def test_the_file_holds_both_networks(trained):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
-    arguments = ["--work-dir", str(tmp_path), "--clips", "16", "--frame-steps", "3", "--clip-steps", "2"]
+    arguments = ["--work_dir", str(tmp_path), "--clips", "16", "--frame_steps", "3", "--clip_steps", "2"]
     (tmp_path / "clips").symlink_to(trained / "work" / "clips")
     monkeypatch.setattr(script, "SAVE_EVERY", 1)
     replace, replaced = os.replace, []
@@ -73,7 +73,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, 
 def test_a_work_folder_of_other_settings_is_refused(trained, capsys):
     before = (trained / "work" / "settings.json").read_text()
     with pytest.raises(SystemExit, match="2"):
-        script.main(["--output", str(trained / "o.safetensors"), "--work-dir", str(trained / "work"), "--clips", "17"])
+        script.main(["--output", str(trained / "o.safetensors"), "--work_dir", str(trained / "work"), "--clips", "17"])
     assert "is of a training with other options; see settings.json" in capsys.readouterr().err
     assert (trained / "work" / "settings.json").read_text() == before
 
@@ -81,9 +81,9 @@ def test_a_work_folder_of_other_settings_is_refused(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "features.pt", "--work-dir", "work"], "--output: must end in .safetensors"),
-        (["--output", "nowhere/f.safetensors", "--work-dir", "work"], "in a folder that exists"),
-        (["--output", "f.safetensors", "--work-dir", "work", "--clips", "15"], "must be a whole number from 16 on"),
+        (["--output", "features.pt", "--work_dir", "work"], "--output: must end in .safetensors"),
+        (["--output", "nowhere/f.safetensors", "--work_dir", "work"], "in a folder that exists"),
+        (["--output", "f.safetensors", "--work_dir", "work", "--clips", "15"], "must be a whole number from 16 on"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, capsys, tmp_path, monkeypatch):
@@ -133,8 +133,8 @@ def test_shuffled_clips_hold_the_same_frames():
 
 def test_what_is_damaged_in_a_work_folder_is_rendered_again_or_named(trained, tmp_path, capsys):
     work = shutil.copytree(trained / "work", tmp_path / "work")
-    arguments = ["--output", str(tmp_path / "features.safetensors"), "--work-dir", str(work), "--clips", "16"]
-    arguments += ["--frame-steps", "3", "--clip-steps", "2"]
+    arguments = ["--output", str(tmp_path / "features.safetensors"), "--work_dir", str(work), "--clips", "16"]
+    arguments += ["--frame_steps", "3", "--clip_steps", "2"]
     clip = work / "clips" / "00003.safetensors"
     os.truncate(clip, 1000)
     (work / "frame.pt").write_bytes(b"")

@@ -155,8 +155,8 @@ class TestAllStages:
     @pytest.mark.parametrize(
         "option",
         [
-            *("--pretrained_model_name_or_path=x", "--pretrained-model-name-or-path", "--stage"),
-            *("--output_dir=runs", "--output-dir", "--resume-from-checkpoint", "--config"),
+            *("--pretrained_model_name_or_path=x", "--pretrained_model_name_or_path", "--stage"),
+            *("--output_dir=runs", "--output_dir", "--resume_from_checkpoint", "--config"),
         ],
     )
     def test_options_that_would_break_the_chain_are_refused(self, run, option):

@@ -151,7 +151,7 @@ def test_the_command_marks_what_it_is_asked_to(tmp_path, capsys):
     clip.keypoints.save(tmp_path / "dance.npz")
     Image.fromarray(clip.frames[0]).save(tmp_path / "person.png")
     words = ["--image", str(tmp_path / "person.png"), "--driving", str(tmp_path / "dance.npz"), "--model", HIA_TINY]
-    words += ["--steps", "1", "--guidance", "1", "--device", "cpu"]
+    words += ["--num_inference_steps", "1", "--guidance_scale", "1", "--device", "cpu"]
     corners = {}
     for name, options in (("plain", []), ("default", ["--watermark"]), ("own", ["--watermark", "AI"])):
         animate_command.main([*words, "--output", str(tmp_path / f"{name}.mp4"), *options])
@@ -161,6 +161,6 @@ def test_the_command_marks_what_it_is_asked_to(tmp_path, capsys):
     assert difference(corners["own"], corners["plain"])[:, 80:].max() > 100
     assert difference(corners["own"], corners["plain"])[:, :60].max() < 30
     with pytest.raises(SystemExit):
-        animate_command.main([*words, "--output", str(tmp_path / "hidden.mp4"), "--invisible-watermark"])
+        animate_command.main([*words, "--output", str(tmp_path / "hidden.mp4"), "--invisible_watermark"])
     message = "error: --watermark: an invisible one needs frames of at least 65536 pixels, got 96x160."
     assert message in capsys.readouterr().err and not (tmp_path / "hidden.mp4").exists()

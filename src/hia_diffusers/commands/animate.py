@@ -5,18 +5,31 @@
 import argparse
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import check_writable
-from .arguments import OneLineParser, add_sampling_options, number, picture_size, sampling_arguments, size
-from .detector import add_detector_options, detector_arguments
-from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .arguments import (
+    DETECTOR_DEVICE_HELP,
+    Flag,
+    OneLineParser,
+    add_detector_options,
+    add_model_options,
+    add_sampling_options,
+    add_watermark_options,
+    as_options,
+    detector_arguments,
+    image_size,
+    make_watermark,
+    number,
+    sampling_arguments,
+    size,
+)
+from .loading import check_model, choose_device, load_pipeline
 from .running import run
-from .watermarking import add_watermark_options, make_watermark
 
 
 if TYPE_CHECKING:
@@ -29,18 +42,18 @@ DRIVING_HELP = (
 )
 DRIVING_FPS_HELP = "frames per second of a pose file that does not state them"
 DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the picture that the points of a pose file lie in, where it does not state it"
-DRIVING_TYPE_HELP = "what --driving is (default: auto, by its suffix and the colours of the video; prints its choice)"
+DRIVING_TYPE_HELP = "what --driving is; auto: by its suffix and the colours of the video; prints its choice"
 SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, where it has any)"
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
 RETARGET_HELP = (
     "give the motion the proportions and the place of the person in the picture "
-    "(default: yes for a video of a person and where --image-keypoints is given)"
+    "(default: yes for a video of a person and where --image_keypoints is given)"
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
 SHARPNESS_HELP = (
     "how sharp the hands shall be, from 0 (all motion blur) to 1; auto: as a camera would show them at their speed; "
     "driving: as in a --driving that is a video of a person; unknown: the blur condition is off, as it always is with "
-    "pose videos (default: auto)"
+    "pose videos"
 )
 SIZE_HELP = (
     "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
@@ -48,12 +61,6 @@ SIZE_HELP = (
 )
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
-)
-
-# Arguments of the animator in its messages that are options of the same name here.
-OPTIONS = re.compile(
-    "`(image|driving|driving_type|driving_fps|driving_size|image_keypoints|person|retarget|sharpness|watermark)"
-    "(=False)?`"
 )
 
 
@@ -71,30 +78,31 @@ def box(text: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def make_parser(prog: str = "hia-diffusers animate") -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="hia-diffusers animate", description=__doc__)
     add = parser.add_argument
     add("--image", type=Path, required=True, help="picture of the person")
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
-    add("--driving-type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
-    add("--driving-fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
-    add("--driving-size", type=picture_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
+    add("--driving_type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
+    add("--driving_fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
+    add("--driving_size", type=image_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
     add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
     add_model_options(parser)
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
     add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
-    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise (default: 0)")
-    add("--max-frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
-    add("--sound", action=argparse.BooleanOptionalAction, help=SOUND_HELP)
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise")
+    add("--max_frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
+    add("--sound", action=Flag, help=SOUND_HELP)
     add_watermark_options(parser)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
     keypoints = parser.add_argument_group("keypoints")
     add = keypoints.add_argument
-    add("--retarget", action=argparse.BooleanOptionalAction, help=RETARGET_HELP)
-    add("--image-keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
+    add("--retarget", action=Flag, help=RETARGET_HELP)
+    add("--image_keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
     add("--person", type=box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
     add_detector_options(keypoints)
+    add("--detector_device", default="cpu", help=DETECTOR_DEVICE_HELP)
     return parser
 
 
@@ -103,7 +111,7 @@ def preview_path(output: Path) -> Path:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    inputs = {"--image": args.image, "--driving": args.driving, "--image-keypoints": args.image_keypoints}
+    inputs = {"--image": args.image, "--driving": args.driving, "--image_keypoints": args.image_keypoints}
     inputs = {option: path for option, path in inputs.items() if path is not None}
     for option, path in inputs.items():
         # By os.path, where the path is one that no file can have, too.
@@ -120,20 +128,22 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--output: {str(path)!r} is one of the inputs")
 
 
-def as_options(message: str) -> str:
-    """A message of the animator in terms of the command line."""
-    return OPTIONS.sub(lambda name: f"--{'no-' if name[2] else ''}{name[1].replace('_', '-')}", message)
+class _OptionFormatter(logging.Formatter):
+    """A message with the names of options."""
 
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
 
-class _Printed(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(as_options(record.getMessage()), flush=True)
+    def format(self, record: logging.LogRecord) -> str:
+        return as_options(super().format(record), self.names)
 
 
 @contextmanager
-def told_aloud() -> Iterator[None]:
-    """Prints what the animator decides."""
-    logger, handler = logging.getLogger("hia_diffusers.animation"), _Printed()
+def log_to_stdout(options: Collection[str]) -> Iterator[None]:
+    """What the animator decides is printed, with its arguments as options."""
+    logger, handler = logging.getLogger("hia_diffusers.animation"), logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_OptionFormatter(options))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -148,8 +158,10 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
     """What can be made without the pipeline."""
     from ..animation.animator import HIAAnimator
 
-    animator = HIAAnimator(detector=detector_arguments(args), watermark=make_watermark(args))
-    width, height = args.size or (None, None)
+    animator = HIAAnimator(
+        detector=detector_arguments(args) | {"device": args.detector_device}, watermark=make_watermark(args)
+    )
+    height, width = args.size or (None, None)
     animation = animator.prepare(
         args.image,
         args.driving,
@@ -171,7 +183,7 @@ def animate(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = choose_device(args.device)
     check_model(args.model, args.variant)
-    with told_aloud():
+    with log_to_stdout(vars(args)):
         animator, animation = prepare(args)
 
     import torch
@@ -204,14 +216,12 @@ def animate(args: argparse.Namespace) -> None:
         print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers animate") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
     Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            Its options. The default is what the process was called with.
-        prog (`str`, *optional*, defaults to `"hia-diffusers animate"`):
-            Its name in messages.
+            Its options; by default what the process was called with.
     """
-    run(make_parser(prog), animate, argv, as_options)
+    run(make_parser(), animate, argv)

@@ -4,40 +4,49 @@
 
 import argparse
 import logging
-import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .animate import HIA_TINY_LIMITS
-from .arguments import OneLineParser, number, size
-from .detector import add_detector_options, detector_arguments
-from .loading import add_model_options, check_model, choose_device, load_pipeline
+from .arguments import (
+    DETECTOR_DEVICE_HELP,
+    OneLineParser,
+    add_detector_options,
+    add_model_options,
+    add_watermark_options,
+    detector_arguments,
+    make_watermark,
+    number,
+    size,
+)
+from .loading import check_model, choose_device, load_pipeline
 from .running import run
-from .watermarking import add_watermark_options, make_watermark
 
 
-TINY_SIZE, USUAL_SIZE = (96, 160), (512, 896)
+TINY_SIZE, USUAL_SIZE = (160, 96), (896, 512)  # height and width
 
-HOST_HELP = "address to listen on; 0.0.0.0 lets other machines in (default: 127.0.0.1, this machine only)"
-CONNECTIONS_HELP = "open connections of one address; more behind a server that passes requests on (default: 32)"
+HOST_HELP = "address to listen on; 0.0.0.0 lets other machines in"
+CONNECTIONS_HELP = "open connections of one address; more behind a server that passes requests on"
 SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hia-tiny, else 512x896)"
 
 
-def make_parser(prog: str = "hia-diffusers app") -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="hia-diffusers app", description=__doc__)
     add = parser.add_argument
     add_model_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--host", default="127.0.0.1", help=HOST_HELP)
-    add("--port", type=number(int, 1, 65535), default=7860, help="port to listen on (default: 7860)")
-    add("--max-frames", type=number(int, 1, 10000), default=64, help="longest result, in frames (default: 64)")
-    add("--max-upload-mb", type=number(int, 1, 2047), default=50, help="largest upload, in MiB (default: 50)")
-    add("--queue-size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn (default: 20)")
-    add("--connections-per-address", type=number(int, 1, 10**4), default=32, help=CONNECTIONS_HELP)
+    add("--port", type=number(int, 1, 65535), default=7860, help="port to listen on")
+    add("--max_frames", type=number(int, 1, 10000), default=64, help="longest result, in frames")
+    add("--max_upload_mb", type=number(int, 1, 2047), default=50, help="largest upload, in MiB")
+    add("--queue_size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn")
+    add("--connections_per_address", type=number(int, 1, 10**4), default=32, help=CONNECTIONS_HELP)
     add_watermark_options(parser)
-    add_detector_options(parser.add_argument_group("keypoints of uploaded videos"))
+    group = parser.add_argument_group("keypoints of uploaded videos")
+    add_detector_options(group)
+    group.add_argument("--detector_device", default="cpu", help=DETECTOR_DEVICE_HELP)
     return parser
 
 
@@ -49,12 +58,8 @@ def check_extra() -> None:
         raise ImportError(message) from error
 
 
-def as_options(message: str) -> str:
-    return re.sub("`(host|port|watermark)`", r"--\1", message)
-
-
 def serve(args: argparse.Namespace) -> None:
-    width, height = args.size or (USUAL_SIZE if args.model else TINY_SIZE)
+    height, width = args.size or (USUAL_SIZE if args.model else TINY_SIZE)
     watermark = make_watermark(args)
     if watermark is not None:
         watermark.check_size(width, height)
@@ -80,7 +85,7 @@ def serve(args: argparse.Namespace) -> None:
     else:
         about = f"The model is {Path(args.model).name}."
     serve_page(
-        HIAAnimator(pipe, detector_arguments(args), watermark),
+        HIAAnimator(pipe, detector_arguments(args) | {"device": args.detector_device}, watermark),
         (width, height),
         limits,
         about,
@@ -91,18 +96,16 @@ def serve(args: argparse.Namespace) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers app") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
     Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            Its options. The default is what the process was called with.
-        prog (`str`, *optional*, defaults to `"hia-diffusers app"`):
-            Its name in messages.
+            Its options; by default what the process was called with.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("hia_diffusers.app").setLevel(logging.INFO)
     # So that what users gave and got is deleted, too, when a service manager stops the server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run(make_parser(prog), serve, argv, as_options, (0, "Stopped.\n"))
+    run(make_parser(), serve, argv, interrupted=(0, "Stopped.\n"))

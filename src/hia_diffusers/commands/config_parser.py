@@ -3,7 +3,6 @@
 """Reads a typed config from a YAML file and the command line."""
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -12,7 +11,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from .arguments import OneLineParser
+from .arguments import OneLineParser, as_options
 
 
 class ConfigParser(OneLineParser, HfArgumentParser):
@@ -31,13 +30,15 @@ class ConfigParser(OneLineParser, HfArgumentParser):
     """
 
     def __init__(self, config_class: Any, presets: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(config_class.groups(), allow_abbrev=False, formatter_class=_KnownDefaults, **kwargs)
+        super().__init__(config_class.groups(), **kwargs)
         self.config_class = config_class
         self.presets = presets or {}
         self.options = {option.name: option for option in fields(config_class)}
         for name in filter(self._is_flag, self.options):  # what turns off a flag that a file turns on
-            spellings = (f"--no-{name}", f"--no_{name}", f"--no-{name.replace('_', '-')}")
-            self.add_argument(*spellings, dest=name, action="store_false", help=argparse.SUPPRESS)
+            self.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+        for action in self._actions:  # HfArgumentParser spells them with hyphens, too
+            action.option_strings = [option for option in action.option_strings if "-" not in option[2:]]
+        self._option_string_actions = {option: action for action in self._actions for option in action.option_strings}
         self.add_argument("--config", help="YAML file of options; those on the command line come first")
         for option in self.options.values():
             if option.default is not MISSING:
@@ -54,7 +55,7 @@ class ConfigParser(OneLineParser, HfArgumentParser):
                 As in `argparse`.
         """
         words = list(sys.argv[1:] if args is None else args)
-        first = OneLineParser(prog=self.prog, add_help=False, allow_abbrev=False)
+        first = OneLineParser(prog=self.prog, add_help=False)
         first.add_argument("--config")
         first.add_argument("--stage")
         known, _ = first.parse_known_args(words)
@@ -73,18 +74,8 @@ class ConfigParser(OneLineParser, HfArgumentParser):
             config = self.config_class(**values)
             config.validate()
         except (TypeError, ValueError) as error:
-            self.error(self.worded(str(error)))
+            self.error(as_options(str(error), self.options))
         return config
-
-    def worded(self, message: str) -> str:
-        """
-        A message in the words of the command line, where fields of the config are options.
-
-        Args:
-            message (`str`):
-                Of an exception.
-        """
-        return re.sub(f"`({'|'.join(self.options)})`", r"--\1", message)
 
     def _is_flag(self, name: str) -> bool:
         return self.options[name].type is bool
@@ -131,10 +122,3 @@ class ConfigParser(OneLineParser, HfArgumentParser):
                 yield from (f"--{name}", *map(str, value))
             else:
                 yield f"--{name}={value}"
-
-
-class _KnownDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import OneLineParser
+from .arguments import DTYPES, OneLineParser
 from .running import run
 
 
@@ -49,7 +49,7 @@ SOURCES = {
         ["config"],
     ),
     "controlnet": (
-        "controlnet",
+        "sd_controlnet",
         "convert_controlnet",
         "a ControlNet of Stable Diffusion 1.5: one of six channels",
         ["config", "conditioning_channels"],
@@ -69,7 +69,7 @@ PARTS_OPTIONS: dict[str, dict[str, Any]] = {
     "vae": {"help": "Hub id or folder of another autoencoder"},
     "snr_shift_factor": {"type": float, "help": "gamma of the schedule, in (0, 1] (default: that of --base, or 4/7)"},
     "prediction_type": {"choices": PREDICTION_TYPES, "help": "what the UNet predicts (default: as that of --base)"},
-    "seed": {"type": int, "default": 0, "help": "of new weights (default: 0)"},
+    "seed": {"type": int, "default": 0, "help": "of new weights"},
     "variant": {"help": "of the names of the files of --base, such as fp16"},
 }
 
@@ -81,29 +81,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vae": {"help": "folder of another AutoencoderKL, such as sd-vae-ft-mse (default: that of --base)"},
     "beta_schedule": {
         "choices": ["linear", "scaled_linear"],
-        "help": "betas that the weights were trained with (default: linear)",
+        "help": "betas that the weights were trained with",
     },
     "config": {"help": "for a single file: local folder or Hub id with the same configurations"},
     "conditioning_channels": {"type": int, "help": "input channels of the result (default: 6)"},
 }
 
 
-def make_parser(prog: str = "hia-diffusers convert") -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="hia-diffusers convert", description=__doc__)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for source, (_, _, description, options) in SOURCES.items():
-        subparser = sources.add_parser(source, help=description, description=description, allow_abbrev=False)
+        subparser = sources.add_parser(source, help=description, description=description)
         add = subparser.add_argument
         add("--weights", required=True, help=WEIGHTS_HELP)
         add("--output", type=Path, required=True, help="folder to make")
         for name in options:
-            add(f"--{name.replace('_', '-')}", **OPTIONS[name])
-        add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the result's weights")
+            add(f"--{name}", **OPTIONS[name])
+        add("--dtype", choices=DTYPES, default="float32", help="of the result's weights")
         add("--variant", help="of the names of the result's files, such as fp16")
         add("--allow", nargs="+", default=[], metavar="KEY", help=ALLOW_HELP)
-    subparser = sources.add_parser("parts", help=PARTS, description=PARTS, allow_abbrev=False)
+    subparser = sources.add_parser("parts", help=PARTS, description=PARTS)
     for name, settings in PARTS_OPTIONS.items():
-        subparser.add_argument(f"--{name.replace('_', '-')}", **settings)
+        subparser.add_argument(f"--{name}", **settings)
     subparser.add_argument("--output", type=Path, required=True, help="folder to make")
     return parser
 
@@ -137,14 +137,12 @@ def _convert_weights(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     return conversion, {"variant": args.variant} if args.variant else {}
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers convert") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
     Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            Its options. The default is what the process was called with.
-        prog (`str`, *optional*, defaults to `"hia-diffusers convert"`):
-            Its name in messages.
+            Its options; by default what the process was called with.
     """
-    run(make_parser(prog), convert, argv)
+    run(make_parser(), convert, argv)

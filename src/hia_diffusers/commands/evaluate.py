@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..files import check_writable, written_whole
 from ..natural_order import natural_order
-from .arguments import OneLineParser, add_sampling_options, number, size
-from .loading import VARIANT_HELP, check_model, choose_device, load_pipeline
+from .arguments import DEVICE_HELP, DTYPES, VARIANT_HELP, Flag, OneLineParser, add_sampling_options, number, size
+from .loading import check_model, choose_device, load_pipeline
 from .running import run
 
 
@@ -35,7 +35,7 @@ KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 MINIMUM_SIDE = 7  # of a window of SSIM
 
 # What these options are where they are not given.
-DATASET_DEFAULTS = {"cross_identity": False, "frames": 32, "size": (96, 160), "seed": 0}
+DATASET_DEFAULTS = {"cross_identity": False, "num_frames": 32, "size": (160, 96), "seed": 0}
 MODEL_DEFAULTS = {
     "deep_cache_interval": 1,
     "motion_modules": True,
@@ -45,8 +45,8 @@ MODEL_DEFAULTS = {
 
 # Options whose default is what the model's call takes for the argument.
 CALL_OPTIONS = {
-    "steps": "num_inference_steps",
-    "guidance": "guidance_scale",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
     "guidance_interval": "guidance_interval",
     "reference_noise": "reference_noise",
     "shared_noise": "shared_noise",
@@ -64,10 +64,10 @@ LIBRARIES = (
 )
 
 
-def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description=__doc__, allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="hia-diffusers evaluate", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help=".json file to write; an existing one is replaced")
-    parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--device", help=DEVICE_HELP)
 
     add = parser.add_argument_group("score videos in folders").add_argument
     add("--predictions", type=Path, metavar="DIR", help="videos, or folders of frames, one per clip")
@@ -91,41 +91,41 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
         help="what the model must lose or need: the true frames through its autoencoder, or frames generated from the "
         "motion or the reference picture of the next clip",
     )
-    flag = argparse.BooleanOptionalAction
-    add("--cross-identity", action=flag, help="drive with the same motion of another person, retargeted")
-    add("--frames", type=number(int, 16, 10**4), help="of each clip (default: 32, as ProcDance-v1 has)")
+    flag = Flag
+    add("--cross_identity", action=flag, help="drive with the same motion of another person, retargeted")
+    add("--num_frames", type=number(int, 16, 10**4), help="of each clip (default: 32, as ProcDance-v1 has)")
     add("--size", type=functools.partial(size, smallest=16), help="WIDTHxHEIGHT, multiples of 8 (default: 96x160)")
     add_sampling_options(group)
     add(
-        "--guidance-interval",
+        "--guidance_interval",
         type=number(float, 0, 1),
         nargs=2,
         metavar=("START", "END"),
         help="shares of the steps between which there is guidance (default: what the model wants, or 0 1)",
     )
-    add("--deep-cache-interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
+    add("--deep_cache_interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
     add(
-        "--reference-noise", action=flag, help="start from the noised reference picture (default: the model's, or yes)"
+        "--reference_noise", action=flag, help="start from the noised reference picture (default: the model's, or yes)"
     )
     add(
-        "--shared-noise",
+        "--shared_noise",
         type=number(float, 0, 1),
         help="share of the noise that all frames have (default: the model's, or 0)",
     )
     add(
-        "--context-shift",
+        "--context_shift",
         action=flag,
         help="shift the windows of long clips at each step (default: the model's, or yes)",
     )
     add(
-        "--motion-modules",
+        "--motion_modules",
         action=flag,
         help="layers over time; without, each frame is by itself (default: yes)",
     )
-    add("--blur-condition", action=flag, help="tell motion and sharpness of the hands beside the pose (default: yes)")
+    add("--blur_condition", action=flag, help="tell motion and sharpness of the hands beside the pose (default: yes)")
     add("--seed", type=number(int, 0, 2**62), help="clip i is drawn with SEED + i (default: 0)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="of weights and computation (default: float32)")
-    add("--max-clips", type=number(int, 1, 10**6), help="only the first clips")
+    add("--dtype", choices=DTYPES, help="of weights and computation (default: float32)")
+    add("--max_clips", type=number(int, 1, 10**6), help="only the first clips")
 
     add = parser.add_argument_group("networks, each a file or hf://owner/name/file").add_argument
     add(
@@ -135,13 +135,13 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
         metavar="FILE",
         help="LPIPS's backbone (without FILE: torchvision's, downloaded)",
     )
-    add("--lpips-network", choices=["vgg", "alex", "squeeze"], help="that it is of (default: vgg, as DisCo)")
+    add("--lpips_network", choices=["vgg", "alex", "squeeze"], help="that it is of (default: vgg, as DisCo)")
     add("--inception", metavar="FILE", help="Inception-v3, for FID")
-    add("--pad-fid", action="store_true", help="pad frames to squares for FID too, as the paper does")
+    add("--pad_fid", action="store_true", help="pad frames to squares for FID too, as the paper does")
     add("--resnet3d", metavar="FILE", help="3D ResNet-50, for FID-VID")
     add("--i3d", metavar="FILE", help="I3D, for FVD")
     add("--arcface", metavar="FILE", help="ArcFace (.onnx), for the identity of faces; needs keypoints")
-    add("--clip-stride", type=number(int, 1, 10**6), default=16, help="frames between starts of clips (default: 16)")
+    add("--clip_stride", type=number(int, 1, 10**6), default=16, help="frames between starts of clips (default: 16)")
     return parser
 
 
@@ -180,7 +180,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             if getattr(args, name) is None:
                 setattr(args, name, value)
         if args.guidance_interval is not None and args.guidance_interval[0] >= args.guidance_interval[1]:
-            raise ValueError("--guidance-interval: START must be less than END")
+            raise ValueError("--guidance_interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix.lower() != ".json":
@@ -194,7 +194,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
     for name in names:
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')}: {reason}")
+            raise ValueError(f"--{name}: {reason}")
 
 
 @dataclass
@@ -416,7 +416,7 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
     from ..procedural.procdance import proc_dance_v1
 
     source = {"dataset": args.dataset, "cross_identity": args.cross_identity}
-    source |= {"frames": args.frames, "width_height": args.size}
+    source |= {"num_frames": args.num_frames, "size": "{1}x{0}".format(*args.size)}
     if args.model is None:
         pipe = None
         source |= {"baseline": args.baseline, "seed": args.seed}
@@ -432,7 +432,7 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         source |= {name: getattr(args, name) for name in ("control", "seed", *CALL_OPTIONS, *MODEL_DEFAULTS)}
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
     clips = {}
-    all_clips = [replace(clip, frames=range(args.frames)) for clip in proc_dance_v1()]
+    all_clips = [replace(clip, frames=range(args.num_frames)) for clip in proc_dance_v1()]
     for index, clip in enumerate(all_clips[: args.max_clips]):
         following = all_clips[(index + 1) % len(all_clips)]
         load = functools.partial(load_procedural, clip, following, args, pipe, args.seed + index)
@@ -460,7 +460,7 @@ def load_procedural(
     from ..conditioning.motion_blur import MotionBlurConditioner
     from ..conditioning.retargeting import retarget_keypoints
 
-    width, height = args.size
+    height, width = args.size
     truth = clip.target.render(clip.frames, height, width, clip.fps)
     reference = clip.target.render([clip.reference_frame], height, width, clip.fps)
     conditioner = MotionBlurConditioner.for_size(height, width)
@@ -649,14 +649,12 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"Wrote {args.output}.")
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers evaluate") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
     Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            Its options. The default is what the process was called with.
-        prog (`str`, *optional*, defaults to `"hia-diffusers evaluate"`):
-            Its name in messages.
+            Its options; by default what the process was called with.
     """
-    run(make_parser(prog), evaluate, argv)
+    run(make_parser(), evaluate, argv)

@@ -1,21 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline that a command runs, and the device that it runs on: options and what is made of them."""
+"""The pipeline that a command runs, and the device that it runs on."""
 
 from pathlib import Path
 from typing import Any
-
-
-VARIANT_HELP = "which files of --model to load, such as fp16 (default: those without a variant's name)"
-
-
-def add_model_options(parser: Any) -> None:
-    """Of a command that runs hia-tiny where no model is given."""
-    add = parser.add_argument
-    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
-    add("--variant", help=VARIANT_HELP)
-    add("--device", help="such as cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of weights and computation")
 
 
 def choose_device(name: str | None) -> str:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes training clips of a folder of videos: cuts them at scene changes, finds the person, keeps the good clips.
 
-A run that is interrupted goes on where it was when the same command is given again.
+The same command resumes an interrupted run.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..preparation.clip_rules import ClipRules
-from .arguments import OneLineParser, size
+from .arguments import DETECTOR_DEVICE_HELP, Flag, OneLineParser, add_detector_options, detector_arguments, size
 from .running import run
 
 
@@ -42,8 +42,8 @@ RULES = {
 }
 
 
-def make_parser(prog: str = "hia-diffusers prepare") -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description=str(__doc__), allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="hia-diffusers prepare", description=str(__doc__))
     add = parser.add_argument
     add("--videos", required=True, help=VIDEOS_HELP)
     add("--output", required=True, help="folder of the dataset, or an fsspec URL of it")
@@ -52,46 +52,40 @@ def make_parser(prog: str = "hia-diffusers prepare") -> argparse.ArgumentParser:
         type=partial(size, smallest=16, multiple_of=2),
         help="WIDTHxHEIGHT to crop and resize to, even numbers (default: as the video)",
     )
-    add("--max-seconds", type=float, default=10.0, help="longer scenes are cut (default: 10)")
-    add("--cut-threshold", type=float, default=27.0, help="difference of frames that is a scene change (default: 27)")
-    add("--no-smoothing", action="store_true", help="keep the keypoints as they are detected")
-    add("--keyframe-interval", type=int, default=12, help="most frames from keyframe to keyframe (default: 12)")
-    add("--engine", choices=["local", "ray"], default="local", help="where to run (default: local)")
-    add("--workers", type=int, default=1, help="number of processes, or of Ray actors (default: 1)")
-    add("--device", default="cpu", help="where keypoints are detected, such as cuda (default: cpu)")
+    add("--max_seconds", type=float, default=10.0, help="longer scenes are cut")
+    add("--cut_threshold", type=float, default=27.0, help="difference of frames that is a scene change")
+    add("--smooth", action=Flag, default=True, help="smooth the keypoints and fill short gaps")
+    add("--keyframe_interval", type=int, default=12, help="most frames from keyframe to keyframe")
+    add("--engine", choices=["local", "ray"], default="local", help="where to run")
+    add("--workers", type=int, default=1, help="number of processes, or of Ray actors")
+    add("--device", default="cpu", help=DETECTOR_DEVICE_HELP)
     add("--keypoints", help=KEYPOINTS_HELP)
-    add("--frames-fps", type=float, help=FRAMES_HELP)
-    add("--detector-model", help="ONNX file or name of the person detector (default: rtmlib's, downloaded)")
-    add("--pose-model", help="ONNX file or name of the whole-body pose model (default: rtmlib's, downloaded)")
-    add(
-        "--feet-model",
-        help="ONNX file or name of the pose model for the feet, or 'none' (default: DWPose, downloaded)",
-    )
+    add("--frames_fps", type=float, help=FRAMES_HELP)
+    add_detector_options(parser)
     for rule in fields(ClipRules):
-        option = f"--{rule.name.replace('_', '-')}"
-        add(option, type=float, default=rule.default, help=f"{RULES[rule.name]} (default: {rule.default:g})")
+        add(f"--{rule.name}", type=float, default=rule.default, help=RULES[rule.name])
     return parser
 
 
 def make_options(args: argparse.Namespace) -> "PreparationOptions":
     from ..preparation.prepare_dataset import PreparationOptions
 
-    models = {name: getattr(args, name) for name in ("detector_model", "pose_model", "feet_model")}
-    if args.keypoints is not None and any(models.values()):
-        raise ValueError("--keypoints: models that detect keypoints are of no use beside it")
-    detector = {name: model for name, model in models.items() if model is not None}
-    if detector.get("feet_model") == "none":
-        detector["feet_model"] = None
+    default = make_parser().get_default
+    detector = {
+        name: model for name, model in detector_arguments(args).items() if getattr(args, name) != default(name)
+    }
+    if args.keypoints is not None and detector:
+        raise ValueError(f"`keypoints`: nothing is detected then; leave out `{'` and `'.join(detector)}`")
     return PreparationOptions(
         size=args.size,
         max_seconds=args.max_seconds,
         cut_threshold=args.cut_threshold,
-        smooth=not args.no_smoothing,
+        smooth=args.smooth,
         keyframe_interval=args.keyframe_interval,
         keypoints=args.keypoints,
         frames_fps=args.frames_fps,
         detector=detector,
-        rules=ClipRules(**{rule.name: getattr(args, rule.name) for rule in fields(ClipRules)}),
+        rules=ClipRules(**{rule: getattr(args, rule) for rule in RULES}),
     )
 
 
@@ -107,14 +101,12 @@ def prepare(args: argparse.Namespace) -> None:
         print(f"{report['failed_videos']} videos could not be used; see failures.jsonl.")
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "hia-diffusers prepare") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
     Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            Its options. The default is what the process was called with.
-        prog (`str`, *optional*, defaults to `"hia-diffusers prepare"`):
-            Its name in messages.
+            Its options; by default what the process was called with.
     """
-    run(make_parser(prog), prepare, argv, interrupted=(130, "Interrupted. The same command goes on from here.\n"))
+    run(make_parser(), prepare, argv, interrupted=(130, "Interrupted. The same command resumes the run.\n"))

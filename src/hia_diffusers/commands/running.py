@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .arguments import as_options
+
 
 # What is raised with a sentence that says what is wrong.
 EXPECTED = (ImportError, OSError, RuntimeError, TypeError, ValueError)
@@ -18,7 +20,6 @@ def run(
     parser: argparse.ArgumentParser,
     command: Callable[[Any], None],
     argv: Sequence[str] | None = None,
-    worded: Callable[[str], str] = str,
     interrupted: tuple[int, str] = (130, "Interrupted.\n"),
 ) -> None:
     """
@@ -32,8 +33,6 @@ def run(
             `PYTHONDEVMODE=1`, it is raised.
         argv (`Sequence[str]`, *optional*):
             The options. The default is what the process was called with.
-        worded (`Callable[[str], str]`, *optional*):
-            Turns the message of an exception into the words of the command line.
         interrupted (`tuple[int, str]`, *optional*):
             Status and message after Ctrl+C.
     """
@@ -45,7 +44,7 @@ def run(
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        parser.error(worded(_sentence(error)))
+        parser.error(as_options(_sentence(error), vars(args)))
 
 
 def _sentence(error: Exception) -> str:

@@ -94,7 +94,7 @@ class ClipFrames:
 
 class PreparedClips:
     """
-    The clips of a folder that `examples/prepare_dataset.py` wrote. Each is cropped to the aspect of the sample, such
+    The clips of a folder that `hia-diffusers prepare` wrote. Each is cropped to the aspect of the sample, such
     that the person stays in the picture, and resized to it; a small clip is enlarged. Masks are filled boxes.
 
     Args:

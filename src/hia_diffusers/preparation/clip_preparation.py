@@ -73,7 +73,7 @@ class PreparationOptions:
 
     Args:
         size (`tuple[int, int]`, *optional*):
-            Width and height of the clips, even numbers. The largest window of that aspect that stands around the
+            Height and width of the clips, even numbers. The largest window of that aspect that stands around the
             person, one for the whole clip, is cropped and resized. The default keeps the video's size, made even.
         max_seconds (`float`, *optional*, defaults to `10.0`):
             Longer scenes are cut into clips of this length.
@@ -107,7 +107,7 @@ class PreparationOptions:
     def __post_init__(self):
         if self.size is not None and not _is_size(self.size):
             raise ValueError(
-                f"`size` must be an even width and height from {MIN_SIDE} to {MAX_SIDE}, got {self.size}."
+                f"`size` must be an even height and width from {MIN_SIDE} to {MAX_SIDE}, got {self.size}."
             )
         checks.instance("rules", self.rules, ClipRules)
         checks.instance("detector", self.detector, dict)
@@ -198,7 +198,7 @@ class ClipPreparer:
             keypoints, several_share = self._find_person(scene, start, fps, saved)
             stop = start + len(keypoints)
             window = _choose_window(keypoints, self.options.size)
-            width, height = self.options.size or (window[2] - window[0], window[3] - window[1])
+            height, width = self.options.size or (window[3] - window[1], window[2] - window[0])
             enlargement = height / (window[3] - window[1])
             keypoints = keypoints.crop(*window).resize(height, width)
             measures = _measure(keypoints, several_share, enlargement)
@@ -209,7 +209,7 @@ class ClipPreparer:
             frames = itertools.islice(to_write, start - written, stop - written)
             written = stop
             name = f"{_file_stem(video)}-{start:06d}"
-            hands = self._write(folder / name, _cropped(frames, window, (width, height)), keypoints)
+            hands = self._write(folder / name, _cropped(frames, window, (height, width)), keypoints)
             row = {
                 "clip": name,
                 "video": video,
@@ -410,8 +410,8 @@ def _choose_window(keypoints: WholeBodyKeypoints, size: tuple[int, int] | None) 
     """x0, y0, x1, y1 of the largest window of the aspect of `size`, as far as possible around the person's middle."""
     if size is None:
         return 0, 0, keypoints.width // 2 * 2, keypoints.height // 2 * 2
-    scale = min(keypoints.width / size[0], keypoints.height / size[1])
-    width, height = (max(1, round(side * scale)) for side in size)
+    scale = min(keypoints.height / size[0], keypoints.width / size[1])
+    height, width = (max(1, round(side * scale)) for side in size)
     points = keypoints.xy[:, BODY][keypoints.score[:, BODY] > VISIBLE_SCORE]
     x, y = np.median(points, axis=0) if len(points) else (keypoints.width / 2, keypoints.height / 2)
     x0 = int(np.clip(round(x - width / 2), 0, keypoints.width - width))
@@ -423,9 +423,10 @@ def _cropped(
     frames: Iterator[np.ndarray], window: tuple[int, int, int, int], size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
     x0, y0, x1, y1 = window
-    interpolation = cv2.INTER_AREA if size[1] < y1 - y0 else cv2.INTER_CUBIC
+    height, width = size
+    interpolation = cv2.INTER_AREA if height < y1 - y0 else cv2.INTER_CUBIC
     for frame in frames:
-        yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), size, interpolation=interpolation)
+        yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), (width, height), interpolation=interpolation)
 
 
 def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: float) -> ClipMeasures:

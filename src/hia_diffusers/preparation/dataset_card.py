@@ -32,7 +32,7 @@ tags:
 # Prepared clips for human image animation
 
 {clips} clips of one person each, {hours:.2f} hours, cut from {used_videos} of {videos} videos by
-`examples/prepare_dataset.py` of hia-diffusers.
+`hia-diffusers prepare` of hia-diffusers.
 
 Each row of `index.parquet` is a clip: `file_name` is the video, `annotations` a safetensors file with 133
 COCO-WholeBody keypoints, hand boxes, motion and sharpness, and face boxes for every frame. `options.json` says with

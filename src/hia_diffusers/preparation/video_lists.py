@@ -71,7 +71,7 @@ def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> t
         elif of_frames and not names:
             raise ValueError(
                 f"`videos` holds no videos but folders of images, such as {of_frames[0]}: give their frame rate as "
-                f"`frames_fps` (--frames-fps), which they do not state."
+                "`frames_fps`, which they do not state."
             )
         elif not names and any(map(is_frame, found)):
             raise ValueError(f"`videos` holds images: put the frames of each clip into a folder of its own: {videos}.")
@@ -186,8 +186,8 @@ def _check_named(filesystem: AbstractFileSystem, path: str, names: list[str], fr
             folders.append(name)
     if folders and frames_fps is None:
         raise ValueError(
-            f"`videos` names folders of images, such as {folders[0]}: give their frame rate as `frames_fps` "
-            "(--frames-fps), which they do not state."
+            f"`videos` names folders of images, such as {folders[0]}: give their frame rate as `frames_fps`, "
+            "which they do not state."
         )
     if frames_fps is not None and not folders:
         raise ValueError("`videos` names no folders of images, which `frames_fps` is for.")

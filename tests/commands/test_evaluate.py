@@ -21,7 +21,7 @@ from PIL import Image
 from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
-from hia_diffusers.commands import evaluate as evaluate_hia
+from hia_diffusers.commands import evaluate as command
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
@@ -31,7 +31,7 @@ from hia_diffusers.video.reading import read_video
 from hia_diffusers.video.writing import write_video
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_hia.py"
+SOURCE = Path(__file__).parents[2] / "src"
 HEIGHT, WIDTH = 64, 48
 LENGTHS = {"dance": 18, "walk": 3}
 
@@ -93,7 +93,7 @@ def from_inputs(inputs, monkeypatch):
 def evaluate(output, *options, **changes):
     arguments = {"predictions": "predictions", "targets": "frames"} | changes
     words = [word for name, value in arguments.items() if value is not None for word in (f"--{name}", str(value))]
-    evaluate_hia.main([*words, "--output", str(output), *map(str, options)])
+    command.main([*words, "--output", str(output), *map(str, options)])
     return json.loads(output.read_text())
 
 
@@ -171,7 +171,7 @@ def test_masks_take_the_place_of_boxes(tmp_path):
 
 
 def test_the_report_tells_what_was_measured_with_what(tmp_path):
-    report = evaluate(tmp_path / "scores.json", "--clip-stride", 4)
+    report = evaluate(tmp_path / "scores.json", "--clip_stride", 4)
     assert report["protocol"]["clip_stride"] == 4
     assert {"python", "hia-diffusers", "torch", "numpy"} <= report["versions"].keys()
     source = report["source"]
@@ -217,14 +217,24 @@ def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path)
 
 
 def test_it_runs_as_a_program(tmp_path):
-    command = [sys.executable, SCRIPT, "--predictions", "predictions", "--targets", "videos", "--output"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    words = [
+        sys.executable,
+        "-m",
+        "hia_diffusers",
+        "evaluate",
+        "--predictions",
+        "predictions",
+        "--targets",
+        "videos",
+        "--output",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "CUDA_VISIBLE_DEVICES": ""}
     options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run([*command, tmp_path / "scores.json"], **options)
+    done = subprocess.run([*words, tmp_path / "scores.json"], **options)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert done.stdout.splitlines()[-1] == f"Wrote {tmp_path / 'scores.json'}."
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
-    failed = subprocess.run([*command, tmp_path / "scores.txt"], **options)
+    failed = subprocess.run([*words, tmp_path / "scores.txt"], **options)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "--output" in failed.stderr
 
 
@@ -232,11 +242,11 @@ def test_it_runs_as_a_program(tmp_path):
 
 
 def score_dance(output, *options):
-    evaluate_hia.main(["--dataset", "procdance-v1", *map(str, options), "--output", str(output)])
+    command.main(["--dataset", "procdance-v1", *map(str, options), "--output", str(output)])
     return json.loads(output.read_text())
 
 
-SMALL = ["--size", "32x48", "--max-clips", 1]
+SMALL = ["--size", "32x48", "--max_clips", 1]
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +298,7 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     reference, true = dance
     pipe = random_tiny_pipeline(seed=0)
     pipe.save_pretrained(tmp_path / "model")
-    options = [*SMALL, "--model", tmp_path / "model", "--steps", 1, "--guidance", 1, "--seed", 3]
+    options = [*SMALL, "--model", tmp_path / "model", "--num_inference_steps", 1, "--guidance_scale", 1, "--seed", 3]
     report = score_dance(tmp_path / "scores.json", *options)
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(
@@ -303,12 +313,17 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     assert report["measures"]["l1"]["value"] == pytest.approx(error.mean(), rel=1e-4)
     assert report["measures"]["FID-p"]["sha256"] == PROCEDURAL_SHA256
     source = report["source"]
-    assert (source["seed"], source["steps"], source["guidance"], source["dtype"]) == (3, 1, 1, "float32")
-    assert source["width_height"] == [32, 48] and len(source["weights_sha256"]) == 64
+    assert (source["seed"], source["num_inference_steps"], source["guidance_scale"], source["dtype"]) == (
+        3,
+        1,
+        1,
+        "float32",
+    )
+    assert source["size"] == "32x48" and len(source["weights_sha256"]) == 64
     assert source["scheduler"]["_class_name"] == "ShiftedSNRScheduler"
     again = score_dance(tmp_path / "again.json", *options)
     assert again == report
-    cross = score_dance(tmp_path / "cross.json", *options, "--cross-identity")
+    cross = score_dance(tmp_path / "cross.json", *options, "--cross_identity")
     assert cross["source"] == source | {"cross_identity": True}
     assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
 
@@ -316,23 +331,33 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
 def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_out(tmp_path):
     """At two windows of time all of them act."""
     random_tiny_pipeline(seed=0).save_pretrained(tmp_path / "model")
-    options = [*SMALL, "--model", tmp_path / "model", "--steps", 2, "--frames", 32, "--guidance", 2]
+    options = [
+        *SMALL,
+        "--model",
+        tmp_path / "model",
+        "--num_inference_steps",
+        2,
+        "--num_frames",
+        32,
+        "--guidance_scale",
+        2,
+    ]
     full = score_dance(tmp_path / "full.json", *options)
     assert full["measures"]["l1"]["count"] == 32
     errors = {full["measures"]["l1"]["value"]}
     left_out = ("reference_noise", "context_shift", "motion_modules", "blur_condition")
     for name in left_out:
-        report = score_dance(tmp_path / "without.json", *options, f"--no-{name.replace('_', '-')}")
+        report = score_dance(tmp_path / "without.json", *options, f"--no_{name}")
         assert report["source"] == full["source"] | {name: False}
         assert report["measures"]["hand_sharpness_error"]["count"] > 0
         errors.add(report["measures"]["l1"]["value"])
-    report = score_dance(tmp_path / "without.json", *options, "--guidance-interval", 0, 0.5)
+    report = score_dance(tmp_path / "without.json", *options, "--guidance_interval", 0, 0.5)
     assert report["source"] == full["source"] | {"guidance_interval": [0, 0.5]}
     errors.add(report["measures"]["l1"]["value"])
-    report = score_dance(tmp_path / "without.json", *options, "--deep-cache-interval", 2)
+    report = score_dance(tmp_path / "without.json", *options, "--deep_cache_interval", 2)
     assert report["source"] == full["source"] | {"deep_cache_interval": 2}
     errors.add(report["measures"]["l1"]["value"])
-    report = score_dance(tmp_path / "without.json", *options, "--shared-noise", 0.5)
+    report = score_dance(tmp_path / "without.json", *options, "--shared_noise", 0.5)
     assert report["source"] == full["source"] | {"shared_noise": 0.5}
     errors.add(report["measures"]["l1"]["value"])
     assert len(errors) == 4 + len(left_out)
@@ -365,7 +390,7 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
         "other-reference": generated(picture, true),
         "autoencoder": (decoded / 2 + 0.5).clamp(0, 1).numpy(),
     }
-    options = [*SMALL, "--model", tmp_path / "model", "--steps", 1, "--guidance", 1]
+    options = [*SMALL, "--model", tmp_path / "model", "--num_inference_steps", 1, "--guidance_scale", 1]
     for control, frames in expected.items():
         report = score_dance(tmp_path / "scores.json", *options, "--control", control)
         error = np.abs((frames * 255).round() / 255 - true.frames / 255).mean()
@@ -378,7 +403,7 @@ def test_a_model_that_generates_no_numbers_is_no_black_video(tmp_path, capsys):
     pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
     pipe.save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit):
-        score_dance(tmp_path / "scores.json", *SMALL, "--model", tmp_path / "model", "--steps", 1)
+        score_dance(tmp_path / "scores.json", *SMALL, "--model", tmp_path / "model", "--num_inference_steps", 1)
     last_line = capsys.readouterr().err.splitlines()[-1]  # after diffusers' progress bars
     assert "error: --model: " in last_line and "not finite" in last_line
     assert not (tmp_path / "scores.json").exists()
@@ -392,16 +417,17 @@ def test_a_folder_that_holds_no_model_is_known_before_anything_is_drawn(tmp_path
 
 def test_clips_may_be_longer(tmp_path):
     longer, usual = (
-        score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "copy", *more) for more in (["--frames", 48], [])
+        score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "copy", *more)
+        for more in (["--num_frames", 48], [])
     )
     counts = [report["measures"]["l1"]["count"] for report in (longer, usual)]
-    assert counts == [longer["source"]["frames"], usual["source"]["frames"]] == [48, 32]
+    assert counts == [longer["source"]["num_frames"], usual["source"]["num_frames"]] == [48, 32]
 
 
 def test_another_person_drives(tmp_path, baselines):
     """The truth keeps its own sharpness, which is not the other's."""
     own = baselines["truth"]
-    cross = score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "truth", "--cross-identity")["measures"]
+    cross = score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "truth", "--cross_identity")["measures"]
     assert own["psnr"]["value"] == cross["psnr"]["value"] == 100
     assert 0.01 < cross["hand_sharpness_error"]["value"] < 0.5
     assert cross["hand_sharpness_correlation"]["value"] < 0.999 < own["hand_sharpness_correlation"]["value"]
@@ -424,7 +450,7 @@ def test_networks_are_read_from_files_and_told_beside_their_figures(tmp_path, ca
         [helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["N", 48])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), arcface)
-    networks = ["--lpips", squeezenet, "--lpips-network", "squeeze", "--arcface", arcface]
+    networks = ["--lpips", squeezenet, "--lpips_network", "squeeze", "--arcface", arcface]
     measures = evaluate(tmp_path / "scores.json", *networks, keypoints="keypoints")["measures"]
     table = capsys.readouterr().out
     for name, file in (("lpips", squeezenet), ("disco_lpips", squeezenet), ("identity", arcface)):
@@ -604,26 +630,26 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
         ([], ["--predictions and --targets, or --dataset"]),
         (PAIR[:2], ["--predictions and --targets, or --dataset"]),
         ([*PAIR, "--model", "here"], ["--model", "needs --dataset"]),
-        ([*PAIR, "--cross-identity"], ["--cross-identity", "needs --dataset"]),
+        ([*PAIR, "--cross_identity"], ["--cross_identity", "needs --dataset"]),
         ([*PAIR, "--seed", "0"], ["--seed", "needs --dataset"]),
         ([*PAIR[:2], "--targets", "nowhere"], ["--targets", "there is no folder 'nowhere'"]),
         ([*PAIR, "--keypoints", "nowhere"], ["--keypoints", "there is no folder 'nowhere'"]),
         ([*PAIR, "--arcface", "face.onnx"], ["--arcface", "needs --keypoints"]),
         ([*PAIR, "--inception", "nowhere.pth"], ["nowhere.pth"]),
         ([*PAIR, "--lpips", "nowhere.pth"], ["nowhere.pth"]),
-        ([*PAIR, "--lpips-network", "alex"], ["--lpips-network", "needs --lpips"]),
+        ([*PAIR, "--lpips_network", "alex"], ["--lpips_network", "needs --lpips"]),
         ([*PAIR, "--i3d", "nowhere.pth"], ["--i3d", "FVD needs clips of 16 frames", "'walk' has 3"]),
         ([*PAIR, "--device", "tpu7"], ["--device", "tpu7"]),
-        ([*PAIR, "--clip-stride", "0"], ["--clip-stride", "whole number from 1"]),
+        ([*PAIR, "--clip_stride", "0"], ["--clip_stride", "whole number from 1"]),
         (["--dataset", "procdance-v1"], ["--dataset", "either --model or --baseline"]),
         ([*COPY, "--control", "other-pose"], ["--control", "needs --model"]),
         (
-            [*COPY[:2], "--model", "here", "--control", "autoencoder", "--cross-identity"],
-            ["--cross-identity", "does not go with --control"],
+            [*COPY[:2], "--model", "here", "--control", "autoencoder", "--cross_identity"],
+            ["--cross_identity", "does not go with --control"],
         ),
         ([*COPY, "--model", "here"], ["--dataset", "either --model or --baseline"]),
         ([*COPY, *PAIR], ["--predictions", "does not go with --dataset"]),
-        ([*COPY, "--steps", "10"], ["--steps", "needs --model"]),
+        ([*COPY, "--num_inference_steps", "10"], ["--num_inference_steps", "needs --model"]),
         ([*COPY, "--size", "97x160"], ["--size", "97x160"]),
         ([*COPY, "--size", "8x160"], ["--size", "8x160"]),
         (["--dataset", "procdance-v2", "--baseline", "copy"], ["--dataset", "procdance-v2"]),
@@ -633,6 +659,6 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
 def test_bad_options_are_named(tmp_path, capsys, monkeypatch, options, named):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit):
-        evaluate_hia.main([*options, "--output", str(tmp_path / "scores.json")])
+        command.main([*options, "--output", str(tmp_path / "scores.json")])
     assert_one_error_line(capsys, *named)
     assert not list(tmp_path.iterdir())

@@ -25,8 +25,8 @@ from hia_diffusers.video.writing import write_video
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(script, *arguments, cwd):
-    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+def run(*arguments, cwd):
+    command = [sys.executable, *map(str, arguments)]
     source = str(EXAMPLES.parent / "src")
     environment = {**os.environ, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -36,7 +36,7 @@ def run(script, *arguments, cwd):
 def inputs(tmp_path_factory):
     """A picture, its motion as keypoints and as a pose video, and files that are none of them."""
     folder = tmp_path_factory.mktemp("inputs")
-    made = run("make_demo_inputs.py", "--output", folder, "--size", "48x80", "--frames", 4, cwd=folder)
+    made = run(EXAMPLES / "make_demo_inputs.py", "--output", folder, "--size", "48x80", "--num_frames", 4, cwd=folder)
     assert made.returncode == 0, made.stderr
     poses = np.zeros((5, 62, 46, 3), dtype=np.uint8)
     poses[:, 20:40, 20:26] = (255, 85, 0)
@@ -97,13 +97,13 @@ GOOD = {"--image": "picture.png", "--driving": "motion.safetensors", "--output":
 
 
 def call(**changes):
-    options = GOOD | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    options = GOOD | {f"--{name}": value for name, value in changes.items()}
     words = [word for name, value in options.items() if value is not None for word in (name, value)]
     return [word for word in words if word is not True]
 
 
-def assert_one_error_line(stderr, *named, prog="hia-diffusers animate"):
-    assert stderr.startswith(f"{prog}: error: ") and stderr.count("\n") == 1, stderr
+def assert_one_error_line(stderr, *named):
+    assert stderr.startswith("hia-diffusers animate: error: ") and stderr.count("\n") == 1, stderr
     assert all(name in stderr for name in named), stderr
 
 
@@ -129,7 +129,20 @@ def test_demo_inputs_fit_together(inputs):
 def test_keypoints_to_video(inputs, tmp_path):
     output = tmp_path / "out.mp4"
     options = ["--image", "picture.png", "--driving", "motion.safetensors", "--output", output]
-    result = run("animate.py", *options, "--steps", 2, "--sharpness", 0.5, "--preview", "--device", "cpu", cwd=inputs)
+    result = run(
+        "-m",
+        "hia_diffusers",
+        "animate",
+        *options,
+        "--num_inference_steps",
+        2,
+        "--sharpness",
+        0.5,
+        "--preview",
+        "--device",
+        "cpu",
+        cwd=inputs,
+    )
     assert result.returncode == 0, result.stderr
     assert animate.HIA_TINY_LIMITS in result.stdout.splitlines()
     video = read_video(output)
@@ -146,7 +159,7 @@ def test_pose_video_to_video(tmp_path, capsys):
     output = tmp_path / "out.mp4"
     output.write_bytes(b"an older result")
     options = ["--image", "picture.png", "--driving", "poses.mp4", "--output", str(output), "--device", "cpu"]
-    animate.main([*options, "--steps", "2", "--max-frames", "3"])
+    animate.main([*options, "--num_inference_steps", "2", "--max_frames", "3"])
     video = read_video(output)
     assert video.frames.shape == (3, 64, 48, 3) and video.fps == 30000 / 1001
     printed = capsys.readouterr().out
@@ -156,7 +169,13 @@ def test_pose_video_to_video(tmp_path, capsys):
 
 def test_the_seed_decides_the_frames(tmp_path):
     def frames(seed):
-        changes = {"output": str(tmp_path / "out.mp4"), "device": "cpu", "steps": "2", "max_frames": "2", "seed": seed}
+        changes = {
+            "output": str(tmp_path / "out.mp4"),
+            "device": "cpu",
+            "num_inference_steps": "2",
+            "max_frames": "2",
+            "seed": seed,
+        }
         animate.main(call(**changes))
         return read_video(tmp_path / "out.mp4").frames
 
@@ -168,8 +187,9 @@ def test_the_seed_decides_the_frames(tmp_path):
 def condition_of(size, **changes):
     """The condition that a call makes."""
     words = call(**changes, size="{}x{}".format(*size))
-    with animate.told_aloud():
-        return animate.prepare(animate.make_parser().parse_args(words))[1].condition
+    args = animate.make_parser().parse_args(words)
+    with animate.log_to_stdout(vars(args)):
+        return animate.prepare(args)[1].condition
 
 
 def drawn_box(pose):
@@ -189,7 +209,13 @@ def test_sharpness_and_size_reach_the_condition():
 
 def test_video_of_a_person_to_video(tmp_path, capsys):
     output = tmp_path / "out.mp4"
-    options = {"image": "person.png", "driving": "walk.mp4", "output": str(output), "device": "cpu", "steps": "2"}
+    options = {
+        "image": "person.png",
+        "driving": "walk.mp4",
+        "output": str(output),
+        "device": "cpu",
+        "num_inference_steps": "2",
+    }
     animate.main(call(**options, **MODELS, size="96x64"))
     video = read_video(output)
     assert video.frames.shape == (5, 64, 96, 3) and video.fps == 24
@@ -275,12 +301,12 @@ def test_videos_are_told_apart_aloud(tmp_path, capsys, name, kind, said):
     stage[:, 10:60, 24:40] = (200, 150, 125)
     write_video(tmp_path / "stage.mp4", stage, fps=30)
     path = tmp_path / name if (tmp_path / name).exists() else Path(name)
-    with animate.told_aloud():
+    with animate.log_to_stdout(["driving_type"]):
         assert Driving.load(path).kind == kind
     printed = capsys.readouterr().out
-    assert said in printed and "--driving-type" in printed
+    assert said in printed and "--driving_type" in printed
     other = {"pose": "video", "video": "pose"}[kind]
-    with animate.told_aloud():
+    with animate.log_to_stdout(["driving_type"]):
         assert Driving.load(path, other).kind == other
     assert capsys.readouterr().out == ""
 
@@ -303,35 +329,35 @@ BAD_CALLS = [
     ({"driving": "poses.mp4", "retarget": True}, "--retarget", "pose video"),
     ({"driving": "poses.mp4", "image_keypoints": "person.safetensors"}, "--retarget", "pose video"),
     ({"driving": "poses.mp4", "person": "1,2,3,4"}, "--person"),
-    ({"driving": "walk.mp4", "driving_type": "depth"}, "--driving-type", "depth"),
+    ({"driving": "walk.mp4", "driving_type": "depth"}, "--driving_type", "depth"),
     ({"driving": "walk.mp4", "driving_type": "keypoints"}, "walk.mp4", ".safetensors"),
     ({"driving": "motion.safetensors", "driving_type": "video"}, "motion.safetensors", "cannot be decoded"),
-    ({"driving": "walk.mp4", **MODELS, "pose_model": "missing.onnx"}, "`pose_model`", "missing.onnx"),
-    ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "keypoint detector: `device`", "warp"),
+    ({"driving": "walk.mp4", **MODELS, "pose_model": "missing.onnx"}, "--pose_model", "missing.onnx"),
+    ({"driving": "walk.mp4", **MODELS, "detector_device": "warp"}, "keypoint detector: --device", "warp"),
     ({"driving": "walk.mp4", **MODELS, "person": "0,0,9,9"}, "--person", "nobody"),
     ({"driving": "nobody.mp4", **MODELS}, "--driving", "nobody"),
-    ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "nobody", "--no-retarget"),
+    ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "nobody", "--no_retarget"),
     ({"retarget": True, **MODELS, "image": "nobody.png"}, "--image", "nobody"),
     ({"person": "1,2,3"}, "--person", "1,2,3"),
     ({"person": "9,2,3,4"}, "--person", "9,2,3,4"),
     ({"sharpness": "driving"}, "--sharpness", "video of a person"),
-    ({"image_keypoints": "missing.npz"}, "--image-keypoints", "missing.npz"),
-    ({"image_keypoints": "person.safetensors"}, "--image-keypoints", "48x80", "96x64"),
-    ({"image_keypoints": "walk.safetensors", "image": "person.png"}, "--image-keypoints", "got 5 of"),
+    ({"image_keypoints": "missing.npz"}, "--image_keypoints", "missing.npz"),
+    ({"image_keypoints": "person.safetensors"}, "--image_keypoints", "48x80", "96x64"),
+    ({"image_keypoints": "walk.safetensors", "image": "person.png"}, "--image_keypoints", "got 5 of"),
     ({"image_keypoints": "head.safetensors", "image": "person.png"}, "--retarget", "shoulders"),
-    ({"image_keypoints": "person.safetensors", "no_retarget": True}, "--image-keypoints", "--no-retarget"),
+    ({"image_keypoints": "person.safetensors", "no_retarget": True}, "--image_keypoints", "--no_retarget"),
     ({"sharpness": "1.5"}, "--sharpness", "1.5"),
     ({"sharpness": "nan"}, "--sharpness", "nan"),
     ({"sharpness": "sharp"}, "--sharpness", "sharp"),
     ({"size": "512"}, "--size", "512"),
     ({"size": "0x64"}, "--size", "0x64"),
     ({"size": "64x65"}, "--size", "64x65"),
-    ({"steps": "0"}, "--steps", "'0'"),
-    ({"steps": "2.5"}, "--steps", "2.5"),
-    ({"guidance": "-1"}, "--guidance", "-1"),
-    ({"guidance": "inf"}, "--guidance", "inf"),
+    ({"num_inference_steps": "0"}, "--num_inference_steps", "'0'"),
+    ({"num_inference_steps": "2.5"}, "--num_inference_steps", "2.5"),
+    ({"guidance_scale": "-1"}, "--guidance_scale", "-1"),
+    ({"guidance_scale": "inf"}, "--guidance_scale", "inf"),
     ({"seed": "-1"}, "--seed", "-1"),
-    ({"max_frames": "0"}, "--max-frames", "'0'"),
+    ({"max_frames": "0"}, "--max_frames", "'0'"),
     ({"dtype": "int8"}, "--dtype", "int8"),
     ({"device": "warp"}, "--device", "warp"),
     ({"device": "meta"}, "--device", "meta"),
@@ -363,7 +389,7 @@ def test_bad_call_is_one_line_and_leaves_nothing(inputs, capsys, changes, named)
     [
         ({"model": "/missing/model"}, "/missing/model"),
         ({"image": "nobody.png"}, "--image"),
-        ({"image_keypoints": "walk.safetensors"}, "--image-keypoints"),
+        ({"image_keypoints": "walk.safetensors"}, "--image_keypoints"),
     ],
 )
 def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, named):
@@ -383,9 +409,9 @@ def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, name
     ],
 )
 def test_bad_call_of_the_real_program(inputs, changes, named):
-    result = run("animate.py", *call(**changes), cwd=inputs)
+    result = run("-m", "hia_diffusers", "animate", *call(**changes), cwd=inputs)
     assert (result.returncode, result.stdout) == (2, "")
-    assert_one_error_line(result.stderr, named, prog="animate.py")
+    assert_one_error_line(result.stderr, named)
     assert not (inputs / "out.mp4").exists()
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -19,16 +18,6 @@ from hia_diffusers.conversion.parts import convert_parts
 ROOT = Path(__file__).parents[2]
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("example_convert_weights", ROOT / "examples" / "convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     return write_magic_animate(tmp_path_factory.mktemp("published"))
@@ -37,7 +26,7 @@ def published(tmp_path_factory):
 def mistake(capsys, *arguments):
     """The one line that a refused command prints."""
     with pytest.raises(SystemExit) as exit_:
-        script.main([str(argument) for argument in arguments])
+        convert.main([str(argument) for argument in arguments])
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -46,7 +35,7 @@ def mistake(capsys, *arguments):
 def test_a_pipeline_is_written_and_its_keys_are_reported(published, tmp_path, capsys):
     output = tmp_path / "converted"
     options = ["--dtype", "float16", "--variant", "fp16"]
-    script.main(
+    convert.main(
         ["magic-animate", "--weights", str(published / "weights"), "--base", str(published / "base")]
         + ["--output", str(output), *options]
     )
@@ -68,7 +57,7 @@ def test_allowed_keys(tmp_path, capsys):
     assert "stray is none" in mistake(capsys, *command)
     missing = "mid_block.motion_modules.0.proj_in.bias"
     assert f"{missing} is missing" in mistake(capsys, *command, "--allow", "stray")
-    script.main([str(part) for part in (*command, "--allow", "stray", missing)])
+    convert.main([str(part) for part in (*command, "--allow", "stray", missing)])
     printed = capsys.readouterr().out
     assert f"Made:\n  motion_adapter: {missing}\nLeft:\n  motion_adapter: stray\n" in printed
 
@@ -76,7 +65,7 @@ def test_allowed_keys(tmp_path, capsys):
 def test_mistakes_are_one_line_and_leave_nothing(published, tmp_path, capsys):
     output = tmp_path / "converted"
     common = ["magic-animate", "--weights", published / "weights", "--output", output]
-    assert "`base` must be a local folder" in mistake(capsys, *common, "--base", tmp_path / "none")
+    assert "--base must be a local folder" in mistake(capsys, *common, "--base", tmp_path / "none")
     assert "--base" in mistake(capsys, *common)
     assert "invalid choice" in mistake(capsys, "magic", *common[1:])
     (tmp_path / "bad").mkdir()
@@ -85,30 +74,30 @@ def test_mistakes_are_one_line_and_leave_nothing(published, tmp_path, capsys):
     assert "cannot be read: it is damaged or cut off" in mistake(capsys, *damaged)
     assert not output.exists()
     output.mkdir()
-    assert f"`output` must be a new folder, but {output} is there" in mistake(capsys, *damaged)
+    assert f"--output must be a new folder, but {output} is there" in mistake(capsys, *damaged)
 
 
 def test_other_sources_are_wired(tmp_path, capsys):
     folder = write_image_encoder(tmp_path / "variations")
-    script.main(["image-encoder", "--weights", str(folder), "--output", str(tmp_path / "encoder")])
+    convert.main(["image-encoder", "--weights", str(folder), "--output", str(tmp_path / "encoder")])
     assert (tmp_path / "encoder" / "preprocessor_config.json").is_file()
     capsys.readouterr()
     for source in ("moore-animate-anyone", "champ"):
-        command = [source, "--weights", tmp_path, "--base", tmp_path, "--image-encoder", folder]
-        assert "`weights`: there is no file" in mistake(capsys, *command, "--output", tmp_path / "out")
+        command = [source, "--weights", tmp_path, "--base", tmp_path, "--image_encoder", folder]
+        assert "--weights: there is no file" in mistake(capsys, *command, "--output", tmp_path / "out")
     for source, options in (
         ("stable-diffusion", ["--config", tmp_path]),
-        ("controlnet", ["--config", tmp_path, "--conditioning-channels", 6]),
+        ("controlnet", ["--config", tmp_path, "--conditioning_channels", 6]),
     ):
         command = [source, "--weights", tmp_path / "none", *options, "--output", tmp_path / "out"]
-        assert "`weights` must be a local folder" in mistake(capsys, *command)
+        assert "--weights must be a local folder" in mistake(capsys, *command)
 
 
 def test_parts_become_a_pipeline_to_train(tmp_path, capsys):
     (tmp_path / "networks.yaml").write_text(yaml.safe_dump(NETWORKS))
-    options = ["--prediction-type", "sample", "--snr-shift-factor", "0.5", "--seed", "3"]
+    options = ["--prediction_type", "sample", "--snr_shift_factor", "0.5", "--seed", "3"]
     command = ["parts", "--base", tmp_path / "networks.yaml", *options, "--output", tmp_path / "start"]
-    script.main([str(word) for word in command])
+    convert.main([str(word) for word in command])
     printed = capsys.readouterr().out
     assert re.search(r"^unet +0 +208 +0 +new$", printed, re.MULTILINE)
     assert "scheduler: linear betas, gamma 0.5, sample" in printed
@@ -118,20 +107,20 @@ def test_parts_become_a_pipeline_to_train(tmp_path, capsys):
     assert all(torch.equal(value, expected[name]) for name, value in pipeline.unet.state_dict().items())
 
     # Another schedule for the same weights.
-    command = ["parts", "--base", tmp_path / "start", "--snr-shift-factor", 1, "--output", tmp_path / "other"]
-    script.main([str(word) for word in command])
+    command = ["parts", "--base", tmp_path / "start", "--snr_shift_factor", 1, "--output", tmp_path / "other"]
+    convert.main([str(word) for word in command])
     assert "scheduler: snr_shift_factor 1.0 in place of 0.5" in capsys.readouterr().out
     other = HIAPipeline.from_pretrained(tmp_path / "other")
     assert (other.scheduler.config.prediction_type, other.scheduler.config.snr_shift_factor) == ("sample", 1.0)
     assert all(torch.equal(value, expected[name]) for name, value in other.unet.state_dict().items())
     capsys.readouterr()
     command = ["parts", "--base", tmp_path / "none", "--output", tmp_path / "third"]
-    assert f"`base`: {tmp_path / 'none'} cannot be read" in mistake(capsys, *command)
+    assert f"--base: {tmp_path / 'none'} cannot be read" in mistake(capsys, *command)
 
 
 def test_the_commands_of_the_docs_are_commands():
     text = (ROOT / "docs" / "conversion.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^python examples/convert_weights.py (.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^hia-diffusers convert (.*)$", text, re.MULTILINE)
     assert {command.split()[0] for command in commands} == convert.SOURCES.keys()
     for command in commands:
         convert.make_parser().parse_args(command.split())

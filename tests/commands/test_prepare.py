@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import re
-import runpy
 import subprocess
 import sys
 import time
@@ -17,19 +16,20 @@ import pytest
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from onnx_models import write_models
 
+from hia_diffusers import __main__
 from hia_diffusers.commands import prepare
 from hia_diffusers.preparation.clip_index import read_index
 from hia_diffusers.preparation.clip_preparation import PARTIAL_FOLDER
 from hia_diffusers.preparation.clip_rules import ClipRules
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_dataset.py"
+SOURCE = Path(__file__).parents[2] / "src"
 NUM_VIDEOS, NUM_KILLS = 6, 20
 
 
 def run(*arguments, timeout=600):
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hia_diffusers", "prepare", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
@@ -56,13 +56,13 @@ def inputs(tmp_path_factory):
 
 def detecting(inputs, output):
     models = ("detector", "pose", "feet")
-    options = [word for name in models for word in (f"--{name}-model", inputs / "models" / f"{name}.onnx")]
-    return ["--videos", inputs / "videos", "--output", output, "--min-seconds", "0.5", "--size", "96x128", *options]
+    options = [word for name in models for word in (f"--{name}_model", inputs / "models" / f"{name}.onnx")]
+    return ["--videos", inputs / "videos", "--output", output, "--min_seconds", "0.5", "--size", "96x128", *options]
 
 
 def with_keypoints(inputs, output):
     keypoints = ["--keypoints", inputs / "keypoints"]
-    return ["--videos", inputs / "videos", "--output", output, "--min-seconds", "0.5", *keypoints]
+    return ["--videos", inputs / "videos", "--output", output, "--min_seconds", "0.5", *keypoints]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_two_ray_actors_make_the_same_bytes(inputs, detected, tmp_path):
 
 
 def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, tmp_path, monkeypatch):
-    """The script itself, in processes that are forked from one that has done its imports."""
+    """The command itself, in processes that are forked from one that has done its imports."""
     processes = multiprocessing.get_context("forkserver")
     imports = [
         "hia_diffusers.preparation.prepare_dataset",
@@ -110,8 +110,8 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, 
     processes.set_forkserver_preload(imports)
 
     def start(output):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, with_keypoints(inputs, output))])
-        process = processes.Process(target=runpy.run_path, args=(str(SCRIPT),), kwargs={"run_name": "__main__"})
+        monkeypatch.setattr(sys, "argv", ["hia-diffusers", "prepare", *map(str, with_keypoints(inputs, output))])
+        process = processes.Process(target=__main__.main)
         process.start()
         return process
 
@@ -165,16 +165,16 @@ SHARE = "a finite number, at least 0 and at most 1"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--videos", "none"], "`videos` is neither a folder nor a list of videos: none."),
+        (["--videos", "none"], "--videos is neither a folder nor a list of videos: none."),
         *((["--size", size], f"{SIZE}, such as 512x768, got {size!r}") for size in ("96", "97x128", "16386x16")),
-        (["--pose-model", "x.onnx"], "--keypoints: models that detect keypoints are of no use beside it"),
-        (["--min-person-share", "inf"], f"`min_person_share` must be {SHARE}, got inf."),
-        (["--max-several-share", "-1"], f"`max_several_share` must be {SHARE}, got -1.0."),
+        (["--pose_model", "x.onnx"], "--keypoints: nothing is detected then; leave out --pose_model"),
+        (["--min_person_share", "inf"], f"--min_person_share must be {SHARE}, got inf."),
+        (["--max_several_share", "-1"], f"--max_several_share must be {SHARE}, got -1.0."),
         (
-            ["--keyframe-interval", "2147483648"],
-            "`keyframe_interval` must be an integer from 1 to 10000, got 2147483648.",
+            ["--keyframe_interval", "2147483648"],
+            "--keyframe_interval must be an integer from 1 to 10000, got 2147483648.",
         ),
-        (["--workers", "0"], "`workers` must be an integer from 1 to 2147483647, got 0."),
+        (["--workers", "0"], "--workers must be an integer from 1 to 2147483647, got 0."),
     ],
 )
 def test_mistakes_are_one_line(inputs, tmp_path, capsys, arguments, message):
@@ -188,4 +188,4 @@ def test_mistakes_are_one_line(inputs, tmp_path, capsys, arguments, message):
 def test_every_rule_is_an_option():
     helps = " ".join(prepare.make_parser().format_help().split())
     for rule in fields(ClipRules):
-        assert f"--{rule.name.replace('_', '-')}" in helps and f"(default: {rule.default:g})" in helps
+        assert f"--{rule.name}" in helps and f"(default: {rule.default})" in helps
