@@ -21,9 +21,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import yaml
-from scores import COPYING, MEASURES, ROOT, as_arguments, score, write_table, write_whole
+from scores import COPYING, MEASURES, ROOT, as_arguments, score, write_table
 
 import hia_diffusers
+from hia_diffusers.files import write_whole
 
 
 matplotlib.use("agg")

@@ -19,9 +19,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scores import COPYING, MEASURES, ROOT, score, write_table, write_whole
+from scores import COPYING, MEASURES, ROOT, score, write_table
 
 import hia_diffusers
+from hia_diffusers.files import write_whole
 
 
 STORED = ROOT / "docs" / "results" / "hia-tiny.json"

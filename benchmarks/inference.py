@@ -47,7 +47,6 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import Attention
 from flops import Networks, measured_rates, parts_of_clip
-from scores import write_whole
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hia_diffusers import (
@@ -59,6 +58,7 @@ from hia_diffusers import (
     ShiftedSNRScheduler,
     __version__,
 )
+from hia_diffusers.files import write_whole
 from hia_diffusers.models.autoencoder import decode_latents
 from hia_diffusers.models.context_attention import ContextAttention
 from hia_diffusers.models.reference_attention import ReferenceFeatures

@@ -3,11 +3,12 @@
 """Scores of `hia-diffusers evaluate` that are kept in files, for the benchmarks that compare them."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from hia_diffusers.files import write_whole
 
 
 ROOT = Path(__file__).parents[1]
@@ -48,12 +49,6 @@ def score(options, path):
         command = [sys.executable, "-m", "hia_diffusers", "evaluate", *as_arguments(options)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text())
-
-
-def write_whole(path, content):
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(content)
-    os.replace(unfinished, path)
 
 
 def write_table(name, table):

@@ -25,11 +25,11 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from scores import write_whole
 
 import hia_diffusers
 from hia_diffusers import HIAPipeline, MotionBlurConditioner
 from hia_diffusers.conditioning.regions import box_masks
+from hia_diffusers.files import write_whole
 from hia_diffusers.metrics.region_metrics import rank_correlation
 from hia_diffusers.procedural.procdance import proc_dance_v1
 

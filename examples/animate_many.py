@@ -14,7 +14,6 @@ given again, and tries what failed again.
 """
 
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -39,7 +38,7 @@ from hia_diffusers.commands.arguments import (
 )
 from hia_diffusers.commands.loading import check_model, load_pipeline
 from hia_diffusers.commands.running import run
-from hia_diffusers.files import UNFINISHED
+from hia_diffusers.files import UNFINISHED, write_whole
 from hia_diffusers.images import load_image
 from hia_diffusers.preparation.clip_index import check_inside
 
@@ -238,9 +237,7 @@ def run_jobs(jobs, args):
 
 
 def write_failures(folder, failures):
-    partial = folder / ".failures.json.tmp"
-    partial.write_text(json.dumps(failures, indent=1))
-    os.replace(partial, folder / "failures.json")
+    write_whole(folder / "failures.json", json.dumps(failures, indent=1))
 
 
 def animate_many(args):

@@ -28,11 +28,12 @@ from torch.nn import functional
 
 from hia_diffusers.commands.arguments import OneLineParser, number
 from hia_diffusers.commands.running import run
+from hia_diffusers.files import write_whole
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from hia_diffusers.procedural.person import BOTTOMS, HAIR_STYLES, PATTERNS, TOPS
 from hia_diffusers.procedural.scene import ProceduralScene
-from hia_diffusers.training.small_runs import check_settings, load_state, save_state, write_whole
+from hia_diffusers.training.small_runs import check_settings, load_state, save_state
 
 
 MINIMUM_CLIPS = 16

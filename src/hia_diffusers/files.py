@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, whatever their names."""
+"""Files that are there whole or not at all, whatever their names, and their hashes."""
 
 import os
 import secrets
@@ -34,6 +34,20 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """
+    Write a file that has its name only when all of it is written.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file, in a folder that exists; an existing one is replaced.
+        content (`str` or `bytes`):
+            What it holds; text is UTF-8.
+    """
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """
     Whether a file can be written, as far as that is known before: its folder is tried.
@@ -59,6 +73,20 @@ def check_writable(path: str | os.PathLike) -> None:
                 raise ValueError(f"{str(path)!r} is no file that can be replaced.")
     except OSError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """
+    The SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+    """
+    from huggingface_hub.utils.sha import sha_fileobj
+
+    with open(path, "rb") as file:
+        return sha_fileobj(file).hex()
 
 
 def _unfinished(path: Path) -> Path:

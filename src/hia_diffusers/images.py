@@ -18,6 +18,9 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 
+# Red, green and blue in the brightness of a pixel (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+
 # The largest side that a JPEG can have.
 MAX_SIDE = 65535
 

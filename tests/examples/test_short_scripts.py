@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts that show in a few lines what a command does; each writes or prints what the command would."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -71,5 +72,6 @@ def test_evaluate_hia_scores_videos_by_their_names(script, capsys):
         write_video(f"predictions/{name}.mp4", frames // 2 + level, 30)
     script("evaluate_hia.py", "--predictions", "predictions", "--targets", "targets")
     printed = capsys.readouterr().out
-    assert "psnr: " in printed and "(higher is better)" in printed
-    assert printed.index("other: l1 ") < printed.index("same: l1 ")
+    psnr = {name: float(value) for name, value in re.findall(r"^(\w+): PSNR ([0-9.]+) dB", printed, re.MULTILINE)}
+    assert psnr.keys() == {"same", "other"} and psnr["same"] < psnr["other"]
+    assert re.search(r"^psnr +[0-9.]+ +higher +32 frames$", printed, re.MULTILINE)

@@ -10,6 +10,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checks import MAX_AREA, MAX_SIDE
@@ -58,6 +59,24 @@ class _KnownDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+@dataclass(frozen=True)
+class Default:
+    """The default of an option, to be told from the same value where that is given.
+
+    Args:
+        value:
+            What it stands for.
+        text (`str`, *optional*):
+            How it is typed.
+    """
+
+    value: Any
+    text: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.value) if self.text is None else self.text
 
 
 class Flag(argparse.BooleanOptionalAction):

@@ -9,9 +9,10 @@ from typing import Any
 def choose_device(name: str | None) -> str:
     """The device of that name once it is known to work, or the best there is."""
     import torch
+    from diffusers.utils.torch_utils import get_device
 
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return get_device()
     try:
         torch.zeros(1, device=name).item()
     except Exception as error:  # each backend has its own way to say that it is not there

@@ -35,6 +35,9 @@ NUM_KEYPOINTS = 133
 # So many a file may hold, two hours and a half at 30 per second: reading it takes no more than a gigabyte of memory.
 MAX_FRAMES = 2**18
 
+# Points with a score of at most this are taken for missing where nothing else is said.
+SCORE_THRESHOLD = 0.3
+
 BODY = slice(0, 17)
 FEET = slice(17, 23)
 FACE = slice(23, 91)

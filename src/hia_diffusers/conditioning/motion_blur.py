@@ -18,8 +18,17 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
 from .. import checks
-from ..images import load_image
-from .keypoints import LEFT_ELBOW, LEFT_HAND, LEFT_WRIST, RIGHT_ELBOW, RIGHT_HAND, RIGHT_WRIST, WholeBodyKeypoints
+from ..images import LUMA, load_image
+from .keypoints import (
+    LEFT_ELBOW,
+    LEFT_HAND,
+    LEFT_WRIST,
+    RIGHT_ELBOW,
+    RIGHT_HAND,
+    RIGHT_WRIST,
+    SCORE_THRESHOLD,
+    WholeBodyKeypoints,
+)
 from .openpose import MAX_COORDINATE, draw_openpose
 
 
@@ -46,8 +55,6 @@ SHARPNESS_SMOOTHING = 0.7
 
 # Points, wrist and elbow of the left and of the right hand.
 HANDS = ((LEFT_HAND, LEFT_WRIST, LEFT_ELBOW), (RIGHT_HAND, RIGHT_WRIST, RIGHT_ELBOW))
-
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(eq=False)
@@ -224,7 +231,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     @register_to_config
     def __init__(
         self,
-        score_threshold: float = 0.3,
+        score_threshold: float = SCORE_THRESHOLD,
         max_motion: float = 1.0,
         sharpness_scale: float = 40.0,
         sharpness_side: int = 32,
@@ -483,7 +490,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         """Squashed variance of the Laplacian in each box `(F, 2)`, NaN where there is no box or too little of it."""
         variance = np.full(boxes.shape[:2], np.nan)
         for frame, picture in enumerate(pictures):
-            grey = PIL.Image.fromarray(picture.astype(np.float32) @ LUMA)
+            grey = PIL.Image.fromarray(picture.astype(np.float32) @ np.array(LUMA, dtype=np.float32))
             for hand in range(2):
                 if np.isfinite(boxes[frame, hand]).all():
                     variance[frame, hand] = _laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .keypoints import FACE, LEFT_HAND, RIGHT_HAND, WholeBodyKeypoints
+from .keypoints import FACE, LEFT_HAND, RIGHT_HAND, SCORE_THRESHOLD, WholeBodyKeypoints
 
 
 # Pairs of OpenPose's 18 body points (0 nose, 1 neck, 2-4 right arm, 5-7 left arm, 8-10 right leg, 11-13 left leg,
@@ -49,7 +49,9 @@ LIMB_BRIGHTNESS = 0.6
 MAX_COORDINATE = 2**15 - 1
 
 
-def draw_openpose(keypoints: WholeBodyKeypoints, score_threshold: float = 0.3, line_scale: float = 1.0) -> np.ndarray:
+def draw_openpose(
+    keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD, line_scale: float = 1.0
+) -> np.ndarray:
     """
     Draw the body limbs, hands and face points of every frame.
 

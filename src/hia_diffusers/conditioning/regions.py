@@ -7,7 +7,7 @@ Axes: F frames, H, W. Pixels follow the convention of `keypoints.py`.
 
 import numpy as np
 
-from .keypoints import FACE, WholeBodyKeypoints
+from .keypoints import FACE, SCORE_THRESHOLD, WholeBodyKeypoints
 
 
 # The landmarks of a face end at the brows; in units of their extent.
@@ -16,7 +16,7 @@ FOREHEAD = 0.4
 MIN_FACE_POINTS = 3
 
 
-def face_boxes(keypoints: WholeBodyKeypoints, score_threshold: float = 0.3) -> np.ndarray:
+def face_boxes(keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD) -> np.ndarray:
     """
     Boxes around the face, up to the hair.
 

@@ -35,6 +35,7 @@ from .keypoints import (
     RIGHT_KNEE,
     RIGHT_SHOULDER,
     RIGHT_WRIST,
+    SCORE_THRESHOLD,
     WholeBodyKeypoints,
 )
 
@@ -115,7 +116,9 @@ _ANKLES = [LEFT_ANKLE, RIGHT_ANKLE]
 _POSE_JOINTS = [NOSE, *range(LEFT_SHOULDER, RIGHT_ANKLE + 1)]
 
 
-def fill_gaps(keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_threshold: float = 0.3) -> WholeBodyKeypoints:
+def fill_gaps(
+    keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_threshold: float = SCORE_THRESHOLD
+) -> WholeBodyKeypoints:
     """
     Interpolate points over short gaps.
 
@@ -167,7 +170,7 @@ def smooth_keypoints(
     window: float = 0.25,
     parts: Sequence[str] = ("body",),
     max_gap: float = 0.1,
-    score_threshold: float = 0.3,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> WholeBodyKeypoints:
     """
     Fill short gaps, then take the jitter out of the body.
@@ -220,7 +223,7 @@ def smooth_keypoints(
 
 
 def retarget_keypoints(
-    driving: WholeBodyKeypoints, reference: WholeBodyKeypoints, score_threshold: float = 0.3
+    driving: WholeBodyKeypoints, reference: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD
 ) -> WholeBodyKeypoints:
     """
     Let the person in the reference picture make the driver's motion: every limb keeps the driver's direction and takes

@@ -8,6 +8,8 @@ Axes: F frames, P people in a frame. A box is x0, y0, x1, y1 in pixels.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torchvision.ops import box_area, box_iou
 
 
 # A box continues a person's track where intersection over union with the place where he is expected is at least this.
@@ -53,7 +55,7 @@ def largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> 
     """
     for people, names in zip(boxes, tracks, strict=True):
         if len(people):
-            return int(names[areas(people).argmax()])
+            return int(names[box_area(torch.from_numpy(people)).argmax()])
     return -1
 
 
@@ -70,16 +72,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(A, B)`.
     """
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = (high - low).clip(0).prod(axis=-1)
-    union = areas(boxes)[:, None] + areas(others)[None] - intersection
-    return np.divide(intersection, union, out=np.zeros(union.shape), where=union > 0)
-
-
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """Of boxes `(P, 4)`, in square pixels `(P,)`."""
-    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+    return box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).nan_to_num().numpy()
 
 
 def _follow_each(boxes: Sequence[np.ndarray], reach: float) -> list[np.ndarray]:

@@ -19,15 +19,12 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
-from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.keypoints import SCORE_THRESHOLD, WholeBodyKeypoints
 from ..conditioning.regions import box_masks
 from ..preparation.clip_index import read_index
 from ..procedural.scene import ProceduralScene
 from ..video.reading import read_frames
 
-
-# Points seen with a higher score are kept inside the crop.
-PERSON_SCORE = 0.3
 
 MAX_BYTES_PER_FRAME = 2**13  # of annotations; there are about 1,700
 
@@ -319,7 +316,7 @@ def _crop_around_person(
     scale = (picture / size[::-1]).min()
     part = np.minimum(np.rint(scale * np.array(size[::-1])).astype(int), picture)
     free = picture - part
-    points = keypoints.xy[keypoints.score > PERSON_SCORE].clip(0, picture)
+    points = keypoints.xy[keypoints.score > SCORE_THRESHOLD].clip(0, picture)
     if len(points) == 0:
         start = rng.integers(free, endpoint=True)
     else:

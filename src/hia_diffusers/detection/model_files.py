@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model files of the detectors: the names that are known, downloads and digests."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ..files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,7 @@ def checked_digests(sha256: Mapping[str, str] | None, roles: Iterable[str]) -> d
 
 
 def file_digest(role: str, path: Path, expected: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = sha256_of(path)
     if expected.get(role, found).lower() != found:
         raise ValueError(f"`sha256` of the {role} model must be {expected[role]}, got {found}: {path}.")
     return found

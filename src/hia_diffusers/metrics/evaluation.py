@@ -8,7 +8,8 @@ Axes: F frames, H, W; hands are ordered left, right (the person's).
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,25 @@ MEASURES = {
 }
 
 
+@dataclass(frozen=True)
+class EvaluationClip:
+    """
+    A clip that is loaded, or generated, when it is its turn to be scored.
+
+    Args:
+        name (`str`):
+            Of the clip.
+        num_frames (`int`):
+            Its length.
+        load (`Callable`):
+            Gives the further arguments of [`VideoEvaluation.add`] by name.
+    """
+
+    name: str
+    num_frames: int
+    load: Callable[[], dict[str, np.ndarray]]
+
+
 class VideoEvaluation:
     """
     Gathers clips and gives the measures of all of them, in memory that does not grow with their number.
@@ -83,7 +103,7 @@ class VideoEvaluation:
         extractors: Sequence[FeatureExtractor] = (),
         clip_stride: int = WINDOW,
     ):
-        self._lpips, self._face_embedder, self._clip_stride = lpips, face_embedder, clip_stride
+        self._lpips, self._face_embedder, self.clip_stride = lpips, face_embedder, clip_stride
         self._frechet = [(extractor, FrechetStatistics(), FrechetStatistics()) for extractor in extractors]
         self._clips: dict[str, dict[str, Tensor]] = {}
 
@@ -234,7 +254,7 @@ class VideoEvaluation:
                 if extractor.clip_length is None:
                     batches = torch.from_numpy(pictures).split(WINDOW)
                 else:
-                    clips = split_into_clips(torch.from_numpy(pictures), extractor.clip_length, self._clip_stride)
+                    clips = split_into_clips(torch.from_numpy(pictures), extractor.clip_length, self.clip_stride)
                     batches = clips.split(1)
                 for batch in batches:
                     gathered.update(extractor(_as_frames(batch)))

@@ -10,6 +10,7 @@ Axes: N frames or clips, F frames of a clip, H, W.
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from torch import nn
 from torch.nn import functional
 
 from .. import checks
+from ..files import sha256_of
 from ..procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from .video_networks import I3D, ResNet3D50
-from .weights import load_weights, local_file, sha256_of
+from .weights import load_weights, local_file
 
 
 CLIP_LENGTH = 16
@@ -61,6 +63,29 @@ class FeatureExtractor:
         self.sha256 = sha256
         self._device = torch.device(device)
         self._network = network.to(self._device).eval().requires_grad_(False)
+
+    @classmethod
+    def check_clips(cls, num_frames: Mapping[str, int], clip_stride: int = CLIP_LENGTH) -> None:
+        """
+        Whether videos suffice for a Fréchet distance, which compares distributions.
+
+        Args:
+            num_frames (`Mapping[str, int]`):
+                The number of frames of each video by its name.
+            clip_stride (`int`, *optional*, defaults to 16):
+                Frames from the start of one clip to that of the next.
+
+        Raises:
+            `ValueError`: one is shorter than a clip, or there are fewer than two samples in all.
+        """
+        length = cls.clip_length or 1
+        for name, number in num_frames.items():
+            if number < length:
+                raise ValueError(f"{cls.name} needs clips of {length} frames; {name!r} has {number}")
+        stride = clip_stride if cls.clip_length else 1
+        samples = sum(1 + (number - length) // stride for number in num_frames.values())
+        if samples < 2:
+            raise ValueError(f"{cls.name} compares distributions; it needs more than one sample, got {samples}")
 
     @torch.inference_mode()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:

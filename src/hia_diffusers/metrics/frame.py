@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .weights import load_weights, local_file, sha256_of
+from ..files import sha256_of
+from ..images import LUMA
+from .weights import load_weights, local_file
 
 
 # An identical frame, whose PSNR is infinite, counts as much as in DisCo's code.
@@ -26,8 +28,6 @@ MAX_PSNR = 100.0
 SSIM_WINDOW = 7
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 def l1(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .weights import local_file, sha256_of
+from ..files import sha256_of
+from .weights import local_file
 
 
 FACE_SIDE = 112

@@ -6,12 +6,14 @@ import hashlib
 import os
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from huggingface_hub import hf_hub_download
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 
@@ -77,16 +79,18 @@ def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def sha256_of(path: str | os.PathLike) -> str:
+def sha256_of_weights(modules: Mapping[str, Any]) -> str:
     """
-    The SHA-256 of a file, in hexadecimal.
+    The SHA-256 of the names and the values of all parameters and buffers, as they are used.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
+        modules (`Mapping[str, Any]`):
+            Networks by name, such as the components of a pipeline; what else it holds is not looked at.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    for component, module in sorted(modules.items()):
+        if isinstance(module, nn.Module):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(f"{component}.{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

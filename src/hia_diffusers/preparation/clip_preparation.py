@@ -31,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
 from ..checks import MAX_SIDE
-from ..conditioning.keypoints import BODY, FACE, WholeBodyKeypoints
+from ..conditioning.keypoints import BODY, FACE, SCORE_THRESHOLD, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
@@ -49,8 +49,6 @@ BATCH_FRAMES, BATCH_BYTES = 16, 2**27
 
 # Someone counts as a person beside the tallest where his box is at least this high, in heights of the tallest's.
 MIN_RELATIVE_HEIGHT = 0.5
-
-VISIBLE_SCORE = 0.3
 
 # What a video of a moving person can be; some files state a nonsensical rate.
 MIN_FPS, MAX_FPS = 5, 240
@@ -412,7 +410,7 @@ def _choose_window(keypoints: WholeBodyKeypoints, size: tuple[int, int] | None) 
         return 0, 0, keypoints.width // 2 * 2, keypoints.height // 2 * 2
     scale = min(keypoints.height / size[0], keypoints.width / size[1])
     height, width = (max(1, round(side * scale)) for side in size)
-    points = keypoints.xy[:, BODY][keypoints.score[:, BODY] > VISIBLE_SCORE]
+    points = keypoints.xy[:, BODY][keypoints.score[:, BODY] > SCORE_THRESHOLD]
     x, y = np.median(points, axis=0) if len(points) else (keypoints.width / 2, keypoints.height / 2)
     x0 = int(np.clip(round(x - width / 2), 0, keypoints.width - width))
     y0 = int(np.clip(round(y - height / 2), 0, keypoints.height - height))
@@ -431,7 +429,7 @@ def _cropped(
 
 def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: float) -> ClipMeasures:
     score, xy = keypoints.score[:, BODY], keypoints.xy[:, BODY]
-    visible = score > VISIBLE_SCORE
+    visible = score > SCORE_THRESHOLD
     is_found = (score > 0).any(axis=1)
     points, height = xy[visible], _person_height(keypoints)
     is_outside = ((points < 0) | (points > (keypoints.width, keypoints.height))).any(axis=1)
@@ -450,7 +448,7 @@ def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: f
 
 def _person_height(keypoints: WholeBodyKeypoints) -> float:
     """Median extent in pixels from the highest to the lowest point of body, feet and face."""
-    visible = keypoints.score[:, : FACE.stop] > VISIBLE_SCORE
+    visible = keypoints.score[:, : FACE.stop] > SCORE_THRESHOLD
     y = keypoints.xy[:, : FACE.stop, 1]
     extent = np.where(visible, y, -np.inf).max(axis=1) - np.where(visible, y, np.inf).min(axis=1)
     extent = extent[np.isfinite(extent)]

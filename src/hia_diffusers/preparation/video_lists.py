@@ -19,16 +19,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
 from ..natural_order import natural_order
+from ..video.reading import VIDEO_SUFFIXES
 from .clip_index import check_inside
 from .frame_folders import IMAGES_FOLDER, is_frame
 
 
 logger = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = {
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-    *(".webm", ".wmv"),
-}
 
 # Where the entries of a list, or the columns of a table, have the path of the video.
 VIDEO_KEYS = ("video_path", "video", "file_name", "path")

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from ..data.aspect_buckets import AspectBucketBatchSampler
 from ..data.clip_sources import PreparedClips, ProceduralClips
 from ..data.dataset import SAMPLES_VERSION, HIADataset
+from ..metrics.weights import sha256_of_weights
 from ..models.autoencoder import encode_pictures
 from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig
-from .sample_cache import SampleCache, weights_hash
+from .sample_cache import SampleCache
 
 
 # Images and their masks, which only the regional losses look at once they are encoded.
@@ -177,11 +178,11 @@ def _cached_samples(
 ) -> SampleCache:
     """The encoded samples of the dataset in the folder of the cache, which is filled first."""
     assert config.cache_latents is not None
-    encoders = (pipeline.vae, pipeline.image_encoder, pipeline.text_encoder)
+    encoders = {name: pipeline.components[name] for name in ("vae", "image_encoder", "text_encoder")}
     key = {name: str(getattr(config, name)) for name in CACHE_OPTIONS}
     key |= {"sizes": str(config.frame_sizes), "samples_version": str(SAMPLES_VERSION)}
     key |= {"pictures": str(keep_pictures), "mixed_precision": accelerator.mixed_precision}
-    key["encoders"] = weights_hash(network for network in encoders if network is not None)
+    key["encoders"] = sha256_of_weights(encoders)
     with accelerator.main_process_first():
         try:
             cache = SampleCache(dataset, config.cache_latents, config.cached_epochs, key)

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..conditioning.keypoints import SCORE_THRESHOLD
 from ..metrics.identity import FACE_POINTS, FACE_SIDE, FACE_TEMPLATE
 from .iresnet import IResNet
 
-
-# Points count as seen when their score is above this, as where conditions are drawn.
-SCORE_THRESHOLD = 0.3
 
 # A face has turned away when its points miss the template by more than this: root mean square, in pixels of the
 # aligned face. A face with average proportions misses it by 2 to 3.5 from the front and by about 4, 5.5, 7 and 9 when

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..files import sha256_of
 from ..metrics.identity import FACE_SIDE
-from ..metrics.weights import load_weights, local_file, sha256_of
+from ..metrics.weights import load_weights, local_file
 
 
 NORM_EPSILON = 1e-5  # torch's default

@@ -2,21 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training samples that are drawn and encoded once, and read from a folder from then on."""
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import checks
+from ..files import write_whole, written_whole
 
 
 KEY_FILE = "cache.json"
@@ -59,8 +57,7 @@ class SampleCache(Dataset):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / KEY_FILE
         if not path.exists():
-            with _whole_file(path) as file:
-                file.write(json.dumps(key, indent=2).encode())
+            write_whole(path, json.dumps(key, indent=2))
         try:
             kept = json.loads(path.read_text()) if path.is_file() else None
         except (ValueError, RecursionError):
@@ -123,7 +120,9 @@ class SampleCache(Dataset):
             batches = DataLoader(_CompleteSamples(self.dataset), sampler=indices, num_workers=num_workers)
             for index, batch in zip(indices, batches, strict=True):
                 arrays = {name: np.asarray(values[0]) for name, values in encode(batch).items()}
-                with _whole_file(self._path(epoch, index)) as file:
+                path = self._path(epoch, index)
+                path.parent.mkdir(exist_ok=True)
+                with written_whole(path) as unfinished, open(unfinished, "wb") as file:
                     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
                 still_missing -= 1
                 yield still_missing
@@ -151,32 +150,6 @@ class _CompleteSamples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset.complete_sample(index)
-
-
-def weights_hash(modules: Iterable[nn.Module]) -> str:
-    """
-    SHA-256 of all parameters and buffers, which tells whether encoded samples are those of these networks.
-
-    Args:
-        modules (iterable of `torch.nn.Module`):
-            The networks.
-    """
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that has its name only when all of it is written."""
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
-    with open(unfinished, "wb") as file:
-        yield file
-    os.replace(unfinished, path)
 
 
 def _from_array(array: np.ndarray) -> Any:

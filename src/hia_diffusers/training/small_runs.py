@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training in one process keeps in its folder: its settings, and its state in one file."""
 
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -11,20 +10,7 @@ from typing import Any
 
 import torch
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """
-    Write a file that has its name only when all of it is written.
-
-    Args:
-        path (`Path`):
-            The file; an existing one is replaced.
-        content (`bytes`):
-            What it holds.
-    """
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+from ..files import write_whole, written_whole
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -41,7 +27,7 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         `ValueError`: the file holds other settings, or is damaged.
     """
     if not os.path.lexists(path):
-        write_whole(path, json.dumps(settings, indent=2).encode())
+        write_whole(path, json.dumps(settings, indent=2))
     try:
         kept = json.loads(path.read_text()) if path.is_file() else None
     except (ValueError, RecursionError):
@@ -64,9 +50,8 @@ def save_state(path: Path, step: int, parts: Mapping[str, Any]) -> None:
         parts (`Mapping[str, Any]`):
             Networks, optimizer and the like by name.
     """
-    content = io.BytesIO()
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, content)
-    write_whole(path, content.getvalue())
+    with written_whole(path) as unfinished:
+        torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, unfinished)
 
 
 def load_state(path: Path, parts: Mapping[str, Any], device: str | torch.device = "cpu") -> int:

@@ -20,6 +20,12 @@ from .containers import file_name, open_container
 from .display import Display
 
 
+# In lower case, of files that are taken for videos.
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
+    *(".webm", ".wmv"),
+)
+
 # Frames per second that a video of people can have. Some files state a nonsensical rate, such as their time base.
 MIN_RATE, MAX_RATE = 1.0, 240.0
 

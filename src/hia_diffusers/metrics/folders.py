@@ -1,0 +1,272 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Clips of two folders, predictions and targets, to be compared: videos or folders of frames of the same names.
+
+Axes: F frames, H, W; hands are ordered left, right (the person's).
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+
+from .. import checks
+from ..conditioning.keypoints import FACE, WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.regions import box_masks, face_boxes
+from ..files import sha256_of
+from ..images import load_image
+from ..natural_order import natural_order
+from ..preparation.frame_folders import FRAME_SUFFIXES, in_order, is_frame
+from ..video.reading import VIDEO_SUFFIXES, read_video, stream_frames
+from .evaluation import EvaluationClip
+from .frame import SSIM_WINDOW
+
+
+KEYPOINT_SUFFIXES = (".safetensors", ".npz")
+MASK_SUFFIXES = (".safetensors",)
+
+SHOWN_NAMES = 5  # of those that are missing or extra
+
+
+def clips_in_folders(
+    predictions: str | os.PathLike,
+    targets: str | os.PathLike,
+    keypoints: str | os.PathLike | None = None,
+    masks: str | os.PathLike | None = None,
+) -> list[EvaluationClip]:
+    """
+    The clips, once all files are known to be there, whole, and of the same sizes and lengths: all is decoded once.
+
+    Hidden files are not looked at. Frames count as a browser shows them, in the order of the numbers in their names.
+
+    Args:
+        predictions (`str` or `os.PathLike`):
+            A folder of videos, or of folders of frames, one per clip.
+        targets (`str` or `os.PathLike`):
+            The ground truth, under the same names.
+        keypoints (`str` or `os.PathLike`, *optional*):
+            A folder with the keypoints of the targets as `NAME.safetensors` or `NAME.npz`. They give the boxes of face
+            and hands, the sharpness of the hands and the points of the face.
+        masks (`str` or `os.PathLike`, *optional*):
+            A folder with `NAME.safetensors` that hold `face_mask` `(F, H, W)` and `hand_masks` `(F, 2, H, W)`, to take
+            instead of boxes.
+
+    Returns:
+        `list[EvaluationClip]`: in the order of their names.
+
+    Raises:
+        `FileNotFoundError`: one of the folders does not exist.
+        `ValueError`: a file is missing, extra, damaged, or of another size or length.
+    """
+    folders = {"predictions": predictions, "targets": targets, "keypoints": keypoints, "masks": masks}
+    for name, folder in folders.items():
+        if folder is not None and not Path(checks.path(name, folder)).is_dir():
+            raise FileNotFoundError(f"`{name}`: there is no folder {str(folder)!r}")
+    predicted, expected = _find_clips("predictions", predictions), _find_clips("targets", targets)
+    _check_same_names("`predictions`", predicted, "`targets`", expected)
+    points = _find_annotations("keypoints", keypoints, KEYPOINT_SUFFIXES, expected)
+    regions = _find_annotations("masks", masks, MASK_SUFFIXES, expected)
+    clips = []
+    for name, path in expected.items():
+        shape = _checked_shape(predicted[name], path)
+        annotations: dict[str, Any] = {}
+        if points:
+            annotations["keypoints"] = _load_keypoints(points[name], shape)
+        if regions:
+            _load_masks(regions[name], shape)
+            annotations["masks"] = regions[name]
+        load = functools.partial(_load_pair, predicted[name], path, shape, **annotations)
+        clips.append(EvaluationClip(name, shape[0], load))
+    return clips
+
+
+def sha256_of_folder(folder: str | os.PathLike) -> str:
+    """
+    SHA-256 of the names and the contents of the files in a folder and in its clips, without hidden ones.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The folder.
+    """
+    digest = hashlib.sha256()
+    for path in _visible(Path(folder)):
+        for file in _visible(path) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\0".encode())
+    return digest.hexdigest()
+
+
+# Names
+
+
+def _visible(folder: Path) -> list[Path]:
+    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(paths, key=lambda path: natural_order(path.name))
+
+
+def _find_clips(argument: str, folder: str | os.PathLike) -> dict[str, Path]:
+    """Videos and folders in a folder by their name without suffix."""
+    found: dict[str, Path] = {}
+    for path in _visible(Path(folder)):
+        if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
+            advice = "; put the frames of each clip into a folder of its own" if is_frame(path.name) else ""
+            raise ValueError(
+                f"`{argument}`: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder{advice}"
+            )
+        _add_new(found, path.name if path.is_dir() else path.stem, path, argument)
+    if not found:
+        raise ValueError(f"`{argument}`: {str(folder)!r} holds no clips")
+    return found
+
+
+def _find_annotations(
+    argument: str, folder: str | os.PathLike | None, suffixes: Sequence[str], targets: Mapping[str, Path]
+) -> dict[str, Path] | None:
+    if folder is None:
+        return None
+    found: dict[str, Path] = {}
+    for path in _visible(Path(folder)):
+        if path.suffix.lower() in suffixes:
+            _add_new(found, path.stem, path, argument)
+    _check_same_names(f"`{argument}`", found, "`targets`", targets)
+    return found
+
+
+def _add_new(found: dict[str, Path], name: str, path: Path, argument: str) -> None:
+    if name in found:
+        raise ValueError(f"`{argument}`: {str(path)!r} and {str(found[name])!r} have the same name")
+    found[name] = path
+
+
+def _check_same_names(where: str, found: Iterable[str], elsewhere: str, expected: Iterable[str]) -> None:
+    missing, extra = set(expected) - set(found), set(found) - set(expected)
+    differences = [f"there is no {_listed(missing)}, which is in {elsewhere}"] if missing else []
+    differences += [f"{_listed(extra)} is not in {elsewhere}"] if extra else []
+    if differences:
+        raise ValueError(f"{where}: {'; '.join(differences)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    words = [repr(name) for name in sorted(names)]
+    more = len(words) - SHOWN_NAMES
+    return ", ".join([*words[:SHOWN_NAMES], *([f"{more} more"] if more > 0 else [])])
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    """The frames of a folder, 2 before 10."""
+    for path in _visible(folder):
+        if path.suffix.lower() not in FRAME_SUFFIXES:
+            raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
+    files = in_order(_visible(folder))
+    if not files:
+        raise ValueError(f"{str(folder)!r} holds no frames")
+    return files
+
+
+# Contents
+
+
+def _checked_shape(prediction: Path, target: Path) -> tuple[int, int, int]:
+    """Number of frames, height and width of both."""
+    shape, predicted = _shape_of(target), _shape_of(prediction)
+    if predicted != shape:
+        raise ValueError(
+            f"`predictions`: {str(prediction)!r} has {_written(predicted)}, but {str(target)!r} in `targets` has "
+            f"{_written(shape)}"
+        )
+    if min(shape[1:]) < SSIM_WINDOW:
+        raise ValueError(f"`targets`: {str(target)!r} is smaller than {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
+    if target.is_dir() and prediction.is_dir():
+        predicted_names, names = ([file.stem for file in _frame_files(folder)] for folder in (prediction, target))
+        _check_same_names(f"`predictions` {target.name}", predicted_names, f"`targets` {target.name}", names)
+    return shape
+
+
+def _shape_of(path: Path) -> tuple[int, int, int]:
+    """Number of frames, height and width. All is decoded, so that damage is found before the work begins."""
+    frames = map(_load_frame, _frame_files(path)) if path.is_dir() else stream_frames(path)
+    sizes = [frame.shape[:2] for frame in frames]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"{str(path)!r} changes its frame size")
+    return len(sizes), *sizes[0]
+
+
+def _written(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]} frames of {shape[2]}x{shape[1]}"
+
+
+def _load_frames(path: Path) -> np.ndarray:
+    """uint8 `(F, H, W, 3)`."""
+    return np.stack(list(map(_load_frame, _frame_files(path)))) if path.is_dir() else read_video(path).frames
+
+
+def _load_frame(path: Path) -> np.ndarray:
+    """uint8 `(H, W, 3)`, upright."""
+    frame = np.asarray(load_image(path, "frame"))
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"{str(path)!r} holds several images")
+    return frame
+
+
+def _load_keypoints(path: Path, shape: tuple[int, int, int]) -> WholeBodyKeypoints:
+    keypoints = WholeBodyKeypoints.load(path)
+    found = (len(keypoints), keypoints.height, keypoints.width)
+    if found != shape:
+        raise ValueError(f"`keypoints`: {str(path)!r} is of {_written(found)}, but the clip has {_written(shape)}")
+    return keypoints
+
+
+def _load_masks(path: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """`face_masks` and `hand_masks` as `VideoEvaluation.add` takes them."""
+    num_frames, height, width = shape
+    shapes = {"face_mask": (num_frames, height, width), "hand_masks": (num_frames, 2, height, width)}
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"`masks`: {str(path)!r} cannot be read ({error})") from error
+    for name, expected in shapes.items():
+        if name not in arrays or arrays[name].shape != expected:
+            found = arrays[name].shape if name in arrays else "none"
+            raise ValueError(f"`masks`: {str(path)!r} must hold {name} of shape {expected}, got {found}")
+    return {"face_masks": arrays["face_mask"].astype(bool), "hand_masks": arrays["hand_masks"].astype(bool)}
+
+
+def _load_pair(
+    prediction: Path,
+    target: Path,
+    shape: tuple[int, int, int],
+    keypoints: WholeBodyKeypoints | None = None,
+    masks: Path | None = None,
+) -> dict[str, np.ndarray]:
+    """The arguments of `VideoEvaluation.add`."""
+    clip = {"predictions": _load_frames(prediction), "targets": _load_frames(target)}
+    if keypoints is not None:
+        clip |= _from_keypoints(keypoints, clip["predictions"], clip["targets"])
+    if masks is not None:
+        clip |= _load_masks(masks, shape)
+    return clip
+
+
+def _from_keypoints(
+    keypoints: WholeBodyKeypoints, predictions: np.ndarray, targets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Boxes of face and hands as masks, sharpness of the hands in predictions and targets, points of the face."""
+    conditioner = MotionBlurConditioner()
+    wanted = conditioner(keypoints, targets)
+    boxes = np.concatenate([face_boxes(keypoints)[:, None], wanted.hand_boxes], axis=1)
+    masks = box_masks(boxes, *targets.shape[1:3])
+    return {
+        "face_masks": masks[:, 0],
+        "hand_masks": masks[:, 1:],
+        "wanted_sharpness": wanted.hand_sharpness,
+        "measured_sharpness": conditioner(keypoints, predictions).hand_sharpness,
+        "face_landmarks": keypoints.xy[:, FACE],
+    }

@@ -1,0 +1,197 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""ProcDance-v1 to be scored: what a pipeline makes of its clips, or what a pipeline is compared with.
+
+Axes: F frames, H, W; hands are ordered left, right (the person's).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import checks
+from ..conditioning.keypoints import FACE
+from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.retargeting import retarget_keypoints
+from ..finite_results import check_finite
+from ..models.autoencoder import decode_latents, encode_pictures
+from ..procedural.procdance import DANCE_FRAMES, REFERENCE_SIZE, ProcDanceClip, proc_dance_v1
+from .evaluation import EvaluationClip
+
+
+@dataclass(frozen=True, eq=False)
+class ProcDanceSample:
+    """
+    What is known of a clip when its frames are predicted.
+
+    Args:
+        reference (`np.ndarray` of shape `(H, W, 3)`):
+            uint8 RGB, the reference image.
+        condition (`MotionBlurCondition`):
+            The motion of F frames, with the sharpness of the hands that is asked for.
+        targets (`np.ndarray` of shape `(F, H, W, 3)`):
+            uint8 RGB, the ground truth.
+        seed (`int`):
+            Of what is drawn for this clip.
+    """
+
+    reference: np.ndarray
+    condition: MotionBlurCondition
+    targets: np.ndarray
+    seed: int
+
+
+# Frames, uint8 `(F, H, W, 3)`, that are scored as the prediction of a sample.
+Predict = Callable[[ProcDanceSample], np.ndarray]
+
+
+def procdance_clips(
+    predict: Predict,
+    num_frames: int = DANCE_FRAMES,
+    size: tuple[int, int] = REFERENCE_SIZE,
+    seed: int = 0,
+    cross_identity: bool = False,
+    exchanged: str | None = None,
+    max_clips: int | None = None,
+) -> list[EvaluationClip]:
+    """
+    The clips of ProcDance-v1, rendered and predicted when they are loaded.
+
+    Args:
+        predict (`Callable`):
+            Makes of a [`ProcDanceSample`] the frames that are scored, uint8 `(F, H, W, 3)`: [`generate`] or
+            [`through_autoencoder`] with a pipeline, or one of `BASELINES`.
+        num_frames (`int`, *optional*, defaults to 32):
+            Of each clip.
+        size (`tuple[int, int]`, *optional*, defaults to `(160, 96)`):
+            Height and width in pixels.
+        seed (`int`, *optional*, defaults to 0):
+            Clip i is predicted with `seed + i`.
+        cross_identity (`bool`, *optional*, defaults to `False`):
+            Drive with the same motion of another person, retargeted to the reference.
+        exchanged (`str`, *optional*):
+            `"pose"` takes the motion, `"reference"` the reference image of the next clip: a model that looks at them
+            scores far worse then.
+        max_clips (`int`, *optional*):
+            Only the first clips.
+
+    Returns:
+        `list[EvaluationClip]`
+    """
+    num_frames = checks.integer("num_frames", num_frames)
+    if exchanged is not None:
+        checks.one_of("exchanged", exchanged, ("pose", "reference"))
+    clips = [replace(clip, frames=range(num_frames)) for clip in proc_dance_v1()]
+    options: dict[str, Any] = {"size": size, "cross_identity": cross_identity, "exchanged": exchanged}
+    return [
+        EvaluationClip(
+            clip.name,
+            num_frames,
+            functools.partial(_load, predict, clip, clips[(index + 1) % len(clips)], seed=seed + index, **options),
+        )
+        for index, clip in enumerate(clips[:max_clips])
+    ]
+
+
+def _load(
+    predict: Predict,
+    clip: ProcDanceClip,
+    following: ProcDanceClip,
+    *,
+    seed: int,
+    size: tuple[int, int],
+    cross_identity: bool,
+    exchanged: str | None,
+) -> dict[str, np.ndarray]:
+    """The arguments of `VideoEvaluation.add`."""
+    truth = clip.target.render(clip.frames, *size, clip.fps)
+    reference = clip.target.render([clip.reference_frame], *size, clip.fps)
+    conditioner = MotionBlurConditioner.for_size(*size)
+    if cross_identity:
+        driving = clip.driving.render(clip.frames, *size, clip.fps)
+        keypoints = retarget_keypoints(driving.keypoints, reference.keypoints)
+        sharpness = conditioner(driving.keypoints, driving.frames).hand_sharpness
+        condition = conditioner(keypoints, sharpness=sharpness)
+    else:
+        keypoints = truth.keypoints
+        condition = conditioner(keypoints, truth.frames)
+    if exchanged == "pose":
+        other = following.target.render(following.frames, *size, following.fps)
+        condition = conditioner(other.keypoints, other.frames)
+    elif exchanged == "reference":
+        reference = following.target.render([following.reference_frame], *size, following.fps)
+    predictions = predict(ProcDanceSample(reference.frames[0], condition, truth.frames, seed))
+    return {
+        "predictions": predictions,
+        "targets": truth.frames,
+        "face_masks": truth.face_mask,
+        "hand_masks": truth.hand_masks,
+        "wanted_sharpness": condition.hand_sharpness,
+        "measured_sharpness": conditioner(keypoints, predictions).hand_sharpness,
+        "face_landmarks": truth.keypoints.xy[:, FACE],
+    }
+
+
+# Predictions
+
+
+BASELINES: dict[str, Predict] = {
+    "copy": lambda sample: np.repeat(sample.reference[None], len(sample.targets), axis=0),
+    "truth": lambda sample: sample.targets,
+    "noise": lambda sample: np.random.default_rng(sample.seed).integers(0, 256, sample.targets.shape, dtype=np.uint8),
+}
+
+
+def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any) -> np.ndarray:
+    """
+    What a pipeline generates.
+
+    Args:
+        pipe ([`HIAPipeline`]):
+            The pipeline.
+        sample ([`ProcDanceSample`]):
+            Reference, motion and seed.
+        blur_condition (`bool`, *optional*, defaults to `True`):
+            Whether it is given the motion and the sharpness of the hands in addition to the pose.
+        **kwargs:
+            Further arguments of the call.
+
+    Returns:
+        `np.ndarray` of shape `(F, H, W, 3)`: uint8.
+    """
+    condition = sample.condition
+    if not blur_condition:
+        condition = replace(condition, hand_sharpness=np.full_like(condition.hand_sharpness, np.nan))
+    frames = pipe(
+        image=Image.fromarray(sample.reference),
+        conditioning_frames=condition,
+        generator=torch.Generator("cpu").manual_seed(sample.seed),
+        output_type="np",
+        **kwargs,
+    ).frames[0]
+    return (frames * 255).round().astype(np.uint8)
+
+
+@torch.no_grad()
+def through_autoencoder(pipe: Any, sample: ProcDanceSample) -> np.ndarray:
+    """
+    The ground truth through a pipeline's autoencoder and back, which bounds all that it can generate.
+
+    Args:
+        pipe ([`HIAPipeline`]):
+            The pipeline.
+        sample ([`ProcDanceSample`]):
+            Its targets are encoded.
+
+    Returns:
+        `np.ndarray` of shape `(F, H, W, 3)`: uint8.
+    """
+    images = torch.from_numpy(sample.targets).movedim(-1, 1).to(pipe.device) / 127.5 - 1
+    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, images))
+    check_finite("The frames", [decoded], pipe.components)
+    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
