@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAPipeline, MotionBlurConditioner
-from hia_diffusers.animation.animator import COMMENT
+from hia_diffusers.animation.result import COMMENT
 from hia_diffusers.commands.arguments import OneLineParser, add_sampling_options, number, sampling_arguments
 from hia_diffusers.commands.loading import check_model
 from hia_diffusers.commands.running import run

@@ -11,7 +11,7 @@ from onnx_models import write_models
 from PIL import Image
 
 from hia_diffusers import HIAAnimator, KeypointDetector, MotionBlurConditioner, WholeBodyKeypoints
-from hia_diffusers.animation.picture import fit_picture
+from hia_diffusers.animation.fitted_images import fit_image
 from hia_diffusers.app.animating import Animations, Wish
 from hia_diffusers.app.jobs import Job
 from hia_diffusers.app.limits import Limits
@@ -104,7 +104,7 @@ def test_the_animator_fits_motion_as_it_fits_the_picture(told, tmp_path, kind):
         driving.save(tmp_path / "motion.npz")
         driving = tmp_path / "motion.npz"
     animation = HIAAnimator().prepare(landscape(), driving, height=NEW_HEIGHT, width=NEW_WIDTH)
-    assert_fitted([animation.picture], 1.0)
+    assert_fitted([animation.image], 1.0)
     assert_fitted(animation.condition.pose, 1.0 if kind == "pose video" else 3.0)  # points are discs of 2 pixels
     assert "The motion's 320x192 is fitted into 192x320, whole and centred." in told.messages
 
@@ -130,7 +130,7 @@ def test_the_pipeline_fits_both_of_its_inputs(pipe, told, form):
     assert_fitted((255 * read[:, :3]).permute(0, 2, 3, 1).numpy(), 1.0)
     assert "`conditioning_frames` of 320x192 is fitted into 192x320, whole and centred." in told.messages
 
-    images = (landscape(), fit_picture(landscape(), (NEW_WIDTH, NEW_HEIGHT)))
+    images = (landscape(), fit_image(landscape(), NEW_HEIGHT, NEW_WIDTH))
     ours, expected = (pipe.encode_reference_latents(image, NEW_HEIGHT, NEW_WIDTH) for image in images)
     assert (ours - expected).square().mean() < 0.01 * expected.var()
 

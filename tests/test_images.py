@@ -323,7 +323,7 @@ def test_every_way_in_sees_the_same(pipe, cutout, tmp_path):
     animation = HIAAnimator().prepare(path, keypoints_of(dancer_boxes(1)), height=64, width=48)
     write_video(tmp_path / "written.mp4", [opened], 30)
     ways = {
-        "animator": animation.picture,
+        "animator": animation.image,
         "page": read_picture(path, Limits())[1]["pixels"],
         "evaluation": load_frame(path),
         "pose map": MotionBlurConditioner().from_pose_video([opened]).pose[0],
@@ -332,7 +332,7 @@ def test_every_way_in_sees_the_same(pipe, cutout, tmp_path):
     for name, shown in ways.items():
         expected = seen[8::48, 8::16] if name == "video" else seen
         np.testing.assert_allclose(np.asarray(shown, int), expected, atol=4, err_msg=name)
-    plain = pipe.encode_reference_latents(animation.picture, 64, 48)
+    plain = pipe.encode_reference_latents(animation.image, 64, 48)
     torch.testing.assert_close(pipe.encode_reference_latents(opened, 64, 48), plain, rtol=0, atol=0)
-    context = pipe.encode_image(animation.picture)[0]
+    context = pipe.encode_image(animation.image)[0]
     torch.testing.assert_close(pipe.encode_image(Image.open(path))[0], context, rtol=0, atol=0)

@@ -98,7 +98,7 @@ def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, picture, tmp_path
     random_keypoints().save(tmp_path / "motion.safetensors")
     animation = HIAAnimator().prepare(picture, random_keypoints(), sharpness=0.8, height=80, width=48)
     arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
-    expected = pipe(animation.picture, animation.condition, generator=seeded(), **arguments).frames
+    expected = pipe(animation.image, animation.condition, generator=seeded(), **arguments).frames
     driving = {"driving": str(tmp_path / "motion.safetensors"), "sharpness": 0.8, "height": 80, "width": 48}
     state = modular_of(pipe)(image=picture, generator=seeded(), **driving, **arguments)
     assert torch.equal(state.frames, expected)

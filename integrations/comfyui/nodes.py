@@ -263,7 +263,7 @@ class HIAAnimate:
         guidance_scale = guidance_scale or pipeline.call_default("guidance_scale")
         seed = checks.integer("seed", seed, 0, MAX_SEED)
         frames = pipeline(
-            condition.picture,
+            condition.image,
             maps,
             height=maps.height,
             width=maps.width,

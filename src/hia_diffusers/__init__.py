@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 HIA_TINY = str(Path(__file__).parent / "assets" / "hia_tiny")
 
 _MODULES = {
-    "HIAAnimation": "hia_diffusers.animation.animator",
+    "HIAAnimation": "hia_diffusers.animation.result",
     "HIAAnimator": "hia_diffusers.animation.animator",
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
     "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
@@ -42,8 +42,8 @@ __all__ = sorted([*_MODULES, "HIA_TINY"])
 _BASE_CLASSES = dict.fromkeys(BASE_CLASSES, "diffusers")
 
 if TYPE_CHECKING:
-    from .animation.animator import HIAAnimation as HIAAnimation
     from .animation.animator import HIAAnimator as HIAAnimator
+    from .animation.result import HIAAnimation as HIAAnimation
     from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
     from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition
     from .conditioning.motion_blur import MotionBlurConditioner as MotionBlurConditioner

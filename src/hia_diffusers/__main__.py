@@ -12,9 +12,9 @@ from .commands.arguments import OneLineParser
 
 # Each is a module of `commands`, imported only when it is run.
 COMMANDS = {
-    "animate": "animate the person in a picture with the motion of a video, of keypoints or of a pose video",
-    "app": "serve a web page on which people animate a picture with a motion",
-    "prepare": "make training clips of a folder of videos",
+    "animate": "animate the person in an image with the motion of a video, of keypoints or of a pose video",
+    "app": "serve a web page on which people animate an image with a motion",
+    "prepare": "turn a folder of videos into training clips",
     "evaluate": "score predicted videos, or a pipeline on procedural people",
     "convert": "convert published weights of other projects",
 }

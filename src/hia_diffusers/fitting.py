@@ -46,7 +46,7 @@ def warn_of_bars(name: str, height: int, width: int, new_height: int, new_width:
         )
 
 
-def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], width: int) -> np.ndarray:
     """
     The median colour of the edges of a picture that bars beside it join.
 
@@ -55,13 +55,13 @@ def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], size: tu
             The picture.
         place (`tuple[int, int, int, int]`):
             Where it goes, as [`fitted_place`] says.
-        size (`tuple[int, int]`):
-            Width and height in pixels of what it is fitted into.
+        width (`int`):
+            Width in pixels of what it is fitted into.
 
     Returns:
         `np.ndarray` of shape `(C,)`.
     """
-    edges = pixels[[0, -1]] if place[2] == size[0] else pixels[:, [0, -1]]
+    edges = pixels[[0, -1]] if place[2] == width else pixels[:, [0, -1]]
     return np.median(edges, axis=(0, 1))
 
 
@@ -106,5 +106,5 @@ def fit_reference(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """
     warn_of_bars("image", image.shape[1], image.shape[2], height, width)
     place = fitted_place(image.shape[1], image.shape[2], height, width)
-    colour = border_colour(image.movedim(0, -1).cpu().numpy(), place, (width, height))
+    colour = border_colour(image.movedim(0, -1).cpu().numpy(), place, width)
     return fit_images(image[None], height, width, torch.from_numpy(colour)[:, None, None].to(image))[0]

@@ -200,7 +200,7 @@ class HIADrivingStep(HIAStep):
             raise ValueError("Give `conditioning_frames` or `driving`, not both.")
         arguments = {name: values[name] for name in self.options}
         animation = HIAAnimator().prepare(values.image, height=values.height, width=values.width, **arguments)
-        values.image, values.conditioning_frames, values.fps = animation.picture, animation.condition, animation.fps
+        values.image, values.conditioning_frames, values.fps = animation.image, animation.condition, animation.fps
 
 
 class HIAInputStep(HIAStep):

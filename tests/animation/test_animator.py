@@ -63,7 +63,7 @@ class Unwanted:
 
 def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp_path):
     animation = animator(person, dance, **SIZE, **steps())
-    assert animation.picture.size == (96, 64) and animation.fps == FPS
+    assert animation.image.size == (96, 64) and animation.fps == FPS
     assert animation.driving.kind == "video" and animation.driving.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
     found = detector(read_video(dance).frames, FPS)
     np.testing.assert_array_equal(animation.detected.xy, found.xy)
@@ -92,7 +92,7 @@ def test_every_result_can_be_given_in_place_of_being_computed(animator, dance, p
     animator.detector = Unwanted()
     given = {"driving": whole.driving, "image_keypoints": whole.image_keypoints}
     for motion in ({"detected": whole.detected}, {"keypoints": whole.keypoints}):
-        again = animator.prepare(whole.picture, **given, **motion, **SIZE)
+        again = animator.prepare(whole.image, **given, **motion, **SIZE)
         np.testing.assert_array_equal(again.retargeted.xy, whole.retargeted.xy)
     # Equal bits: what is given is what would be computed, and the rest runs on the same arrays.
     for last in ({"retargeted": whole.retargeted, **SIZE}, {"condition": whole.condition}):
@@ -247,11 +247,11 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
     assert isinstance(animator.detector, KeypointDetector)
     told = "\n".join(caplog.messages)
     for message in (
-        "The picture's 96x64 is fitted into 160x128 with bars in its border colour.",
+        "The image's 96x64 is fitted into 160x128 with bars in its border colour.",
         "The driving is taken as a video of a person",
         "Keypoints are detected with onnxruntime's CPUExecutionProvider.",
         f"The person is found in {NUM_FRAMES} of {NUM_FRAMES} frames of the driving.",
-        "The motion is aligned to the person in the picture.",
+        "The motion is aligned to the person in the image.",
     ):
         assert message in told
     with pytest.raises(ValueError, match="keypoint detector: `device`"):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline, MotionBlurConditioner
-from hia_diffusers.animation.animator import COMMENT
+from hia_diffusers.animation.result import COMMENT
 from hia_diffusers.app.animating import Animations, Wish
 from hia_diffusers.app.jobs import Cancelled, Job
 from hia_diffusers.app.limits import Limits

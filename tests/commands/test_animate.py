@@ -164,7 +164,7 @@ def test_pose_video_to_video(tmp_path, capsys):
     assert video.frames.shape == (3, 64, 48, 3) and video.fps == 30000 / 1001
     printed = capsys.readouterr().out
     assert "The driving's 46x62 is rounded to 48x64." in printed
-    assert "The picture's 48x80 is fitted into 48x64 with bars in its border colour." in printed
+    assert "The image's 48x80 is fitted into 48x64 with bars in its border colour." in printed
 
 
 def test_the_seed_decides_the_frames(tmp_path):
@@ -223,7 +223,7 @@ def test_video_of_a_person_to_video(tmp_path, capsys):
     assert "The driving is taken as a video of a person: 0% of its pixels are black" in printed
     assert "Keypoints are detected with onnxruntime's CPUExecutionProvider." in printed
     assert "The person is found in 5 of 5 frames of the driving." in printed
-    assert "The motion is aligned to the person in the picture." in printed
+    assert "The motion is aligned to the person in the image." in printed
 
 
 def test_the_motion_of_a_video_is_drawn_where_the_person_is():
@@ -261,7 +261,7 @@ def test_the_motion_is_aligned_to_the_person_in_the_picture(changes, capsys):
     x0, y0, x1, y1 = drawn_box(condition.pose[0])
     assert abs(y1 - y0 - 2 * 52 * 0.94) < 12 and abs(x1 - x0 - 2 * 16) < 20
     assert abs((y0 + y1) / 2 - (32 + 2 * 34)) < 8
-    assert "The motion is aligned to the person in the picture." in capsys.readouterr().out
+    assert "The motion is aligned to the person in the image." in capsys.readouterr().out
 
 
 def test_keypoints_are_not_aligned_unless_asked(capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hia_diffusers.animation.animator import COMMENT
+from hia_diffusers.animation.result import COMMENT
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.video.reading import read_comment, read_video
 

@@ -11,7 +11,7 @@ from imwatermark import WatermarkDecoder
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimator
-from hia_diffusers.animation.animator import COMMENT
+from hia_diffusers.animation.result import COMMENT
 from hia_diffusers.commands import animate as animate_command
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.video.reading import read_comment, read_video

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture and a driving clip to a video, in one call or step by step.
+"""An image and a driving clip to a video, in one call or step by step.
 
 Axes: F frames, H, W.
 """
@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,127 +17,35 @@ import PIL.Image
 
 from .. import checks
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner, sharpness_array
+from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..detection.keypoint_detector import KeypointDetector
 from ..fitting import fitted_place
 from ..images import load_image
 from ..video.reading import Video
-from ..video.sound import has_sound
 from ..video.watermark import Watermark
 from ..video.writing import check_frame_rate, check_output, write_video
+from .arguments import check_arguments
 from .driving import Driving
-from .picture import fit_picture, fit_pose_map
+from .fitted_images import fit_image, fit_pose_map
+from .result import COMMENT, HIAAnimation
 
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_hia import HIAPipeline
 
-# Width and height of results are multiples of this, the factor of Stable Diffusion's autoencoder.
-SIZE_STEP = 8
+# Height and width of results are multiples of this if there is no pipeline yet: the factor of Stable Diffusion's VAE.
+VAE_SCALE_FACTOR = 8
 
-# Arguments of a call of the pipeline that the animator gives itself.
-OWN_ARGUMENTS = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
-
-# What can be given in place of a step, and the arguments that nothing reads then.
-REPLACED = {
-    "detected": {"person"},
-    "keypoints": {"person", "detected"},
-    "retargeted": {"person", "detected", "keypoints", "retarget", "image_keypoints"},
-}
-REPLACED["condition"] = {*REPLACED["retargeted"], "retargeted", "sharpness", "height", "width"}
-
-# In the metadata of every result. The word in brackets is IPTC's for pictures that a trained model made.
-COMMENT = "AI-generated with hia-diffusers (trainedAlgorithmicMedia)"
+# Arguments of the pipeline's call that the animator sets.
+SET_BY_ANIMATOR = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class HIAAnimation:
-    """
-    What [`HIAAnimator`] makes, with the result of every step. `dataclasses.replace` exchanges some of it.
-
-    Args:
-        picture (`PIL.Image.Image`):
-            The reference picture, fitted into the size of the result.
-        driving ([`~animation.driving.Driving`]):
-            The driving clip.
-        condition (`MotionBlurCondition`):
-            The condition of F frames, in the size of the result.
-        fps (`float`):
-            Frames per second of the result.
-        detected (`WholeBodyKeypoints`, *optional*):
-            The person in a driving video, as found. `None` where nobody was looked for.
-        keypoints (`WholeBodyKeypoints`, *optional*):
-            The person in the driving clip, smoothed where detected. `None` where the driving is a pose video.
-        image_keypoints (`WholeBodyKeypoints`, *optional*):
-            The person in the picture as it was given, one frame. `None` where the motion is not aligned to it.
-        retargeted (`WholeBodyKeypoints`, *optional*):
-            `keypoints` aligned to the person in `picture`. `None` where they are not.
-        frames (`list[PIL.Image.Image]`, *optional*):
-            The F frames of the result. `None` before they are generated, and where they went to a file instead.
-    """
-
-    picture: PIL.Image.Image
-    driving: Driving
-    condition: MotionBlurCondition
-    fps: float
-    detected: WholeBodyKeypoints | None = None
-    keypoints: WholeBodyKeypoints | None = None
-    image_keypoints: WholeBodyKeypoints | None = None
-    retargeted: WholeBodyKeypoints | None = None
-    frames: Sequence[Any] | None = None
-
-    def save(self, path: str | os.PathLike, sound: bool | str | os.PathLike = True) -> None:
-        """
-        Write the frames to an MP4 file, with a comment in its metadata that says that they are generated.
-
-        Args:
-            path (`str` or `os.PathLike`):
-                The `.mp4` file; an existing one is replaced.
-            sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
-                Whether to add the sound of the driving clip, where it has any, or another file whose sound to add.
-
-        Raises:
-            `FileNotFoundError`, `OSError`, `ValueError`: as [`~data.video.write_video`], or there are no frames.
-        """
-        if self.frames is None:
-            raise ValueError("`frames` are not there: they were not generated, or written to a file instead.")
-        write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound), comment=COMMENT)
-
-    def preview(self) -> list[PIL.Image.Image]:
-        """
-        Picture, condition and, where they are there, frames side by side.
-
-        Returns:
-            `list[PIL.Image.Image]`: F RGB pictures, two or three times as wide as the frames.
-        """
-        columns = [[self.picture] * len(self.condition), self.condition.preview()]
-        if self.frames is not None:
-            columns.append(list(self.frames))
-        return [PIL.Image.fromarray(np.hstack(row)) for row in zip(*columns, strict=True)]
-
-    def sound_file(self, sound: bool | str | os.PathLike = True) -> str | os.PathLike | None:
-        """
-        The file whose sound the result gets, once that is known to be readable; `None` where there is no sound.
-
-        Args:
-            sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
-                As for [`~HIAAnimation.save`].
-
-        Raises:
-            `FileNotFoundError`, `ValueError`: as [`~data.sound.has_sound`].
-        """
-        file: Any = self.driving.sound if sound is True else None
-        if not isinstance(sound, (bool, np.bool_)):
-            file = checks.path("sound", sound)
-        return file if file is not None and has_sound(file, len(self.condition) / self.fps) else None
-
-
 class HIAAnimator:
     r"""
-    Animates the person in a picture with the motion of a driving clip, which may be a video of another person,
+    Animates the person in an image with the motion of a driving clip, which may be a video of another person,
     keypoints or an OpenPose-style pose video.
 
     ```py
@@ -151,7 +59,7 @@ class HIAAnimator:
     1. `load_driving`: a file becomes frames or keypoints.
     2. `detect`: the keypoints of the person in a video.
     3. `smooth`: those without jitter and short gaps.
-    4. `retarget`: the motion gets the proportions and the place of the person in the picture.
+    4. `retarget`: the motion gets the proportions and the place of the person in the image.
     5. `condition`: keypoints become what the ControlNet reads.
     6. `generate`: the pipeline makes the frames.
 
@@ -164,7 +72,7 @@ class HIAAnimator:
         detector (`KeypointDetector`, `OpenPoseKeypointDetector` or `dict[str, Any]`, *optional*):
             What finds people, or the arguments of a [`KeypointDetector`], which is made when it is first needed. The
             default is one with its default models, which are downloaded then. Needs the `pose` extra.
-        watermark ([`~data.watermark.Watermark`], *optional*):
+        watermark ([`~video.watermark.Watermark`], *optional*):
             Marks every frame that is generated. The default marks none.
     """
 
@@ -182,7 +90,7 @@ class HIAAnimator:
         **kwargs: Any,
     ) -> HIAAnimation:
         """
-        From a picture and a driving clip to frames, or to a video file.
+        From an image and a driving clip to frames, or to a video file.
 
         Args:
             image, driving:
@@ -229,7 +137,7 @@ class HIAAnimator:
 
         Args:
             image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-                Picture of the person, as [`~images.load_image`] takes it. Where its aspect is not that of the result,
+                Image of the person, as [`~images.load_image`] takes it. Where its aspect is not that of the result,
                 it is fitted into it whole, with bars in the colour of its border.
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
                 The motion: a video of a person, keypoints (also a file of them, or a pose file of another tool, as
@@ -242,7 +150,7 @@ class HIAAnimator:
                 x0, y0, x1, y1 in pixels, a box around the person to follow in a video. The default follows the largest
                 in the first frame.
             retarget (`bool`, *optional*):
-                Whether to give the motion the proportions and the place of the person in the picture. The default
+                Whether to give the motion the proportions and the place of the person in the image. The default
                 does so for a video of a person, and where `image_keypoints` are given.
             image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
                 The person in `image`, one frame, in pixels of `image`. Detected by default, where needed.
@@ -253,14 +161,14 @@ class HIAAnimator:
                 with it the blur condition is off.
             height, width (`int`, *optional*):
                 Size of the result in pixels, multiples of 8. By default the driving's, rounded. A motion of another
-                aspect that is not aligned to the picture is fitted into it as the picture is, whole and centred.
+                aspect that is not aligned to the image is fitted into it as the image is, whole and centred.
             detected (`WholeBodyKeypoints`, *optional*):
                 The person in a driving video, in place of what `detect` finds; one per frame of the driving, as the
                 next three.
             keypoints (`WholeBodyKeypoints`, *optional*):
                 The person in the driving clip, in place of what `smooth` makes.
             retargeted (`WholeBodyKeypoints`, *optional*):
-                Keypoints aligned to the fitted picture, in place of what `retarget` makes.
+                Keypoints aligned to the fitted image, in place of what `retarget` makes.
             condition (`MotionBlurCondition`, *optional*):
                 In place of what the step `condition` makes; the result has its size.
             fps (`float`, *optional*):
@@ -268,7 +176,7 @@ class HIAAnimator:
             driving_fps (`float`, *optional*):
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
-                Height and width of the picture that a pose file's points lie in, where the file does not state it.
+                Height and width of the image that a pose file's points lie in, where the file does not state it.
 
         Returns:
             [`HIAAnimation`]: without `frames`.
@@ -280,17 +188,18 @@ class HIAAnimator:
                 beside what is given in place of a step, or nobody is found. What can be known before people are looked
                 for is.
         """
-        height = None if height is None else checks.side("height", height, SIZE_STEP)
-        width = None if width is None else checks.side("width", width, SIZE_STEP)
+        step = VAE_SCALE_FACTOR if self.pipe is None else self.pipe.vae_scale_factor
+        height = None if height is None else checks.side("height", height, step)
+        width = None if width is None else checks.side("width", width, step)
         if height is not None and width is not None:
             checks.area(width, height)
         retarget = None if retarget is None else checks.flag("retarget", retarget)
         person = None if person is None else checks.box("person", person).tolist()
         if fps is not None:
             check_frame_rate(fps)
-        picture = load_image(image)
+        image = load_image(image)
         motion = self.load_driving(driving, driving_type, max_frames, driving_fps, driving_size)
-        _check_use(
+        check_arguments(
             motion,
             sharpness,
             person=person,
@@ -304,12 +213,12 @@ class HIAAnimator:
             condition=condition,
         )
         if condition is not None:
-            width, height = condition.width, condition.height
-        width, height = _result_size(motion, width, height)
+            height, width = condition.height, condition.width
+        height, width = _result_size(motion, height, width, step)
         fps = motion.fps if fps is None else float(fps)
         if self.watermark is not None:
             self.watermark.check_size(width, height)
-        fitted = fit_picture(picture, (width, height))
+        fitted = fit_image(image, height, width)
         measured = isinstance(sharpness, str) and sharpness == "driving"
 
         reference = None
@@ -319,7 +228,7 @@ class HIAAnimator:
             if retarget is None:
                 retarget = motion.kind == "video" or image_keypoints is not None
             if retarget and retargeted is None:  # one frame, so it goes before the many of the driving
-                reference = self._image_keypoints(picture, image_keypoints)
+                reference = self._image_keypoints(image, image_keypoints)
             if retargeted is None or measured:
                 if keypoints is None and motion.keypoints is not None:
                     keypoints = motion.keypoints
@@ -388,19 +297,19 @@ class HIAAnimator:
 
     def retarget(self, keypoints: WholeBodyKeypoints, reference: WholeBodyKeypoints) -> WholeBodyKeypoints:
         """
-        The motion with the proportions and the place of the person in the picture: [`retarget_keypoints`].
+        The motion with the proportions and the place of the person in the image: [`retarget_keypoints`].
 
         Args:
             keypoints (`WholeBodyKeypoints`):
                 The motion.
             reference (`WholeBodyKeypoints`):
-                The person in the fitted picture, one frame.
+                The person in the fitted image, one frame.
         """
         try:
             retargeted = retarget_keypoints(keypoints, reference)
         except ValueError as error:
             raise ValueError(f"`retarget`: {error}") from error
-        logger.info("The motion is aligned to the person in the picture.")
+        logger.info("The motion is aligned to the person in the image.")
         return retargeted
 
     def condition(
@@ -412,7 +321,7 @@ class HIAAnimator:
     ) -> MotionBlurCondition:
         """
         The condition in the size of the result, with lines as wide as [`MotionBlurConditioner.for_size`] has them. A
-        motion of another aspect is fitted into it whole and centred, as the picture is.
+        motion of another aspect is fitted into it whole and centred, as the image is.
 
         Args:
             motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):
@@ -436,7 +345,7 @@ class HIAAnimator:
         logger.info("A pose video does not say where the hands are: the blur condition is off.")
         pose = np.empty((len(motion), height, width, 3), np.uint8)
         for index, frame in enumerate(motion.frames):  # at its own size, one at a time
-            pose[index] = np.asarray(fit_pose_map(PIL.Image.fromarray(frame), (width, height)))
+            pose[index] = np.asarray(fit_pose_map(PIL.Image.fromarray(frame), height, width))
         return conditioner.from_pose_video(pose)
 
     def generate(
@@ -466,8 +375,8 @@ class HIAAnimator:
         Raises:
             `TypeError`: the pipeline has no such argument.
             `ValueError`: there is no pipeline, or it cannot use an argument.
-            `FileNotFoundError`, `OSError`, `ValueError`: as [`~data.video.write_video`]. What can be known of `output`
-                and of `sound` before the pipeline runs is.
+            `FileNotFoundError`, `OSError`, `ValueError`: as [`~video.writing.write_video`]. What can be known of
+                `output` and of `sound` before the pipeline runs is.
         """
         self._pipe_for(output, kwargs)
         if output is not None:
@@ -499,14 +408,14 @@ class HIAAnimator:
         """
         pipe = self._pipe_for(None, kwargs)
         height, width = animation.condition.height, animation.condition.width
-        frames = pipe.stream(animation.picture, animation.condition, height=height, width=width, **kwargs)
+        frames = pipe.stream(animation.image, animation.condition, height=height, width=width, **kwargs)
         return frames if self.watermark is None else map(self.watermark, frames)
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":
         """The pipeline, once it is there and knows the arguments, and the output can be written."""
         if self.pipe is None:
             raise ValueError("`pipe` must be a HIAPipeline to generate frames, got None.")
-        known = inspect.signature(type(self.pipe).__call__).parameters.keys() - set(OWN_ARGUMENTS)
+        known = inspect.signature(type(self.pipe).__call__).parameters.keys() - set(SET_BY_ANIMATOR)
         unknown = sorted(kwargs.keys() - known)
         if unknown:
             raise TypeError(f"`{unknown[0]}` is an argument of neither HIAAnimator nor its pipeline.")
@@ -528,11 +437,11 @@ class HIAAnimator:
         return self.detector
 
     def _image_keypoints(
-        self, picture: PIL.Image.Image, image_keypoints: str | os.PathLike | WholeBodyKeypoints | None
+        self, image: PIL.Image.Image, image_keypoints: str | os.PathLike | WholeBodyKeypoints | None
     ) -> WholeBodyKeypoints:
-        """The keypoints of the person in the picture, given or detected."""
+        """The keypoints of the person in the image, given or detected."""
         if image_keypoints is None:
-            keypoints = self._detector()(np.asarray(picture)[None], fps=1)
+            keypoints = self._detector()(np.asarray(image)[None], fps=1)
             if not keypoints.score.any():
                 raise ValueError("`image`: nobody is found in it; give `image_keypoints` or `retarget=False`")
             return keypoints
@@ -540,68 +449,29 @@ class HIAAnimator:
             keypoints = image_keypoints
         else:
             try:
-                keypoints = _load_in(picture, checks.path("image_keypoints", image_keypoints))
+                keypoints = _load_in(image, checks.path("image_keypoints", image_keypoints))
             except ValueError as error:
                 raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
-        if len(keypoints) != 1 or (keypoints.width, keypoints.height) != picture.size:
+        if len(keypoints) != 1 or (keypoints.width, keypoints.height) != image.size:
             raise ValueError(
-                f"`image_keypoints`: must be one frame of the picture's {picture.width}x{picture.height}, "
+                f"`image_keypoints`: must be one frame of the image's {image.width}x{image.height}, "
                 f"got {len(keypoints)} of {keypoints.width}x{keypoints.height}"
             )
         return keypoints
 
 
-def _load_in(picture: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoints:
-    """Keypoints of a file, in pixels of the picture where the file does not say of which."""
+def _load_in(image: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoints:
+    """Keypoints of a file, in pixels of the image where the file does not say of which."""
     try:
         return WholeBodyKeypoints.load(path)
     except NotStatedError:
-        return WholeBodyKeypoints.load(path, picture.height, picture.width)
+        return WholeBodyKeypoints.load(path, image.height, image.width)
 
 
-def _check_use(driving: Driving, sharpness: Any, **arguments: Any) -> None:
-    """Arguments that the kind of driving has no use for, or what is given in place of a step."""
-    given = {name: value for name, value in arguments.items() if value is not None}
-    word = sharpness if isinstance(sharpness, str) else None
-    if word not in (None, "auto", "driving", "unknown"):
-        raise ValueError(f"`sharpness` must be auto, driving, unknown or numbers in [0, 1], got {checks.shown(word)}.")
-    if word is None:
-        sharpness_array(sharpness, len(driving))
-    if driving.kind == "pose" and word not in ("auto", "unknown"):
-        raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
-    if driving.kind != "video" and word == "driving":
-        raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")
-    if driving.kind == "pose" and (given.get("retarget") or "image_keypoints" in given):
-        raise ValueError("`retarget`: a pose video has no keypoints that could be aligned to the picture")
-    if driving.kind != "video" and "person" in given:
-        raise ValueError("`person`: only a video of a person can show several")
-    if driving.kind != "video" and "detected" in given:
-        raise ValueError("`detected`: only in a video of a person is somebody looked for")
-    if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
-        raise ValueError("`keypoints` and `retargeted`: a pose video is taken as it is; give them as the `driving`")
-    if "image_keypoints" in given and given.get("retarget") is False:
-        raise ValueError("`image_keypoints`: with `retarget=False` there is no use for them")
-
-    if word != "auto":
-        given["sharpness"] = sharpness
-    for step in [step for step in REPLACED if step in given]:
-        kind = MotionBlurCondition if step == "condition" else WholeBodyKeypoints
-        if not isinstance(given[step], kind) or len(given[step]) != len(driving):
-            got = len(given[step]) if isinstance(given[step], kind) else type(given[step]).__name__
-            raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")
-        unread = REPLACED[step] & given.keys()
-        if step == "retargeted" and word == "driving":  # the keypoints say where the hands are in the video
-            unread -= {"person", "detected", "keypoints"}
-        if unread:
-            raise ValueError(f"`{min(unread)}`: with `{step}` there is no use for it")
-
-
-def _result_size(driving: Driving, width: int | None, height: int | None) -> tuple[int, int]:
-    rounded = {
-        name: max(SIZE_STEP, round(getattr(driving, name) / SIZE_STEP) * SIZE_STEP) for name in ("width", "height")
-    }
-    if width is None and height is None and tuple(rounded.values()) != (driving.width, driving.height):
-        logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded.values())
-    width, height = width or rounded["width"], height or rounded["height"]
+def _result_size(driving: Driving, height: int | None, width: int | None, step: int) -> tuple[int, int]:
+    rounded = [max(step, round(side / step) * step) for side in (driving.height, driving.width)]
+    if height is None and width is None and rounded != [driving.height, driving.width]:
+        logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded[::-1])
+    height, width = height or rounded[0], width or rounded[1]
     checks.area(width, height)
-    return width, height
+    return height, width

@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 @dataclass(eq=False)
 class Driving:
     """
-    The motion that drives a picture.
+    The motion that drives an image.
 
     Args:
         kind (`str`):
             `"video"` of a person, `"keypoints"` or `"pose"`, an OpenPose-style pose video.
         fps (`float`):
             Frames per second in [0.001, 1000], as videos can have.
-        frames (`np.ndarray` or [`~data.video.VideoFrames`], *optional*):
+        frames (`np.ndarray` or [`~video.reading.VideoFrames`], *optional*):
             uint8 RGB `(F, H, W, 3)` of a video or a pose video; of a file they are decoded as they are needed.
         keypoints (`WholeBodyKeypoints`, *optional*):
             The keypoints, where they drive.
@@ -91,7 +91,8 @@ class Driving:
             driving_fps (`float`, *optional*):
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
-                Height and width, in pixels, of the picture of a pose file that does not state them.
+                Height and width, in pixels, of the image that the points of a pose file lie in,
+                for a file that does not state them.
 
         Raises:
             `TypeError`: `driving` is none of these, or another argument is of another kind.

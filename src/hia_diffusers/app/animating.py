@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..animation.animator import COMMENT, HIAAnimation, HIAAnimator
+from ..animation.animator import HIAAnimator
+from ..animation.result import COMMENT, HIAAnimation
 from ..fitting import fitted_place
 from ..video.writing import check_frame_size, write_video
 from .decoding import Decoder

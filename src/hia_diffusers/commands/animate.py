@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates the person in a picture with the motion of a person in a video, of a keypoint file or of a pose video."""
+"""Animates the person in an image with the motion of a person in a video, of a keypoint file or of a pose video."""
 
 import argparse
 import logging
@@ -33,7 +33,8 @@ from .running import run
 
 
 if TYPE_CHECKING:
-    from ..animation.animator import HIAAnimation, HIAAnimator
+    from ..animation.animator import HIAAnimator
+    from ..animation.result import HIAAnimation
 
 DRIVING_HELP = (
     "the motion: a video of a person, an OpenPose-style pose video, keypoints (saved by WholeBodyKeypoints), or a "
@@ -41,22 +42,22 @@ DRIVING_HELP = (
     ".npy; the result has its frame rate"
 )
 DRIVING_FPS_HELP = "frames per second of a pose file that does not state them"
-DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the picture that the points of a pose file lie in, where it does not state it"
-DRIVING_TYPE_HELP = "what --driving is; auto: by its suffix and the colours of the video; prints its choice"
-SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, where it has any)"
+DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image that the points of a pose file lie in, if it does not state it"
+DRIVING_TYPE_HELP = "what --driving is; auto decides by its suffix and the colours of the video, and prints it"
+SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, if it has any)"
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
 RETARGET_HELP = (
-    "give the motion the proportions and the place of the person in the picture "
-    "(default: yes for a video of a person and where --image_keypoints is given)"
+    "give the motion the proportions and the place of the person in the image "
+    "(default: yes for a video of a person, and with --image_keypoints)"
 )
-IMAGE_KEYPOINTS_HELP = "keypoints of the person in the picture, one frame (default: detected, where they are needed)"
+IMAGE_KEYPOINTS_HELP = "keypoints of the person in the image, one frame (default: detected if needed)"
 SHARPNESS_HELP = (
-    "how sharp the hands shall be, from 0 (all motion blur) to 1; auto: as a camera would show them at their speed; "
-    "driving: as in a --driving that is a video of a person; unknown: the blur condition is off, as it always is with "
-    "pose videos"
+    "hand sharpness, from 0 (strong motion blur) to 1 (sharp); auto: as a camera would show hands at their speed; "
+    "driving: as in a --driving that is a video of a person; unknown: the blur condition is off, as always with pose "
+    "videos"
 )
 SIZE_HELP = (
-    "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). A picture of another aspect ratio "
+    "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). An image of another aspect ratio "
     "is fitted into it whole, with bars in the colour of its border, and so is a motion that is not aligned to it"
 )
 HIA_TINY_LIMITS = (
@@ -81,7 +82,7 @@ def box(text: str) -> tuple[float, float, float, float]:
 def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="hia-diffusers animate", description=__doc__)
     add = parser.add_argument
-    add("--image", type=Path, required=True, help="picture of the person")
+    add("--image", type=Path, required=True, help="image of the person")
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
     add("--driving_type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
     add("--driving_fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
@@ -189,7 +190,7 @@ def animate(args: argparse.Namespace) -> None:
     import torch
 
     from .. import HIA_TINY
-    from ..animation.animator import COMMENT
+    from ..animation.result import COMMENT
     from ..video.writing import check_output, write_video
 
     height, width = animation.condition.height, animation.condition.width

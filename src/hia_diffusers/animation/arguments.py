@@ -1,0 +1,56 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which arguments of an animation go together."""
+
+from typing import Any
+
+from .. import checks
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurCondition, sharpness_array
+from .driving import Driving
+
+
+# What can be given in place of a step, and the arguments that nothing reads then.
+UNREAD_BESIDE = {
+    "detected": {"person"},
+    "keypoints": {"person", "detected"},
+    "retargeted": {"person", "detected", "keypoints", "retarget", "image_keypoints"},
+}
+UNREAD_BESIDE["condition"] = {*UNREAD_BESIDE["retargeted"], "retargeted", "sharpness", "height", "width"}
+
+
+def check_arguments(driving: Driving, sharpness: Any, **arguments: Any) -> None:
+    """Arguments that the kind of driving has no use for, or what is given in place of a step."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    word = sharpness if isinstance(sharpness, str) else None
+    if word not in (None, "auto", "driving", "unknown"):
+        raise ValueError(f"`sharpness` must be auto, driving, unknown or numbers in [0, 1], got {checks.shown(word)}.")
+    if word is None:
+        sharpness_array(sharpness, len(driving))
+    if driving.kind == "pose" and word not in ("auto", "unknown"):
+        raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
+    if driving.kind != "video" and word == "driving":
+        raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")
+    if driving.kind == "pose" and (given.get("retarget") or "image_keypoints" in given):
+        raise ValueError("`retarget`: a pose video has no keypoints that could be aligned to the image")
+    if driving.kind != "video" and "person" in given:
+        raise ValueError("`person`: only a video of a person can show several")
+    if driving.kind != "video" and "detected" in given:
+        raise ValueError("`detected`: only in a video of a person is somebody looked for")
+    if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
+        raise ValueError("`keypoints` and `retargeted`: a pose video is taken as it is; give them as the `driving`")
+    if "image_keypoints" in given and given.get("retarget") is False:
+        raise ValueError("`image_keypoints`: with `retarget=False` there is no use for them")
+
+    if word != "auto":
+        given["sharpness"] = sharpness
+    for step in [step for step in UNREAD_BESIDE if step in given]:
+        kind = MotionBlurCondition if step == "condition" else WholeBodyKeypoints
+        if not isinstance(given[step], kind) or len(given[step]) != len(driving):
+            got = len(given[step]) if isinstance(given[step], kind) else type(given[step]).__name__
+            raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")
+        unread = UNREAD_BESIDE[step] & given.keys()
+        if step == "retargeted" and word == "driving":  # the keypoints say where the hands are in the video
+            unread -= {"person", "detected", "keypoints"}
+        if unread:
+            raise ValueError(f"`{min(unread)}`: with `{step}` there is no use for it")
