@@ -47,7 +47,6 @@ from hia_diffusers.commands.running import run
 from hia_diffusers.conditioning.regions import face_boxes
 from hia_diffusers.conversion.animatediff import convert_motion_adapter
 from hia_diffusers.conversion.sd_controlnet import convert_controlnet
-from hia_diffusers.conversion.state_dicts import read_state_dict
 from hia_diffusers.data.clip_sources import PreparedClips, ProceduralClips, UnreadableClipError
 from hia_diffusers.images import image_tensors, load_image
 from hia_diffusers.metrics import frame as frame_metrics
@@ -60,6 +59,7 @@ from hia_diffusers.preparation.clip_preparation import PreparationOptions
 from hia_diffusers.preparation.clip_rules import ClipRules
 from hia_diffusers.preparation.video_lists import list_videos
 from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.state_dicts import read_state_dict
 from hia_diffusers.video.reading import VideoFrames, read_comment, read_frame_rate, read_frames, read_video
 from hia_diffusers.video.sound import has_sound
 from hia_diffusers.video.writing import write_video

@@ -74,7 +74,7 @@ ALLOWED_IMPORTS = {
 }
 
 # What any module may import; it imports nothing of ours.
-COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order"}
+COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order", "state_dicts"}
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {

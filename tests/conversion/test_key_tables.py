@@ -11,7 +11,7 @@ from published_weights import draw_weights, shapes_of
 
 from hia_diffusers.conversion.converted import Conversion, ConversionReport
 from hia_diffusers.conversion.key_tables import KeyTable, fill
-from hia_diffusers.conversion.state_dicts import StateDict
+from hia_diffusers.state_dicts import StateDict
 
 
 OPTIONS = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2}

@@ -21,7 +21,7 @@ from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel
 from hia_diffusers.conversion import animatediff, magic_animate, moore_animate_anyone
 from hia_diffusers.conversion.key_tables import fill
 from hia_diffusers.conversion.stable_diffusion import empty_motion_unet
-from hia_diffusers.conversion.state_dicts import StateDict
+from hia_diffusers.state_dicts import StateDict
 
 
 def fill_all(component, model, *weights_and_tables):

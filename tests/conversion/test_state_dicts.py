@@ -12,7 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from hia_diffusers.conversion.state_dicts import find_file, find_weights, read_state_dict
+from hia_diffusers.conversion.weight_files import find_file, find_weights
+from hia_diffusers.state_dicts import read_state_dict
 
 
 WEIGHTS = {"a.weight": torch.rand(40, 50), "a.bias": torch.rand(50)}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from hia_diffusers.folder_lock import locked_folder
-from hia_diffusers.metrics.weights import load_weights
 from hia_diffusers.procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
 from hia_diffusers.procedural.scene import ProceduralScene
 
@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
 
 
 def test_the_file_holds_both_networks(trained):
-    weights = load_weights(trained / "features.safetensors")
+    weights = load_file(trained / "features.safetensors")
     for prefix, network, steps in (("frame.", ProceduralFrameNetwork(), 3), ("clip.", ProceduralClipNetwork(), 2)):
         own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         network.load_state_dict(own, strict=True)
@@ -65,7 +65,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, 
             script.main(["--output", str(tmp_path / "features.safetensors"), *arguments])
     script.main(["--output", str(tmp_path / "features.safetensors"), *arguments])
     assert replaced == ["settings.json", *["frame.pt"] * 3, *["clip.pt"] * 2, "features.safetensors"]
-    ours, expected = (load_weights(folder / "features.safetensors") for folder in (tmp_path, trained))
+    ours, expected = (load_file(folder / "features.safetensors") for folder in (tmp_path, trained))
     for name, value in expected.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
 

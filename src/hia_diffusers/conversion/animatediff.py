@@ -11,9 +11,10 @@ import torch
 from diffusers import MotionAdapter
 
 from .. import checks
+from ..state_dicts import StateDict, read_state_dict
 from .converted import Conversion, ConversionReport
 from .key_tables import KeyTable, fill
-from .state_dicts import StateDict, find_file, read_state_dict
+from .weight_files import find_file
 
 
 # A file has each position embedding twice, as each of a module's two attentions adds it; diffusers has it once.

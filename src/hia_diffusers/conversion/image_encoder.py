@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from ..state_dicts import read_state_dict
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill
-from .state_dicts import as_folder, find_weights, read_config, read_state_dict
+from .weight_files import as_folder, find_weights, read_config
 
 
 # transformers no longer saves the numbers of positions.

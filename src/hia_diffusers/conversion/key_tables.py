@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .state_dicts import StateDict
+from ..state_dicts import StateDict
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.controlnet import HIAControlNetModel
 from ..pipelines.pipeline_hia import HIAPipeline
 from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
+from ..state_dicts import read_state_dict
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
 from .key_tables import KeyTable, fill
 from .stable_diffusion import check_text_encoder, empty_motion_unet, find_vae, load_text_encoder, load_vae
-from .state_dicts import as_folder, find_file, find_weights, read_config, read_state_dict
+from .weight_files import as_folder, find_file, find_weights, read_config
 
 
 # Appearance encoder, ControlNet and the spatial layers of the UNet have diffusers' keys already.

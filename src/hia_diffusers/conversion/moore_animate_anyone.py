@@ -17,12 +17,13 @@ from ..models.component_fit import check_components
 from ..models.controlnet import HIAControlNetModel
 from ..pipelines.pipeline_hia import HIAPipeline
 from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
+from ..state_dicts import StateDict, read_state_dict
 from .animatediff import MOTION_TABLE, has_motion_mid_block, motion_max_seq_length
 from .converted import Conversion, ConversionReport
 from .image_encoder import check_kind, find_image_encoder, load_image_encoder
 from .key_tables import ComponentKeys, KeyTable, fill
 from .stable_diffusion import LATENT_CHANNELS, check_unet_channels, empty_motion_unet, find_vae, load_vae
-from .state_dicts import StateDict, as_folder, find_file, read_config, read_state_dict
+from .weight_files import as_folder, find_file, read_config
 
 
 # The reference UNet goes on behind the last features that it hands out, and nothing comes of that.

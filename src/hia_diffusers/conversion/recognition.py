@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .state_dicts import WRAPPED_KEY, WRAPPERS
+from ..state_dicts import WRAPPED_KEY, WRAPPERS
 
 
 # Title of a layout, and the source of `hia-diffusers convert` that reads it.

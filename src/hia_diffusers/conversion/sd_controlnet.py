@@ -11,10 +11,11 @@ from diffusers import ControlNetModel
 
 from .. import checks
 from ..models.controlnet import HIAControlNetModel
+from ..state_dicts import read_state_dict
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
 from .single_files import load_from_single_file, read_described_config
-from .state_dicts import as_folder, find_weights, read_config, read_state_dict
+from .weight_files import as_folder, find_weights, read_config
 
 
 HUB_ID = "lllyasviel/control_v11p_sd15_openpose"

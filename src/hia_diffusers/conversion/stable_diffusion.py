@@ -14,10 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .. import checks
 from ..models.unet_motion import HIAUNetMotionModel
+from ..state_dicts import StateDict, read_state_dict
 from .converted import Conversion, ConversionReport
 from .key_tables import ComponentKeys, KeyTable, fill, is_allowed, shortened
 from .single_files import load_from_single_file, read_described_config
-from .state_dicts import StateDict, as_folder, find_file, find_weights, read_config, read_state_dict
+from .weight_files import as_folder, find_file, find_weights, read_config
 
 
 LATENT_CHANNELS = 4

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
@@ -20,8 +21,9 @@ from torch.nn import functional
 from .. import checks
 from ..files import sha256_of
 from ..procedural.feature_networks import ProceduralClipNetwork, ProceduralFrameNetwork
+from ..state_dicts import read_state_dict
 from .video_networks import I3D, ResNet3D50
-from .weights import load_weights, local_file
+from .weights import local_file
 
 
 CLIP_LENGTH = 16
@@ -346,7 +348,7 @@ def _resize(frames: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Ten
 
 def _read(weights: str | os.PathLike) -> tuple[dict[str, torch.Tensor], str]:
     path = local_file(weights)
-    return load_weights(path), sha256_of(path)
+    return read_state_dict("weights", path).tensors, sha256_of(path)
 
 
 def _load_strictly(
@@ -368,6 +370,6 @@ def _procedural_network(network: nn.Module, prefix: str) -> nn.Module:
     sha256 = sha256_of(PROCEDURAL_WEIGHTS)
     if sha256 != PROCEDURAL_SHA256:
         raise ValueError(f"{str(PROCEDURAL_WEIGHTS)!r} has the SHA-256 {sha256}, expected {PROCEDURAL_SHA256}.")
-    weights = load_weights(PROCEDURAL_WEIGHTS)
+    weights = safetensors.torch.load_file(PROCEDURAL_WEIGHTS)
     network.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
     return network

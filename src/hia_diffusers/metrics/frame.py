@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from ..files import sha256_of
 from ..images import LUMA
-from .weights import load_weights, local_file
+from ..state_dicts import read_state_dict
+from .weights import local_file
 
 
 # An identical frame, whose PSNR is infinite, counts as much as in DisCo's code.
@@ -170,7 +171,7 @@ class LPIPS:
         if network not in checkpoints:
             raise ValueError(f"`network` must be one of {', '.join(checkpoints)}, got {network!r}.")
         path = _downloaded(checkpoints[network].url) if weights is None else local_file(weights)
-        state = load_weights(path)
+        state = read_state_dict("weights", path).tensors
         self.name = f"LPIPS ({network})"
         self.sha256 = sha256_of(path)
         self.device = torch.device(device)

@@ -1,19 +1,17 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of network weights, without running code that they may hold."""
+"""The weights of the networks that score: where their file lies, and the hash of what is used."""
 
 import hashlib
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from huggingface_hub import hf_hub_download
-from torch import Tensor, nn
+from torch import nn
 
 from .. import checks
 
@@ -40,43 +38,6 @@ def local_file(weights: str | os.PathLike) -> Path:
         raise ValueError(f"Weights on the Hub are given as hf://owner/name[@revision]/file, got {str(weights)!r}.")
     repository, revision, name = match.groups()
     return Path(hf_hub_download(repository, name, revision=revision))
-
-
-def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """
-    Read a state dict.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            A `.safetensors` file, or a file of `torch.save`, of which only tensors and plain containers are read. It
-            may be a training checkpoint with the tensors under `state_dict`.
-
-    Returns:
-        `dict[str, torch.Tensor]`: the file's tensors by name, on the CPU; without the `module.` before each name that
-        `DataParallel` adds.
-
-    Raises:
-        `FileNotFoundError`: there is no such file.
-        `ValueError`: the file cannot be read, or holds something else than tensors by name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file of weights {str(path)!r}.")
-    try:
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it is damaged, or holds more than tensors and plain containers"
-        raise ValueError(f"{str(path)!r} cannot be read as weights: {reason}") from error
-    except Exception as error:  # the unpickler fails in as many ways as there are files that are no pickles
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{str(path)!r} cannot be read as weights: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{str(path)!r} must hold tensors by name, got {type(state).__name__}.")
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def sha256_of_weights(modules: Mapping[str, Any]) -> str:

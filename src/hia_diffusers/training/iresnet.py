@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from .. import checks
 from ..files import sha256_of
 from ..metrics.identity import FACE_SIDE
-from ..metrics.weights import load_weights, local_file
+from ..metrics.weights import local_file
+from ..state_dicts import read_state_dict
 
 
 NORM_EPSILON = 1e-5  # torch's default
@@ -86,7 +87,7 @@ class IResNet(nn.Module):
         Args:
             weights (`str` or `os.PathLike`):
                 A local path or `hf://owner/name[@revision]/file`. It is read as an ONNX network if it ends in `.onnx`,
-                and otherwise as [`~hia_diffusers.metrics.weights.load_weights`] does.
+                and otherwise as [`~hia_diffusers.state_dicts.read_state_dict`] does.
 
         Raises:
             `ImportError`: an ONNX network is given and onnx is not installed.
@@ -94,7 +95,7 @@ class IResNet(nn.Module):
             `ValueError`: the file cannot be read, or holds another network.
         """
         path = _local_file(weights)
-        state = _read_onnx(path) if path.suffix.lower() == ".onnx" else load_weights(path)
+        state = _read_onnx(path) if path.suffix.lower() == ".onnx" else read_state_dict("weights", path).tensors
         # In py-feat's files the convolution stands alone, since its batch norm is folded into it.
         state = {re.sub(r"\.downsample\.(weight|bias)$", r".downsample.0.\1", name): state[name] for name in state}
         network = cls._for_state(state, path)

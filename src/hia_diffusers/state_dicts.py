@@ -1,10 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in files: found, read without running code from them, and refused in one sentence."""
+"""State dicts in files: read without running code from them, and refused in one sentence."""
 
 import errno
-import json
-import os
 import re
 import zipfile
 from dataclasses import dataclass
@@ -15,22 +13,9 @@ import safetensors.torch
 import torch
 
 
-# What diffusers and transformers call the weights of a component, in the order in which they are looked for.
-WEIGHT_FILES = tuple(
-    f"{stem}{variant}.{suffix}"
-    for variant in ("", ".fp16")
-    for stem, suffix in (
-        *(("diffusion_pytorch_model", "safetensors"), ("diffusion_pytorch_model", "bin")),
-        *(("model", "safetensors"), ("pytorch_model", "bin")),
-    )
-)
-
-
 # What a state dict is wrapped in, and what wrappers of modules (DDP, torch.compile) put before keys.
 WRAPPERS = ("state_dict", "model")
 WRAPPED_KEY = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
-
-SHOWN_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -49,91 +34,6 @@ class StateDict:
     argument: str
     path: Path
     tensors: dict[str, torch.Tensor]
-
-
-def as_folder(argument: str, path: str | os.PathLike) -> Path:
-    """
-    The folder that an argument leads to.
-
-    Args:
-        argument (`str`):
-            Its name, for errors.
-        path (`str` or `os.PathLike`):
-            Its value.
-
-    Raises:
-        TypeError: If it is no path.
-        FileNotFoundError: If there is no such folder.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"`{argument}` must be the path of a folder, got {path!r}.")
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"`{argument}` must be a local folder, but there is none at {path}.")
-    return Path(path)
-
-
-def find_file(argument: str, *candidates: Path) -> Path:
-    """
-    The first file that is there, or the only one whose name has a number of steps, as in `denoising_unet-30000.pth`.
-
-    Args:
-        argument (`str`):
-            Name of the argument that leads to the files, for errors.
-        candidates (`Path`):
-            Files, the preferred one first.
-
-    Raises:
-        FileNotFoundError: If there is none of them, or only several with a number.
-    """
-    for path in candidates:
-        if path.is_file():
-            return path
-    numbered = sorted(other for path in candidates for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
-    if len(numbered) == 1:
-        return numbered[0]
-    names = ", ".join(map(str, numbered[:SHOWN_FILES]))
-    found = f", but there are {names}: give the one to use the name above" if numbered else ""
-    if folders := [str(path) for path in candidates if path.is_dir()]:
-        found = f": {folders[0]} is a folder"
-    raise FileNotFoundError(f"`{argument}`: there is no file {' or '.join(map(str, candidates))}{found}.")
-
-
-def find_weights(argument: str, folder: Path) -> Path:
-    """
-    The weights of a component of diffusers or transformers, in float32 before those in float16.
-
-    Args:
-        argument (`str`):
-            Name of the argument that leads to the folder, for errors.
-        folder (`Path`):
-            The component's.
-
-    Raises:
-        FileNotFoundError: If it has no `config.json`, or none of `WEIGHT_FILES`.
-    """
-    find_file(argument, folder / "config.json")
-    return find_file(argument, *(folder / name for name in WEIGHT_FILES))
-
-
-def read_config(argument: str, folder: Path) -> dict[str, Any]:
-    """
-    The configuration of a component.
-
-    Args:
-        argument (`str`):
-            Name of the argument that leads to the folder, for errors.
-        folder (`Path`):
-            The component's.
-
-    Raises:
-        FileNotFoundError: If it has no `config.json`.
-        ValueError: If that cannot be read.
-    """
-    path = find_file(argument, folder / "config.json")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"`{argument}`: {path} is no JSON of a configuration: {error}") from error
 
 
 def read_state_dict(argument: str, path: Path) -> StateDict:
