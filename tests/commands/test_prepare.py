@@ -168,8 +168,8 @@ SHARE = "a finite number, at least 0 and at most 1"
         (["--videos", "none"], "--videos is neither a folder nor a list of videos: none."),
         *((["--size", size], f"{SIZE}, such as 512x768, got {size!r}") for size in ("96", "97x128", "16386x16")),
         (["--pose_model", "x.onnx"], "--keypoints: nothing is detected then; leave out --pose_model"),
-        (["--min_person_share", "inf"], f"--min_person_share must be {SHARE}, got inf."),
-        (["--max_several_share", "-1"], f"--max_several_share must be {SHARE}, got -1.0."),
+        (["--min_person_visible_ratio", "inf"], f"--min_person_visible_ratio must be {SHARE}, got inf."),
+        (["--max_multi_person_ratio", "-1"], f"--max_multi_person_ratio must be {SHARE}, got -1.0."),
         (
             ["--keyframe_interval", "2147483648"],
             "--keyframe_interval must be an integer from 1 to 10000, got 2147483648.",

@@ -88,7 +88,7 @@ def prepare(folder, clips):
     for name, (pictures, keypoints) in clips.items():
         write_video(videos / f"{name}.mp4", pictures, keypoints.fps)
         keypoints.save(videos / f"{name}.safetensors")
-    anything = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_share=1, min_motion=0)
+    anything = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_ratio=1, min_motion=0)
     options = PreparationOptions(cut_threshold=255.0, smooth=False, keypoints=str(videos), rules=anything)
     assert prepare_dataset(videos, root, options)["clips"] == len(clips)
     for name, (pictures, keypoints) in clips.items():

@@ -552,7 +552,7 @@ def prepared(tmp_path_factory):
         write_dance(
             folder / "videos" / f"{index}.mp4", [(dancer_boxes(12, x=30 + 5 * index), color)], folder / "points"
         )
-    rules = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_share=1, min_motion=0)
+    rules = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_ratio=1, min_motion=0)
     whole = PreparationOptions(cut_threshold=255.0, smooth=False, keypoints=str(folder / "points"), rules=rules)
     assert prepare_dataset(folder / "videos", folder / "data", whole)["clips"] == 3
     (broken,) = (folder / "data" / "clips").glob("1-*.mp4")

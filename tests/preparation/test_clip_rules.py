@@ -10,32 +10,32 @@ from hia_diffusers.preparation.clip_rules import RULE_NAMES, ClipMeasures, ClipR
 
 GOOD = ClipMeasures(
     seconds=4.0,
-    person_share=1.0,
-    several_share=0.0,
+    person_visible_ratio=1.0,
+    multi_person_ratio=0.0,
     person_height=0.8,
     mean_score=0.9,
-    outside_share=0.0,
+    outside_ratio=0.0,
     body_motion=0.6,
-    enlargement=1.0,
+    upscale_factor=1.0,
 )
 BROKEN = {
     "too_short": {"seconds": 0.9},
-    "too_coarse": {"enlargement": 2.1},
-    "no_person": {"person_share": 0.89},
-    "several_people": {"several_share": 0.11},
+    "too_coarse": {"upscale_factor": 2.1},
+    "no_person": {"person_visible_ratio": 0.89},
+    "several_people": {"multi_person_ratio": 0.11},
     "small_person": {"person_height": 0.39},
     "low_scores": {"mean_score": 0.49},
-    "outside_picture": {"outside_share": 0.21},
+    "outside_picture": {"outside_ratio": 0.21},
     "little_motion": {"body_motion": 0.09},
 }
 LIMITS = {
     "too_short": {"min_seconds": 0.8},
-    "too_coarse": {"max_enlargement": 3.0},
-    "no_person": {"min_person_share": 0.8},
-    "several_people": {"max_several_share": 0.2},
+    "too_coarse": {"max_upscale_factor": 3.0},
+    "no_person": {"min_person_visible_ratio": 0.8},
+    "several_people": {"max_multi_person_ratio": 0.2},
     "small_person": {"min_person_height": 0.3},
     "low_scores": {"min_score": 0.4},
-    "outside_picture": {"max_outside_share": 0.3},
+    "outside_picture": {"max_outside_ratio": 0.3},
     "little_motion": {"min_motion": 0.0},
 }
 
@@ -77,4 +77,4 @@ def test_a_limit_outside_its_range_is_refused(rule):
 
 
 def test_a_clip_without_anyone_is_never_kept():
-    assert ClipRules(min_person_share=0).first_broken(replace(GOOD, person_share=0.0)) == "no_person"
+    assert ClipRules(min_person_visible_ratio=0).first_broken(replace(GOOD, person_visible_ratio=0.0)) == "no_person"

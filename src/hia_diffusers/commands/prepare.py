@@ -32,12 +32,12 @@ KEYPOINTS_HELP = (
 )
 RULES = {
     "min_seconds": "too_short: shorter clips are left out",
-    "max_enlargement": "too_coarse: clips that must be enlarged more to --size are left out",
-    "min_person_share": "no_person: clips that show the person in a smaller share of the frames are left out",
-    "max_several_share": "several_people: clips with several people in a larger share of the frames are left out",
-    "min_person_height": "small_person: clips of a smaller person, as a fraction of the picture, are left out",
+    "max_upscale_factor": "too_coarse: clips that must be enlarged more to --size are left out",
+    "min_person_visible_ratio": "no_person: clips that show the person in a smaller part of the frames are left out",
+    "max_multi_person_ratio": "several_people: clips with several people in a larger part of the frames are left out",
+    "min_person_height": "small_person: clips of a smaller person, as a fraction of the image, are left out",
     "min_score": "low_scores: clips with a lower mean score of the body points are left out",
-    "max_outside_share": "outside_picture: clips with a larger share of body points outside of --size are left out",
+    "max_outside_ratio": "outside_picture: clips with a larger part of the body points outside of --size are left out",
     "min_motion": "little_motion: clips with less motion, in heights of the person per second, are left out",
 }
 

@@ -193,13 +193,13 @@ class ClipPreparer:
         stop = 0
         for _, scene in itertools.groupby(_decoded(path), counter):
             start = stop
-            keypoints, several_share = self._find_person(scene, start, fps, saved)
+            keypoints, multi_person_ratio = self._find_person(scene, start, fps, saved)
             stop = start + len(keypoints)
             window = _choose_window(keypoints, self.options.size)
             height, width = self.options.size or (window[3] - window[1], window[2] - window[0])
-            enlargement = height / (window[3] - window[1])
+            upscale_factor = height / (window[3] - window[1])
             keypoints = keypoints.crop(*window).resize(height, width)
-            measures = _measure(keypoints, several_share, enlargement)
+            measures = _measure(keypoints, multi_person_ratio, upscale_factor)
             broken = self.options.rules.first_broken(measures)
             if broken:
                 dropped[broken] += 1
@@ -236,7 +236,10 @@ class ClipPreparer:
         """The person in a scene that begins at frame `start`, and the share of its frames with several people."""
         if saved is None:
             people = self._detector.detect(frames, fps)
-            keypoints, several_share = people.follow(), float(np.mean([_is_crowd(boxes) for boxes in people.boxes]))
+            keypoints, multi_person_ratio = (
+                people.follow(),
+                float(np.mean([_is_crowd(boxes) for boxes in people.boxes])),
+            )
         else:
             shapes = [frame.shape[:2] for frame in frames]
             if shapes[0] != (saved.height, saved.width) or start + len(shapes) > len(saved):
@@ -245,8 +248,8 @@ class ClipPreparer:
                     f"the keypoints are of {len(saved)} frames of {saved.width}x{saved.height}, the video has more or "
                     f"others: its frames {start} to {start + len(shapes) - 1} are {shapes[0][1]}x{shapes[0][0]}",
                 )
-            keypoints, several_share = saved[start : start + len(shapes)], 0.0
-        return smooth_keypoints(keypoints) if self.options.smooth else keypoints, several_share
+            keypoints, multi_person_ratio = saved[start : start + len(shapes)], 0.0
+        return smooth_keypoints(keypoints) if self.options.smooth else keypoints, multi_person_ratio
 
     def _write(self, base: Path, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints) -> dict[str, np.ndarray]:
         """Writes the video and the annotations of a clip; returns what is measured of the hands."""
@@ -427,7 +430,7 @@ def _cropped(
         yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), (width, height), interpolation=interpolation)
 
 
-def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: float) -> ClipMeasures:
+def _measure(keypoints: WholeBodyKeypoints, multi_person_ratio: float, upscale_factor: float) -> ClipMeasures:
     score, xy = keypoints.score[:, BODY], keypoints.xy[:, BODY]
     visible = score > SCORE_THRESHOLD
     is_found = (score > 0).any(axis=1)
@@ -436,13 +439,13 @@ def _measure(keypoints: WholeBodyKeypoints, several_share: float, enlargement: f
     steps = np.linalg.norm(np.diff(xy, axis=0), axis=-1)[visible[1:] & visible[:-1]]
     return ClipMeasures(
         seconds=len(keypoints) / keypoints.fps,
-        person_share=float(is_found.mean()),
-        several_share=several_share,
+        person_visible_ratio=float(is_found.mean()),
+        multi_person_ratio=multi_person_ratio,
         person_height=height / keypoints.height,
         mean_score=float(score[is_found].mean()) if is_found.any() else 0.0,
-        outside_share=float(is_outside.mean()) if len(points) else 0.0,
+        outside_ratio=float(is_outside.mean()) if len(points) else 0.0,
         body_motion=float(steps.mean()) * keypoints.fps / height if len(steps) and height else 0.0,
-        enlargement=enlargement,
+        upscale_factor=upscale_factor,
     )
 
 

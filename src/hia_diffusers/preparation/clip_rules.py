@@ -16,31 +16,31 @@ class ClipMeasures:
     Args:
         seconds (`float`):
             Length of the clip.
-        person_share (`float`):
+        person_visible_ratio (`float`):
             Share of the frames in which the person is found.
-        several_share (`float`):
+        multi_person_ratio (`float`):
             Share of the frames with two or more people, not counting who is less than half as tall as the tallest; 0
             where the keypoints are given.
         person_height (`float`):
             Median height of the person as a fraction of the picture's.
         mean_score (`float`):
             Mean score of the 17 body points where the person is found.
-        outside_share (`float`):
+        outside_ratio (`float`):
             Share of the found body points that lie outside the prepared picture.
         body_motion (`float`):
             Mean speed of the body points, in heights of the person per second.
-        enlargement (`float`):
+        upscale_factor (`float`):
             Factor from the size in the video to the prepared size.
     """
 
     seconds: float
-    person_share: float
-    several_share: float
+    person_visible_ratio: float
+    multi_person_ratio: float
     person_height: float
     mean_score: float
-    outside_share: float
+    outside_ratio: float
     body_motion: float
-    enlargement: float
+    upscale_factor: float
 
 
 def _limit(default: float, least: float, greatest: float) -> Any:
@@ -56,17 +56,17 @@ class ClipRules:
     Args:
         min_seconds (`float`, *optional*, defaults to `1.0`):
             `too_short`: the clip lasts less.
-        max_enlargement (`float`, *optional*, defaults to `2.0`):
+        max_upscale_factor (`float`, *optional*, defaults to `2.0`):
             `too_coarse`: the video would have to be enlarged more than that to the prepared size.
-        min_person_share (`float`, *optional*, defaults to `0.9`):
+        min_person_visible_ratio (`float`, *optional*, defaults to `0.9`):
             `no_person`: the person is found in a smaller share of the frames.
-        max_several_share (`float`, *optional*, defaults to `0.1`):
+        max_multi_person_ratio (`float`, *optional*, defaults to `0.1`):
             `several_people`: a larger share of the frames shows two or more people of similar height.
         min_person_height (`float`, *optional*, defaults to `0.4`):
             `small_person`: the person's median height is a smaller fraction of the picture's.
         min_score (`float`, *optional*, defaults to `0.5`):
             `low_scores`: the mean score of the body points is lower.
-        max_outside_share (`float`, *optional*, defaults to `0.2`):
+        max_outside_ratio (`float`, *optional*, defaults to `0.2`):
             `outside_picture`: a larger share of the body points lies outside the prepared picture.
         min_motion (`float`, *optional*, defaults to `0.1`):
             `little_motion`: the body points move less, in heights of the person per second.
@@ -77,12 +77,12 @@ class ClipRules:
     """
 
     min_seconds: float = _limit(1.0, 0, 86400)
-    max_enlargement: float = _limit(2.0, 0, 1024)
-    min_person_share: float = _limit(0.9, 0, 1)
-    max_several_share: float = _limit(0.1, 0, 1)
+    max_upscale_factor: float = _limit(2.0, 0, 1024)
+    min_person_visible_ratio: float = _limit(0.9, 0, 1)
+    max_multi_person_ratio: float = _limit(0.1, 0, 1)
     min_person_height: float = _limit(0.4, 0, 1)
     min_score: float = _limit(0.5, 0, 1)
-    max_outside_share: float = _limit(0.2, 0, 1)
+    max_outside_ratio: float = _limit(0.2, 0, 1)
     min_motion: float = _limit(0.1, 0, 100)
 
     def __post_init__(self):
@@ -94,12 +94,13 @@ class ClipRules:
         """Name of the first rule that a clip breaks, or `None`."""
         is_broken = {
             "too_short": measures.seconds < self.min_seconds,
-            "too_coarse": measures.enlargement > self.max_enlargement,
-            "no_person": measures.person_share < self.min_person_share or measures.person_share == 0,
-            "several_people": measures.several_share > self.max_several_share,
+            "too_coarse": measures.upscale_factor > self.max_upscale_factor,
+            "no_person": measures.person_visible_ratio < self.min_person_visible_ratio
+            or measures.person_visible_ratio == 0,
+            "several_people": measures.multi_person_ratio > self.max_multi_person_ratio,
             "small_person": measures.person_height < self.min_person_height,
             "low_scores": measures.mean_score < self.min_score,
-            "outside_picture": measures.outside_share > self.max_outside_share,
+            "outside_picture": measures.outside_ratio > self.max_outside_ratio,
             "little_motion": measures.body_motion < self.min_motion,
         }
         return next((name for name in RULE_NAMES if is_broken[name]), None)
