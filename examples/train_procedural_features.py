@@ -10,7 +10,6 @@ degraded on purpose, and how, and how much, is to be told as well: distances sha
 once and kept in the work folder, beside the state of the training: a run that was interrupted goes on there.
 """
 
-import argparse
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hia_diffusers.checks import MAX_COUNT
 from hia_diffusers.commands.arguments import OneLineParser, number
 from hia_diffusers.commands.running import run
 from hia_diffusers.files import write_whole
@@ -62,25 +62,16 @@ LOOKS = {
 }
 
 
-def whole_number(low):
-    def parse(text):
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
-        return int(text)
-
-    return parse
-
-
 def make_parser():
     description = __doc__.split("\n")[0]
     parser = OneLineParser(prog="train_procedural_features.py", description=description)
     add = parser.add_argument
     add("--output", type=Path, required=True, help=".safetensors file to write; an existing one is replaced")
     add("--work_dir", type=Path, required=True, help="folder for rendered clips and the state of the training")
-    add("--clips", type=whole_number(MINIMUM_CLIPS), default=1400, help="clips of 16 frames")
-    add("--frame_steps", type=whole_number(1), default=1500, help="steps for the 2D network")
-    add("--clip_steps", type=whole_number(1), default=1000, help="steps for the 3D network")
-    add("--workers", type=whole_number(1), default=2, help="processes that render")
+    add("--clips", type=number(int, MINIMUM_CLIPS, MAX_COUNT), default=1400, help="clips of 16 frames")
+    add("--frame_steps", type=number(int, 1, MAX_COUNT), default=1500, help="steps for the 2D network")
+    add("--clip_steps", type=number(int, 1, MAX_COUNT), default=1000, help="steps for the 3D network")
+    add("--workers", type=number(int, 1, MAX_COUNT), default=2, help="processes that render")
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything that is drawn")
     return parser
 

@@ -83,7 +83,10 @@ def test_a_work_folder_of_other_settings_is_refused(trained, capsys):
     [
         (["--output", "features.pt", "--work_dir", "work"], "--output: must end in .safetensors"),
         (["--output", "nowhere/f.safetensors", "--work_dir", "work"], "in a folder that exists"),
-        (["--output", "f.safetensors", "--work_dir", "work", "--clips", "15"], "must be a whole number from 16 on"),
+        (
+            ["--output", "f.safetensors", "--work_dir", "work", "--clips", "15"],
+            "must be a whole number from 16 to 2147",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, capsys, tmp_path, monkeypatch):

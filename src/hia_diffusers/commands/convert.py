@@ -81,10 +81,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vae": {"help": "folder of another AutoencoderKL, such as sd-vae-ft-mse (default: that of --base)"},
     "beta_schedule": {
         "choices": ["linear", "scaled_linear"],
+        "default": "linear",
         "help": "betas that the weights were trained with",
     },
     "config": {"help": "for a single file: local folder or Hub id with the same configurations"},
-    "conditioning_channels": {"type": int, "help": "input channels of the result (default: 6)"},
+    "conditioning_channels": {"type": int, "default": 6, "help": "input channels of the result"},
 }
 
 
