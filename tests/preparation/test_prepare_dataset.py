@@ -158,7 +158,7 @@ def test_the_card_shows_the_figures_and_the_plots(prepared):
 
 def test_clips_are_cropped_around_the_person_and_resized(tmp_path, options):
     boxes = [[(x, 14, x + 36, 114)] for x in np.arange(90, 110)]
-    _, rows = prepare_one(tmp_path, [(boxes, BLUE)], replace(options, size=(96, 192)))
+    _, rows = prepare_one(tmp_path, [(boxes, BLUE)], replace(options, size=(192, 96)))
     frames = read_video(tmp_path / "prepared" / rows[0]["file_name"]).frames
     keypoints = WholeBodyKeypoints.load(tmp_path / "prepared" / rows[0]["annotations"])
     assert (
@@ -175,10 +175,10 @@ def test_clips_are_cropped_around_the_person_and_resized(tmp_path, options):
     ("scene", "changes", "rule"),
     [
         (dancer_boxes(18), {"rules": replace(RULES, min_seconds=0.7)}, "too_short"),
-        (dancer_boxes(18), {"size": (288, 320)}, "too_coarse"),
+        (dancer_boxes(18), {"size": (320, 288)}, "too_coarse"),
         (dancer_boxes(13, height=60) + [[]] * 5, {}, "no_person"),
         (dancer_boxes(18, height=60), {"rules": replace(RULES, min_person_height=0.6)}, "small_person"),
-        ([[(x, 14, x + 36, 114)] for x in range(0, 120, 7)], {"size": (32, 128)}, "outside_picture"),
+        ([[(x, 14, x + 36, 114)] for x in range(0, 120, 7)], {"size": (128, 32)}, "outside_picture"),
         (dancer_boxes(18, step=0), {}, "little_motion"),
     ],
 )
@@ -438,14 +438,14 @@ def test_an_output_may_lie_beside_a_list(tmp_path, options, videos):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": (95, 128)}, "`size` must be an even width and height"),
-        ({"size": (96,)}, "`size` must be an even width and height"),
-        ({"size": (96.0, 128.0)}, "`size` must be an even width and height"),
-        ({"size": "96x128"}, "`size` must be an even width and height"),
+        ({"size": (95, 128)}, "`size` must be an even height and width"),
+        ({"size": (96,)}, "`size` must be an even height and width"),
+        ({"size": (96.0, 128.0)}, "`size` must be an even height and width"),
+        ({"size": "96x128"}, "`size` must be an even height and width"),
         ({"max_seconds": 0.1}, "`max_seconds` must be at least the rules' `min_seconds`"),
         ({"max_seconds": float("inf")}, "`max_seconds` must be a finite number"),
         ({"cut_threshold": 0}, "`threshold` must be a finite number, above 0"),
-        ({"size": (96, 16386)}, "`size` must be an even width and height from 16 to 16384"),
+        ({"size": (96, 16386)}, "`size` must be an even height and width from 16 to 16384"),
         ({"keyframe_interval": 0}, "`keyframe_interval` must be an integer from 1 to 10000, got 0"),
         ({"keyframe_interval": 2**31}, "`keyframe_interval` must be an integer from 1 to 10000, got 2147483648"),
     ],

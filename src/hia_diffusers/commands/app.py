@@ -89,9 +89,9 @@ def serve(args: argparse.Namespace) -> None:
         (width, height),
         limits,
         about,
-        args.host,
-        args.port,
-        args.queue_size,
+        host=args.host,
+        port=args.port,
+        queue_size=args.queue_size,
         ready=lambda address: print(f"The page is at {address} until Ctrl+C.", flush=True),
     )
 

@@ -173,7 +173,13 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
             predict = partial(generate, pipe, blur_condition=args.blur_condition, **call)
             exchanged = args.control and args.control.removeprefix("other-")
     clips = procdance_clips(
-        predict, args.num_frames, args.size, args.seed, args.cross_identity, exchanged, args.max_clips
+        predict,
+        num_frames=args.num_frames,
+        size=args.size,
+        seed=args.seed,
+        cross_identity=args.cross_identity,
+        exchanged=exchanged,
+        max_clips=args.max_clips,
     )
     return clips, source
 
@@ -202,7 +208,7 @@ def make_evaluation(args: argparse.Namespace, clips: Sequence["EvaluationClip"],
     if args.arcface is not None:
         arcface = blamed_on("arcface", ArcFace, args.arcface)
     loaded = [blamed_on(name, extractor, **options, device=device) for name, extractor, options in wanted]
-    return VideoEvaluation(lpips, arcface, loaded, args.clip_stride)
+    return VideoEvaluation(lpips, arcface, loaded, clip_stride=args.clip_stride)
 
 
 def blamed_on(name: str, function: Callable, *arguments: Any, **options: Any) -> Any:

@@ -93,7 +93,9 @@ def prepare(args: argparse.Namespace) -> None:
     from ..preparation.prepare_dataset import prepare_dataset
 
     options = make_options(args)
-    report = prepare_dataset(args.videos, args.output, options, args.engine, args.workers, args.device)
+    report = prepare_dataset(
+        args.videos, args.output, options, engine=args.engine, workers=args.workers, device=args.device
+    )
     print(f"{report['clips']} clips, {report['seconds']:g} seconds, from {report['videos']} videos.")
     for rule, count in report["dropped"].items():
         print(f"{count:6} clips left out: {rule}")

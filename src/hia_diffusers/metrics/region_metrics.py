@@ -135,7 +135,7 @@ def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
     known = wanted.isfinite() & measured.isfinite()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a constant side, which has no correlation
-        return float(spearmanr(wanted[known].cpu(), measured[known].cpu()).statistic)
+        return float(spearmanr(*(values[known].cpu().double() for values in (wanted, measured))).statistic)
 
 
 def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
