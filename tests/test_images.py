@@ -17,8 +17,8 @@ from PIL import Image
 from hia_diffusers import HIAAnimator, MotionBlurConditioner
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.readers import read_picture
-from hia_diffusers.commands.evaluate import load_frame
 from hia_diffusers.images import image_tensor, image_tensors, load_image
+from hia_diffusers.metrics.folders import load_frame
 from hia_diffusers.video.reading import read_video
 from hia_diffusers.video.writing import write_video
 

@@ -191,7 +191,7 @@ def _checked_shape(prediction: Path, target: Path) -> tuple[int, int, int]:
 
 def _shape_of(path: Path) -> tuple[int, int, int]:
     """Number of frames, height and width. All is decoded, so that damage is found before the work begins."""
-    frames = map(_load_frame, _frame_files(path)) if path.is_dir() else stream_frames(path)
+    frames = map(load_frame, _frame_files(path)) if path.is_dir() else stream_frames(path)
     sizes = [frame.shape[:2] for frame in frames]
     if len(set(sizes)) > 1:
         raise ValueError(f"{str(path)!r} changes its frame size")
@@ -204,11 +204,23 @@ def _written(shape: tuple[int, int, int]) -> str:
 
 def _load_frames(path: Path) -> np.ndarray:
     """uint8 `(F, H, W, 3)`."""
-    return np.stack(list(map(_load_frame, _frame_files(path)))) if path.is_dir() else read_video(path).frames
+    return np.stack(list(map(load_frame, _frame_files(path)))) if path.is_dir() else read_video(path).frames
 
 
-def _load_frame(path: Path) -> np.ndarray:
-    """uint8 `(H, W, 3)`, upright."""
+def load_frame(path: Path) -> np.ndarray:
+    """
+    A frame of a clip that is a folder.
+
+    Args:
+        path (`Path`):
+            The image.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, upright.
+
+    Raises:
+        `ValueError`: it cannot be read, or holds several images.
+    """
     frame = np.asarray(load_image(path, "frame"))
     with Image.open(path) as image:
         if getattr(image, "n_frames", 1) > 1:
