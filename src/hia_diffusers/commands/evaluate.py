@@ -37,6 +37,7 @@ MINIMUM_SIDE = 7  # of a window of SSIM
 # What these options are where they are not given.
 DATASET_DEFAULTS = {"cross_identity": False, "frames": 32, "size": (96, 160), "seed": 0}
 MODEL_DEFAULTS = {
+    "guidance_interval": [0.0, 1.0],
     "deep_cache_interval": 1,
     "motion_modules": True,
     "blur_condition": True,
@@ -47,7 +48,6 @@ MODEL_DEFAULTS = {
 CALL_OPTIONS = {
     "steps": "num_inference_steps",
     "guidance": "guidance_scale",
-    "guidance_interval": "guidance_interval",
     "reference_noise": "reference_noise",
     "shared_noise": "shared_noise",
     "context_shift": "context_shift",
@@ -101,7 +101,7 @@ def make_parser(prog: str = "hia-diffusers evaluate") -> argparse.ArgumentParser
         type=number(float, 0, 1),
         nargs=2,
         metavar=("START", "END"),
-        help="shares of the steps between which there is guidance (default: what the model wants, or 0 1)",
+        help="shares of the steps between which there is guidance (default: 0 1)",
     )
     add("--deep-cache-interval", type=number(int, 1, 1000), help="compute whole one of so many steps (default: 1)")
     add(
@@ -179,7 +179,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         for name, value in (DATASET_DEFAULTS | MODEL_DEFAULTS).items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
-        if args.guidance_interval is not None and args.guidance_interval[0] >= args.guidance_interval[1]:
+        if args.guidance_interval[0] >= args.guidance_interval[1]:
             raise ValueError("--guidance-interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
@@ -425,6 +425,8 @@ def procdance_clips(args: argparse.Namespace, device: str) -> tuple[dict[str, Cl
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)
+        if args.deep_cache_interval > 1:
+            enable_deep_cache(pipe, args.deep_cache_interval)
         for option, argument in CALL_OPTIONS.items():
             if getattr(args, option) is None:
                 setattr(args, option, pipe.call_default(argument))
@@ -500,6 +502,14 @@ def load_procedural(
     }
 
 
+def enable_deep_cache(pipe: Any, interval: int) -> None:
+    from ..models.deep_cache import DeepCacheConfig, DeepCacheMixin
+
+    for network in (pipe.unet, pipe.controlnet):
+        if isinstance(network, DeepCacheMixin):
+            network.enable_cache(DeepCacheConfig(interval))
+
+
 def round_trip(pipe: Any, frames: np.ndarray) -> np.ndarray:
     """Frames, uint8 `(F, H, W, 3)`, through the autoencoder and back."""
     import torch
@@ -519,13 +529,15 @@ def generate(
 ) -> np.ndarray:
     import torch
 
+    from ..pipelines.guidance import classifier_free_guidance
+
     if not args.blur_condition:
         condition = replace(condition, hand_sharpness=np.full_like(condition.hand_sharpness, np.nan))
     frames = pipe(
         image=Image.fromarray(reference),
         conditioning_frames=condition,
-        deep_cache_interval=args.deep_cache_interval,
-        **{argument: getattr(args, option) for option, argument in CALL_OPTIONS.items()},
+        guider=classifier_free_guidance(args.guidance, *args.guidance_interval),
+        **{argument: getattr(args, option) for option, argument in CALL_OPTIONS.items() if option != "guidance"},
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
     ).frames[0]

@@ -11,9 +11,11 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
+from torch import nn
 
 from .attachments import check_no_attachments
 from .context_attention import ContextAttention
+from .deep_cache import DeepCacheMixin
 from .layers import SPATIAL_BLOCK, replace_layers
 from .modeling_hia import StrictLoadingMixin, extends_init
 
@@ -110,7 +112,7 @@ def unet_arguments(residuals: Sequence[torch.Tensor]) -> dict[str, Any]:
     return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": last}
 
 
-class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
+class HIAControlNetModel(StrictLoadingMixin, DeepCacheMixin, ControlNetModel):
     """A [`~diffusers.ControlNetModel`] that takes the six channels of [`MotionBlurCondition`] by default.
 
     Args:
@@ -145,6 +147,11 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         if not self.config.embedding_only:  # where it is, diffusers misses the blocks that could be recomputed
             super()._set_gradient_checkpointing(*args, **kwargs)
+
+    @property
+    def deep_blocks(self) -> list[nn.Module]:
+        """All blocks, which a cache reuses; none with `embedding_only`."""
+        return [] if self.config.embedding_only else [self.conv_in, *self.down_blocks, self.mid_block]
 
     @classmethod
     def from_unet(

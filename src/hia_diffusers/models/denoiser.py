@@ -7,16 +7,17 @@ Sampling, training, distillation and the estimates of memory all call [`HIADenoi
 Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers.guiders import BaseGuidance
 from torch import nn
 
 from .appearance_encoder import HIAAppearanceEncoder
 from .controlnet import ConditioningEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
-from .deep_cache import DeepCache
 from .reference_attention import ReferenceFeatures
 from .unet_motion import HIAUNetMotionModel
 
@@ -241,40 +242,73 @@ class HIADenoiser(nn.Module):
         latents: torch.Tensor,
         timestep: torch.Tensor,
         conditions: HIAConditions,
-        guidance_scale: float,
+        guider: BaseGuidance,
         batch_guidance: bool = False,
-        cache: DeepCache | None = None,
+        window: str = "",
     ) -> torch.Tensor:
-        """Predict with animation-CFG (paper Eq. 4, with its sign set right).
+        """Predict with guidance.
 
         Args:
             latents, timestep, conditions:
                 As of [`HIADenoiser.forward`]; the conditions are those of the conditional branch.
-            guidance_scale (`float`):
-                At most 1 runs no unconditional branch.
+            guider ([`~diffusers.guiders.BaseGuidance`]):
+                Says which branches run, and combines their predictions.
             batch_guidance (`bool`, *optional*, defaults to `False`):
-                Whether both branches are one call of the UNet.
-            cache ([`DeepCache`], *optional*):
-                What to reuse of earlier steps.
+                Whether the conditional and the unconditional branch are one call of the UNet.
+            window (`str`, *optional*, defaults to `""`):
+                Whose outputs a cache keeps and reuses.
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`.
         """
-        cache = DeepCache(self.unet, 1) if cache is None else cache
-        residuals = cache.output("control", lambda: self.control(latents, timestep, conditions))
-
-        def branch(name: str, latents: torch.Tensor, conditions: HIAConditions) -> torch.Tensor:
-            return cache.run(name, lambda: self(latents, timestep, conditions, residuals))
-
-        if guidance_scale <= 1:
-            return branch("conditional", latents, conditions)
-        if batch_guidance:
-            both = branch("both", latents.repeat(2, 1, 1, 1, 1), conditions.both_branches())
-            conditional, unconditional = both.chunk(2)
+        with self.cache_context(window):
+            residuals = self.control(latents, timestep, conditions)
+        branches = guider.prepare_inputs({"conditions": (conditions, conditions.drop())})
+        if batch_guidance and len(branches) == 2:
+            with self.cache_context(f"{window} both"):
+                both = self(latents.repeat(2, 1, 1, 1, 1), timestep, conditions.both_branches(), residuals)
+            for branch, noise_pred in zip(branches, both.chunk(2), strict=True):
+                branch.noise_pred = noise_pred
         else:
-            conditional = branch("conditional", latents, conditions)
-            unconditional = branch("unconditional", latents, conditions.drop())
-        return unconditional + guidance_scale * (conditional - unconditional)
+            for branch in branches:
+                with self.cache_context(f"{window} {getattr(branch, guider._identifier_key)}"):
+                    branch.noise_pred = self(latents, timestep, branch.conditions, residuals)
+        return guider(branches).pred
+
+    @property
+    def cache_interval(self) -> int:
+        """Steps of which one is computed whole, 1 without a cache."""
+        return max((network._cache_config.interval for network in self._cached_networks), default=1)
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Whose outputs caches keep and reuse.
+
+        Args:
+            name (`str`):
+                Of a window and branch.
+        """
+        with ExitStack() as contexts:
+            for network in self._cached_networks:
+                contexts.enter_context(network.cache_context(name))
+            yield
+
+    @contextmanager
+    def caching(self) -> Iterator[None]:
+        """Nothing of what caches keep stays behind, whatever happens inside."""
+        try:
+            yield
+        finally:
+            self.reset_cache()
+
+    def reset_cache(self) -> None:
+        """Drop all that caches keep, so that the next step is computed whole."""
+        for network in self._cached_networks:
+            network._reset_stateful_cache()
+
+    @property
+    def _cached_networks(self) -> list[Any]:
+        return [network for network in (self.controlnet, self.unet) if getattr(network, "is_cache_enabled", False)]
 
     def read_reference(self, conditions: HIAConditions, timestep: torch.Tensor | int = 0) -> HIAConditions:
         """Run the appearance encoder, for all calls of one timestep, or of a clip where `reference_timestep` is zero.

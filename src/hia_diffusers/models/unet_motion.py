@@ -16,6 +16,7 @@ from torch import nn
 
 from .attachments import check_no_attachments
 from .context_attention import ContextAttention
+from .deep_cache import DeepCacheMixin
 from .layers import MOTION, MOTION_BLOCK, SPATIAL, SPATIAL_BLOCK, replace_layers
 from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
 from .reference_attention import (
@@ -142,7 +143,7 @@ def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UN
     check_same_options("motion_adapter", adapter, unet, MOTION_ADAPTER_OPTIONS)
 
 
-class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
+class HIAUNetMotionModel(StrictLoadingMixin, DeepCacheMixin, UNetMotionModel):
     """A [`~diffusers.UNetMotionModel`] whose spatial self-attention reads a reference picture.
 
     Configuration and state-dict keys are the parent's. New motion modules start as the identity, as AnimateDiff's do.
@@ -295,6 +296,11 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         """
         check_no_attachments("unet", self)
         super().fuse_qkv_projections()
+
+    @property
+    def deep_blocks(self) -> list[nn.Module]:
+        """All blocks but the outermost two, which a cache reuses."""
+        return [*self.down_blocks[1:], self.mid_block, *self.up_blocks[:-1]]
 
     def set_motion_modules(self, used: bool) -> None:
         """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.

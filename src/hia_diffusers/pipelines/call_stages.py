@@ -143,7 +143,7 @@ def prepare_conditions(
         conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
             From [`prepare_conditioning_frames`], B clips.
         image_embeds (`tuple`, *optional*):
-            From [`HIAPipeline.prepare_ip_adapter_embeds`].
+            From [`~loaders.ip_adapter.prepare_ip_adapter_embeds`].
         cross_attention_kwargs (`dict`, *optional*):
             As of [`HIAPipeline.__call__`].
     """
