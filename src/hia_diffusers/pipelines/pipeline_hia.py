@@ -208,7 +208,7 @@ class HIAPipeline(
             conditions ([`~models.denoiser.HIAConditions`]):
                 From [`HIAPipeline.prepare_conditions`], of B clips.
             options ([`~pipelines.inputs.DenoisingOptions`], *optional*):
-                Guidance, ControlNet, windows and reuse, with the defaults of [`HIAPipeline.__call__`].
+                Guidance, ControlNet and windows, with the defaults of [`HIAPipeline.__call__`].
             extra_step_kwargs (`Mapping`, *optional*):
                 From [`HIAPipeline.prepare_extra_step_kwargs`].
             callback_on_step_end, callback_on_step_end_tensor_inputs:

@@ -5,6 +5,7 @@
 import inspect
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import forked_python
@@ -192,6 +193,26 @@ def test_the_progress_bar_is_that_of_the_loop(pipe, inputs, capfd):
     assert "denoising" in capfd.readouterr().err
 
 
+# As diffusers tests the modular pipelines of its own
+
+
+def test_a_clip_of_a_batch_is_what_it_is_alone(pipe, inputs, picture):
+    modular = modular_of(pipe)
+    batch = modular(**inputs | {"image": [picture] * 2}, generator=[seeded(0), seeded(1)], output="frames")
+    assert len(batch) == 2
+    assert (batch[:1] - modular(**inputs, generator=seeded(0), output="frames")).abs().max() < 1e-4
+
+
+def test_components_are_unloaded_and_loaded_again():
+    pipe = HIAModularPipeline.from_pretrained(HIA_TINY)
+    pipe.load_components(["unet", "scheduler"])
+    released = weakref.ref(pipe.unet)
+    pipe.unload_components(["unet", "scheduler"])
+    assert released() is None and pipe.unet is pipe.scheduler is None
+    pipe.load_components("unet")
+    assert pipe.unet is not None and pipe.scheduler is None
+
+
 # Inputs
 
 
@@ -270,6 +291,7 @@ def diffusers_cli(saved, *arguments):
     return forked_python.run("-m", "diffusers.commands.diffusers_cli", *arguments, cwd=saved)
 
 
+SOURCE = "pretrained_model_name_or_path"
 RUN_INPUTS = {"image": "person.png", "driving": "motion.safetensors", "sharpness": 0.8}
 RUN = (
     *("run", "-m", "hia-tiny", "--output-key", "frames", "--seed", "0", "--device-map", "cpu", "--output", "out.mp4"),
@@ -281,6 +303,15 @@ def test_the_code_in_a_saved_folder_is_an_import(saved):
     assert [path.name for path in (saved / "hia-tiny").rglob("*.py")] == ["modular_blocks_hia.py"]
     lines = (saved / "hia-tiny" / "modular_blocks_hia.py").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["from hia_diffusers import HIABlocks"]
+
+
+def test_the_index_names_what_is_loaded(saved):
+    index = json.loads((saved / "hia-tiny" / "modular_model_index.json").read_text())
+    pipe = HIAModularPipeline.from_pretrained(saved / "hia-tiny")
+    pipe.load_components()
+    named = {name for name, entry in index.items() if isinstance(entry, list) and entry[2].get(SOURCE)}
+    assert named == {name for name in pipe.pretrained_component_names if getattr(pipe, name) is not None}
+    assert "guider" not in index
 
 
 def test_the_command_schema_lists_the_inputs(saved):
