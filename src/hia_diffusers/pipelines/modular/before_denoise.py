@@ -8,8 +8,10 @@ from typing import Any
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 from diffusers.modular_pipelines.modular_pipeline_utils import InputParam
+from torch import nn
 
 from ...conditioning.conditioning_clips import ConditioningClips
+from ...models.modeling_hia import copy_out_of_mapped_file
 from .. import call_stages as stages
 from .. import inputs
 from ..call_defaults import CALL_DEFAULTS, defaults_beside
@@ -37,6 +39,9 @@ class HIAInputStep(HIABlock):
         if values.conditioning_frames is None:
             raise ValueError("`conditioning_frames` must be given, or a `driving` clip to make them of.")
         inputs.check_complete(components)
+        for component in components.components.values():
+            if isinstance(component, nn.Module):  # which diffusers' own class may have loaded
+                copy_out_of_mapped_file(component)
         frames, channels = values.conditioning_frames, components.controlnet.config.conditioning_channels
         clips = ConditioningClips.from_any(frames, channels)
         values.image = ReferenceImages.from_any(values.image)
