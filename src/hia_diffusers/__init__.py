@@ -25,6 +25,8 @@ _MODULES = {
     "HIAModularPipeline": "hia_diffusers.pipelines.modular.modular_pipeline_hia",
     "HIAPipeline": "hia_diffusers.pipelines.pipeline_hia",
     "HIAPipelineOutput": "hia_diffusers.pipelines.pipeline_output",
+    "HIAPoseGuider": "hia_diffusers.models.pose_guider",
+    "HIAPoseGuiderOutput": "hia_diffusers.models.pose_guider",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
     "KeypointDetector": "hia_diffusers.detection.keypoint_detector",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from .models.appearance_encoder import HIAAppearanceEncoder as HIAAppearanceEncoder
     from .models.appearance_encoder import HIAAppearanceEncoderOutput as HIAAppearanceEncoderOutput
     from .models.controlnet import HIAControlNetModel as HIAControlNetModel
+    from .models.pose_guider import HIAPoseGuider as HIAPoseGuider
+    from .models.pose_guider import HIAPoseGuiderOutput as HIAPoseGuiderOutput
     from .models.reference_attention import ReferenceFeatures as ReferenceFeatures
     from .models.unet_motion import HIAUNetMotionModel as HIAUNetMotionModel
     from .pipelines.modular.modular_blocks_hia import HIABlocks as HIABlocks

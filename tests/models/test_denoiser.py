@@ -6,7 +6,7 @@ import pytest
 import torch
 from rounding import assert_equal_up_to_rounding
 
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.guidance import classifier_free_guidance
 
@@ -44,8 +44,8 @@ def test_the_unconditional_branch_is_the_unet_without_conditions(denoiser, laten
     conditions = conditions_of()
     arguments = {}
     if denoiser.unconditional_controlnet:
-        *down, mid = denoiser.control(latents, TIMESTEP, conditions)
-        arguments = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": mid}
+        arguments = denoiser.control(latents, TIMESTEP, conditions)
+        assert arguments.keys() == {"down_block_additional_residuals", "mid_block_additional_residual"}
     expected = denoiser.unet(latents, TIMESTEP, conditions.null_encoder_hidden_states, **arguments).sample
     assert torch.equal(denoiser(latents, TIMESTEP, conditions.drop()), expected)
 

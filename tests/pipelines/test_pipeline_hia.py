@@ -42,7 +42,7 @@ from text_parts import text_parts as tiny_text_parts
 
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler, images
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.deep_cache import DeepCacheConfig
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.context_windows import context_windows

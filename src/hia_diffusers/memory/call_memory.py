@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import checks
 from ..models.autoencoder import vae_scale_factor
-from ..models.controlnet import ConditioningEmbeddings
+from ..models.conditioning_embedding import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..pipelines.guidance import classifier_free_guidance
 from ..pipelines.pipeline_hia import HIAPipeline

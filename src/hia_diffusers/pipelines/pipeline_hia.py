@@ -28,6 +28,7 @@ from ..models.component_fit import COMPONENTS, check_components
 from ..models.controlnet import HIAControlNetModel
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.modeling_hia import copy_out_of_mapped_file
+from ..models.pose_guider import HIAPoseGuider
 from ..models.unet_motion import HIAUNetMotionModel
 from . import call_defaults as defaults
 from . import call_stages as stages
@@ -79,7 +80,7 @@ class HIAPipeline(
             Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.
         appearance_encoder ([`HIAAppearanceEncoder`]):
             Reads the reference picture, once per clip.
-        controlnet ([`HIAControlNetModel`]):
+        controlnet ([`HIAControlNetModel`] or [`HIAPoseGuider`]):
             Reads the conditioning frames.
         scheduler (`SchedulerMixin`):
             [`ShiftedSNRScheduler`], or any of diffusers made with `from_config` of its configuration.
@@ -117,7 +118,7 @@ class HIAPipeline(
         image_encoder: CLIPVisionModelWithProjection | None,
         unet: HIAUNetMotionModel | UNetMotionModel | UNet2DConditionModel,
         appearance_encoder: HIAAppearanceEncoder,
-        controlnet: HIAControlNetModel,
+        controlnet: HIAControlNetModel | HIAPoseGuider,
         scheduler: SchedulerMixin,
         feature_extractor: CLIPImageProcessor | None = None,
         text_encoder: CLIPTextModel | None = None,
