@@ -32,7 +32,7 @@ test-slow: .venv/installed ## run the tests that take long and rarely fail alone
 docs: .venv/installed ## make the site of docs/ in build/docs
 	$(BIN)/mkdocs build --strict
 
-ROUNDING := tests/models tests/conversion tests/training tests/memory tests/metrics tests/pipelines tests/test_modular_hia.py
+ROUNDING := tests/models tests/conversion tests/training tests/memory tests/metrics tests/pipelines
 
 rounding: .venv/installed ## run the tests of numbers as on a processor that rounds otherwise
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --other-rounding -k "not compile" $(ROUNDING)

@@ -26,7 +26,7 @@ from training_memory import ATTENTION, sd15_networks
 from hia_diffusers import HIA_TINY, HIAPipeline
 from hia_diffusers.memory.counting import GPUOperators, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 
 

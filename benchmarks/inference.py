@@ -59,8 +59,8 @@ from hia_diffusers import (
     __version__,
 )
 from hia_diffusers.files import write_whole
+from hia_diffusers.models.attention import CrossAttention
 from hia_diffusers.models.autoencoder import decode_latents
-from hia_diffusers.models.context_attention import ContextAttention
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 
 
@@ -168,7 +168,7 @@ def run_hia(pipe, picture, condition, args, **options):
 
 
 @torch.no_grad()
-@mock.patch.object(ContextAttention, "forward", Attention.forward)
+@mock.patch.object(CrossAttention, "forward", Attention.forward)
 def run_naive(pipe, picture, condition, args):
     num_frames, (height, width) = len(condition), condition.shape[-2:]
     guided = args.guidance_scale > 1

@@ -52,7 +52,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
 from hia_diffusers.memory.counting import GPUOperators, LiveBytes, gibibytes, on_meta
 from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.inputs import DenoisingOptions
 

@@ -20,6 +20,13 @@ from diffusers import (
     PNDMScheduler,
 )
 from diffusers.callbacks import SDCFGCutoffCallback
+from diffusers.guiders import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    FrequencyDecoupledGuidance,
+    MagnitudeAwareGuidance,
+    PerturbedAttentionGuidance,
+)
 
 from hia_diffusers import HIAPipeline, checks
 
@@ -28,6 +35,7 @@ CLIP = torch.rand(2, 6, 64, 48, generator=torch.Generator().manual_seed(0))
 PICTURE = PIL.Image.new("RGB", (48, 64))
 NOISE = torch.ones(1, 4, 2, 8, 6)
 
+ONE_FRAME = {"context_frames": 1, "context_overlap": 0}
 BAD_CALLS = [
     # image
     ("image", {"image": None}),
@@ -87,11 +95,14 @@ BAD_CALLS = [
     ("controlnet_conditioning_scale", {"controlnet_conditioning_scale": None}),
     ("control_guidance_start", {"control_guidance_start": 0.9, "control_guidance_end": 0.1}),
     ("control_guidance_end", {"control_guidance_end": 1.5}),
-    ("guidance_interval", {"guidance_interval": 0.5}),
-    ("guidance_interval", {"guidance_interval": (0.5, 0.5)}),
-    ("guidance_interval", {"guidance_interval": (0.0, "1")}),
+    ("guider", {"guider": 3.5}),
+    ("guider", {"guider": FrequencyDecoupledGuidance.__new__(FrequencyDecoupledGuidance)}),
+    ("guider", {"guider": ClassifierFreeGuidance(2.0), "guidance_scale": 2.0}),
+    ("guider", {"guider": AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5)} | ONE_FRAME),
+    ("guidance_scale", {"guider": ClassifierFreeGuidance(float("nan"))}),
+    ("guider", {"guider": PerturbedAttentionGuidance(perturbed_guidance_layers=[0])}),
+    ("guider", {"guider": MagnitudeAwareGuidance()}),
     ("context_batch_size", {"context_batch_size": 0}),
-    ("deep_cache_interval", {"deep_cache_interval": 0}),
     ("control_guidance_start", {"control_guidance_start": -0.5}),
     ("eta", {"eta": 5}),
     ("eta", {"eta": -0.1}),
@@ -149,7 +160,7 @@ NOT_FINITE = (None, "1", True, 1j, [1], np.array([1]), torch.tensor(1), np.nan, 
 NO_FLAGS = (None, "no", 0, 1, np.array([True]))
 WHOLE = (
     *("num_inference_steps", "num_videos_per_prompt", "decode_chunk_size", "context_frames", "context_batch_size"),
-    *("deep_cache_interval", "context_overlap"),
+    "context_overlap",
 )
 FINITE = (
     *("guidance_scale", "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "eta"),
@@ -160,7 +171,6 @@ VALUES = (
     [(name, value) for name in WHOLE for value in NOT_WHOLE if (name, value) != ("context_overlap", 0)]
     + [(name, value) for name in ("height", "width") for value in NOT_WHOLE if value is not None]
     + [(name, value) for name in FINITE for value in NOT_FINITE]
-    + [("guidance_interval", (value, 1.0)) for value in NOT_FINITE]
     + [(name, value) for name in FLAGS for value in NO_FLAGS]
 )
 
@@ -239,14 +249,13 @@ def test_the_good_call_runs_everything(untouched):
 
 def test_numbers_of_numpy_are_numbers(pipe, animate):
     whole = {"num_inference_steps": 2, "height": 64, "width": 48, "context_frames": 2, "context_overlap": 1}
-    whole |= {"num_videos_per_prompt": 1, "decode_chunk_size": 2, "context_batch_size": 2, "deep_cache_interval": 1}
+    whole |= {"num_videos_per_prompt": 1, "decode_chunk_size": 2, "context_batch_size": 2}
     real = {"guidance_scale": 2.5, "controlnet_conditioning_scale": 0.5, "control_guidance_end": 0.5, "eta": 0.25}
     flags = {"context_shift": False, "batch_guidance": True}
     given = {name: np.int64(value) for name, value in whole.items()}
     given |= {name: np.float32(value) for name, value in real.items()}
     given |= {name: np.bool_(value) for name, value in flags.items()}
-    given["guidance_interval"] = (np.float64(0), np.float32(0.5))
-    expected = animate(pipe, **whole, **real, **flags, guidance_interval=(0, 0.5))
+    expected = animate(pipe, **whole, **real, **flags)
     assert torch.equal(animate(pipe, **given), expected)
     frames = pipe.stream(PICTURE, CLIP, decode_chunk_size=np.int64(1), num_inference_steps=np.int32(1))
     assert len(list(frames)) == 2

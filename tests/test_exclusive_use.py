@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_modular_hia import modular_of
+from modular_tiny import modular_of
 
 from hia_diffusers import HIAPipeline
 from hia_diffusers.exclusive_use import exclusive_use
+from hia_diffusers.models.deep_cache import DeepCacheConfig
 
 
 LONGEST = 120.0  # seconds, after which a test takes it that threads wait for each other for ever
@@ -27,10 +28,11 @@ def at_once(*functions):
     return [thread.result(LONGEST) for thread in running]
 
 
-OPTIONS = ({"num_inference_steps": 3}, {"num_inference_steps": 2, "deep_cache_interval": 2, "seed": 1})
+OPTIONS = ({"num_inference_steps": 3}, {"num_inference_steps": 2, "seed": 1})
 
 
 def test_calls_of_one_pipeline_in_two_threads_give_what_they_give_alone(pipe, animate):
+    pipe.unet.enable_cache(DeepCacheConfig(interval=2))
     expected = [animate(pipe, **options) for options in OPTIONS]
     for _ in range(2):
         made = at_once(*(lambda options=options: animate(pipe, **options) for options in OPTIONS))
@@ -52,8 +54,8 @@ def test_pipelines_that_share_components_take_turns(pipe, animate, picture, cond
             **inputs,
         )
 
-    caching = {"num_inference_steps": 3, "deep_cache_interval": 3}
-    calls = (lambda: animate(pipe, **caching), lambda: animate(shared, **inputs), blocks)
+    pipe.unet.enable_cache(DeepCacheConfig(interval=3))
+    calls = (lambda: animate(pipe, num_inference_steps=3), lambda: animate(shared, **inputs), blocks)
     expected = [call() for call in calls]
     assert all(map(torch.equal, at_once(*calls), expected))
 

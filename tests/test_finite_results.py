@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 import torch
-from test_modular_hia import modular_of, random_keypoints
+from modular_tiny import modular_of, random_keypoints
 
 from hia_diffusers import HIAAnimator
 from hia_diffusers.commands import animate as animate_command

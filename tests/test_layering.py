@@ -18,16 +18,20 @@ ALLOWED_IMPORTS = {
     # The root only maps public names to the modules that define them.
     "__init__": {
         *("_registration", "models", "schedulers", "conditioning", "detection", "data", "pipelines", "animation"),
-        "modular_hia",
     },
     "models.modeling_hia": {"models.attachments", "models.component_files"},
+    "models.reference_attention": {"models.attention"},
     "models.appearance_encoder": {
-        *("models.attachments", "models.context_attention", "models.layers", "models.modeling_hia"),
+        *("models.attachments", "models.attention", "models.layers", "models.modeling_hia"),
         "models.reference_attention",
     },
-    "models.controlnet": {"models.attachments", "models.context_attention", "models.layers", "models.modeling_hia"},
+    "models.pose_guider": {"models.conditioning_embedding", "models.modeling_hia"},
+    "models.controlnet": {
+        *("models.attachments", "models.attention", "models.conditioning_embedding", "models.deep_cache"),
+        *("models.layers", "models.modeling_hia", "models.pose_guider"),
+    },
     "models.unet_motion": {
-        *("models.attachments", "models.context_attention", "models.layers", "models.modeling_hia"),
+        *("models.attachments", "models.attention", "models.deep_cache", "models.layers", "models.modeling_hia"),
         "models.reference_attention",
     },
     "models.denoiser": {"models"},
@@ -44,21 +48,21 @@ ALLOWED_IMPORTS = {
     "preparation": {"conditioning", "detection", "images", "preparation", "video"},
     "data": {"conditioning", "data", "preparation.clip_index", "procedural", "video"},
     "loaders": {"images", "loaders", "models"},
-    "loaders.ip_adapter": {"images", "models", "pipelines.inputs"},
     "pipelines": {"conditioning", "finite_results", "images", "models", "pipelines"},
     # By function: what is published, or has another project's layout, becomes a pipeline first.
     "pipelines.pipeline_folder": {
         *("conversion.hub_downloads", "conversion.recognition", "models", "pipelines.model_card"),
     },
+    "pipelines.inputs": {"conditioning", "images", "loaders.ip_adapter", "models", "pipelines"},
     "pipelines.streaming": {"exclusive_use"},
     "pipelines.pipeline_hia": {"conditioning", "exclusive_use", "finite_results", "loaders", "models", "pipelines"},
+    "pipelines.modular": {
+        *("animation.animator", "conditioning", "exclusive_use", "finite_results", "loaders", "models", "pipelines"),
+        "schedulers",
+    },
     "memory.training_memory": {"memory.counting", "models", "training"},
     "memory.call_memory": {"memory.counting", "models", "pipelines"},
     "animation": {"animation", "conditioning", "detection", "images", "pipelines", "video"},
-    "modular_hia": {
-        *("models", "schedulers", "conditioning", "pipelines", "exclusive_use"),
-        "animation.animator",
-    },
     "metrics": {"images", "metrics", "procedural"},
     "metrics.folders": {"conditioning", "images", "metrics", "preparation.frame_folders", "video"},
     "metrics.procdance": {"conditioning", "finite_results", "metrics", "models", "procedural"},
@@ -68,13 +72,14 @@ ALLOWED_IMPORTS = {
     # Commands are like users: they may import the root.
     "commands": {
         *("__init__", "animation", "app", "commands", "conversion", "metrics", "pipelines", "preparation", "video"),
+        "models.deep_cache",
     },
     "app": {"animation", "app", "conditioning", "detection", "images", "procedural", "video"},
     "__main__": {"__init__", "commands"},
 }
 
-# What any module may import; it imports nothing of ours.
-COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order", "state_dicts"}
+# What any module may import; it imports nothing else of ours.
+COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order", "state_dicts", "tensor_checks"}
 
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {

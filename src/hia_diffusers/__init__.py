@@ -19,12 +19,14 @@ _MODULES = {
     "HIAAnimator": "hia_diffusers.animation.animator",
     "HIAAppearanceEncoder": "hia_diffusers.models.appearance_encoder",
     "HIAAppearanceEncoderOutput": "hia_diffusers.models.appearance_encoder",
-    "HIABlocks": "hia_diffusers.modular_hia",
+    "HIABlocks": "hia_diffusers.pipelines.modular.modular_blocks_hia",
     "HIAControlNetModel": "hia_diffusers.models.controlnet",
     "HIADataset": "hia_diffusers.data.dataset",
-    "HIAModularPipeline": "hia_diffusers.modular_hia",
+    "HIAModularPipeline": "hia_diffusers.pipelines.modular.modular_pipeline_hia",
     "HIAPipeline": "hia_diffusers.pipelines.pipeline_hia",
     "HIAPipelineOutput": "hia_diffusers.pipelines.pipeline_output",
+    "HIAPoseGuider": "hia_diffusers.models.pose_guider",
+    "HIAPoseGuiderOutput": "hia_diffusers.models.pose_guider",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
     "KeypointDetector": "hia_diffusers.detection.keypoint_detector",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
@@ -54,10 +56,12 @@ if TYPE_CHECKING:
     from .models.appearance_encoder import HIAAppearanceEncoder as HIAAppearanceEncoder
     from .models.appearance_encoder import HIAAppearanceEncoderOutput as HIAAppearanceEncoderOutput
     from .models.controlnet import HIAControlNetModel as HIAControlNetModel
+    from .models.pose_guider import HIAPoseGuider as HIAPoseGuider
+    from .models.pose_guider import HIAPoseGuiderOutput as HIAPoseGuiderOutput
     from .models.reference_attention import ReferenceFeatures as ReferenceFeatures
     from .models.unet_motion import HIAUNetMotionModel as HIAUNetMotionModel
-    from .modular_hia import HIABlocks as HIABlocks
-    from .modular_hia import HIAModularPipeline as HIAModularPipeline
+    from .pipelines.modular.modular_blocks_hia import HIABlocks as HIABlocks
+    from .pipelines.modular.modular_pipeline_hia import HIAModularPipeline as HIAModularPipeline
     from .pipelines.pipeline_hia import HIAPipeline as HIAPipeline
     from .pipelines.pipeline_output import HIAPipelineOutput as HIAPipelineOutput
     from .schedulers.scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler

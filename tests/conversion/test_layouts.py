@@ -17,7 +17,7 @@ from published_weights import (
     split,
 )
 
-from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel
+from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAPoseGuider
 from hia_diffusers.conversion import animatediff, magic_animate, moore_animate_anyone
 from hia_diffusers.conversion.key_tables import fill
 from hia_diffusers.conversion.stable_diffusion import empty_motion_unet
@@ -83,9 +83,8 @@ def test_moore_animate_anyone():
     (row,) = fill("appearance_encoder", encoder, [(source, tables["reference_unet"])])
     assert len(row.taken) == 662 and len(row.left) == 20 and not row.made
 
-    embedding = {"embedding_only": True, "conditioning_channels": 3}
-    controlnet = HIAControlNetModel(**TRUE_SIZE, **embedding, conditioning_embedding_out_channels=(16, 32, 96, 256))
-    assert fill_all("controlnet", controlnet, (weights["pose_guider"], tables["pose_guider"])) == [16]
+    pose_guider = HIAPoseGuider(conditioning_channels=3)
+    assert fill_all("controlnet", pose_guider, (weights["pose_guider"], tables["pose_guider"])) == [16]
     assert millions(weights["pose_guider"]) == pytest.approx(1.09, abs=0.01)
 
 

@@ -16,10 +16,11 @@ from peft import LoraConfig
 from published_weights import SMALL_SIZE, draw_weights, moore_shapes, write_moore
 from rounding import assert_equal_up_to_rounding
 
-from hia_diffusers import HIAAnimator, HIAPipeline
+from hia_diffusers import HIAAnimator, HIAPipeline, HIAPoseGuider
 from hia_diffusers.conversion.moore_animate_anyone import convert_champ, convert_moore_animate_anyone, convert_musepose
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.state_dicts import read_state_dict
 from hia_diffusers.training.starting_point import load_starting_point
 from hia_diffusers.video.reading import read_video
 
@@ -87,10 +88,8 @@ def test_the_configuration_is_moores(conversion):
     assert (unet.reference_attention_blocks, unet.motion_norm, unet.resnet_norm) == ("full", "frame", "frame")
     assert unet.motion_max_seq_length == 32 and unet.use_motion_mid_block
     assert pipeline.config.reference_timestep == "zero" and pipeline.config.unconditional_controlnet
-    assert controlnet.config.embedding_only and controlnet.config.conditioning_channels == 3
-    assert sum(p.numel() for p in controlnet.parameters()) == sum(
-        p.numel() for p in controlnet.controlnet_cond_embedding.parameters()
-    )
+    assert type(controlnet) is HIAPoseGuider
+    assert (controlnet.config.conditioning_channels, controlnet.config.out_channels) == (3, 32)
     context, unconditional = pipeline.encode_image(PIL.Image.new("RGB", (8, 8)))
     assert context.shape == (1, 1, 32) and context.any() and not unconditional.any()
 
@@ -151,9 +150,7 @@ def test_pose_features_do_not_vanish_behind_an_adapter_of_the_first_convolution(
 
 def test_a_pose_guider_of_another_width_is_refused(conversion):
     pipeline = conversion.model
-    other = type(pipeline.controlnet).from_config(
-        {**pipeline.controlnet.config, "block_out_channels": (64, 64, 96, 96)}
-    )
+    other = HIAPoseGuider.from_config(pipeline.controlnet.config, out_channels=64)
     with pytest.raises(ValueError, match="`controlnet` gives pose features of 64 channels but `unet` takes 32"):
         HIAPipeline(**{**pipeline.components, "controlnet": other})
 
@@ -162,7 +159,7 @@ def test_training_starts_from_the_result(conversion, tmp_path):
     """With three more input channels, and the same prediction as before they are trained."""
     conversion.save_pretrained(tmp_path / "converted")
     pipeline = load_starting_point(tmp_path / "converted")
-    assert pipeline.config.unconditional_controlnet and pipeline.controlnet.config.embedding_only
+    assert pipeline.config.unconditional_controlnet and type(pipeline.controlnet) is HIAPoseGuider
     assert pipeline.controlnet.config.conditioning_channels == 6
     condition = torch.rand(3, 6, 64, 48, generator=torch.Generator().manual_seed(1))
     frames = animate(pipeline, conditioning_frames=condition)
@@ -313,6 +310,21 @@ def test_a_file_of_something_else_is_refused(copied):
     torch.save({"conv_in.weight": torch.ones(3)}, copied / "weights" / "pose_guider.pth")
     with pytest.raises(ValueError, match="`weights`: .*pose_guider.pth must hold a pose guider"):
         convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
+
+
+def test_a_pose_guider_of_another_base_is_refused_before_weights_are_read(copied, monkeypatch):
+    path = copied / "weights" / "pose_guider.pth"
+    weights = torch.load(path)
+    weights |= {key: torch.cat([weights[key]] * 2) for key in ("conv_out.weight", "conv_out.bias")}
+    torch.save(weights, path)
+    read = []
+    monkeypatch.setattr(
+        "hia_diffusers.conversion.moore_animate_anyone.read_state_dict",
+        lambda argument, path: read.append(path.name) or read_state_dict(argument, path),
+    )
+    with pytest.raises(ValueError, match="`weights`: the pose guider must give the 32 channels of `base`, got 64"):
+        convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
+    assert read == ["pose_guider.pth"]
 
 
 def test_champ_shares_all_but_the_pose(copied):

@@ -19,7 +19,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from hia_diffusers import HIAPipeline, HIAUNetMotionModel, ShiftedSNRScheduler
+from hia_diffusers import HIAPipeline, HIAPoseGuider, HIAUNetMotionModel, ShiftedSNRScheduler
 from hia_diffusers.models.component_fit import check_components
 
 
@@ -111,7 +111,7 @@ MISFITS = {
     ),
     "pose guider": (
         "controlnet",
-        lambda p: outline(p.controlnet, **WIDE, embedding_only=True),
+        lambda p: HIAPoseGuider(6, (8, 8, 16, 16), out_channels=32),
         "`controlnet` gives pose features of 32 channels but `unet` takes 16",
     ),
     "image encoder width": (

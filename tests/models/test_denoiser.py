@@ -6,8 +6,9 @@ import pytest
 import torch
 from rounding import assert_equal_up_to_rounding
 
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
+from hia_diffusers.pipelines.guidance import classifier_free_guidance
 
 
 NUM_FRAMES = 5
@@ -43,8 +44,8 @@ def test_the_unconditional_branch_is_the_unet_without_conditions(denoiser, laten
     conditions = conditions_of()
     arguments = {}
     if denoiser.unconditional_controlnet:
-        *down, mid = denoiser.control(latents, TIMESTEP, conditions)
-        arguments = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": mid}
+        arguments = denoiser.control(latents, TIMESTEP, conditions)
+        assert arguments.keys() == {"down_block_additional_residuals", "mid_block_additional_residual"}
     expected = denoiser.unet(latents, TIMESTEP, conditions.null_encoder_hidden_states, **arguments).sample
     assert torch.equal(denoiser(latents, TIMESTEP, conditions.drop()), expected)
 
@@ -80,8 +81,10 @@ def test_guidance(denoiser, latents, batch_guidance):
     conditions = conditions_of()
     conditional, unconditional = (denoiser(latents, TIMESTEP, given) for given in (conditions, conditions.drop()))
     for scale in (0.0, 1.0):
-        assert torch.equal(denoiser.guided(latents, TIMESTEP, conditions, scale, batch_guidance), conditional)
-    guided = denoiser.guided(latents, TIMESTEP, conditions, guidance_scale=2.5, batch_guidance=batch_guidance)
+        guider = classifier_free_guidance(scale)
+        assert torch.equal(denoiser.guided(latents, TIMESTEP, conditions, guider, batch_guidance), conditional)
+    guider = classifier_free_guidance(2.5)
+    guided = denoiser.guided(latents, TIMESTEP, conditions, guider, batch_guidance)
     assert torch.allclose(guided, unconditional + 2.5 * (conditional - unconditional), atol=1e-4)
 
 

@@ -4,6 +4,7 @@
 
 import copy
 import json
+from inspect import signature
 
 import pytest
 import safetensors.torch
@@ -20,8 +21,14 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from rounding import assert_equal_up_to_rounding
 
-from hia_diffusers import HIAAppearanceEncoder, HIAControlNetModel, HIAUNetMotionModel, ReferenceFeatures
-from hia_diffusers.models.unet_motion import MotionAttention
+from hia_diffusers import (
+    HIAAppearanceEncoder,
+    HIAControlNetModel,
+    HIAPoseGuider,
+    HIAUNetMotionModel,
+    ReferenceFeatures,
+)
+from hia_diffusers.models.attention import MotionAttention
 
 
 F = 3
@@ -47,8 +54,11 @@ def run(pipe):
             written = network(draw(1, 4, 8, 6).to(dtype), 0, draw(1, 1, 32).to(dtype)).reference_features
             return torch.cat([value.flatten() for value in written.values()])
         condition = torch.rand(F, 6, 64, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
-        down, mid = network(draw(F, 4, 8, 6).to(dtype), 7, draw(F, 1, 32).to(dtype), condition, return_dict=False)
-        return torch.cat([value.flatten() for value in (*down, mid)])
+        if name == "pose_guider":
+            return network(condition).pose_features
+        output = network(draw(F, 4, 8, 6).to(dtype), 7, draw(F, 1, 32).to(dtype), condition)
+        residuals = (*output.down_block_res_samples, output.mid_block_res_sample)
+        return torch.cat([value.flatten() for value in residuals])
 
     return call
 
@@ -145,12 +155,13 @@ def tiny_unet2d(**kwargs):
 
 
 @pytest.mark.parametrize(
-    ("hia", "new"),
+    ("hia", "parent", "new", "others"),
     [
-        (HIAAppearanceEncoder, {"spatial_position_embedding"}),
-        (HIAControlNetModel, {"embedding_only"}),
+        (HIAAppearanceEncoder, UNet2DConditionModel, {"spatial_position_embedding"}, {}),
+        (HIAControlNetModel, ControlNetModel, set(), {"conditioning_channels": 6}),
         (
             HIAUNetMotionModel,
+            UNetMotionModel,
             {
                 "input_skip",
                 "motion_norm",
@@ -159,16 +170,27 @@ def tiny_unet2d(**kwargs):
                 "spatial_position_embedding",
                 "use_motion_modules",
             },
+            {},
         ),
     ],
 )
-def test_the_configuration_is_the_parents_and_what_is_new(hia, new):
-    import inspect
+def test_the_configuration_is_the_parents_and_what_is_new(hia, parent, new, others):
+    """A release of diffusers that adds an option or changes a default is noticed here."""
+    own, inherited = ({k: p.default for k, p in signature(c.__init__).parameters.items()} for c in (hia, parent))
+    assert own.keys() - inherited.keys() == new
+    assert {name: own[name] for name in inherited} == inherited | others
 
-    parent = hia.__mro__[2]
-    own, inherited = (set(inspect.signature(c.__init__).parameters) for c in (hia, parent))
-    assert inherited <= own
-    assert own - inherited == new
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_classes_read_the_defaults_here_as_given(pipe, name):
+    """diffusers leaves options out that it knows to be defaults, and takes those of the class that reads."""
+    network = getattr(pipe, name)
+    with torch.device("meta"):
+        new = type(network)()
+    parent = {"unet": UNetMotionModel, "appearance_encoder": UNet2DConditionModel, "controlnet": ControlNetModel}[name]
+    options = signature(parent.__init__).parameters.keys() - {"self"}
+    read = parent.extract_init_dict(new.config)[0]
+    assert read == {option: new.config[option] for option in options}
 
 
 def test_controlnet_takes_six_channels_by_default():
@@ -465,3 +487,46 @@ def test_group_offload(pipe, run, name, level):
     apply_group_offloading(network, onload_device=cpu, offload_device=cpu, offload_type=level, num_blocks_per_group=1)
     for _ in range(2):
         assert_equal_up_to_rounding(run(network, name), expected)
+
+
+# Devices
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*NETWORKS, "pose_guider"])
+@pytest.mark.parametrize("share", [None, 0.6, 0.2])
+def test_device_map_auto(pipe, run, name, share, tmp_path):
+    """In one piece, and split between memory and disk. Outputs come back whole."""
+    if name == "pose_guider":
+        pipe.controlnet = HIAPoseGuider(6, (8, 8, 16, 16), out_channels=16)
+        torch.nn.init.normal_(pipe.controlnet.controlnet_cond_embedding.conv_out.weight)
+    network = pipe.controlnet if name == "pose_guider" else getattr(pipe, name)
+    expected = run(network, name)
+    network.save_pretrained(tmp_path / "saved")
+    options = {}
+    if share is not None:
+        size = sum(parameter.nbytes for parameter in network.parameters())
+        options = {"max_memory": {"cpu": int(share * size)}, "offload_folder": tmp_path / "offloaded"}
+    placed = type(network).from_pretrained(tmp_path / "saved", device_map="auto", **options)
+    devices = set(placed.hf_device_map.values())
+    assert ("disk" in devices) == (share is not None)
+    assert "cpu" in devices or share == 0.2 or name == "pose_guider"
+    assert torch.equal(run(placed, name), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_device_maps_of_one_device(pipe, run, name, tmp_path):
+    network = getattr(pipe, name)
+    expected = run(network, name)
+    network.save_pretrained(tmp_path)
+    for device_map in ("cpu", torch.device("cpu"), {"": "cpu"}, "balanced"):
+        placed = type(network).from_pretrained(tmp_path, device_map=device_map)
+        assert torch.equal(run(placed, name), expected)
+
+
+def test_names_that_diffusers_looks_for_are_those_of_layers(pipe):
+    for network in (pipe.unet, pipe.appearance_encoder, pipe.controlnet, HIAPoseGuider()):
+        classes = {type(module).__name__ for module in network.modules()}
+        assert set(network._repeated_blocks) <= classes and set(network._no_split_modules) <= classes
+    assert set(pipe.unet._skip_keys) <= signature(pipe.unet.forward).parameters.keys()

@@ -11,7 +11,7 @@ from hia_diffusers import HIAModularPipeline, HIAPipeline
 from hia_diffusers.pipelines.call_defaults import CALL_DEFAULTS
 
 
-WANTED = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_interval": (0.0, 0.5), "shared_noise": 0.5}
+WANTED = {"num_inference_steps": 2, "guidance_scale": 2.0, "shared_noise": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@
 
 import copy
 import functools
+import gc
 import sys
+import weakref
 from types import ModuleType
 
 import accelerate
@@ -26,6 +28,13 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import PipelineCallback
+from diffusers.guiders import (
+    AdaptiveProjectedGuidance,
+    AdaptiveProjectedMixGuidance,
+    ClassifierFreeGuidance,
+    ClassifierFreeZeroStarGuidance,
+    TangentialClassifierFreeGuidance,
+)
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
 from rounding import assert_equal_up_to_rounding
 from small_networks import autoencoder_dc
@@ -33,7 +42,8 @@ from text_parts import text_parts as tiny_text_parts
 
 from hia_diffusers import HIAPipeline, HIAPipelineOutput, HIAUNetMotionModel, ShiftedSNRScheduler, images
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
-from hia_diffusers.models.controlnet import ConditioningEmbeddings
+from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
+from hia_diffusers.models.deep_cache import DeepCacheConfig
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.context_windows import context_windows
 
@@ -121,7 +131,7 @@ def test_every_condition_changes_the_output(pipe, animate, picture, condition):
     [
         {},
         {"batch_guidance": True, "context_batch_size": 2},
-        {"deep_cache_interval": 2, "guidance_interval": (0.3, 0.7)},
+        {"guider": ClassifierFreeGuidance(start=0.3, stop=0.7)},
     ],
 )
 def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
@@ -133,6 +143,8 @@ def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
     for network in pipe.components.values():
         if isinstance(network, torch.nn.Module):
             network.to("meta")
+    if "guider" in options:
+        enable_deep_cache(pipe, 2)
     for num_frames in (3, 7):
         pipe.scheduler = ShiftedSNRScheduler()  # the last one's numbers went to the device
         condition = torch.rand(num_frames, 6, 64, 48)
@@ -285,17 +297,43 @@ def test_guidance_in_one_call_is_guidance_in_two(pipe, animate, adapter):
     assert torch.allclose(together, separate, atol=1e-5)
 
 
-def test_guidance_interval(pipe, animate):
+def test_guidance_between_two_steps(pipe, animate):
     batches = []
     pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
-    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "batch_guidance": True}
-    inside = animate(pipe, guidance_interval=(0.25, 0.75), **arguments)
+    arguments = {"num_inference_steps": 4, "batch_guidance": True}
+    inside = animate(pipe, guider=ClassifierFreeGuidance(2.0, start=0.25, stop=0.75), **arguments)
     assert batches == [1, 2, 2, 1]
-    assert not torch.allclose(inside, animate(pipe, **arguments), atol=1e-4)
+    assert not torch.allclose(inside, animate(pipe, guidance_scale=2.0, **arguments), atol=1e-4)
     assert torch.equal(
-        animate(pipe, guidance_interval=(0.1, 0.2), **arguments),
+        animate(pipe, guider=ClassifierFreeGuidance(2.0, start=0.0, stop=0.2), **arguments),
         animate(pipe, num_inference_steps=4, guidance_scale=1.0),
     )
+
+
+@pytest.mark.parametrize(
+    "guider",
+    [
+        AdaptiveProjectedGuidance(2.0, adaptive_projected_guidance_momentum=-0.5, eta=0.5),
+        AdaptiveProjectedMixGuidance(2.0, adaptive_projected_guidance_start_step=0),
+        ClassifierFreeZeroStarGuidance(2.0, zero_init_steps=0),
+        ClassifierFreeGuidance(1.0, use_original_formulation=True, guidance_rescale=0.7),
+        TangentialClassifierFreeGuidance(2.0),
+    ],
+    ids=lambda guider: type(guider).__name__,
+)
+def test_guiders_of_diffusers(pipe, animate, guider):
+    """Each combines the branches in its own way, however they are batched, and stays as it is."""
+    before = dict(vars(guider))
+    base = animate(pipe, guidance_scale=2.0)
+    guided = animate(pipe, guider=guider)
+    assert guided.isfinite().all()
+    assert not torch.allclose(guided, base, atol=1e-4)
+    assert torch.allclose(animate(pipe, guider=guider, batch_guidance=True), guided, atol=1e-4)
+    assert vars(guider) == before
+
+
+def test_a_guider_with_the_same_scale_is_the_guidance_of_the_call(pipe, animate):
+    assert torch.equal(animate(pipe, guider=ClassifierFreeGuidance(2.0)), animate(pipe, guidance_scale=2.0))
 
 
 def test_no_unconditional_branch_at_guidance_of_one(pipe, animate):
@@ -374,6 +412,7 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
         generator=seeded(),
         output_type="latent",
     ).frames
+    disable_deep_cache(pipe)
     conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
@@ -430,6 +469,7 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
         pipe(picture, condition, generator=seeded(), context_frames=size, context_shift=shift, **arguments).frames
         for size, shift in ((16, False), (16, True), (5, True))
     ]
+    disable_deep_cache(pipe)
     conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
@@ -516,6 +556,16 @@ def test_one_picture_with_two_motions_and_two_videos_of_each(pipe, picture, cond
 # Reuse of deep blocks
 
 
+def enable_deep_cache(pipe, interval):
+    for network in (pipe.unet, pipe.controlnet):
+        network.enable_cache(DeepCacheConfig(interval))
+
+
+def disable_deep_cache(pipe):
+    for network in (pipe.unet, pipe.controlnet):
+        network.disable_cache()
+
+
 def deep_blocks(unet):
     return [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
 
@@ -529,15 +579,16 @@ def count_calls(**modules):
 
 def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
     """Two steps, of which the second reuses, against one whole step and one by blocks that are made to repeat."""
+    enable_deep_cache(pipe, 2)
     got = pipe(
         picture,
         condition,
         num_inference_steps=2,
         guidance_scale=1.0,
-        deep_cache_interval=2,
         generator=seeded(),
         output_type="latent",
     ).frames
+    disable_deep_cache(pipe)
     conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
         reference_latents = pipe.encode_reference_latents(picture, 64, 48)
@@ -563,25 +614,37 @@ def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
 
 def test_deep_blocks_run_in_every_third_step_and_where_settings_change(pipe, animate):
     unet = pipe.unet
-    calls = count_calls(deep=unet.mid_block.resnets[0], outer=unet.up_blocks[-1], control=pipe.controlnet)
-    cached = animate(pipe, num_inference_steps=6, guidance_scale=1.0, deep_cache_interval=3)
+    calls = count_calls(
+        deep=unet.mid_block.resnets[0], outer=unet.up_blocks[-1], control=pipe.controlnet.mid_block.resnets[0]
+    )
+    enable_deep_cache(pipe, 3)
+    cached = animate(pipe, num_inference_steps=6, guidance_scale=1.0)
     assert calls == {"deep": 2, "outer": 6, "control": 2}
+    calls.update(dict.fromkeys(calls, 0))
+    # Guidance sets in at the third of 6 steps: whole steps are 0, 2 and 5, the last two with both branches.
+    animate(pipe, num_inference_steps=6, guider=ClassifierFreeGuidance(2.0, start=2 / 6))
+    assert calls == {"deep": 1 + 2 + 2, "outer": 2 + 4 * 2, "control": 3}
+    disable_deep_cache(pipe)
     calls.update(dict.fromkeys(calls, 0))
     whole = animate(pipe, num_inference_steps=6, guidance_scale=1.0)
     assert calls == {"deep": 6, "outer": 6, "control": 6}
     assert not torch.allclose(cached, whole, atol=1e-4)
-    calls.update(dict.fromkeys(calls, 0))
-    # Guidance sets in at the third of 6 steps: whole steps are 0, 2 and 5, the last two with both branches.
-    animate(pipe, num_inference_steps=6, guidance_scale=2.0, guidance_interval=(0.3, 1.0), deep_cache_interval=3)
-    assert calls == {"deep": 1 + 2 + 2, "outer": 2 + 4 * 2, "control": 3}
+
+
+def test_each_network_has_its_own_cache(pipe, animate):
+    calls = count_calls(unet=pipe.unet.mid_block.resnets[0], control=pipe.controlnet.mid_block.resnets[0])
+    pipe.unet.enable_cache(DeepCacheConfig(interval=2))
+    animate(pipe, num_inference_steps=4, guidance_scale=1.0)
+    assert calls == {"unet": 2, "control": 4}
 
 
 @pytest.mark.parametrize("options", [{}, {"context_batch_size": 2}, {"batch_guidance": True}])
 def test_windows_keep_their_own_deep_blocks(pipe, picture, options):
     """Two windows that share no frame: each is what it is alone."""
+    enable_deep_cache(pipe, 2)
     halves = [torch.rand(1, 6, 64, 48, generator=seeded(i)).expand(4, -1, -1, -1) for i in range(2)]
     noise = [torch.randn(1, 4, 1, 8, 6, generator=seeded(i)).expand(-1, -1, 4, -1, -1) for i in range(2)]
-    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "deep_cache_interval": 2, "output_type": "latent"}
+    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent"}
     together = pipe(
         picture,
         torch.cat(halves),
@@ -596,15 +659,24 @@ def test_windows_keep_their_own_deep_blocks(pipe, picture, options):
     assert torch.allclose(together, torch.cat(alone, dim=2), rtol=1e-4, atol=1e-3)
 
 
-def test_the_unet_is_as_before_after_reuse_and_errors(pipe, animate):
+def test_nothing_is_kept_after_a_call_or_an_error(pipe, animate):
     base = animate(pipe)
     forwards = [block.forward for block in deep_blocks(pipe.unet)]
+    enable_deep_cache(pipe, 2)
+    kept = []
+    pipe.unet.mid_block.register_forward_hook(lambda module, args, output: kept.append(weakref.ref(output)))
 
     def fail(*_):
+        assert any(output() is not None for output in kept)
         raise KeyboardInterrupt
 
+    animate(pipe, callback_on_step_end=None)
+    assert all(output() is None for output in kept)
     with pytest.raises(KeyboardInterrupt):
-        animate(pipe, deep_cache_interval=2, callback_on_step_end=fail)
+        animate(pipe, callback_on_step_end=fail)
+    gc.collect()
+    assert all(output() is None for output in kept)
+    disable_deep_cache(pipe)
     assert [block.forward for block in deep_blocks(pipe.unet)] == forwards
     assert torch.equal(animate(pipe), base)
 
@@ -667,7 +739,8 @@ def test_callback_may_change_guidance(pipe, animate):
     arguments = {"num_inference_steps": 3, "guidance_scale": 2.0, "batch_guidance": True}
     frames = animate(pipe, callback_on_step_end=cut_off, **arguments)
     assert batches == [2, 1, 1] and not pipe.do_classifier_free_guidance
-    assert torch.equal(frames, animate(pipe, guidance_interval=(0.0, 0.34), **arguments))
+    del arguments["guidance_scale"]
+    assert torch.equal(frames, animate(pipe, guider=ClassifierFreeGuidance(2.0, stop=0.34), **arguments))
 
 
 def test_what_a_callback_sees_of_the_call(pipe, animate):

@@ -33,27 +33,19 @@ CONTROL_HELP = (
     "what the model must lose or need: the ground truth through its autoencoder, or frames generated from the motion "
     "or the reference image of the next clip"
 )
-GUIDANCE_INTERVAL_HELP = "fractions of the steps between which there is guidance (default: the model's, or 0 1)"
+GUIDANCE_INTERVAL_HELP = "fractions of the steps between which there is guidance"
 
 # Which options belong together.
 FOLDERS = ("predictions", "targets", "keypoints", "masks")
 CALL_OPTIONS = (  # arguments of the model's call, whose defaults are the model's
     "num_inference_steps",
     "guidance_scale",
-    "guidance_interval",
     "reference_noise",
     "shared_noise",
     "context_shift",
 )
-MODEL_OPTIONS = (
-    "variant",
-    "dtype",
-    "control",
-    "motion_modules",
-    "blur_condition",
-    "deep_cache_interval",
-    *CALL_OPTIONS,
-)
+MODEL_SETTINGS = ("dtype", "motion_modules", "blur_condition", "guidance_interval", "deep_cache_interval")
+MODEL_OPTIONS = ("variant", "control", *MODEL_SETTINGS, *CALL_OPTIONS)
 DATASET_OPTIONS = ("model", "baseline", *MODEL_OPTIONS, "cross_identity", "num_frames", "size", "seed", "max_clips")
 
 
@@ -81,7 +73,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--size", type=frame_size, default=Default((160, 96), "96x160"), help="WIDTHxHEIGHT, multiples of 8")
     add_sampling_options(group)
     fraction = number(float, 0, 1)
-    add("--guidance_interval", type=fraction, nargs=2, metavar=("START", "END"), help=GUIDANCE_INTERVAL_HELP)
+    add(
+        "--guidance_interval",
+        type=fraction,
+        nargs=2,
+        metavar=("START", "END"),
+        default=Default([0.0, 1.0], "0 1"),
+        help=GUIDANCE_INTERVAL_HELP,
+    )
     add("--deep_cache_interval", type=number(int, 1, 1000), default=Default(1), help="run all blocks every N steps")
     add("--reference_noise", action=Flag, help="start from the noised reference image (default: the model's, or yes)")
     add("--shared_noise", type=fraction, help="noise common to all frames (default: the model's, or 0)")
@@ -122,8 +121,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             refuse(args, MODEL_OPTIONS, "needs --model")
         if args.control is not None:
             refuse(args, ["cross_identity"], "does not go with --control")
-        if args.guidance_interval is not None and args.guidance_interval[0] >= args.guidance_interval[1]:
-            raise ValueError("--guidance_interval: START must be less than END")
     if args.lpips is None:
         refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix.lower() != ".json":
@@ -135,6 +132,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         if isinstance(value, Default):
             setattr(args, name, value.value)
+    if args.guidance_interval[0] >= args.guidance_interval[1]:
+        raise ValueError("--guidance_interval: START must be less than END")
 
 
 def refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
@@ -148,6 +147,7 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
     """The clips, and what the report says about where they are from."""
     from ..metrics.procdance import BASELINES, generate, procdance_clips, through_autoencoder
     from ..metrics.weights import sha256_of_weights
+    from ..pipelines.guidance import classifier_free_guidance
 
     height, width = args.size
     source = {"dataset": args.dataset, "cross_identity": args.cross_identity, "num_frames": args.num_frames}
@@ -161,11 +161,13 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)
+        if args.deep_cache_interval > 1:
+            enable_deep_cache(pipe, args.deep_cache_interval)
         given = {name: getattr(args, name) for name in CALL_OPTIONS}
         call = {name: pipe.call_default(name) if value is None else value for name, value in given.items()}
-        call["deep_cache_interval"] = args.deep_cache_interval
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe.components), **call}
-        source |= {name: getattr(args, name) for name in ("control", "motion_modules", "blur_condition", "dtype")}
+        source |= {name: getattr(args, name) for name in ("control", *MODEL_SETTINGS)}
+        call["guider"] = classifier_free_guidance(call.pop("guidance_scale"), *args.guidance_interval)
         source["scheduler"] = json.loads(pipe.scheduler.to_json_string())
         if args.control == "autoencoder":
             predict = partial(through_autoencoder, pipe)
@@ -182,6 +184,14 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
         max_clips=args.max_clips,
     )
     return clips, source
+
+
+def enable_deep_cache(pipe: Any, interval: int) -> None:
+    from ..models.deep_cache import DeepCacheConfig, DeepCacheMixin
+
+    for network in (pipe.unet, pipe.controlnet):
+        if isinstance(network, DeepCacheMixin):
+            network.enable_cache(DeepCacheConfig(interval))
 
 
 def make_evaluation(args: argparse.Namespace, clips: Sequence["EvaluationClip"], device: str) -> "VideoEvaluation":

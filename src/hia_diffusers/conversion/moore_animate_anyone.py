@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.component_fit import check_components
-from ..models.controlnet import HIAControlNetModel
+from ..models.pose_guider import HIAPoseGuider
 from ..pipelines.pipeline_hia import HIAPipeline
 from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 from ..state_dicts import StateDict, read_state_dict
@@ -51,12 +51,6 @@ CALL_DEFAULTS = {
 
 # What the UNet computes: our default, and so nothing else if that were to change.
 UNET_OPTIONS = {"reference_attention_blocks": "full", "motion_norm": "frame", "resnet_norm": "frame"}
-
-# Options of a ControlNet that it shares with the UNet beside it.
-SHARED_OPTIONS = (
-    *("in_channels", "block_out_channels", "layers_per_block", "down_block_types", "norm_num_groups"),
-    *("cross_attention_dim", "attention_head_dim"),
-)
 
 
 def convert_moore_animate_anyone(
@@ -100,9 +94,9 @@ def convert_moore_animate_anyone(
     sources = _Sources(weights, base, image_encoder, vae, beta_schedule)
     pose_guider = read_state_dict("weights", pose_guider_file)
     with torch.device("meta"):
-        controlnet = HIAControlNetModel(**sources.controlnet_options(), **_pose_guider_options(pose_guider))
-    rows = fill("controlnet", controlnet, [(pose_guider, TABLES["pose_guider"])], allow, dtype)
-    return sources.conversion(controlnet, rows, allow, dtype)
+        model = HIAPoseGuider(**_pose_guider_options(pose_guider))
+    rows = fill("controlnet", model, [(pose_guider, TABLES["pose_guider"])], allow, dtype)
+    return sources.conversion(model, rows, allow, dtype)
 
 
 def convert_musepose(
@@ -146,15 +140,10 @@ def convert_champ(
         ValueError: If a file cannot be read, or keys are left or missing.
     """
     sources = _Sources(weights, base, image_encoder, vae)
-    controlnet = HIAControlNetModel(
-        **sources.controlnet_options(),
-        embedding_only=True,
-        conditioning_channels=3,
-        conditioning_embedding_out_channels=(16, 32, 96, 256),
-    )
-    rows = [ComponentKeys("controlnet", "new", made=tuple(controlnet.state_dict()))]
+    pose_guider = HIAPoseGuider(conditioning_channels=3, out_channels=sources.width)
+    rows = [ComponentKeys("controlnet", "new", made=tuple(pose_guider.state_dict()))]
     guidance = tuple(str(path) for path in sorted(Path(weights).glob("guidance_encoder_*.pth")))
-    return sources.conversion(controlnet.to(dtype).eval(), rows, allow, dtype, left_over=guidance)
+    return sources.conversion(pose_guider.to(dtype).eval(), rows, allow, dtype, left_over=guidance)
 
 
 class _Sources:
@@ -191,18 +180,21 @@ class _Sources:
         if extractor_folder is not None:
             components["feature_extractor"] = CLIPImageProcessor.from_pretrained(extractor_folder)
         check_components(components)
-
-    def controlnet_options(self) -> dict[str, Any]:
-        return {name: self.unet_config[name] for name in SHARED_OPTIONS if name in self.unet_config}
+        self.width = components["unet"].config.block_out_channels[0]
 
     def conversion(
         self,
-        controlnet: HIAControlNetModel,
-        controlnet_rows: list[ComponentKeys],
+        pose_guider: HIAPoseGuider,
+        pose_guider_rows: list[ComponentKeys],
         allow: Collection[str],
         dtype: torch.dtype,
         left_over: tuple[str, ...] = (),
     ) -> Conversion:
+        if pose_guider.config.out_channels != self.width:
+            raise ValueError(
+                f"`weights`: the pose guider must give the {self.width} channels of `base`, got"
+                f" {pose_guider.config.out_channels}."
+            )
         weights = {name: read_state_dict("weights", path) for name, path in self.files.items()}
         motion = weights["motion_module"]
         unet = empty_motion_unet(
@@ -223,29 +215,29 @@ class _Sources:
             image_encoder=encoder,
             unet=unet,
             appearance_encoder=appearance_encoder,
-            controlnet=controlnet,
+            controlnet=pose_guider,
             scheduler=self.scheduler,
             feature_extractor=feature_extractor,
             unconditional_controlnet=True,
             call_defaults=CALL_DEFAULTS | {"context_frames": min(24, unet.config.motion_max_seq_length)},
         )
-        return Conversion(pipeline, ConversionReport((*rows, *controlnet_rows, *vae_rows, *encoder_rows), left_over))
+        return Conversion(pipeline, ConversionReport((*rows, *pose_guider_rows, *vae_rows, *encoder_rows), left_over))
 
 
 def _pose_guider_options(weights: StateDict) -> Mapping[str, Any]:
-    """Options of a ControlNet of which the pose guider is the conditioning embedding."""
-    convolution = weights.tensors.get("conv_in.weight")
+    """The options of the network by the shapes of its weights."""
+    convolution, last = (weights.tensors.get(f"{name}.weight") for name in ("conv_in", "conv_out"))
     widening = {}
     for key, tensor in weights.tensors.items():
         if (match := re.fullmatch(r"blocks\.(\d+)\.weight", key)) and int(match[1]) % 2:
             widening[int(match[1])] = tensor.shape[0]
-    if convolution is None or convolution.ndim != 4 or not widening:
+    if convolution is None or convolution.ndim != 4 or last is None or not widening:
         raise ValueError(
             f"`weights`: {weights.path} must hold a pose guider, whose keys are conv_in, blocks.0 to blocks.5 and"
             " conv_out."
         )
     return {
-        "embedding_only": True,
         "conditioning_channels": convolution.shape[1],
         "conditioning_embedding_out_channels": (convolution.shape[0], *(widening[i] for i in sorted(widening))),
+        "out_channels": last.shape[0],
     }

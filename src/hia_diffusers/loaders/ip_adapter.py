@@ -28,7 +28,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from .. import checks
 from ..images import image_tensors
 from ..models.modeling_hia import load_without_mismatch
-from ..pipelines.inputs import check_tensor
+from ..tensor_checks import check_tensor
 
 
 SOURCE = "pretrained_model_name_or_path_or_dict"
@@ -111,7 +111,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
             self._processors_before_ip_adapter = {name: processors[name] for name in replaced}
 
     def _load_ip_adapter_encoder(self, source: Any, subfolder: Any, folder: str, options: Mapping[str, Any]) -> None:
-        if self.ip_adapter_image_encoder is not None and not self._unfit(self.ip_adapter_image_encoder):
+        if self.ip_adapter_image_encoder is not None and not _unfit(self.unet, self.ip_adapter_image_encoder):
             return
         path = folder if "/" in folder else Path(subfolder or "", folder).as_posix()
         if Path(source).is_dir() and not Path(source, path).is_dir():
@@ -122,7 +122,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         hub = {name: value for name, value in options.items() if value is not None}
         dtype = {"dtype": self.unet.dtype} if self.unet.dtype.itemsize > 1 else {}
         encoder = load_without_mismatch(CLIPVisionModelWithProjection, source, subfolder=path, **dtype, **hub)
-        if unfit := self._unfit(encoder):
+        if unfit := _unfit(self.unet, encoder):
             raise ValueError(f"`image_encoder_folder` must hold the image encoder of the IP-Adapter, but {unfit}.")
         device = "cpu" if self.unet.device.type == "meta" else self.unet.device  # as of sequential offloading
         self.register_modules(ip_adapter_image_encoder=encoder.to(device).eval())
@@ -136,71 +136,6 @@ class HIAIPAdapterMixin(IPAdapterMixin):
             before = self._processors_before_ip_adapter
             _set_processors(unet, {name: before.get(name, AttnProcessor2_0()) for name in adapted})
         self.register_modules(ip_adapter_image_encoder=None)
-
-    def _unfit(self, encoder: Any) -> str:
-        """What is wrong with the width of an image encoder for the adapters that are loaded; empty if nothing."""
-        for layer in _layers(self.unet):
-            option = "projection_dim" if isinstance(layer, ImageProjection) else "hidden_size"
-            width, expected = getattr(encoder.config, option), _width(layer)
-            if width != expected:
-                return f"the `{option}` must be {expected}, got {width}"
-        return ""
-
-    def check_ip_adapter_inputs(
-        self, ip_adapter_image: Any, ip_adapter_image_embeds: Any, batch_size: int, do_classifier_free_guidance: bool
-    ) -> None:
-        """
-        Refuse pictures or embeddings that the IP-Adapters cannot take, before a network runs.
-
-        Args:
-            ip_adapter_image, ip_adapter_image_embeds:
-                As [`HIAPipeline.__call__`] takes them.
-            batch_size (`int`):
-                B.
-            do_classifier_free_guidance (`bool`):
-                Whether there is an unconditional branch.
-
-        Raises:
-            TypeError, ValueError: If they cannot be used.
-        """
-        layers = _layers(self.unet)
-        given = {"ip_adapter_image": ip_adapter_image, "ip_adapter_image_embeds": ip_adapter_image_embeds}
-        given = {name: value for name, value in given.items() if value is not None}
-        if layers is None:
-            if given:
-                raise ValueError("`ip_adapter_image` and `ip_adapter_image_embeds` need `load_ip_adapter` first.")
-            return
-        if len(given) != 1:
-            raise ValueError(
-                "An IP-Adapter is loaded: give `ip_adapter_image` or `ip_adapter_image_embeds`, and not both."
-            )
-        if not any(isinstance(processor, IP_PROCESSORS) for processor in self.unet.attn_processors.values()):
-            raise ValueError(
-                "The IP-Adapter acts no more, as other attention processors took the place of its own: call"
-                " `load_ip_adapter` again."
-            )
-        [(name, values)] = given.items()
-        values = _entries(values)
-        if len(values) != len(layers):
-            raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({len(layers)}), got {len(values)}.")
-        if name == "ip_adapter_image_embeds":
-            for embeds, layer in zip(values, layers, strict=True):
-                _check_embeds(embeds, layer, batch_size, do_classifier_free_guidance, self.unet.dtype)
-            return
-        _, encoder = self._ip_adapter_encoder()
-        unfit = self._unfit(encoder) if encoder is not None else "there is none"
-        if unfit:
-            raise ValueError(
-                f"`ip_adapter_image` needs the image encoder of the IP-Adapter, but {unfit}: load the"
-                " adapter with its `image_encoder_folder`, or give `ip_adapter_image_embeds`."
-            )
-        for pictures in values:
-            image_tensors(pictures, "ip_adapter_image")
-
-    def _ip_adapter_encoder(self) -> tuple[str, Any]:
-        if self.ip_adapter_image_encoder is None and self.image_encoder is not None:
-            return "image_encoder", self.image_encoder
-        return "ip_adapter_image_encoder", self.ip_adapter_image_encoder
 
     @torch.no_grad()
     def prepare_ip_adapter_image_embeds(
@@ -227,7 +162,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
             `list[torch.Tensor]`: per adapter `(B, A, C)`, or `(B, A, T, C)` for adapters that read hidden states; with
             guidance `2 * B`, those of the unconditional branch first.
         """
-        pairs = self._ip_adapter_pairs(ip_adapter_image, ip_adapter_image_embeds, do_classifier_free_guidance)
+        pairs = _ip_adapter_pairs(self, ip_adapter_image, ip_adapter_image_embeds, do_classifier_free_guidance)
         device = self._execution_device if device is None else device
         result = []
         for pair in pairs:
@@ -235,54 +170,134 @@ class HIAIPAdapterMixin(IPAdapterMixin):
             result.append(torch.cat([part for part in parts for _ in range(num_images_per_prompt)]).to(device))
         return result
 
-    def prepare_ip_adapter_embeds(
-        self, ip_adapter_image: Any, ip_adapter_image_embeds: Any, batch_size: int, do_classifier_free_guidance: bool
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The embeddings that the UNet is given: a list over adapters for the conditional branch, and for the other.
 
-        Both are empty without IP-Adapters. The arguments are those of [`HIAPipeline.check_ip_adapter_inputs`].
-        """
-        if ip_adapter_image is None and ip_adapter_image_embeds is None:
-            return [], []
-        pairs = self._ip_adapter_pairs(ip_adapter_image, ip_adapter_image_embeds, do_classifier_free_guidance)
-        device: Any = self._execution_device
-        unconditional, conditional = (
-            [part.repeat_interleave(batch_size // len(part), dim=0).to(device, self.unet.dtype) for part in parts]
-            for parts in zip(*pairs, strict=True)
+def check_ip_adapter_inputs(
+    components: Any,
+    ip_adapter_image: Any,
+    ip_adapter_image_embeds: Any,
+    batch_size: int,
+    do_classifier_free_guidance: bool,
+) -> None:
+    """
+    Refuse pictures or embeddings that the IP-Adapters cannot take, before a network runs.
+
+    Args:
+        components:
+            `unet`, `image_encoder`, `ip_adapter_image_encoder`, as of [`HIAPipeline`].
+        ip_adapter_image, ip_adapter_image_embeds:
+            As [`HIAPipeline.__call__`] takes them.
+        batch_size (`int`):
+            B.
+        do_classifier_free_guidance (`bool`):
+            Whether there is an unconditional branch.
+
+    Raises:
+        TypeError, ValueError: If they cannot be used.
+    """
+    layers = _layers(components.unet)
+    given = {"ip_adapter_image": ip_adapter_image, "ip_adapter_image_embeds": ip_adapter_image_embeds}
+    given = {name: value for name, value in given.items() if value is not None}
+    if layers is None:
+        if given:
+            raise ValueError("`ip_adapter_image` and `ip_adapter_image_embeds` need `load_ip_adapter` first.")
+        return
+    if len(given) != 1:
+        raise ValueError(
+            "An IP-Adapter is loaded: give `ip_adapter_image` or `ip_adapter_image_embeds`, and not both."
         )
-        return conditional, unconditional
-
-    def _ip_adapter_pairs(
-        self, images: Any, embeds: Any, do_classifier_free_guidance: bool
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Per adapter the embeddings of the unconditional and of the conditional branch."""
-        if embeds is None:
-            layers = _layers(self.unet)
-            return [self._encode(image, layer) for image, layer in zip(_entries(images), layers, strict=True)]
-        if not do_classifier_free_guidance:
-            return [(torch.zeros_like(one), one) for one in _entries(embeds)]
-        return [(torch.zeros_like(one), one) if len(one) == 1 else tuple(one.chunk(2)) for one in _entries(embeds)]
-
-    def _encode(self, image: Any, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of nothing and of an adapter's pictures, each `(1, A, ...)`."""
-        name, encoder = self._ip_adapter_encoder()
-        size = encoder.config.image_size
-        extractor = self.feature_extractor if name == "image_encoder" else None
-        if extractor is None:
-            extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-        pictures = [(picture * 255).round().byte() for picture in image_tensors(image)]
-        pixels = extractor(images=pictures, return_tensors="pt").pixel_values
-        # Hooks of offloading take inputs from the host.
-        on_host = encoder.device.type == "meta"  # with weights that come one by one
-        pixels = pixels.to("cpu" if on_host else encoder.device, encoder.dtype)
-        if isinstance(layer, ImageProjection):
-            embeds = encoder(pixels).image_embeds
-            return torch.zeros_like(embeds)[None], embeds[None]
-        nothing, embeds = (
-            encoder(values, output_hidden_states=True).hidden_states[-2]
-            for values in (torch.zeros_like(pixels), pixels)
+    if not any(isinstance(processor, IP_PROCESSORS) for processor in components.unet.attn_processors.values()):
+        raise ValueError(
+            "The IP-Adapter acts no more, as other attention processors took the place of its own: call"
+            " `load_ip_adapter` again."
         )
-        return nothing[None], embeds[None]
+    [(name, values)] = given.items()
+    values = _entries(values)
+    if len(values) != len(layers):
+        raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({len(layers)}), got {len(values)}.")
+    if name == "ip_adapter_image_embeds":
+        for embeds, layer in zip(values, layers, strict=True):
+            _check_embeds(embeds, layer, batch_size, do_classifier_free_guidance, components.unet.dtype)
+        return
+    _, encoder = _ip_adapter_encoder(components)
+    unfit = _unfit(components.unet, encoder) if encoder is not None else "there is none"
+    if unfit:
+        raise ValueError(
+            f"`ip_adapter_image` needs the image encoder of the IP-Adapter, but {unfit}: load the"
+            " adapter with its `image_encoder_folder`, or give `ip_adapter_image_embeds`."
+        )
+    for pictures in values:
+        image_tensors(pictures, "ip_adapter_image")
+
+
+def prepare_ip_adapter_embeds(
+    components: Any,
+    ip_adapter_image: Any,
+    ip_adapter_image_embeds: Any,
+    batch_size: int,
+    do_classifier_free_guidance: bool,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The embeddings that the UNet is given: a list over adapters for the conditional branch, and for the other.
+
+    Both are empty without IP-Adapters. The arguments are those of [`check_ip_adapter_inputs`].
+    """
+    if ip_adapter_image is None and ip_adapter_image_embeds is None:
+        return [], []
+    pairs = _ip_adapter_pairs(components, ip_adapter_image, ip_adapter_image_embeds, do_classifier_free_guidance)
+    device: Any = components._execution_device
+    unconditional, conditional = (
+        [part.repeat_interleave(batch_size // len(part), dim=0).to(device, components.unet.dtype) for part in parts]
+        for parts in zip(*pairs, strict=True)
+    )
+    return conditional, unconditional
+
+
+def _ip_adapter_pairs(
+    components: Any, images: Any, embeds: Any, do_classifier_free_guidance: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Per adapter the embeddings of the unconditional and of the conditional branch."""
+    if embeds is None:
+        layers = _layers(components.unet)
+        return [_encode(components, image, layer) for image, layer in zip(_entries(images), layers, strict=True)]
+    if not do_classifier_free_guidance:
+        return [(torch.zeros_like(one), one) for one in _entries(embeds)]
+    return [(torch.zeros_like(one), one) if len(one) == 1 else tuple(one.chunk(2)) for one in _entries(embeds)]
+
+
+def _encode(components: Any, image: Any, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of nothing and of an adapter's pictures, each `(1, A, ...)`."""
+    name, encoder = _ip_adapter_encoder(components)
+    size = encoder.config.image_size
+    extractor = components.feature_extractor if name == "image_encoder" else None
+    if extractor is None:
+        extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    pictures = [(picture * 255).round().byte() for picture in image_tensors(image)]
+    pixels = extractor(images=pictures, return_tensors="pt").pixel_values
+    # Hooks of offloading take inputs from the host.
+    on_host = encoder.device.type == "meta"  # with weights that come one by one
+    pixels = pixels.to("cpu" if on_host else encoder.device, encoder.dtype)
+    if isinstance(layer, ImageProjection):
+        embeds = encoder(pixels).image_embeds
+        return torch.zeros_like(embeds)[None], embeds[None]
+    nothing, embeds = (
+        encoder(values, output_hidden_states=True).hidden_states[-2] for values in (torch.zeros_like(pixels), pixels)
+    )
+    return nothing[None], embeds[None]
+
+
+def _unfit(unet: Any, encoder: Any) -> str:
+    """What is wrong with the width of an image encoder for the adapters that are loaded; empty if nothing."""
+    for layer in _layers(unet):
+        option = "projection_dim" if isinstance(layer, ImageProjection) else "hidden_size"
+        width, expected = getattr(encoder.config, option), _width(layer)
+        if width != expected:
+            return f"the `{option}` must be {expected}, got {width}"
+    return ""
+
+
+def _ip_adapter_encoder(components: Any) -> tuple[str, Any]:
+    if components.ip_adapter_image_encoder is None and components.image_encoder is not None:
+        return "image_encoder", components.image_encoder
+    return "ip_adapter_image_encoder", components.ip_adapter_image_encoder
 
 
 def _entries(values: Any) -> list[Any]:

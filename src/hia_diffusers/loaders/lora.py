@@ -128,7 +128,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
             raise ValueError(
                 f"`{SOURCE}` has LoRA for motion modules, which the UNet of this pipeline leaves out: {shown(motion)}."
             )
-        if "conv_in" in of_unet and self.controlnet is not None and self.controlnet.config.get("embedding_only"):
+        if "conv_in" in of_unet and "pose_features" in getattr(self.controlnet, "unet_arguments", ()):
             raise ValueError(f"`{SOURCE}` has LoRA for conv_in, where the pose features of this pipeline come in.")
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from .. import checks
 from ..models.autoencoder import vae_scale_factor
-from ..models.controlnet import ConditioningEmbeddings
+from ..models.conditioning_embedding import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
+from ..pipelines.guidance import classifier_free_guidance
 from ..pipelines.pipeline_hia import HIAPipeline
 from .counting import GPUOperators, LiveBytes, gibibytes
 
@@ -133,5 +134,6 @@ class _Step:
         with LiveBytes(known) as memory, GPUOperators(None):
             seen = denoiser.read_reference(conditions).window(*windows)
             timestep = torch.zeros((), dtype=torch.long, device="meta")
-            denoiser.guided(latents, timestep, seen, guidance_scale=guidance_scale, batch_guidance=batch_guidance)
+            guider = classifier_free_guidance(guidance_scale)
+            denoiser.guided(latents, timestep, seen, guider=guider, batch_guidance=batch_guidance)
         return memory.peak

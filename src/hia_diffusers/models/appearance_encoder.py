@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
@@ -15,9 +16,9 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from .attachments import check_no_attachments
-from .context_attention import ContextAttention
+from .attention import AttentionBackendMixin, CrossAttention, DispatchedAttention
 from .layers import SPATIAL, SPATIAL_BLOCK, replace_layers
-from .modeling_hia import StrictLoadingMixin, extends_init
+from .modeling_hia import StrictLoadingMixin, parent_options
 from .reference_attention import (
     REFERENCE,
     PositionedLayerNorm,
@@ -32,7 +33,8 @@ from .reference_attention import (
 LAYERS = (
     (SPATIAL, Transformer2DModel, ReferenceWriteTransformer),
     (SPATIAL_BLOCK, BasicTransformerBlock, ReferenceWriteBlock),
-    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+    (SPATIAL_BLOCK + r"\.attn1", Attention, DispatchedAttention),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, CrossAttention),
 )
 POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)  # spatial_position_embedding
 
@@ -50,7 +52,7 @@ class HIAAppearanceEncoderOutput(BaseOutput):
     reference_features: dict[str, torch.Tensor]
 
 
-class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
+class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DConditionModel):
     """A UNet that turns the latents of a reference picture into features for reference attention.
 
     It takes the configuration of [`~diffusers.UNet2DConditionModel`] and has its state-dict keys, but for those on
@@ -68,12 +70,73 @@ class HIAAppearanceEncoder(StrictLoadingMixin, UNet2DConditionModel):
     """
 
     _repeated_blocks = ["ReferenceWriteBlock"]
+    _no_split_modules = ["ResnetBlock2D", "ReferenceWriteTransformer", "UpBlock2D", "CrossAttnUpBlock2D"]
     _other_class_hint = "build the appearance encoder of a plain UNet with HIAAppearanceEncoder.from_unet(unet)."
 
-    @extends_init(UNet2DConditionModel, spatial_position_embedding=False)
-    def __init__(self, spatial_position_embedding: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.register_to_config(spatial_position_embedding=spatial_position_embedding)
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        center_input_sample: bool = False,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        up_block_types: tuple[str, ...] = (
+            "UpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+        ),
+        only_cross_attention: bool | tuple[bool] = False,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int | tuple[int] = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float = 1,
+        dropout: float = 0.0,
+        act_fn: str = "silu",
+        norm_num_groups: int | None = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int | tuple[int] = 1280,
+        transformer_layers_per_block: int | tuple[int] | tuple[tuple] = 1,
+        reverse_transformer_layers_per_block: tuple[tuple[int]] | None = None,
+        encoder_hid_dim: int | None = None,
+        encoder_hid_dim_type: str | None = None,
+        attention_head_dim: int | tuple[int] = 8,
+        num_attention_heads: int | tuple[int] | None = None,
+        dual_cross_attention: bool = False,
+        use_linear_projection: bool = False,
+        class_embed_type: str | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        num_class_embeds: int | None = None,
+        upcast_attention: bool = False,
+        resnet_time_scale_shift: str = "default",
+        resnet_skip_time_act: bool = False,
+        resnet_out_scale_factor: float = 1.0,
+        time_embedding_type: str = "positional",
+        time_embedding_dim: int | None = None,
+        time_embedding_act_fn: str | None = None,
+        timestep_post_act: str | None = None,
+        time_cond_proj_dim: int | None = None,
+        conv_in_kernel: int = 3,
+        conv_out_kernel: int = 3,
+        projection_class_embeddings_input_dim: int | None = None,
+        attention_type: str = "default",
+        class_embeddings_concat: bool = False,
+        mid_block_only_cross_attention: bool | None = None,
+        cross_attention_norm: str | None = None,
+        addition_embed_type_num_heads: int = 64,
+        spatial_position_embedding: bool = False,
+    ) -> None:
+        super().__init__(**parent_options(UNet2DConditionModel, self.config))
         replace_layers(self, (*LAYERS, *(POSITION_LAYERS if spatial_position_embedding else ())))
         check_positioned_norms(self)
         self.reference_names = name_reference_blocks(self)

@@ -19,6 +19,7 @@ from .appearance_encoder import HIAAppearanceEncoder
 from .autoencoder import AUTOENCODERS, vae_scale_factor
 from .controlnet import HIAControlNetModel
 from .modeling_hia import check_same_options, same_option
+from .pose_guider import HIAPoseGuider
 from .unet_motion import HIAUNetMotionModel
 
 
@@ -27,7 +28,7 @@ CLASSES: dict[str, tuple[type, ...]] = {
     "image_encoder": (CLIPVisionModelWithProjection,),
     "unet": (HIAUNetMotionModel,),
     "appearance_encoder": (HIAAppearanceEncoder,),
-    "controlnet": (HIAControlNetModel,),
+    "controlnet": (HIAControlNetModel, HIAPoseGuider),
     "scheduler": (SchedulerMixin,),
     "text_encoder": (CLIPTextModel,),
     "ip_adapter_image_encoder": (CLIPVisionModelWithProjection,),
@@ -140,7 +141,7 @@ def _check_channels(parts: Mapping[str, Any]) -> None:
     latents = vae.config.latent_channels if vae is not None else unet.config.in_channels if unet is not None else None
     for name in ("unet", "appearance_encoder", "controlnet"):
         network = parts.get(name)
-        if network is None or latents is None or network.config.get("embedding_only"):
+        if network is None or latents is None or isinstance(network, HIAPoseGuider):
             continue
         if network.config.in_channels != latents:
             other = "`vae` has" if vae is not None else "`unet` is for"
@@ -201,11 +202,11 @@ def _check_controlnet(parts: Mapping[str, Any]) -> None:
     if "unet" not in parts:
         return
     unet = parts["unet"]
-    if not controlnet.config.embedding_only:
+    if not isinstance(controlnet, HIAPoseGuider):
         check_same_options("controlnet", controlnet, unet, {name: name for name in CONTROLNET_OPTIONS})
-    elif controlnet.config.block_out_channels[0] != unet.config.block_out_channels[0]:
+    elif controlnet.config.out_channels != unet.config.block_out_channels[0]:
         raise ValueError(
-            f"`controlnet` gives pose features of {controlnet.config.block_out_channels[0]} channels but `unet` takes"
+            f"`controlnet` gives pose features of {controlnet.config.out_channels} channels but `unet` takes"
             f" {unet.config.block_out_channels[0]}."
         )
 

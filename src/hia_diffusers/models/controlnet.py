@@ -2,121 +2,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ControlNet of HIA: six channels of pose and hand blur (paper Sec. 3.2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
+from torch import nn
 
 from .attachments import check_no_attachments
-from .context_attention import ContextAttention
+from .attention import AttentionBackendMixin, CrossAttention, DispatchedAttention
+from .conditioning_embedding import ConditioningWindows, ReusableConditioningEmbedding, widened
+from .deep_cache import DeepCacheMixin
 from .layers import SPATIAL_BLOCK, replace_layers
-from .modeling_hia import StrictLoadingMixin, extends_init
+from .modeling_hia import StrictLoadingMixin, parent_options
+from .pose_guider import HIAPoseGuider
 
 
-class ConditioningEmbeddings:
-    """The ControlNet's embeddings of conditioning frames, each made once and kept.
-
-    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. An embedding is
-    made inside of the ControlNet, when its frame is first seen, so that offloading finds the weights in place. Not for
-    training, nor across a change of the ControlNet's weights.
+@dataclass
+class HIAControlNetOutput(ControlNetOutput):
+    """Output of [`HIAControlNetModel`]: one that accelerate can rebuild on another device, from a mapping.
 
     Args:
-        read (`Callable`):
-            Takes the numbers of frames and gives `(B, frames, C, H, W)` in the ControlNet's dtype.
-        num_frames (`int`):
-            F.
-        device (`torch.device`, *optional*):
-            Where the embeddings are kept; by default where they are used if one window holds all frames, else on the
-            host.
+        down_block_res_samples (`tuple[torch.Tensor, ...]`):
+            Residuals of the down blocks, each `(N, C, h, w)`.
+        mid_block_res_sample (`torch.Tensor` of shape `(N, C, h, w)`):
+            Residual of the middle block.
     """
 
-    def __init__(
-        self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device | None = None
-    ) -> None:
-        self.read, self.num_frames, self.device = read, num_frames, device
-        self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
-        self._pinned = False
-        self._known: set[int] = set()
-
-    def windows(self, windows: Sequence[range], device: torch.device) -> "ConditioningWindows":
-        """Windows of frames whose embeddings will be wanted on `device`, one after the other as a batch."""
-        return ConditioningWindows(self, windows, device)
-
-    def get(
-        self, windows: Sequence[range], device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """Embeddings `(windows * B * frames, C, h, w)`; `embed` makes those that are not known yet."""
-        unknown = sorted({frame for window in windows for frame in window} - self._known)
-        if unknown:
-            made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
-            if self._kept is None:
-                kept_on = self.device or (device if len(windows[0]) == self.num_frames else torch.device("cpu"))
-                shape = (made.shape[0], self.num_frames, *made.shape[2:])
-                # Copies to and from pinned memory wait in the queue of the GPU, and the host does not wait for them.
-                self._pinned = device.type == "cuda" and kept_on.type == "cpu"
-                self._kept = torch.empty(shape, dtype=made.dtype, device=kept_on, pin_memory=self._pinned)
-            for frame, embedding in zip(unknown, made.unbind(1), strict=True):
-                self._kept[:, frame].copy_(embedding, non_blocking=self._pinned)
-            self._known.update(unknown)
-        assert self._kept is not None
-        kept = [
-            self._kept[:, window.start : window.stop].to(device, non_blocking=self._pinned).flatten(0, 1)
-            for window in windows
-        ]
-        return torch.cat(kept)
-
-
-@dataclass(frozen=True)
-class ConditioningWindows:
-    """What the ControlNet takes as `controlnet_cond` in place of frames."""
-
-    embeddings: ConditioningEmbeddings
-    windows: Sequence[range]
-    device: torch.device
-
-
-class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
-    """The embedding of conditioning frames, which [`ConditioningWindows`] keep."""
-
-    def forward(self, conditioning: torch.Tensor | ConditioningWindows) -> torch.Tensor:
-        if isinstance(conditioning, ConditioningWindows):
-            return conditioning.embeddings.get(conditioning.windows, conditioning.device, super().forward)
-        return super().forward(conditioning)
+    down_block_res_samples: Any
+    mid_block_res_sample: Any = None
 
 
 LAYERS = (
     ("controlnet_cond_embedding", ControlNetConditioningEmbedding, ReusableConditioningEmbedding),
-    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+    (SPATIAL_BLOCK + r"\.attn1", Attention, DispatchedAttention),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, CrossAttention),
 )
 
 
-def unet_arguments(residuals: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Under which names an [`HIAUNetMotionModel`] takes what an [`HIAControlNetModel`] gives.
-
-    Args:
-        residuals (`Sequence[torch.Tensor]`):
-            Those of the down blocks, then that of the middle block; or the pose features alone; or none.
-    """
-    if not residuals:
-        return {}
-    *down, last = residuals
-    if not down:
-        return {"pose_features": last}
-    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": last}
-
-
-class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
+class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMixin, ControlNetModel):
     """A [`~diffusers.ControlNetModel`] that takes the six channels of [`MotionBlurCondition`] by default.
 
     Args:
-        embedding_only (`bool`, *optional*, defaults to `False`):
-            Whether the network is its conditioning embedding alone, whose output the UNet takes as `pose_features`,
-            as the pose guider of Moore-AnimateAnyone is.
         kwargs:
             The arguments of [`~diffusers.ControlNetModel`]; `conditioning_channels` defaults to 6.
 
@@ -124,27 +56,81 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         ValueError: If `controlnet_conditioning_channel_order` is not `"rgb"`.
     """
 
+    # The arguments of [`HIAUNetMotionModel`] that the outputs are, in their order.
+    unet_arguments = ("down_block_additional_residuals", "mid_block_additional_residual")
+
     _repeated_blocks = ["BasicTransformerBlock"]
+    _no_split_modules = ["ResnetBlock2D", "Transformer2DModel"]
     _skip_layerwise_casting_patterns = ["norm"]
     _other_class_hint = "widen a plain ControlNet with HIAControlNetModel.from_controlnet(controlnet)."
 
-    @extends_init(ControlNetModel, conditioning_channels=6, embedding_only=False)
-    def __init__(self, embedding_only: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.register_to_config(embedding_only=embedding_only)
-        if self.config.controlnet_conditioning_channel_order != "rgb":
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 4,
+        conditioning_channels: int = 6,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        only_cross_attention: bool | tuple[bool] = False,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float = 1,
+        act_fn: str = "silu",
+        norm_num_groups: int | None = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int = 1280,
+        transformer_layers_per_block: int | tuple[int, ...] = 1,
+        encoder_hid_dim: int | None = None,
+        encoder_hid_dim_type: str | None = None,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        num_attention_heads: int | tuple[int, ...] | None = None,
+        use_linear_projection: bool = False,
+        class_embed_type: str | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        num_class_embeds: int | None = None,
+        upcast_attention: bool = False,
+        resnet_time_scale_shift: str = "default",
+        projection_class_embeddings_input_dim: int | None = None,
+        controlnet_conditioning_channel_order: str = "rgb",
+        conditioning_embedding_out_channels: tuple[int, ...] | None = (16, 32, 96, 256),
+        global_pool_conditions: bool = False,
+        addition_embed_type_num_heads: int = 64,
+    ) -> None:
+        super().__init__(**parent_options(ControlNetModel, self.config))
+        if controlnet_conditioning_channel_order != "rgb":
             raise ValueError(
                 "`controlnet_conditioning_channel_order` must be 'rgb', the order of the condition, got "
-                f"{self.config.controlnet_conditioning_channel_order!r}."
+                f"{controlnet_conditioning_channel_order!r}."
             )
         replace_layers(self, LAYERS)
-        if embedding_only:
-            for name in [name for name, _ in self.named_children() if name != "controlnet_cond_embedding"]:
-                setattr(self, name, None)
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        if not self.config.embedding_only:  # where it is, diffusers misses the blocks that could be recomputed
-            super()._set_gradient_checkpointing(*args, **kwargs)
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Build a ControlNet from its configuration; or the [`HIAPoseGuider`] that earlier versions saved as one.
+
+        Args:
+            config (`dict`):
+                As of [`~diffusers.ConfigMixin.from_config`]. With `embedding_only` it is a pose guider's.
+            kwargs:
+                Options that go before those of `config`.
+        """
+        if config.get("embedding_only"):
+            return HIAPoseGuider.from_config(config, **kwargs)
+        return super().from_config({k: v for k, v in config.items() if k != "embedding_only"}, **kwargs)
+
+    @property
+    def deep_blocks(self) -> list[nn.Module]:
+        """All blocks, which a cache reuses."""
+        return [self.conv_in, *self.down_blocks, self.mid_block]
 
     @classmethod
     def from_unet(
@@ -185,11 +171,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
                 f" `controlnet`, got {conditioning_channels}."
             )
         model = cls.from_config(controlnet.config, conditioning_channels=conditioning_channels)
-        state_dict = controlnet.state_dict()
-        weight = state_dict["controlnet_cond_embedding.conv_in.weight"]
-        zeros = weight.new_zeros(weight.shape[0], new_channels, *weight.shape[2:])
-        state_dict["controlnet_cond_embedding.conv_in.weight"] = torch.cat([weight, zeros], dim=1)
-        model.load_state_dict(state_dict)
+        model.load_state_dict(widened(controlnet.state_dict(), new_channels))
         return model.to(device=controlnet.device, dtype=controlnet.dtype)
 
     def forward(
@@ -201,7 +183,7 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
         conditioning_scale: float = 1.0,
         return_dict: bool = True,
         **kwargs: Any,
-    ) -> ControlNetOutput | tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    ) -> HIAControlNetOutput | tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Read conditioning frames.
 
         Args:
@@ -216,24 +198,20 @@ class HIAControlNetModel(StrictLoadingMixin, ControlNetModel):
             conditioning_scale (`float`, *optional*, defaults to 1.0):
                 Factor on what is returned.
             return_dict (`bool`, *optional*, defaults to `True`):
-                Whether to return a `ControlNetOutput` instead of a tuple.
+                Whether to return an [`HIAControlNetOutput`] instead of a tuple.
             kwargs:
                 Further arguments of [`~diffusers.ControlNetModel.forward`].
 
         Returns:
-            `ControlNetOutput` or `tuple`: residuals of the down blocks and of the middle block, each `(N, C, h, w)`.
-            With `embedding_only` no residuals of down blocks, and in place of the other the pose features. See
-            [`unet_arguments`].
+            [`HIAControlNetOutput`] or `tuple`: residuals of the down blocks and of the middle block.
         """
-        if self.config.embedding_only:
-            features = self.controlnet_cond_embedding(controlnet_cond) * conditioning_scale
-            return ControlNetOutput((), features) if return_dict else ((), features)
-        return super().forward(
+        down, mid = super().forward(
             sample,
             timestep,
             encoder_hidden_states,
             controlnet_cond=controlnet_cond,
             conditioning_scale=conditioning_scale,
-            return_dict=return_dict,
+            return_dict=False,
             **kwargs,
         )
+        return HIAControlNetOutput(tuple(down), mid) if return_dict else (tuple(down), mid)

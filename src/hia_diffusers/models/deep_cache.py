@@ -2,84 +2,100 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reuse of what changes little from one denoising step to the next (DeepCache, arXiv 2312.00858)."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from diffusers import UNetMotionModel
+from diffusers import CacheMixin
 from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import BaseState, StateManager
 from torch import nn
 
+from .. import checks
 
-Output = TypeVar("Output")
 
 HOOK = "hia_deep_cache"
 
 
-class DeepCache:
-    """Lets the deep blocks of a UNet, all but the outermost two, give what they gave in an earlier step.
-
-    A context manager: outside of it the UNet is as it was.
+@dataclass(frozen=True)
+class DeepCacheConfig:
+    """How a network reuses its deep blocks, for `enable_cache`.
 
     Args:
-        unet (`UNetMotionModel`):
-            The UNet.
-        interval (`int`):
-            Every so many steps all is computed. With 1 nothing is kept and the UNet is not touched.
+        interval (`int`, *optional*, defaults to 2):
+            The deep blocks run in one of `interval` steps, at least 2; in the others they return what they returned.
+
+    Raises:
+        TypeError, ValueError: If `interval` is no integer from 2.
     """
 
-    def __init__(self, unet: UNetMotionModel, interval: int):
-        self.interval, self.reuse = interval, False
-        self._blocks = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]] if interval > 1 else []
-        self._outputs: dict[Any, Any] = {}
-        self._window: Any = None
-        self._key: Any = None
-        self._settings: tuple[Any, ...] | None = None
-        self._age = 0
+    interval: int = 2
 
-    def __enter__(self) -> "DeepCache":
-        for block in self._blocks:
-            HookRegistry.check_if_exists_or_initialize(block).register_hook(_ReusedBlock(self), HOOK)
-        return self
+    def __post_init__(self) -> None:
+        checks.integer("interval", self.interval, low=2)
 
-    def __exit__(self, *error: Any) -> None:
-        for block in self._blocks:
+
+class DeepCacheMixin(CacheMixin):
+    """A network whose deep blocks can be reused, with the interface of [`~diffusers.CacheMixin`].
+
+    While the cache is enabled, the network is called within `cache_context(name)`, a name for each window and branch,
+    whose outputs are kept apart. [`HIAPipeline`] does so, and drops what is kept at the end of a call.
+    """
+
+    _cache_config: DeepCacheConfig | None
+
+    @property
+    def deep_blocks(self) -> list[nn.Module]:
+        """The blocks whose outputs are reused."""
+        raise NotImplementedError
+
+    def enable_cache(self, config: DeepCacheConfig) -> None:
+        """Reuse the deep blocks.
+
+        Args:
+            config ([`DeepCacheConfig`]):
+                How. The other caches of diffusers are made for transformers.
+
+        Raises:
+            TypeError: If `config` is that of another cache.
+            ValueError: If a cache is enabled already.
+        """
+        checks.instance("config", config, DeepCacheConfig)
+        if self.is_cache_enabled:
+            raise ValueError("`enable_cache`: a cache is enabled already; call `disable_cache` first.")
+        for block in self.deep_blocks:
+            HookRegistry.check_if_exists_or_initialize(block).register_hook(_DeepCacheHook(config.interval), HOOK)
+        HookRegistry.check_if_exists_or_initialize(self)._child_registries_cache = None  # it lacks the new hooks
+        self._cache_config = config
+
+    def disable_cache(self) -> None:
+        """Run all blocks at every step again."""
+        for block in self.deep_blocks:
             HookRegistry.check_if_exists_or_initialize(block).remove_hook(HOOK, recurse=False)
-        self._outputs.clear()
-
-    def begin_step(self, *settings: Any) -> None:
-        """Decides whether the step is one of reuse, which `reuse` says then. Where `settings` change it is not."""
-        self._age += 1
-        self.reuse = settings == self._settings and self._age < self.interval
-        if not self.reuse:
-            self._settings, self._age = settings, 0
-            self._outputs.clear()
-
-    def begin_window(self, window: Any) -> None:
-        """What is kept from here on is that of `window`, such as the number of its first frame."""
-        self._window = window
-
-    def run(self, key: Any, network: Callable[[], Output]) -> Output:
-        """The network's output; its deep blocks are those of `key`, such as a branch."""
-        self._key = key
-        return network()
-
-    def output(self, key: Any, compute: Callable[[], Output]) -> Output:
-        """What `compute` gives, or gave for this window and `key` in the last step that was not one of reuse."""
-        if self.interval == 1:
-            return compute()
-        if not self.reuse:
-            self._outputs[self._window, key] = compute()
-        return self._outputs[self._window, key]
-
-    def block_output(self, block: nn.Module, compute: Callable[[], Output]) -> Output:
-        """Likewise for a block of the network that runs."""
-        return self.output((self._key, block), compute)
+        self._cache_config = None
 
 
-class _ReusedBlock(ModelHook):
-    def __init__(self, cache: DeepCache):
+class _DeepCacheState(BaseState):
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls, self.output = 0, None
+
+
+class _DeepCacheHook(ModelHook):
+    _is_stateful = True
+
+    def __init__(self, interval: int) -> None:
         super().__init__()
-        self.cache = cache
+        self.interval, self.states = interval, StateManager(_DeepCacheState)
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.cache.block_output(module, lambda: self.fn_ref.original_forward(*args, **kwargs))
+        state = self.states.get_state()
+        if state.calls % self.interval == 0:
+            state.output = self.fn_ref.original_forward(*args, **kwargs)
+        state.calls += 1
+        return state.output
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        self.states.reset()
+        return module

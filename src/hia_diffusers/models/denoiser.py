@@ -7,18 +7,25 @@ Sampling, training, distillation and the estimates of memory all call [`HIADenoi
 Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers.guiders import BaseGuidance
 from torch import nn
 
 from .appearance_encoder import HIAAppearanceEncoder
-from .controlnet import ConditioningEmbeddings, ConditioningWindows, HIAControlNetModel, unet_arguments
-from .deep_cache import DeepCache
+from .conditioning_embedding import ConditioningEmbeddings, ConditioningWindows
+from .controlnet import HIAControlNetModel
+from .pose_guider import HIAPoseGuider
 from .reference_attention import ReferenceFeatures
 from .unet_motion import HIAUNetMotionModel
+
+
+# Arguments of the UNet that a ControlNet or pose guider gives, and their values, each `(B * F, C, h, w)`.
+Residuals = Mapping[str, torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class HIADenoiser(nn.Module):
     Args:
         appearance_encoder ([`HIAAppearanceEncoder`]):
             Reads the reference images.
-        controlnet ([`HIAControlNetModel`]):
+        controlnet ([`HIAControlNetModel`] or [`HIAPoseGuider`]):
             Reads the conditioning frames.
         unet ([`HIAUNetMotionModel`]):
             Denoises.
@@ -163,7 +170,7 @@ class HIADenoiser(nn.Module):
     def __init__(
         self,
         appearance_encoder: HIAAppearanceEncoder,
-        controlnet: HIAControlNetModel,
+        controlnet: HIAControlNetModel | HIAPoseGuider,
         unet: HIAUNetMotionModel,
         reference_timestep: Literal["zero", "current"] = "zero",
         unconditional_controlnet: bool = False,
@@ -196,7 +203,7 @@ class HIADenoiser(nn.Module):
         latents: torch.Tensor,
         timestep: torch.Tensor,
         conditions: HIAConditions,
-        residuals: Sequence[torch.Tensor] | None = None,
+        residuals: Residuals | None = None,
     ) -> torch.Tensor:
         """Predict the noise, or what else the schedule's `prediction_type` names.
 
@@ -210,7 +217,7 @@ class HIADenoiser(nn.Module):
                 The timestep, one for all clips or one per clip.
             conditions ([`HIAConditions`]):
                 Of B clips and F frames.
-            residuals (`Sequence[torch.Tensor]`, *optional*):
+            residuals (`Mapping`, *optional*):
                 From [`HIADenoiser.control`], of these clips, or of the conditional half of
                 [`HIAConditions.both_branches`]; by default computed.
 
@@ -233,7 +240,7 @@ class HIADenoiser(nn.Module):
             cross_attention_kwargs=conditions.attention_kwargs,
             reference_features=reference,
             return_dict=False,
-            **unet_arguments(self._seen_residuals(residuals, conditions, latents.shape[2])),
+            **self._seen_residuals(residuals, conditions, latents.shape[2]),
         )[0]
 
     def guided(
@@ -241,40 +248,73 @@ class HIADenoiser(nn.Module):
         latents: torch.Tensor,
         timestep: torch.Tensor,
         conditions: HIAConditions,
-        guidance_scale: float,
+        guider: BaseGuidance,
         batch_guidance: bool = False,
-        cache: DeepCache | None = None,
+        window: str = "",
     ) -> torch.Tensor:
-        """Predict with animation-CFG (paper Eq. 4, with its sign set right).
+        """Predict with guidance.
 
         Args:
             latents, timestep, conditions:
                 As of [`HIADenoiser.forward`]; the conditions are those of the conditional branch.
-            guidance_scale (`float`):
-                At most 1 runs no unconditional branch.
+            guider ([`~diffusers.guiders.BaseGuidance`]):
+                Says which branches run, and combines their predictions.
             batch_guidance (`bool`, *optional*, defaults to `False`):
-                Whether both branches are one call of the UNet.
-            cache ([`DeepCache`], *optional*):
-                What to reuse of earlier steps.
+                Whether the conditional and the unconditional branch are one call of the UNet.
+            window (`str`, *optional*, defaults to `""`):
+                Whose outputs a cache keeps and reuses.
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`.
         """
-        cache = DeepCache(self.unet, 1) if cache is None else cache
-        residuals = cache.output("control", lambda: self.control(latents, timestep, conditions))
-
-        def branch(name: str, latents: torch.Tensor, conditions: HIAConditions) -> torch.Tensor:
-            return cache.run(name, lambda: self(latents, timestep, conditions, residuals))
-
-        if guidance_scale <= 1:
-            return branch("conditional", latents, conditions)
-        if batch_guidance:
-            both = branch("both", latents.repeat(2, 1, 1, 1, 1), conditions.both_branches())
-            conditional, unconditional = both.chunk(2)
+        with self.cache_context(window):
+            residuals = self.control(latents, timestep, conditions)
+        branches = guider.prepare_inputs({"conditions": (conditions, conditions.drop())})
+        if batch_guidance and len(branches) == 2:
+            with self.cache_context(f"{window} both"):
+                both = self(latents.repeat(2, 1, 1, 1, 1), timestep, conditions.both_branches(), residuals)
+            for branch, noise_pred in zip(branches, both.chunk(2), strict=True):
+                branch.noise_pred = noise_pred
         else:
-            conditional = branch("conditional", latents, conditions)
-            unconditional = branch("unconditional", latents, conditions.drop())
-        return unconditional + guidance_scale * (conditional - unconditional)
+            for branch in branches:
+                with self.cache_context(f"{window} {getattr(branch, guider._identifier_key)}"):
+                    branch.noise_pred = self(latents, timestep, branch.conditions, residuals)
+        return guider(branches).pred
+
+    @property
+    def cache_interval(self) -> int:
+        """Steps of which one is computed whole, 1 without a cache."""
+        return max((network._cache_config.interval for network in self._cached_networks), default=1)
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Whose outputs caches keep and reuse.
+
+        Args:
+            name (`str`):
+                Of a window and branch.
+        """
+        with ExitStack() as contexts:
+            for network in self._cached_networks:
+                contexts.enter_context(network.cache_context(name))
+            yield
+
+    @contextmanager
+    def caching(self) -> Iterator[None]:
+        """Nothing of what caches keep stays behind, whatever happens inside."""
+        try:
+            yield
+        finally:
+            self.reset_cache()
+
+    def reset_cache(self) -> None:
+        """Drop all that caches keep, so that the next step is computed whole."""
+        for network in self._cached_networks:
+            network._reset_stateful_cache()
+
+    @property
+    def _cached_networks(self) -> list[Any]:
+        return [network for network in (self.controlnet, self.unet) if getattr(network, "is_cache_enabled", False)]
 
     def read_reference(self, conditions: HIAConditions, timestep: torch.Tensor | int = 0) -> HIAConditions:
         """Run the appearance encoder, for all calls of one timestep, or of a clip where `reference_timestep` is zero.
@@ -300,51 +340,61 @@ class HIADenoiser(nn.Module):
         dropped = None if isinstance(conditions.unconditional, bool) else conditions.unconditional
         return replace(conditions, reference=ReferenceFeatures(features, dropped))
 
-    def control(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: HIAConditions) -> list[torch.Tensor]:
-        """Run the ControlNet.
+    def control(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: HIAConditions) -> Residuals:
+        """Run the ControlNet, or the pose guider, which reads the conditioning frames alone.
 
         Args:
             latents, timestep, conditions:
                 As of [`HIADenoiser.forward`].
 
         Returns:
-            `list[torch.Tensor]`: what [`unet_arguments`] takes, each `(B * F, C, h, w)`; nothing where the ControlNet
-            has no say.
+            `Mapping`: arguments of the UNet and their values, a tensor or a tuple of them, each `(B * F, C, h, w)`;
+            none where the ControlNet has no say.
         """
         if conditions.control_scale == 0:
-            return []
+            return {}
         num_frames, frames = latents.shape[2], conditions.conditioning_frames
-        states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
         if isinstance(frames, ConditioningEmbeddings):
             frames = frames.windows([range(num_frames)], latents.device)
-        down_residuals, last_residual = self.controlnet(
-            _in_dtype_of(self.controlnet, latents.transpose(1, 2).flatten(0, 1)),
-            timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
-            encoder_hidden_states=_in_dtype_of(self.controlnet, states),
-            controlnet_cond=frames.flatten(0, 1) if isinstance(frames, torch.Tensor) else frames,
-            conditioning_scale=conditions.control_scale,
-            return_dict=False,
-        )
-        return [_in_dtype_of(self.unet, residual) for residual in (*down_residuals, last_residual)]
+        inputs: dict[str, Any] = {
+            "controlnet_cond": frames.flatten(0, 1) if isinstance(frames, torch.Tensor) else frames,
+            "conditioning_scale": conditions.control_scale,
+        }
+        if "pose_features" not in self.controlnet.unet_arguments:
+            states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
+            inputs |= {
+                "sample": _in_dtype_of(self.controlnet, latents.transpose(1, 2).flatten(0, 1)),
+                "timestep": timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
+                "encoder_hidden_states": _in_dtype_of(self.controlnet, states),
+            }
+        outputs = self.controlnet(**inputs, return_dict=False)
+        residuals = dict(zip(self.controlnet.unet_arguments, outputs, strict=True))
+        return _of_each(residuals, lambda residual: _in_dtype_of(self.unet, residual))
 
-    def _seen_residuals(
-        self, residuals: Sequence[torch.Tensor], conditions: HIAConditions, num_frames: int
-    ) -> Sequence[torch.Tensor]:
+    def _seen_residuals(self, residuals: Residuals, conditions: HIAConditions, num_frames: int) -> Residuals:
         unconditional = conditions.unconditional
         if isinstance(unconditional, bool):
-            return [] if unconditional and not self.unconditional_controlnet else residuals
+            return {} if unconditional and not self.unconditional_controlnet else residuals
         kept = None if self.unconditional_controlnet else ~unconditional.repeat_interleave(num_frames)
-        seen = []
-        for residual in residuals:
+
+        def seen(residual: torch.Tensor) -> torch.Tensor:
             residual = _repeated(residual, len(conditions) * num_frames // len(residual))
-            seen.append(residual if kept is None else residual * kept[:, None, None, None])
-        return seen
+            return residual if kept is None else residual * kept[:, None, None, None]
+
+        return _of_each(residuals, seen)
 
     def _added_cond_kwargs(self, conditions: HIAConditions) -> dict[str, list[torch.Tensor]] | None:
         if not conditions.image_embeds:
             return None
         pairs = zip(conditions.image_embeds, conditions.null_image_embeds, strict=True)
         return {"image_embeds": [_of_branch(*pair, conditions.unconditional) for pair in pairs]}
+
+
+def _of_each(residuals: Residuals, change: Callable[[torch.Tensor], torch.Tensor]) -> Residuals:
+    return {
+        name: change(values) if isinstance(values, torch.Tensor) else tuple(map(change, values))
+        for name, values in residuals.items()
+    }
 
 
 def _of_branch(

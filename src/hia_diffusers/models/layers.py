@@ -8,7 +8,10 @@ and its checkpoints remain valid.
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
+import torch
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 
 
@@ -36,3 +39,53 @@ def replace_layers(network: nn.Module, table: Iterable[Replacement]) -> None:
         for names, old_class, new_class in table:
             if type(layer) is old_class and re.fullmatch(names, name):
                 layer.__class__ = new_class
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group norm of `(B, C, F, H, W)` with the statistics of each frame alone."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        frames = hidden_states.transpose(1, 2)
+        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+class ClipGroupNorm(nn.GroupNorm):
+    """Group norm of `(B * F, C, H, W)` with the statistics of each clip of `num_frames` frames."""
+
+    num_frames = 1
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        clips = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
+        return super().forward(clips).transpose(1, 2).flatten(0, 1)
+
+
+class InputConvolution(nn.Conv2d):
+    """The first convolution of a UNet. What its input has beyond its channels is added to its output."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.shape[1] == self.in_channels:
+            return super().forward(hidden_states)
+        return super().forward(hidden_states[:, : self.in_channels]) + hidden_states[:, self.in_channels :]
+
+
+class MotionTransformer(AnimateDiffTransformer3D):
+    """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
+
+    gradient_checkpointing = False
+    is_left_out = False
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        if self.is_left_out:
+            return hidden_states
+        arguments = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(super().forward, *arguments)
+        return super().forward(*arguments)

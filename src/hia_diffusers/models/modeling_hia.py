@@ -1,14 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the three networks share: a constructor that extends its parent's, and loading that refuses a mismatch."""
+"""What the networks share: options that extend a parent's, and loading that refuses a mismatch."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import hf_hub_download
 from torch import nn
@@ -17,35 +18,15 @@ from .attachments import check_no_attachments
 from .component_files import check_component_files, read_json_object
 
 
-Init = TypeVar("Init", bound=Callable[..., None])
 Model = TypeVar("Model", bound="StrictLoadingMixin")
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def extends_init(parent: type, **defaults: Any) -> Callable[[Init], Init]:
-    """Give `__init__(self, **kwargs)` the parent's signature, with other defaults and further arguments.
-
-    diffusers reads configs by the constructor's signature. Restating forty arguments of a parent would silently lose
-    the one that its next release adds.
-    """
-
-    def decorate(init: Init) -> Init:
-        parameters = dict(inspect.signature(parent.__init__).parameters)  # type: ignore[misc]
-        for name, default in defaults.items():
-            parameters[name] = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-        signature = inspect.Signature(list(parameters.values()))
-
-        @functools.wraps(init)
-        def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
-            arguments = signature.bind(self, *args, **kwargs).arguments
-            del arguments["self"]
-            init(self, **{**defaults, **arguments})
-
-        wrapped.__signature__ = signature  # type: ignore[attr-defined]
-        return wrapped  # type: ignore[return-value]
-
-    return decorate
+def parent_options(parent: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a configuration the options that a parent's constructor takes."""
+    parameters = inspect.signature(parent.__init__).parameters  # type: ignore[misc]
+    return {name: config[name] for name in parameters if name in config}
 
 
 def same_option(value: Any, other: Any) -> bool:
@@ -153,8 +134,10 @@ def check_finite_weights(model: nn.Module, source: Any) -> None:
             )
 
 
-class StrictLoadingMixin(ModelMixin):
+class StrictLoadingMixin(ModelMixin, ConfigMixin):
     """A model whose `from_pretrained` raises where diffusers would warn: weights that do not match are an error."""
+
+    _other_class_hint: str = "load it with that class."
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: Any, **kwargs: Any) -> Model:
@@ -174,18 +157,23 @@ class StrictLoadingMixin(ModelMixin):
             read_json_object(config_file)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         config = cls.load_config(pretrained_model_name_or_path, **hub_arguments)
-        saved_by = config.get("_class_name")
-        if saved_by != cls.__name__:
+        if not cls._is_described_by(config):
             raise ValueError(
-                f"`pretrained_model_name_or_path`: {pretrained_model_name_or_path} holds a {saved_by}, not a"
-                f" {cls.__name__}; {cls._other_class_hint}"
+                f"`pretrained_model_name_or_path`: {pretrained_model_name_or_path} holds a"
+                f" {config.get('_class_name')}, not a {cls.__name__}; {cls._other_class_hint}"
             )
-
         return load_without_mismatch(super(), pretrained_model_name_or_path, **{"use_safetensors": True, **kwargs})
+
+    @classmethod
+    def _is_described_by(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name") == cls.__name__
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        # The defaults here are not those of all classes that read the configuration: each option counts as given.
+        kwargs.pop("_use_default_values", None)
+        super().register_to_config(**kwargs)
 
     @functools.wraps(ModelMixin.save_pretrained)  # diffusers looks at the arguments
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         check_no_attachments(type(self).__name__, self)
         super().save_pretrained(*args, **kwargs)
-
-    _other_class_hint: str = "load it with that class."

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
+
+from .attention import DispatchedAttention
 
 
 # The key under which reference features travel in diffusers' `cross_attention_kwargs`.
@@ -65,7 +65,7 @@ class ReferenceFeatures:
             self._batches[size, unconditional] = ReferenceFeatures(features, dropped)
         return self._batches[size, unconditional]
 
-    def key_value(self, name: str, attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
+    def key_value(self, name: str, attention: DispatchedAttention) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of the block `name`, each `(B, tokens, C)`, by that block's own projections."""
         if name not in self._key_values:
             features = self.features[name]
@@ -74,7 +74,7 @@ class ReferenceFeatures:
 
 
 def attend_with_reference(
-    attention: Attention,
+    attention: DispatchedAttention,
     hidden_states: torch.Tensor,
     reference_key: torch.Tensor,
     reference_value: torch.Tensor,
@@ -83,7 +83,7 @@ def attend_with_reference(
     """Self-attention whose keys and values are followed by those of the reference.
 
     Args:
-        attention (`Attention`):
+        attention ([`DispatchedAttention`]):
             The block's self-attention; its projections are used, its processor is not.
         hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
             Normed input, N = B * F, the frames of a clip together.
@@ -92,12 +92,7 @@ def attend_with_reference(
         dropped (`torch.Tensor` of shape `(B,)`, *optional*):
             Bool; the clips that attend to their own tokens only.
     """
-    if attention.fused_projections:
-        query, key, value = attention.to_qkv(hidden_states).chunk(3, dim=-1)
-    else:
-        query = attention.to_q(hidden_states)
-        key, value = attention.to_k(hidden_states), attention.to_v(hidden_states)
-
+    query, key, value = attention.project(hidden_states)
     num_frames = hidden_states.shape[0] // reference_key.shape[0]
     key, value = (
         torch.cat([own, shared[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)], dim=1)
@@ -107,13 +102,7 @@ def attend_with_reference(
     if dropped is not None:
         seen = ~dropped.repeat_interleave(num_frames)[:, None].expand(-1, reference_key.shape[1])
         mask = torch.nn.functional.pad(seen, (hidden_states.shape[1], 0), value=True)
-    query, key, value = (states.unflatten(-1, (attention.heads, -1)) for states in (query, key, value))
-    # None stands for the back end that `set_attention_backend` or the environment has made active.
-    backend = AttentionBackendName.XFORMERS if isinstance(attention.processor, XFormersAttnProcessor) else None
-    hidden_states = dispatch_attention_fn(query, key, value, attn_mask=mask, scale=attention.scale, backend=backend)
-
-    projection, dropout = attention.to_out
-    return dropout(projection(hidden_states.flatten(2)))
+    return attention.attend(query, key, value, mask)
 
 
 class PositionedLayerNorm(nn.LayerNorm):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for it beside its subclasses
@@ -15,9 +16,20 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, U
 from torch import nn
 
 from .attachments import check_no_attachments
-from .context_attention import ContextAttention
-from .layers import MOTION, MOTION_BLOCK, SPATIAL, SPATIAL_BLOCK, replace_layers
-from .modeling_hia import StrictLoadingMixin, check_same_options, extends_init
+from .attention import AttentionBackendMixin, CrossAttention, DispatchedAttention, MotionAttention
+from .deep_cache import DeepCacheMixin
+from .layers import (
+    MOTION,
+    MOTION_BLOCK,
+    SPATIAL,
+    SPATIAL_BLOCK,
+    ClipGroupNorm,
+    FrameGroupNorm,
+    InputConvolution,
+    MotionTransformer,
+    replace_layers,
+)
+from .modeling_hia import StrictLoadingMixin, check_same_options, parent_options
 from .reference_attention import (
     REFERENCE,
     PositionedLayerNorm,
@@ -39,77 +51,12 @@ MOTION_ADAPTER_OPTIONS = {
 
 REFERENCE_PARTS = {"full": ("",), "midup": ("mid_block", "up_blocks")}
 
-
-class FrameGroupNorm(nn.GroupNorm):
-    """Group norm of `(B, C, F, H, W)` with the statistics of each frame alone."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        frames = hidden_states.transpose(1, 2)
-        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
-
-
-class ClipGroupNorm(nn.GroupNorm):
-    """Group norm of `(B * F, C, H, W)` with the statistics of each clip of `num_frames` frames."""
-
-    num_frames = 1
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        clips = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
-        return super().forward(clips).transpose(1, 2).flatten(0, 1)
-
-
-class InputConvolution(nn.Conv2d):
-    """The first convolution of a UNet. What its input has beyond its channels is added to its output."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if hidden_states.shape[1] == self.in_channels:
-            return super().forward(hidden_states)
-        return super().forward(hidden_states[:, : self.in_channels]) + hidden_states[:, self.in_channels :]
-
-
-class MotionAttention(Attention):
-    """Attention along time. It stays on SDPA: xformers' kernels do not take a sequence for each pixel of each clip."""
-
-    def forward(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        if encoder_hidden_states is None and hidden_states.shape[1] == 1:  # a frame that attends to itself alone
-            projection, dropout = self.to_out
-            return dropout(projection(self.to_v(hidden_states)))
-        return super().forward(hidden_states, encoder_hidden_states, **kwargs)
-
-    def set_use_memory_efficient_attention_xformers(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-class MotionTransformer(AnimateDiffTransformer3D):
-    """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
-
-    gradient_checkpointing = False
-    is_left_out = False
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        timestep: torch.Tensor | None = None,
-        class_labels: torch.Tensor | None = None,
-        num_frames: int = 1,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-    ) -> torch.Tensor:
-        if self.is_left_out:
-            return hidden_states
-        arguments = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs)
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(super().forward, *arguments)
-        return super().forward(*arguments)
-
-
 LAYERS = (
     ("conv_in", nn.Conv2d, InputConvolution),
     (SPATIAL, Transformer2DModel, ReferenceReadTransformer),
     (SPATIAL_BLOCK, BasicTransformerBlock, ReferenceReadBlock),
-    (SPATIAL_BLOCK + r"\.attn2", Attention, ContextAttention),
+    (SPATIAL_BLOCK + r"\.attn1", Attention, DispatchedAttention),
+    (SPATIAL_BLOCK + r"\.attn2", Attention, CrossAttention),
     (MOTION, AnimateDiffTransformer3D, MotionTransformer),
     (MOTION_BLOCK + r"\.attn[12]", Attention, MotionAttention),
 )
@@ -142,7 +89,7 @@ def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UN
     check_same_options("motion_adapter", adapter, unet, MOTION_ADAPTER_OPTIONS)
 
 
-class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
+class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMixin, UNetMotionModel):
     """A [`~diffusers.UNetMotionModel`] whose spatial self-attention reads a reference picture.
 
     Configuration and state-dict keys are the parent's. New motion modules start as the identity, as AnimateDiff's do.
@@ -176,29 +123,70 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
     """
 
     _repeated_blocks = ["ReferenceReadBlock", "BasicTransformerBlock"]
+    _no_split_modules = [
+        "ResnetBlock2D",
+        "ReferenceReadTransformer",
+        "MotionTransformer",
+        "UpBlockMotion",
+        "CrossAttnUpBlockMotion",
+    ]
+    _skip_keys = ["reference_features"]  # read where they are; of a copy no layer's K and V would be kept
     _other_class_hint = (
         "build it from a plain UNet with HIAUNetMotionModel.from_unet2d(unet, motion_adapter) or from a"
         " UNetMotionModel with HIAUNetMotionModel.from_unet_motion(unet)."
     )
 
-    @extends_init(
-        UNetMotionModel,
-        reference_attention_blocks="full",
-        motion_norm="frame",
-        resnet_norm="frame",
-        spatial_position_embedding=False,
-        input_skip=False,
-        use_motion_modules=True,
-    )
+    @register_to_config
     def __init__(
         self,
-        reference_attention_blocks: Literal["full", "midup"],
-        motion_norm: Literal["frame", "clip"],
-        resnet_norm: Literal["frame", "clip"],
-        spatial_position_embedding: bool,
-        input_skip: bool,
-        use_motion_modules: bool,
-        **kwargs: Any,
+        sample_size: int | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlockMotion",
+            "CrossAttnDownBlockMotion",
+            "CrossAttnDownBlockMotion",
+            "DownBlockMotion",
+        ),
+        up_block_types: tuple[str, ...] = (
+            "UpBlockMotion",
+            "CrossAttnUpBlockMotion",
+            "CrossAttnUpBlockMotion",
+            "CrossAttnUpBlockMotion",
+        ),
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int | tuple[int] = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float = 1,
+        act_fn: str = "silu",
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int = 1280,
+        transformer_layers_per_block: int | tuple[int] | tuple[tuple] = 1,
+        reverse_transformer_layers_per_block: int | tuple[int] | tuple[tuple] | None = None,
+        temporal_transformer_layers_per_block: int | tuple[int] | tuple[tuple] = 1,
+        reverse_temporal_transformer_layers_per_block: int | tuple[int] | tuple[tuple] | None = None,
+        transformer_layers_per_mid_block: int | tuple[int] | None = None,
+        temporal_transformer_layers_per_mid_block: int | tuple[int] | None = 1,
+        use_linear_projection: bool = False,
+        num_attention_heads: int | tuple[int, ...] = 8,
+        motion_max_seq_length: int = 32,
+        motion_num_attention_heads: int | tuple[int, ...] = 8,
+        reverse_motion_num_attention_heads: int | tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None,
+        use_motion_mid_block: bool = True,
+        mid_block_layers: int = 1,
+        encoder_hid_dim: int | None = None,
+        encoder_hid_dim_type: str | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        projection_class_embeddings_input_dim: int | None = None,
+        time_cond_proj_dim: int | None = None,
+        reference_attention_blocks: Literal["full", "midup"] = "full",
+        motion_norm: Literal["frame", "clip"] = "frame",
+        resnet_norm: Literal["frame", "clip"] = "frame",
+        spatial_position_embedding: bool = False,
+        input_skip: bool = False,
+        use_motion_modules: bool = True,
     ) -> None:
         for name, value, accepted in (
             ("reference_attention_blocks", reference_attention_blocks, ("full", "midup")),
@@ -207,15 +195,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         ):
             if value not in accepted:
                 raise ValueError(f"`{name}` must be one of {accepted}, got {value!r}.")
-        super().__init__(**kwargs)
-        self.register_to_config(
-            reference_attention_blocks=reference_attention_blocks,
-            motion_norm=motion_norm,
-            resnet_norm=resnet_norm,
-            spatial_position_embedding=spatial_position_embedding,
-            input_skip=input_skip,
-        )
-
+        super().__init__(**parent_options(UNetMotionModel, self.config))
         self.input_skip_projection: nn.Linear | None = None
         if input_skip:
             if self.config.in_channels != self.config.out_channels:
@@ -295,6 +275,11 @@ class HIAUNetMotionModel(StrictLoadingMixin, UNetMotionModel):
         """
         check_no_attachments("unet", self)
         super().fuse_qkv_projections()
+
+    @property
+    def deep_blocks(self) -> list[nn.Module]:
+        """All blocks but the outermost two, which a cache reuses."""
+        return [*self.down_blocks[1:], self.mid_block, *self.up_blocks[:-1]]
 
     def set_motion_modules(self, used: bool) -> None:
         """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.

@@ -14,8 +14,8 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 # What depends on the weights, and not on the caller's machine, inputs or wishes.
 CALL_DEFAULTS = (
-    *("num_inference_steps", "guidance_scale", "guidance_interval", "controlnet_conditioning_scale"),
-    *("reference_noise", "shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
+    *("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale", "reference_noise"),
+    *("shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
 )
 
 
@@ -54,17 +54,24 @@ def call_default(pipe: Any, name: str) -> Any:
     return pipe.config.call_defaults.get(name, default)
 
 
-def defaults_beside(call_defaults: Mapping[str, Any], latents: Any) -> dict[str, Any]:
+def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The defaults that a call can take. Latents that are given are the noise: `shared_noise` is not taken then.
+    The defaults that a call can take. Latents that are given are the noise: `shared_noise` is not taken then. A guider
+    that is given has a `guidance_scale` of its own.
 
     Args:
         call_defaults (`Mapping[str, Any]`):
             Of the pipeline.
-        latents (`torch.Tensor`, *optional*):
-            That the caller gave.
+        given (`Mapping[str, Any]`):
+            The arguments that the caller gave.
+
+    Raises:
+        ValueError: If the caller gave both `guidance_scale` and `guider`.
     """
-    return {name: value for name, value in call_defaults.items() if name != "shared_noise" or latents is None}
+    if given.get("guider") is not None and "guidance_scale" in given:
+        raise ValueError("Give `guidance_scale` or a `guider`, which has one of its own, not both.")
+    replaced = {"shared_noise": "latents", "guidance_scale": "guider"}
+    return {name: value for name, value in call_defaults.items() if given.get(replaced.get(name, name)) is None}
 
 
 def with_call_defaults(call: Call) -> Call:
@@ -81,7 +88,7 @@ def with_call_defaults(call: Call) -> Call:
     @functools.wraps(call)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names[1:], args, strict=False)), **kwargs}
-        defaults = defaults_beside(self.config.call_defaults, given.get("latents"))
+        defaults = defaults_beside(self.config.call_defaults, given)
         left_out = {name: value for name, value in defaults.items() if name not in given}
         return call(self, *args, **left_out, **kwargs)
 

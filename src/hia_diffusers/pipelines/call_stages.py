@@ -22,7 +22,7 @@ from ..conditioning.conditioning_clips import ConditioningClips
 from ..finite_results import check_finite
 from ..fitting import fit_reference, warn_of_bars
 from ..models import autoencoder
-from ..models.controlnet import ConditioningEmbeddings
+from ..models.conditioning_embedding import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.reference_attention import ReferenceFeatures
 from . import framewise_scheduling
@@ -143,16 +143,17 @@ def prepare_conditions(
         conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
             From [`prepare_conditioning_frames`], B clips.
         image_embeds (`tuple`, *optional*):
-            From [`HIAPipeline.prepare_ip_adapter_embeds`].
+            From [`~loaders.ip_adapter.prepare_ip_adapter_embeds`].
         cross_attention_kwargs (`dict`, *optional*):
             As of [`HIAPipeline.__call__`].
     """
     states, null_states = (_repeat_to(states, len(conditioning_frames)) for states in encoder_hidden_states)
+    dtype = components.controlnet.dtype
     conditions = HIAConditions(
         encoder_hidden_states=states,
         reference=reference_latents,
         conditioning_frames=ConditioningEmbeddings(
-            lambda frames: conditioning_frames.read(frames).to(components.controlnet.dtype),
+            lambda frames: conditioning_frames.read(frames).to(dtype),
             conditioning_frames.num_frames,
         ),
         null_encoder_hidden_states=null_states,

@@ -6,23 +6,26 @@ Axes: B clips, F frames, C channels, H, W.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.guiders import BaseGuidance
 
 from .. import checks
 from ..conditioning.conditioning_clips import ConditioningClips
 from ..images import image_tensors
+from ..loaders.ip_adapter import check_ip_adapter_inputs
 from ..models import autoencoder
 from ..models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
+from ..tensor_checks import check_tensor
+from . import guidance
 from .scheduler_rehearsal import check_kind, rehearse
 
 
-MAX_SCALE = 1000.0  # of guidance and of adapters: beyond, numbers are only noise
 MAX_VIDEOS = 1024  # per picture and motion
 STREAM_TYPES = ("pil", "np", "pt")
 OUTPUT_TYPES = (*STREAM_TYPES, "latent")
@@ -70,7 +73,7 @@ class DenoisingOptions:
     """How the denoising loop runs. The names, meanings and defaults are those of [`HIAPipeline.__call__`]."""
 
     guidance_scale: float = 3.5
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guider: BaseGuidance | None = None
     batch_guidance: bool = False
     controlnet_conditioning_scale: float = 1.0
     control_guidance_start: float = 0.0
@@ -79,16 +82,17 @@ class DenoisingOptions:
     context_overlap: int = 4
     context_shift: bool = True
     context_batch_size: int = 1
-    deep_cache_interval: int = 1
 
-    def guidance_at(self, step: int, num_steps: int, guidance_scale: float) -> float:
-        """The weight of guidance in a step: `guidance_scale`, or 1 outside of `guidance_interval`."""
-        return guidance_scale if _is_between(self.guidance_interval, step, num_steps) else 1.0
+    def make_guider(self) -> Any:
+        """The guider of a call, which keeps the state of its steps."""
+        if self.guider is None:
+            return guidance.classifier_free_guidance(self.guidance_scale)
+        return guidance.of_call(checks.instance("guider", self.guider, BaseGuidance))
 
     def control_at(self, step: int, num_steps: int) -> float:
         """The factor on what the ControlNet returns in a step, 0 where it does not act."""
-        interval = (self.control_guidance_start, self.control_guidance_end)
-        return self.controlnet_conditioning_scale if _is_between(interval, step, num_steps) else 0.0
+        acts = step / num_steps >= self.control_guidance_start and (step + 1) / num_steps <= self.control_guidance_end
+        return self.controlnet_conditioning_scale if acts else 0.0
 
     def check(self, num_frames: int, longest_window: int) -> None:
         """Raise a `ValueError` or `TypeError` that names the option that cannot be used.
@@ -100,23 +104,14 @@ class DenoisingOptions:
                 The frames that the UNet's motion modules can tell apart.
         """
         scale = self.controlnet_conditioning_scale
-        checks.number("guidance_scale", self.guidance_scale, low=0, high=MAX_SCALE)
-        checks.number("controlnet_conditioning_scale", scale, low=-MAX_SCALE, high=MAX_SCALE)
-        interval = self.guidance_interval
-        if not isinstance(interval, (tuple, list)) or len(interval) != 2:
-            raise TypeError(f"`guidance_interval` must be a pair (start, end), got {checks.shown(interval)}.")
-        for names, shares in (
-            (("guidance_interval", "guidance_interval"), interval),
-            (
-                ("control_guidance_start", "control_guidance_end"),
-                (self.control_guidance_start, self.control_guidance_end),
-            ),
-        ):
-            start, end = (checks.number(name, share, low=0, high=1) for name, share in zip(names, shares, strict=True))
-            if start >= end:
-                words = " and ".join(f"`{name}`" for name in dict.fromkeys(names))
-                raise ValueError(f"{words} must satisfy 0 <= start < end <= 1, got {start:g} and {end:g}.")
-        checks.flag("batch_guidance", self.batch_guidance)
+        checks.number("controlnet_conditioning_scale", scale, low=-guidance.MAX_SCALE, high=guidance.MAX_SCALE)
+        start = checks.number("control_guidance_start", self.control_guidance_start, low=0, high=1)
+        end = checks.number("control_guidance_end", self.control_guidance_end, low=0, high=1)
+        if start >= end:
+            raise ValueError(
+                "`control_guidance_start` and `control_guidance_end` must satisfy 0 <= start < end <= 1, got"
+                f" {start:g} and {end:g}."
+            )
         checks.flag("context_shift", self.context_shift)
         window = checks.integer("context_frames", self.context_frames)
         if min(window, num_frames) > longest_window:
@@ -128,12 +123,7 @@ class DenoisingOptions:
         if overlap >= window:
             raise ValueError(f"`context_overlap` must be less than `context_frames`, {window}, got {overlap}.")
         checks.integer("context_batch_size", self.context_batch_size)
-        checks.integer("deep_cache_interval", self.deep_cache_interval)
-
-
-def _is_between(interval: Sequence[float], step: int, num_steps: int) -> bool:
-    """Whether a step lies between two shares of the steps."""
-    return step / num_steps >= interval[0] and (step + 1) / num_steps <= interval[1]
+        guidance.check_guider(self.make_guider(), num_frames > window, self.batch_guidance)
 
 
 def check_inputs(
@@ -146,7 +136,7 @@ def check_inputs(
     timesteps: list[int] | None = None,
     sigmas: list[float] | None = None,
     guidance_scale: float = 3.5,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guider: BaseGuidance | None = None,
     batch_guidance: bool = False,
     controlnet_conditioning_scale: float = 1.0,
     control_guidance_start: float = 0.0,
@@ -157,7 +147,6 @@ def check_inputs(
     context_overlap: int = 4,
     context_shift: bool = True,
     context_batch_size: int = 1,
-    deep_cache_interval: int = 1,
     num_videos_per_prompt: int = 1,
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -191,9 +180,9 @@ def check_inputs(
             raise ValueError(f"`{name}` must be a multiple of {factor}, got {default} (from `conditioning_frames`).")
         latent_size.append(checks.side(name, default if value is None else value, factor) // factor)
     checks.area(*(side * factor for side in reversed(latent_size)))
-    DenoisingOptions(
+    options = DenoisingOptions(
         guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
+        guider=guider,
         batch_guidance=batch_guidance,
         controlnet_conditioning_scale=controlnet_conditioning_scale,
         control_guidance_start=control_guidance_start,
@@ -202,8 +191,8 @@ def check_inputs(
         context_overlap=context_overlap,
         context_shift=context_shift,
         context_batch_size=context_batch_size,
-        deep_cache_interval=deep_cache_interval,
-    ).check(clips.num_frames, unet.config.motion_max_seq_length)
+    )
+    options.check(clips.num_frames, unet.config.motion_max_seq_length)
     check_attention_arguments(cross_attention_kwargs, unet)
     callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
     checks.flag("reference_noise", reference_noise)
@@ -219,8 +208,12 @@ def check_inputs(
         shape = (batch_size, unet.config.in_channels, clips.num_frames, *latent_size)
         check_tensor("latents", latents, shape, dtype=unet.dtype)
     check_context(components, len(images), image_embeds, prompt_embeds=prompt_embeds)
-    components.check_ip_adapter_inputs(
-        ip_adapter_image, ip_adapter_image_embeds, batch_size, do_classifier_free_guidance=guidance_scale > 1
+    check_ip_adapter_inputs(
+        components,
+        ip_adapter_image,
+        ip_adapter_image_embeds,
+        batch_size=batch_size,
+        do_classifier_free_guidance=guidance.has_unconditional_branch(options.make_guider()),
     )
     num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, low=1, high=most_steps(scheduler))
     rehearse(scheduler, num_inference_steps, custom_schedule(scheduler, timesteps, sigmas), eta=eta)
@@ -294,7 +287,7 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
         )
     if "scale" in cross_attention_kwargs:
         scale = cross_attention_kwargs["scale"]
-        checks.number('cross_attention_kwargs["scale"]', scale, low=-MAX_SCALE, high=MAX_SCALE)
+        checks.number('cross_attention_kwargs["scale"]', scale, low=-guidance.MAX_SCALE, high=guidance.MAX_SCALE)
 
 
 def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
@@ -422,32 +415,6 @@ def check_embeds(name: str, embeds: Any, num_images: int, channels: int, dtype: 
     if embeds is not None:
         entries = 1 if isinstance(embeds, torch.Tensor) and embeds.ndim and embeds.size(0) == 1 else num_images
         check_tensor(name, embeds, (entries, None, channels), dtype=dtype)
-
-
-def check_tensor(name: str, tensor: Any, shape: Sequence[int | None], dtype: torch.dtype) -> None:
-    """A floating-point tensor of a shape, whose values stay finite in the precision that it is brought to.
-
-    Args:
-        name (`str`):
-            Of the argument.
-        tensor:
-            What was given.
-        shape (`Sequence[int | None]`):
-            What is wanted; `None` stands for any length but zero.
-        dtype (`torch.dtype`):
-            That it is brought to.
-    """
-    lengths = ", ".join("any" if length is None else str(length) for length in shape)
-    accepted = f"`{name}` must be a floating-point tensor of shape ({lengths}), got"
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{accepted} {checks.shown(tensor)}.")
-    if not tensor.is_floating_point() or tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
-        raise TypeError(f"{accepted} one of {tensor.dtype} on {tensor.device} with the layout {tensor.layout}.")
-    fits = tensor.ndim == len(shape)
-    if not fits or not all(b in (a, None) and a for a, b in zip(tensor.shape, shape, strict=True)):
-        raise ValueError(f"{accepted} {tuple(tensor.shape)}.")
-    if not tensor.to(dtype).isfinite().all():
-        raise ValueError(f"`{name}` must be finite in {dtype}; it holds NaN, infinity or larger numbers.")
 
 
 def _largest_sigma(scheduler: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers.guiders import BaseGuidance
 from diffusers.utils import replace_example_docstring
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -19,20 +20,20 @@ from ..conditioning.conditioning_clips import ConditioningClips
 from ..conditioning.motion_blur import MotionBlurCondition
 from ..exclusive_use import one_call_at_a_time
 from ..finite_results import check_finite
-from ..loaders.ip_adapter import HIAIPAdapterMixin
+from ..loaders.ip_adapter import HIAIPAdapterMixin, prepare_ip_adapter_embeds
 from ..loaders.lora import HIALoraLoaderMixin
 from ..models.appearance_encoder import HIAAppearanceEncoder
 from ..models.autoencoder import Autoencoder, vae_scale_factor
 from ..models.component_fit import COMPONENTS, check_components
 from ..models.controlnet import HIAControlNetModel
-from ..models.deep_cache import DeepCache
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.modeling_hia import copy_out_of_mapped_file
+from ..models.pose_guider import HIAPoseGuider
 from ..models.unet_motion import HIAUNetMotionModel
 from . import call_defaults as defaults
 from . import call_stages as stages
-from . import framewise_scheduling, inputs
-from .context_windows import context_windows, frame_weights
+from . import framewise_scheduling, guidance, inputs
+from .denoising import WindowSchedule, predict_noise
 from .inputs import DenoisingOptions, ReferenceImages
 from .pipeline_folder import PipelineFolderMixin
 from .pipeline_output import HIAPipelineOutput
@@ -79,7 +80,7 @@ class HIAPipeline(
             Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.
         appearance_encoder ([`HIAAppearanceEncoder`]):
             Reads the reference picture, once per clip.
-        controlnet ([`HIAControlNetModel`]):
+        controlnet ([`HIAControlNetModel`] or [`HIAPoseGuider`]):
             Reads the conditioning frames.
         scheduler (`SchedulerMixin`):
             [`ShiftedSNRScheduler`], or any of diffusers made with `from_config` of its configuration.
@@ -117,7 +118,7 @@ class HIAPipeline(
         image_encoder: CLIPVisionModelWithProjection | None,
         unet: HIAUNetMotionModel | UNetMotionModel | UNet2DConditionModel,
         appearance_encoder: HIAAppearanceEncoder,
-        controlnet: HIAControlNetModel,
+        controlnet: HIAControlNetModel | HIAPoseGuider,
         scheduler: SchedulerMixin,
         feature_extractor: CLIPImageProcessor | None = None,
         text_encoder: CLIPTextModel | None = None,
@@ -208,7 +209,7 @@ class HIAPipeline(
             conditions ([`~models.denoiser.HIAConditions`]):
                 From [`HIAPipeline.prepare_conditions`], of B clips.
             options ([`~pipelines.inputs.DenoisingOptions`], *optional*):
-                Guidance, ControlNet, windows and reuse, with the defaults of [`HIAPipeline.__call__`].
+                Guidance, ControlNet and windows, with the defaults of [`HIAPipeline.__call__`].
             extra_step_kwargs (`Mapping`, *optional*):
                 From [`HIAPipeline.prepare_extra_step_kwargs`].
             callback_on_step_end, callback_on_step_end_tensor_inputs:
@@ -222,52 +223,29 @@ class HIAPipeline(
         options.check(num_frames, self.unet.config.motion_max_seq_length)
         tensor_inputs = inputs.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         denoiser, device_timesteps = HIADenoiser.of_pipeline(self), timesteps.to(latents.device)
-        # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
-        offsets = torch.Generator().manual_seed(0)
-        self._guidance_scale, self._num_timesteps = options.guidance_scale, num_steps
+        guider, schedule = options.make_guider(), WindowSchedule(denoiser, num_frames, options)
+        self._guidance_scale, self._num_timesteps = guider.guidance_scale, num_steps
         num_warmup_steps = num_steps - (num_steps // self.scheduler.order) * self.scheduler.order
-        with (
-            DeepCache(self.unet, options.deep_cache_interval) as cache,
-            self.progress_bar(total=num_steps) as progress_bar,
-        ):
+        with denoiser.caching(), self.progress_bar(total=num_steps) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
-                guidance_scale = options.guidance_at(i, num_steps, self.guidance_scale)
+                if self.guidance_scale != guider.guidance_scale:  # a callback has changed it
+                    guider = guidance.with_scale(guider, self.guidance_scale)
+                guider.set_state(step=i, num_inference_steps=num_steps, timestep=t)
                 control_scale = options.control_at(i, num_steps)
                 seen = replace(denoiser.read_reference(conditions, device_timesteps[i]), control_scale=control_scale)
-                cache.begin_step(guidance_scale, control_scale)
-                if not cache.reuse:
-                    windows = context_windows(
-                        num_frames,
-                        options.context_frames,
-                        options.context_overlap,
-                        shift=options.context_shift,
-                        generator=offsets,
-                    )
-
-                # Predict the noise of each window, and average where windows overlap
-                sample = self.scheduler.scale_model_input(latents, t)
-                weights = frame_weights(windows, num_frames, latents.device).to(latents.dtype)[:, None, None]
-                noise_pred = torch.zeros_like(latents)
-                own_windows = windows if self._window_group is None else self._window_group.share(windows)
-                for first in range(0, len(own_windows), options.context_batch_size):
-                    batch = own_windows[first : first + options.context_batch_size]
-                    cache.begin_window(first)
-                    predicted = denoiser.guided(
-                        torch.cat([sample[:, :, window.start : window.stop] for window in batch]),
-                        device_timesteps[i],
-                        seen.window(*batch),
-                        guidance_scale=guidance_scale,
-                        batch_guidance=options.batch_guidance,
-                        cache=cache,
-                    )
-                    for window, prediction in zip(batch, predicted.chunk(len(batch)), strict=True):
-                        frames = slice(window.start, window.stop)
-                        noise_pred[:, :, frames] += weights[frames] * prediction
-                if self._window_group is not None:
-                    self._window_group.sum_(noise_pred)
+                noise_pred = predict_noise(
+                    denoiser,
+                    guider,
+                    self.scheduler.scale_model_input(latents, t),
+                    timestep=device_timesteps[i],
+                    conditions=seen,
+                    windows=schedule.next(guider.num_conditions, guider.guidance_scale, control_scale),
+                    options=options,
+                    window_group=self._window_group,
+                )
 
                 # x_t -> x_t-1
                 latents = framewise_scheduling.step(
@@ -376,7 +354,7 @@ class HIAPipeline(
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
         guidance_scale: float = 3.5,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guider: BaseGuidance | None = None,
         batch_guidance: bool = False,
         controlnet_conditioning_scale: float = 1.0,
         control_guidance_start: float = 0.0,
@@ -387,7 +365,6 @@ class HIAPipeline(
         context_overlap: int = 4,
         context_shift: bool = True,
         context_batch_size: int = 1,
-        deep_cache_interval: int = 1,
         num_videos_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -429,9 +406,10 @@ class HIAPipeline(
             guidance_scale (`float`, *optional*, defaults to 3.5):
                 The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
                 branch with neither reference nor ControlNet. At most 1 runs no unconditional branch. In [0, 1000].
-            guidance_interval (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
-                Shares of the steps between which there is guidance (arXiv 2404.07724); the others run no unconditional
-                branch.
+            guider ([`~diffusers.guiders.BaseGuidance`], *optional*):
+                A guider of diffusers, which has a `guidance_scale` of its own, instead of animation-CFG: for instance
+                `ClassifierFreeGuidance(guidance_scale=3.5, start=0.25, stop=0.75)`, which runs the unconditional
+                branch in half of the steps (arXiv 2404.07724).
             batch_guidance (`bool`, *optional*, defaults to `False`):
                 Whether both branches are one call of the UNet. It takes more memory, and more operations, as the
                 unconditional half carries the reference's tokens masked; quicker only where calls are what takes time.
@@ -453,9 +431,6 @@ class HIAPipeline(
                 Prompt travelling (Sec. 3.4): shift the windows at each step, by offsets drawn with a fixed seed.
             context_batch_size (`int`, *optional*, defaults to 1):
                 Windows that are denoised at a time. More take more memory.
-            deep_cache_interval (`int`, *optional*, defaults to 1):
-                Steps of which one is computed whole ([`~models.deep_cache.DeepCache`]): in the others the ControlNet
-                and all but the outermost blocks of the UNet give what they gave, and windows stay where they are.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
                 Videos per picture and motion, at most 1024.
             eta (`float`, *optional*, defaults to 0.0):
@@ -511,7 +486,7 @@ class HIAPipeline(
             timesteps=timesteps,
             sigmas=sigmas,
             guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
+            guider=guider,
             batch_guidance=batch_guidance,
             controlnet_conditioning_scale=controlnet_conditioning_scale,
             control_guidance_start=control_guidance_start,
@@ -522,7 +497,6 @@ class HIAPipeline(
             context_overlap=context_overlap,
             context_shift=context_shift,
             context_batch_size=context_batch_size,
-            deep_cache_interval=deep_cache_interval,
             num_videos_per_prompt=num_videos_per_prompt,
             eta=eta,
             generator=generator,
@@ -536,6 +510,18 @@ class HIAPipeline(
             decode_chunk_size=decode_chunk_size,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        options = DenoisingOptions(
+            guidance_scale=guidance_scale,
+            guider=guider,
+            batch_guidance=batch_guidance,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            context_frames=context_frames,
+            context_overlap=context_overlap,
+            context_shift=context_shift,
+            context_batch_size=context_batch_size,
         )
         self._interrupt, self._cross_attention_kwargs = False, cross_attention_kwargs
         step_times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
@@ -554,11 +540,12 @@ class HIAPipeline(
             encoder_hidden_states,
             reference_latents,
             clips,
-            image_embeds=self.prepare_ip_adapter_embeds(
+            image_embeds=prepare_ip_adapter_embeds(
+                self,
                 ip_adapter_image,
                 ip_adapter_image_embeds,
-                batch_size,
-                do_classifier_free_guidance=guidance_scale > 1,
+                batch_size=batch_size,
+                do_classifier_free_guidance=guidance.has_unconditional_branch(options.make_guider()),
             ),
             cross_attention_kwargs=cross_attention_kwargs,
         )
@@ -576,19 +563,7 @@ class HIAPipeline(
             ),
             step_times,
             conditions,
-            options=DenoisingOptions(
-                guidance_scale=guidance_scale,
-                guidance_interval=guidance_interval,
-                batch_guidance=batch_guidance,
-                controlnet_conditioning_scale=controlnet_conditioning_scale,
-                control_guidance_start=control_guidance_start,
-                control_guidance_end=control_guidance_end,
-                context_frames=context_frames,
-                context_overlap=context_overlap,
-                context_shift=context_shift,
-                context_batch_size=context_batch_size,
-                deep_cache_interval=deep_cache_interval,
-            ),
+            options=options,
             extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..models.controlnet import HIAControlNetModel
+from ..models.pose_guider import HIAPoseGuider
 from ..pipelines.pipeline_hia import HIAPipeline
 from ..schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 
@@ -48,7 +49,9 @@ def load_starting_point(pretrained_model_name_or_path: str | Path) -> HIAPipelin
             " ShiftedSNRScheduler.from_config(pipeline.scheduler.config) and save it again."
         )
     if pipeline.controlnet.config.conditioning_channels == 3:
-        pipeline.controlnet = HIAControlNetModel.from_controlnet(pipeline.controlnet)
+        is_pose_guider = isinstance(pipeline.controlnet, HIAPoseGuider)
+        widen = HIAPoseGuider.from_pose_guider if is_pose_guider else HIAControlNetModel.from_controlnet
+        pipeline.controlnet = widen(pipeline.controlnet)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.eval()

@@ -5,6 +5,7 @@
 import inspect
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import forked_python
@@ -13,7 +14,9 @@ import PIL.Image
 import pytest
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL, ModularPipeline, SequentialPipelineBlocks
+from diffusers import AutoencoderKL, ModularPipeline, ModularPipelineBlocks, SequentialPipelineBlocks
+from diffusers.guiders import ClassifierFreeGuidance
+from modular_tiny import modular_of, random_keypoints
 from published_adapters import write_ip_adapter
 
 from hia_diffusers import (
@@ -23,28 +26,14 @@ from hia_diffusers import (
     HIAModularPipeline,
     HIAPipeline,
     MotionBlurConditioner,
-    WholeBodyKeypoints,
 )
-from hia_diffusers.modular_hia import HIADecodeStep
+from hia_diffusers.models.deep_cache import DeepCacheConfig
 from hia_diffusers.pipelines.call_defaults import CALL_DEFAULTS
-
-
-def modular_of(pipe: HIAPipeline, blocks=None) -> HIAModularPipeline:
-    modular = HIAModularPipeline(blocks)
-    configs = {name: pipe.config[name] for name in ("reference_timestep", "unconditional_controlnet")}
-    modular.update_components(**pipe.components, **configs)
-    modular.set_progress_bar_config(disable=True)
-    return modular
+from hia_diffusers.pipelines.modular.decoders import HIADecodeStep
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def random_keypoints():
-    """Two frames in the size of hia-tiny."""
-    points = np.random.default_rng(0).uniform(20, 80, (2, 133, 2))
-    return WholeBodyKeypoints(points, np.ones((2, 133)), height=160, width=96, fps=25.0)
 
 
 @pytest.fixture
@@ -52,7 +41,7 @@ def inputs(picture, condition):
     return {"image": picture, "conditioning_frames": condition, "num_inference_steps": 2, "output_type": "pt"}
 
 
-# Bit for bit: blocks and pipeline run the same methods of `HIAPipeline` on the same inputs.
+# Bit for bit: blocks and pipeline run the same functions on the same inputs.
 
 
 # The same frames
@@ -63,7 +52,7 @@ def inputs(picture, condition):
     [
         ({}, {}),
         ({"reference_timestep": "current", "unconditional_controlnet": True}, {"reference_noise": False, "eta": 0.5}),
-        ({}, {"context_frames": 2, "context_overlap": 1, "batch_guidance": True, "guidance_interval": (0.0, 0.5)}),
+        ({}, {"context_frames": 2, "context_overlap": 1, "batch_guidance": True}),
         ({}, {"num_videos_per_prompt": 2, "height": 72, "width": 40, "output_type": "latent"}),
     ],
 )
@@ -72,6 +61,28 @@ def test_blocks_give_the_frames_of_the_pipeline_bit_for_bit(pipe, inputs, config
     arguments = inputs | changes
     expected = pipe(**arguments, generator=seeded()).frames
     assert torch.equal(modular_of(pipe)(**arguments, generator=seeded(), output="frames"), expected)
+
+
+def test_the_guider_is_a_component(pipe, inputs):
+    modular = modular_of(pipe)
+    assert modular.guider.guidance_scale is None
+    assert not any("guider" in name for name in modular.pretrained_component_names)
+    modular.update_components(guider=ClassifierFreeGuidance(2.0, stop=0.5))
+    frames = modular(**inputs, generator=seeded(), output="frames")
+    assert torch.equal(frames, pipe(**inputs, guider=ClassifierFreeGuidance(2.0, stop=0.5), generator=seeded()).frames)
+    frames = modular(**inputs, guidance_scale=3.0, generator=seeded(), output="frames")
+    assert torch.equal(frames, pipe(**inputs, guider=ClassifierFreeGuidance(3.0, stop=0.5), generator=seeded()).frames)
+    assert modular.guider.guidance_scale == 2.0
+
+
+def test_networks_reuse_blocks_as_in_the_pipeline(pipe, inputs):
+    inputs["num_inference_steps"] = 4
+    whole = pipe(**inputs, generator=seeded()).frames
+    for network in (pipe.unet, pipe.controlnet):
+        network.enable_cache(DeepCacheConfig(interval=2))
+    expected = pipe(**inputs, generator=seeded()).frames
+    assert torch.equal(modular_of(pipe)(**inputs, generator=seeded(), output="frames"), expected)
+    assert not torch.equal(expected, whole)
 
 
 def test_an_ip_adapter_acts_in_blocks_as_in_the_pipeline(pipe, inputs, tmp_path):
@@ -149,14 +160,57 @@ def test_a_state_is_gone_on_from_with_other_values(pipe, inputs):
     assert torch.equal(modular(state=state, guidance_scale=2.0, generator=seeded(), output="frames"), expected)
 
 
-def test_the_callback_and_the_progress_bar_are_those_of_the_pipeline(pipe, inputs, capfd):
-    modular, steps = modular_of(pipe), []
-    modular(**inputs, callback_on_step_end=lambda pipe, i, t, tensors: steps.append((i, pipe.guidance_scale)))
-    assert steps == [(0, 3.5), (1, 3.5)]
+def test_a_block_of_the_loop_sees_every_step_and_may_change_the_latents(pipe, inputs):
+    seen = []
+
+    class Halve(ModularPipelineBlocks):
+        def __call__(self, components, block_state, i, t):
+            seen.append((i, int(t)))
+            block_state.clean_latents = block_state.clean_latents / 2
+            return components, block_state
+
+    blocks = HIABlocks()
+    blocks.sub_blocks["denoise"].sub_blocks["halve"] = Halve()
+    frames = modular_of(pipe, blocks)(**inputs, generator=seeded(), output="frames")
+    halve = {"callback_on_step_end": lambda pipe, i, t, tensors: {"latents": tensors["latents"] / 2}}
+    assert torch.equal(frames, pipe(**inputs, **halve, generator=seeded()).frames)
+    assert seen == list(enumerate(pipe.scheduler.timesteps.tolist()))
+
+
+def test_no_block_makes_a_pipeline(pipe, inputs, monkeypatch):
+    modular = modular_of(pipe)
+    monkeypatch.setattr(HIAPipeline, "__init__", lambda *_, **__: pytest.fail("a pipeline is made"))
+    modular(**inputs)
+
+
+def test_the_progress_bar_is_that_of_the_loop(pipe, inputs, capfd):
+    modular = modular_of(pipe)
+    capfd.readouterr()
+    modular(**inputs)
     assert capfd.readouterr().err == ""
     modular.set_progress_bar_config(desc="denoising")
     modular(**inputs)
     assert "denoising" in capfd.readouterr().err
+
+
+# As diffusers tests the modular pipelines of its own
+
+
+def test_a_clip_of_a_batch_is_what_it_is_alone(pipe, inputs, picture):
+    modular = modular_of(pipe)
+    batch = modular(**inputs | {"image": [picture] * 2}, generator=[seeded(0), seeded(1)], output="frames")
+    assert len(batch) == 2
+    assert (batch[:1] - modular(**inputs, generator=seeded(0), output="frames")).abs().max() < 1e-4
+
+
+def test_components_are_unloaded_and_loaded_again():
+    pipe = HIAModularPipeline.from_pretrained(HIA_TINY)
+    pipe.load_components(["unet", "scheduler"])
+    released = weakref.ref(pipe.unet)
+    pipe.unload_components(["unet", "scheduler"])
+    assert released() is None and pipe.unet is pipe.scheduler is None
+    pipe.load_components("unet")
+    assert pipe.unet is not None and pipe.scheduler is None
 
 
 # Inputs
@@ -165,15 +219,22 @@ def test_the_callback_and_the_progress_bar_are_those_of_the_pipeline(pipe, input
 def test_the_inputs_are_the_arguments_of_the_call_and_a_driving_clip():
     inputs = {entry.name: entry for entry in HIABlocks().inputs}
     call = dict(inspect.signature(HIAPipeline.__call__).parameters)
-    del call["self"], call["return_dict"]
+    for name in ("self", "return_dict", "guider", "callback_on_step_end", "callback_on_step_end_tensor_inputs"):
+        del call[name]
+    prepare = dict(inspect.signature(HIAAnimator.prepare).parameters)
     driving = {"driving", "driving_type", "driving_fps", "driving_size", "max_frames"}
     driving |= {"person", "retarget", "image_keypoints", "sharpness"}
     assert inputs.keys() == call.keys() | driving
-    for name, parameter in call.items():
-        told_later = parameter.default is parameter.empty or name in CALL_DEFAULTS  # the latter by the configuration
-        assert inputs[name].default == (None if told_later else parameter.default)
+    for name, parameter in (call | {name: prepare[name] for name in driving}).items():
+        found_later = parameter.default is parameter.empty or name in CALL_DEFAULTS  # the latter in the configuration
+        assert inputs[name].default == (None if found_later else parameter.default)
+    for block in HIABlocks().sub_blocks.values():  # which may also run without the first ones
+        for entry in block.inputs:
+            if entry.name in CALL_DEFAULTS and entry.default is not None:
+                assert entry.default == call[entry.name].default
     assert [name for name, entry in inputs.items() if entry.required] == ["image"]
     assert all(len(entry.description) > 10 and entry.type_hint is not None for entry in inputs.values())
+    assert all(len(spec.description) > 10 for spec in HIABlocks().expected_components)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +291,7 @@ def diffusers_cli(saved, *arguments):
     return forked_python.run("-m", "diffusers.commands.diffusers_cli", *arguments, cwd=saved)
 
 
+SOURCE = "pretrained_model_name_or_path"
 RUN_INPUTS = {"image": "person.png", "driving": "motion.safetensors", "sharpness": 0.8}
 RUN = (
     *("run", "-m", "hia-tiny", "--output-key", "frames", "--seed", "0", "--device-map", "cpu", "--output", "out.mp4"),
@@ -238,9 +300,18 @@ RUN = (
 
 
 def test_the_code_in_a_saved_folder_is_an_import(saved):
-    assert [path.name for path in (saved / "hia-tiny").rglob("*.py")] == ["modular_hia.py"]
-    lines = (saved / "hia-tiny" / "modular_hia.py").read_text().splitlines()
+    assert [path.name for path in (saved / "hia-tiny").rglob("*.py")] == ["modular_blocks_hia.py"]
+    lines = (saved / "hia-tiny" / "modular_blocks_hia.py").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["from hia_diffusers import HIABlocks"]
+
+
+def test_the_index_names_what_is_loaded(saved):
+    index = json.loads((saved / "hia-tiny" / "modular_model_index.json").read_text())
+    pipe = HIAModularPipeline.from_pretrained(saved / "hia-tiny")
+    pipe.load_components()
+    named = {name for name, entry in index.items() if isinstance(entry, list) and entry[2].get(SOURCE)}
+    assert named == {name for name in pipe.pretrained_component_names if getattr(pipe, name) is not None}
+    assert "guider" not in index
 
 
 def test_the_command_schema_lists_the_inputs(saved):

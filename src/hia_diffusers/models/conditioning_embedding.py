@@ -1,0 +1,95 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The convolutions that embed conditioning frames, in a ControlNet or alone, and what keeps their outputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+
+class ConditioningEmbeddings:
+    """The ControlNet's embeddings of conditioning frames, each made once and kept.
+
+    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. An embedding is
+    made inside of the ControlNet, when its frame is first seen, so that offloading finds the weights in place. Not for
+    training, nor across a change of the ControlNet's weights.
+
+    Args:
+        read (`Callable`):
+            Takes the numbers of frames and gives `(B, frames, C, H, W)` in the ControlNet's dtype.
+        num_frames (`int`):
+            F.
+        device (`torch.device`, *optional*):
+            Where the embeddings are kept; by default where they are used if one window holds all frames, else on the
+            host.
+    """
+
+    def __init__(
+        self, read: Callable[[list[int]], torch.Tensor], num_frames: int, device: torch.device | None = None
+    ) -> None:
+        self.read, self.num_frames, self.device = read, num_frames, device
+        self._kept: torch.Tensor | None = None  # (B, F, C, h, w), valid for `_known`
+        self._pinned = False
+        self._known: set[int] = set()
+
+    def windows(self, windows: Sequence[range], device: torch.device) -> "ConditioningWindows":
+        """Windows of frames whose embeddings will be wanted on `device`, one after the other as a batch."""
+        return ConditioningWindows(self, windows, device)
+
+    def get(
+        self, windows: Sequence[range], device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Embeddings `(windows * B * frames, C, h, w)`; `embed` makes those that are not known yet."""
+        unknown = sorted({frame for window in windows for frame in window} - self._known)
+        if unknown:
+            made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
+            if self._kept is None:
+                kept_on = self.device or (device if len(windows[0]) == self.num_frames else torch.device("cpu"))
+                shape = (made.shape[0], self.num_frames, *made.shape[2:])
+                # Copies to and from pinned memory wait in the queue of the GPU, and the host does not wait for them.
+                self._pinned = device.type == "cuda" and kept_on.type == "cpu"
+                self._kept = torch.empty(shape, dtype=made.dtype, device=kept_on, pin_memory=self._pinned)
+            for frame, embedding in zip(unknown, made.unbind(1), strict=True):
+                self._kept[:, frame].copy_(embedding, non_blocking=self._pinned)
+            self._known.update(unknown)
+        assert self._kept is not None
+        kept = [
+            self._kept[:, window.start : window.stop].to(device, non_blocking=self._pinned).flatten(0, 1)
+            for window in windows
+        ]
+        return torch.cat(kept)
+
+
+@dataclass(frozen=True)
+class ConditioningWindows:
+    """What the ControlNet takes as `controlnet_cond` in place of frames."""
+
+    embeddings: ConditioningEmbeddings
+    windows: Sequence[range]
+    device: torch.device
+
+
+class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
+    """The embedding of conditioning frames, which [`ConditioningWindows`] keep."""
+
+    def forward(self, conditioning: torch.Tensor | ConditioningWindows) -> torch.Tensor:
+        if isinstance(conditioning, ConditioningWindows):
+            return conditioning.embeddings.get(conditioning.windows, conditioning.device, super().forward)
+        return super().forward(conditioning)
+
+
+def widened(state_dict: dict[str, torch.Tensor], new_channels: int) -> dict[str, torch.Tensor]:
+    """Weights of a network with further conditioning channels, which have zero weight and change nothing at first.
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`):
+            Weights of a network with a `controlnet_cond_embedding`.
+        new_channels (`int`):
+            How many; they come after the old ones.
+    """
+    key = "controlnet_cond_embedding.conv_in.weight"
+    weight = state_dict[key]
+    zeros = weight.new_zeros(weight.shape[0], new_channels, *weight.shape[2:])
+    return {**state_dict, key: torch.cat([weight, zeros], dim=1)}

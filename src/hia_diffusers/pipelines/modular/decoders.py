@@ -1,0 +1,22 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The block that decodes."""
+
+from diffusers import ModularPipeline
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+
+from .. import call_stages as stages
+from .declarations import HIABlock
+
+
+class HIADecodeStep(HIABlock):
+    """Decodes the latents to frames."""
+
+    uses = ("vae", "video_processor")
+    takes = ("clean_latents", "output_type", "decode_chunk_size")
+    gives = ("frames",)
+
+    def run(self, components: ModularPipeline, values: BlockState) -> None:
+        values.frames = stages.decode(
+            components, values.clean_latents, values.output_type, decode_chunk_size=values.decode_chunk_size
+        )

@@ -1,0 +1,26 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""The guider of the modular blocks."""
+
+from typing import Any
+
+from diffusers import ModularPipeline
+
+from .. import guidance
+from ..inputs import DenoisingOptions
+
+
+def guider_of(components: ModularPipeline, guidance_scale: float | None = None) -> Any:
+    """A copy of the component for one call.
+
+    Args:
+        components (`ModularPipeline`):
+            With `guider`.
+        guidance_scale (`float`, *optional*):
+            By default that of `guider`; where it has none, that of `call_defaults`, or else of [`HIAPipeline`].
+    """
+    guider = guidance.of_call(components.guider)
+    if guidance_scale is None and guider.guidance_scale is None:
+        defaults = components.config["call_defaults"] or {}
+        guidance_scale = defaults.get("guidance_scale", DenoisingOptions.guidance_scale)
+    return guider if guidance_scale is None else guidance.with_scale(guider, guidance_scale)
