@@ -148,6 +148,7 @@ def test_a_back_end_reaches_every_attention(pipe, used_backends, active_backend,
         call()
         assert [backend for backend, _ in used_backends] == ["_native_math"] * len(attentions), name
         network.reset_attention_backend()
+        _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)  # which diffusers leaves as it was
         used_backends.clear()
         call()
         assert {backend for backend, _ in used_backends} <= {None, "native"}, name
@@ -161,13 +162,17 @@ def test_networks_keep_their_back_ends_apart(pipe, used_backends, active_backend
     assert {backend for backend, _ in used_backends} == {"_native_math"}
 
 
-def test_attention_along_time_stays_off_xformers():
+@pytest.mark.parametrize("how", ["set", "active"])
+@pytest.mark.parametrize(("backend", "used"), [("xformers", "native"), ("_native_math", "_native_math")])
+def test_attention_along_time_stays_off_xformers(how, backend, used, active_backend):
     """Its kernels do not take a sequence for each pixel of each clip."""
     attention = Attention(query_dim=16, heads=2, dim_head=8)
     attention.__class__ = MotionAttention
-    for backend, kept in (("xformers", "native"), ("_native_math", "_native_math"), (None, "native")):
-        attention.set_backend(None if backend is None else AttentionBackendName(backend))
-        assert attention.backend == kept
+    if how == "set":
+        attention.backend = AttentionBackendName(backend)
+    else:
+        _AttentionBackendRegistry.set_active_backend(AttentionBackendName(backend))
+    assert attention.used_backend == used
 
 
 @torch.no_grad()

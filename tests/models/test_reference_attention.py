@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from diffusers import UNetMotionModel
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from rounding import assert_equal_up_to_rounding
 from torch import nn
@@ -242,7 +242,7 @@ def test_a_global_attention_backend_is_used(pipe, inputs, features, monkeypatch)
     )
     with attention_dispatch.attention_backend("_native_math"):
         pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=features)
-    assert len(used) == len(pipe.unet.reference_names)
+    assert len(used) == sum(isinstance(module, Attention) for module in pipe.unet.modules())
 
 
 def test_a_dropped_clip_sees_no_reference_and_gives_it_gradients_of_zero(pipe, inputs, features):
@@ -266,7 +266,7 @@ def test_dropped_has_one_entry_per_clip(pipe, inputs, features):
 
 
 def test_xformers_processors_choose_the_xformers_backend(pipe, inputs, features, monkeypatch):
-    from hia_diffusers.models import reference_attention
+    from hia_diffusers.models import attention
 
     chosen = []
 
@@ -274,7 +274,7 @@ def test_xformers_processors_choose_the_xformers_backend(pipe, inputs, features,
         chosen.append(backend)
         return query
 
-    monkeypatch.setattr(reference_attention, "dispatch_attention_fn", record)
+    monkeypatch.setattr(attention, "dispatch_attention_fn", record)
     pipe.unet.up_blocks[3].attentions[0].transformer_blocks[0].attn1.processor = XFormersAttnProcessor()
     pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=features)
     assert [backend and backend.value for backend in chosen].count("xformers") == 1

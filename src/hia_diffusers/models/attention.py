@@ -9,7 +9,11 @@ they do nothing but attend, so that slicing, fused projections and IP-Adapters m
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
@@ -31,8 +35,9 @@ class DispatchedAttention(Attention):
 
     backend: AttentionBackendName | None = None  # None stands for the one that is active in diffusers
 
-    def set_backend(self, backend: AttentionBackendName | None) -> None:
-        self.backend = backend
+    @property
+    def used_backend(self) -> AttentionBackendName | None:
+        return AttentionBackendName.XFORMERS if type(self.processor) is XFormersAttnProcessor else self.backend
 
     def forward(
         self,
@@ -77,10 +82,9 @@ class DispatchedAttention(Attention):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attend and project, all of shape `(N, tokens, C)`; a mask is `(N, heads or none, queries or none, keys)`."""
-        backend = AttentionBackendName.XFORMERS if type(self.processor) is XFormersAttnProcessor else self.backend
         query, key, value = (states.unflatten(-1, (self.heads, -1)) for states in (query, key, value))
         hidden_states = dispatch_attention_fn(
-            query, key, value, attn_mask=attention_mask, scale=self.scale, backend=backend
+            query, key, value, attn_mask=attention_mask, scale=self.scale, backend=self.used_backend
         )
         projection, dropout = self.to_out
         return dropout(projection(hidden_states.flatten(2)))
@@ -112,14 +116,13 @@ class CrossAttention(DispatchedAttention):
 
 
 class MotionAttention(DispatchedAttention):
-    """Attention along time. It stays on SDPA unless a back end other than xformers is set for its network: xformers'
-    kernels do not take a sequence for each pixel of each clip."""
+    """Attention along time. It stays on SDPA where xformers is asked for: its kernels do not take a sequence for each
+    pixel of each clip."""
 
-    backend = AttentionBackendName.NATIVE
-
-    def set_backend(self, backend: AttentionBackendName | None) -> None:
-        is_taken = backend not in (None, AttentionBackendName.XFORMERS)
-        super().set_backend(backend if is_taken else AttentionBackendName.NATIVE)
+    @property
+    def used_backend(self) -> AttentionBackendName:
+        backend = self.backend or _AttentionBackendRegistry.get_active_backend()[0]
+        return AttentionBackendName.NATIVE if backend == AttentionBackendName.XFORMERS else backend
 
     def set_use_memory_efficient_attention_xformers(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -158,4 +161,4 @@ class AttentionBackendMixin(ModelMixin):
     def _set_backends(self, backend: AttentionBackendName | None) -> None:
         for module in self.modules():
             if isinstance(module, DispatchedAttention):
-                module.set_backend(backend)
+                module.backend = backend
