@@ -36,8 +36,9 @@ class ConfigParser(OneLineParser, HfArgumentParser):
         self.options = {option.name: option for option in fields(config_class)}
         for name in filter(self._is_flag, self.options):  # what turns off a flag that a file turns on
             self.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
-        for option in [option for option in self._option_string_actions if "-" in option[2:]]:  # HfArgumentParser's
-            self._option_string_actions.pop(option).option_strings.remove(option)
+        for spelling in [word for word in self._option_string_actions if "-" in word[2:]]:  # HfArgumentParser's
+            action = self._option_string_actions.pop(spelling)
+            action.option_strings = [word for word in action.option_strings if word != spelling]
         self.add_argument("--config", help="YAML file of options; those on the command line come first")
         for option in self.options.values():
             if option.default is not MISSING:
