@@ -97,6 +97,7 @@ def _run_command(command, output, errors, cwd, memory):
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     if command[0] == "-m":
         sys.argv = command[1:]
+        sys.path.insert(0, os.getcwd())
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = command

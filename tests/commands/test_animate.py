@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import diffusers
 import numpy as np
 import pytest
+from forked_python import run
 from onnx_models import draw_people, points_in, write_models
 from PIL import Image
 
@@ -23,13 +22,6 @@ from hia_diffusers.video.writing import write_video
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def run(*arguments, cwd):
-    command = [sys.executable, *map(str, arguments)]
-    source = str(EXAMPLES.parent / "src")
-    environment = {**os.environ, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import forked_python
 import numpy as np
 import pytest
 from dancing_videos import BLUE, FPS, dancer_boxes, draw_scene
@@ -30,6 +32,10 @@ def run(*words, program=("-m", "hia_diffusers"), path=SOURCE, cwd=None, **variab
     environment |= variables
     command = [sys.executable, *program, *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+# In a process that has imported torch already.
+run_forked = partial(forked_python.run, "-m", "hia_diffusers")
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=str)
@@ -88,7 +94,7 @@ def test_the_installed_script_is_this_command():
     ids=str,
 )
 def test_mistakes_are_one_line_and_exit_with_two(tmp_path, words, message):
-    result = run(*words, cwd=tmp_path)
+    result = run_forked(*words, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(message) and result.stderr.count("\n") == 1, result.stderr
     assert not list(tmp_path.iterdir())
@@ -104,7 +110,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def animate(inputs, *words, **options):
+def animate(inputs, *words, run=run_forked):
     models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}_model", f"{name}.onnx")]
     clip = [
         "--image",
@@ -118,7 +124,7 @@ def animate(inputs, *words, **options):
         "--num_inference_steps",
         "2",
     ]
-    return run("animate", *clip, *models, *words, cwd=inputs, **options)
+    return run("animate", *clip, *models, *words, cwd=inputs)
 
 
 def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
@@ -164,7 +170,8 @@ def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tm
 def test_a_missing_extra_is_named(inputs, tmp_path):
     """onnxruntime is hidden behind a module that cannot be imported."""
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('hidden')")
-    result = animate(inputs, "--output", tmp_path / "out.mp4", path=f"{SOURCE}{os.pathsep}{tmp_path}")
+    hiding = partial(run, path=f"{SOURCE}{os.pathsep}{tmp_path}")
+    result = animate(inputs, "--output", tmp_path / "out.mp4", run=hiding)
     assert result.returncode == 2
     message = "`KeypointDetector` needs the `pose` extra: pip install 'hia-diffusers[pose]'."
     assert result.stderr.splitlines()[-1] == f"hia-diffusers animate: error: {message}"

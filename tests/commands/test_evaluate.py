@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +13,7 @@ import pytest
 import safetensors.numpy
 import torch
 import torchvision
+from forked_python import run
 from onnx import helper
 from PIL import Image
 from random_tiny import random_tiny_pipeline
@@ -217,24 +215,12 @@ def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path)
 
 
 def test_it_runs_as_a_program(tmp_path):
-    words = [
-        sys.executable,
-        "-m",
-        "hia_diffusers",
-        "evaluate",
-        "--predictions",
-        "predictions",
-        "--targets",
-        "videos",
-        "--output",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "CUDA_VISIBLE_DEVICES": ""}
-    options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run([*words, tmp_path / "scores.json"], **options)
+    words = ["-m", "hia_diffusers", "evaluate", "--predictions", "predictions", "--targets", "videos", "--output"]
+    done = run(*words, tmp_path / "scores.json")
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert done.stdout.splitlines()[-1] == f"Wrote {tmp_path / 'scores.json'}."
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
-    failed = subprocess.run([*words, tmp_path / "scores.txt"], **options)
+    failed = run(*words, tmp_path / "scores.txt")
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "--output" in failed.stderr
 
 

@@ -2,35 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
-import multiprocessing
-import os
 import random
 import re
-import subprocess
-import sys
 import time
 from dataclasses import fields
-from pathlib import Path
 
+import forked_python
 import pytest
 from dancing_videos import BLUE, GREEN, GREY, dancer_boxes, write_dance
 from onnx_models import write_models
 
-from hia_diffusers import __main__
 from hia_diffusers.commands import prepare
 from hia_diffusers.preparation.clip_index import read_index
 from hia_diffusers.preparation.clip_preparation import PARTIAL_FOLDER
 from hia_diffusers.preparation.clip_rules import ClipRules
 
 
-SOURCE = Path(__file__).parents[2] / "src"
 NUM_VIDEOS, NUM_KILLS = 6, 20
 
 
-def run(*arguments, timeout=600):
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hia_diffusers", "prepare", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+def run(*arguments):
+    return forked_python.run("-m", "hia_diffusers", "prepare", *arguments, timeout=600)
 
 
 def files_of(root):
@@ -91,6 +83,7 @@ def test_two_workers_make_the_same_bytes(inputs, detected, tmp_path):
     assert files_of(tmp_path / "out") == files_of(detected[0])
 
 
+@pytest.mark.slow
 def test_two_ray_actors_make_the_same_bytes(inputs, detected, tmp_path):
     pytest.importorskip("ray")
     done = run(*detecting(inputs, tmp_path / "out"), "--engine", "ray", "--workers", 2)
@@ -98,22 +91,11 @@ def test_two_ray_actors_make_the_same_bytes(inputs, detected, tmp_path):
     assert files_of(tmp_path / "out") == files_of(detected[0])
 
 
-def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, tmp_path, monkeypatch):
-    """The command itself, in processes that are forked from one that has done its imports."""
-    processes = multiprocessing.get_context("forkserver")
-    imports = [
-        "hia_diffusers.preparation.prepare_dataset",
-        "matplotlib.backends.backend_agg",
-        "pyarrow.parquet",
-        "scipy.signal",
-    ]
-    processes.set_forkserver_preload(imports)
-
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(inputs, tmp_path):
     def start(output):
-        monkeypatch.setattr(sys, "argv", ["hia-diffusers", "prepare", *map(str, with_keypoints(inputs, output))])
-        process = processes.Process(target=__main__.main)
-        process.start()
-        return process
+        command = ["-m", "hia_diffusers", "prepare", *with_keypoints(inputs, output)]
+        return forked_python.start(command, tmp_path / "printed.txt")
 
     def wait_for_work(output, process):
         """Until the process writes: from there on, a moment is as good as any other to kill it."""

@@ -1,11 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_python import run
 from PIL import Image
 
 from hia_diffusers.animation.result import COMMENT
@@ -16,12 +15,8 @@ from hia_diffusers.video.reading import read_comment, read_video
 SCRIPT = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
-def run(*options):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, options)], capture_output=True, text=True)
-
-
 def test_three_sharpnesses_beside_the_truth(tmp_path):
-    result = run("--output", tmp_path / "demo", "--num_frames", 2, "--num_inference_steps", 2, "--seed", 3)
+    result = run(SCRIPT, "--output", tmp_path / "demo", "--num_frames", 2, "--num_inference_steps", 2, "--seed", 3)
     assert result.returncode == 0, result.stderr
     assert read_comment(tmp_path / "demo" / "demo.mp4") == COMMENT
     frames = read_video(tmp_path / "demo" / "demo.mp4").frames
@@ -44,6 +39,6 @@ def test_three_sharpnesses_beside_the_truth(tmp_path):
     ],
 )
 def test_bad_options_are_named(tmp_path, options, named):
-    result = run("--output", tmp_path / "demo", *options)
+    result = run(SCRIPT, "--output", tmp_path / "demo", *options)
     assert result.returncode == 2 and named in result.stderr.splitlines()[-1]
     assert not (tmp_path / "demo").exists()

@@ -4,13 +4,12 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -32,7 +31,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features")
     files = ["--output", folder / "features.safetensors", "--work_dir", folder / "work"]
     amounts = ["--clips", "16", "--frame_steps", "3", "--clip_steps", "2", "--workers", "1"]
-    done = subprocess.run([sys.executable, SCRIPT, *files, *amounts], capture_output=True, text=True)
+    done = run(SCRIPT, *files, *amounts)
     assert done.returncode == 0, done.stderr
     return folder
 
