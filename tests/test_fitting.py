@@ -12,7 +12,7 @@ from PIL import Image
 
 from hia_diffusers import HIAAnimator, KeypointDetector, MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.animation.fitted_images import fit_image
-from hia_diffusers.app.animating import Animations, Wish
+from hia_diffusers.app.animating import AnimationRequest, Animations
 from hia_diffusers.app.jobs import Job
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.conditioning.keypoints import BODY
@@ -140,7 +140,9 @@ def test_the_page_fits_motion_and_says_so(pristine_pipe, tmp_path):
     animations = Animations(HIAAnimator(pristine_pipe), (48, 80), Limits(max_frames=2), tmp_path / "private")
     landscape().save(tmp_path / "picture.png")
     keypoints().save(tmp_path / "motion.npz")
-    wish = Wish(tmp_path / "picture.png", tmp_path / "motion.npz", 2, None, steps=1, guidance=1, seed=0, fit=False)
-    condition = animations.prepare(landscape(), wish, Job(lambda *report: None)).condition
+    asked = AnimationRequest(
+        tmp_path / "picture.png", tmp_path / "motion.npz", 2, None, steps=1, guidance=1, seed=0, fit=False
+    )
+    condition = animations.prepare(landscape(), asked, Job(lambda *report: None)).condition
     np.testing.assert_allclose(box_of(condition.pose[0], 60), FITTED_FIGURE / 4, atol=2.5)
-    assert "the motion's 320x192 is fitted into it" in animations.make(wish, Job(lambda *report: None)).about
+    assert "the motion's 320x192 is fitted into it" in animations.make(asked, Job(lambda *report: None)).about

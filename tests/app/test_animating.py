@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a wish to video files, with a small pipeline and without a browser."""
+"""From a request to video files, with a small pipeline and without a browser."""
 
 import time
 from dataclasses import replace
@@ -11,11 +11,11 @@ from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline, MotionBlurConditioner
 from hia_diffusers.animation.result import COMMENT
-from hia_diffusers.app.animating import Animations, Wish
+from hia_diffusers.app.animating import AnimationRequest, Animations
+from hia_diffusers.app.example_motions import MOTIONS, PEOPLE
 from hia_diffusers.app.jobs import Cancelled, Job
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.server import delete_old
-from hia_diffusers.app.shipped import MOTIONS, PEOPLE
 from hia_diffusers.video.reading import read_comment, read_video
 from hia_diffusers.video.watermark import Watermark, read_watermark
 from hia_diffusers.video.writing import write_video
@@ -32,15 +32,16 @@ def animations(pristine_pipe, tmp_path):
 
 
 @pytest.fixture
-def wish(animations, tmp_path):
-    animations.shipped.pictures[0].save(tmp_path / "example.png")
+def asked(animations, tmp_path):
+    animations.examples.pictures[0].save(tmp_path / "example.png")
     motion = next(iter(MOTIONS))
-    return Wish(tmp_path / "example.png", motion, 3, sharpness=None, steps=2, guidance=1, seed=0, fit=False)
+    picture = tmp_path / "example.png"
+    return AnimationRequest(picture, motion, 3, sharpness=None, steps=2, guidance=1, seed=0, fit=False)
 
 
-def test_a_shipped_motion_and_an_example_become_two_videos(animations, wish):
+def test_an_example_motion_and_an_example_become_two_videos(animations, asked):
     reports = []
-    made = animations.make(wish, Job(lambda *report: reports.append(report)))
+    made = animations.make(asked, Job(lambda *report: reports.append(report)))
     assert read_video(made.video).frames.shape == (3, HEIGHT, WIDTH, 3)
     assert read_video(made.preview).frames.shape == (3, HEIGHT, 3 * WIDTH, 3)
     assert read_comment(made.video) == read_comment(made.preview) == COMMENT
@@ -49,7 +50,7 @@ def test_a_shipped_motion_and_an_example_become_two_videos(animations, wish):
     assert [report for report in reports if report[0] == "Decoding"] == [("Decoding", done, 3) for done in range(3)]
 
 
-def test_results_have_the_watermark_of_the_animator(wish, tmp_path):
+def test_results_have_the_watermark_of_the_animator(asked, tmp_path):
     """A label, which is white on black, and the invisible mark, which needs larger frames."""
     pipe = HIAPipeline.from_pretrained(HIA_TINY)
     made = {}
@@ -57,7 +58,7 @@ def test_results_have_the_watermark_of_the_animator(wish, tmp_path):
         (tmp_path / name).mkdir()
         animator = HIAAnimator(pipe, watermark=watermark)
         animations = Animations(animator, (256, 256), Limits(), tmp_path / name)
-        made[name] = animations.make(replace(wish, num_frames=2, steps=1), Job(lambda *report: None))
+        made[name] = animations.make(replace(asked, num_frames=2, steps=1), Job(lambda *report: None))
     assert read_watermark(made["marked"].video) > 0.9 > read_watermark(made["plain"].video)
     for file, left in (("video", 0), ("preview", 512)):
         plain, marked = (read_video(getattr(result, file)).frames[:, :, left:] for result in made.values())
@@ -66,24 +67,24 @@ def test_results_have_the_watermark_of_the_animator(wish, tmp_path):
 
 
 def test_each_example_dances_with_its_own_body_and_another_picture_with_somebody_elses(animations):
-    shipped = animations.shipped
-    assert len(shipped.pictures) == len(PEOPLE)
-    moved = [shipped.motion("Pointing", 2, picture).xy for picture in shipped.pictures]
+    examples = animations.examples
+    assert len(examples.pictures) == len(PEOPLE)
+    moved = [examples.motion("Pointing", 2, picture).xy for picture in examples.pictures]
     assert len({xy.tobytes() for xy in moved}) == len(PEOPLE)
     stranger = Image.new("RGB", (WIDTH, HEIGHT))
-    assert shipped.keypoints(stranger) is None and len(shipped.motion("Pointing", 2, stranger)) == 2
-    assert np.isfinite(shipped.keypoints(shipped.pictures[0]).xy).all()
+    assert examples.keypoints(stranger) is None and len(examples.motion("Pointing", 2, stranger)) == 2
+    assert np.isfinite(examples.keypoints(examples.pictures[0]).xy).all()
 
 
-def test_uploaded_keypoints_are_fitted_to_an_example_and_pose_videos_are_not(animations, wish, tmp_path):
-    picture, other = animations.shipped.pictures[:2]
-    keypoints = animations.shipped.motion("Pointing", 4, other)
+def test_uploaded_keypoints_are_fitted_to_an_example_and_pose_videos_are_not(animations, asked, tmp_path):
+    picture, other = animations.examples.pictures[:2]
+    keypoints = animations.examples.motion("Pointing", 4, other)
     keypoints.save(tmp_path / "motion.npz")
     pose = MotionBlurConditioner.for_size(HEIGHT, WIDTH)(keypoints).pose
     write_video(tmp_path / "pose.mp4", pose, 25)
 
     def prepared(name):
-        return animations.prepare(picture, replace(wish, motion=tmp_path / name), Job(lambda *report: None))
+        return animations.prepare(picture, replace(asked, motion=tmp_path / name), Job(lambda *report: None))
 
     fitted = prepared("motion.npz")
     assert fitted.retargeted is not None and len(fitted.condition) == 3
@@ -91,7 +92,7 @@ def test_uploaded_keypoints_are_fitted_to_an_example_and_pose_videos_are_not(ani
     assert posed.driving.kind == "pose" and posed.fps == 25 and len(posed.condition) == 3
 
 
-def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, wish):
+def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, asked):
     steps = []
 
     def report(stage, done, total):
@@ -102,7 +103,7 @@ def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, wish)
 
     job = Job(report)
     with pytest.raises(Cancelled, match="Denoising 2/50"):
-        animations.make(replace(wish, steps=50), job)
+        animations.make(replace(asked, steps=50), job)
     assert steps == [0, 1] and not list(animations.folder.iterdir())
 
 
@@ -119,9 +120,9 @@ def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, wish)
         ({"sharpness": True}, "Sharpness of the hands must be a number from 0 to 1, got True."),
     ],
 )
-def test_a_wish_that_no_page_sends_is_refused(animations, wish, change, message):
+def test_a_request_that_no_page_sends_is_refused(animations, asked, change, message):
     with pytest.raises(ValueError) as error:
-        animations.make(replace(wish, **change), Job(lambda *report: None))
+        animations.make(replace(asked, **change), Job(lambda *report: None))
     assert str(error.value).startswith(message)
 
 

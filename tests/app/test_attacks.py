@@ -221,6 +221,8 @@ def test_an_answer_that_is_not_read_is_given_up(server, connect):
         head("POST", "/gradio_api/upload", f"Content-Type: multipart/form-data; boundary={'b' * 60_000}"),
         head("POST", "/gradio_api/upload", f"{MULTIPART}{'b' * 300}", "Content-Length: 1") + b"-",
         head("POST", "/gradio_api/upload", MULTIPART, "Content-Length: 99999999999999999999"),
+        head("POST", "/gradio_api/upload", MULTIPART, f"Content-Length: {'9' * 5_000}"),
+        head("POST", "/gradio_api/upload", MULTIPART, "Content-Length: 9") + b"x" * 100_000,
         head("POST", "/gradio_api/upload", MULTIPART, "Content-Length: 5", "Content-Length: 6"),
         head("POST", "/gradio_api/upload", MULTIPART, "Content-Length: 5", "Expect: 100-continue") + b"hello",
         *(

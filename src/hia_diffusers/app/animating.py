@@ -16,9 +16,9 @@ from ..animation.result import COMMENT, HIAAnimation
 from ..fitting import fitted_place
 from ..video.writing import check_frame_size, write_video
 from .decoding import Decoder
+from .example_motions import MOTIONS, ExampleMotions
 from .jobs import Job
 from .limits import Limits
-from .shipped import MOTIONS, Shipped
 
 
 MAX_STEPS = 100
@@ -27,7 +27,7 @@ MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Wish:
+class AnimationRequest:
     """
     What a user asks for; the browser is not believed.
 
@@ -35,7 +35,7 @@ class Wish:
         picture (`Path`):
             An uploaded file.
         motion (`str` or `Path`):
-            A key of [`~app.shipped.MOTIONS`], or an uploaded file.
+            A key of [`~app.example_motions.MOTIONS`], or an uploaded file.
         num_frames (`int`):
             Length of the result, or less where the motion is shorter.
         sharpness (`float`, *optional*):
@@ -116,28 +116,28 @@ class Animations:
         check_frame_size(size[1], 3 * size[0])  # of the preview
         self.animator, self.size, self.limits, self.folder = animator, size, limits, folder
         self.decoder = Decoder(limits)
-        self.shipped = Shipped(*size)
+        self.examples = ExampleMotions(*size)
 
-    def make(self, wish: Wish, job: Job) -> Result:
+    def make(self, request: AnimationRequest, job: Job) -> Result:
         """
         Run all steps.
 
         Args:
-            wish ([`Wish`]):
+            request ([`AnimationRequest`]):
                 What to make.
             job ([`~app.jobs.Job`]):
                 Is told each step, and ends it when it is cancelled.
 
         Raises:
-            `ValueError`: something of the wish cannot be used.
+            `ValueError`: something that is asked for cannot be used.
             `ImportError`: people must be found, and the `pose` extra is not installed.
             `Cancelled`: the job was cancelled.
         """
-        wish.check(self.limits)
+        request.check(self.limits)
         job.reached("Reading the picture", 0, 1)
-        picture = self.decoder.picture(wish.picture)
-        animation = self.prepare(picture, wish, job)
-        result = replace(animation, frames=list(self._frames(animation, wish, job)))
+        picture = self.decoder.picture(request.picture)
+        animation = self.prepare(picture, request, job)
+        result = replace(animation, frames=list(self._frames(animation, request, job)))
 
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
@@ -151,47 +151,47 @@ class Animations:
             about += f"; the motion's {motion.width}x{motion.height} is fitted into it, whole and centred"
         return Result(video, preview, about)
 
-    def prepare(self, picture: Image.Image, wish: Wish, job: Job) -> HIAAnimation:
+    def prepare(self, picture: Image.Image, request: AnimationRequest, job: Job) -> HIAAnimation:
         """
         All steps before the pipeline.
 
         Args:
             picture (`PIL.Image.Image`):
-                The picture of the wish.
-            wish ([`Wish`]):
+                That of the request.
+            request ([`AnimationRequest`]):
                 What to make.
             job ([`~app.jobs.Job`]):
                 Is told each step.
         """
         job.reached("Reading the motion", 0, 1)
         driving: Any
-        if isinstance(wish.motion, str):
-            driving = self.shipped.motion(wish.motion, wish.num_frames, picture)
+        if isinstance(request.motion, str):
+            driving = self.examples.motion(request.motion, request.num_frames, picture)
         else:
-            driving = self.decoder.motion(wish.motion, wish.num_frames)
-        driving = self.animator.load_driving(driving, max_frames=wish.num_frames)
+            driving = self.decoder.motion(request.motion, request.num_frames)
+        driving = self.animator.load_driving(driving, max_frames=request.num_frames)
         job.reached("Preparing the motion", 0, 1)
-        known = self.shipped.keypoints(picture)
+        known = self.examples.keypoints(picture)
         options: dict[str, Any] = {}
-        if driving.kind != "pose" and known is not None and not isinstance(wish.motion, str):
+        if driving.kind != "pose" and known is not None and not isinstance(request.motion, str):
             options = {"image_keypoints": known}
-        elif driving.kind == "keypoints" and known is None and wish.fit:
+        elif driving.kind == "keypoints" and known is None and request.fit:
             options = {"retarget": True}
-        sharpness = "auto" if wish.sharpness is None else wish.sharpness
+        sharpness = "auto" if request.sharpness is None else request.sharpness
         width, height = self.size
         return self.animator.prepare(picture, driving, sharpness=sharpness, width=width, height=height, **options)
 
-    def _frames(self, animation: HIAAnimation, wish: Wish, job: Job) -> Iterator[Image.Image]:
+    def _frames(self, animation: HIAAnimation, request: AnimationRequest, job: Job) -> Iterator[Image.Image]:
         def step_done(pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-            job.reached("Denoising", step + 1, wish.steps)
+            job.reached("Denoising", step + 1, request.steps)
             return {}
 
-        job.reached("Denoising", 0, wish.steps)
+        job.reached("Denoising", 0, request.steps)
         frames = self.animator.stream(
             animation,
-            num_inference_steps=wish.steps,
-            guidance_scale=float(wish.guidance),
-            generator=torch.Generator("cpu").manual_seed(wish.seed),
+            num_inference_steps=request.steps,
+            guidance_scale=float(request.guidance),
+            generator=torch.Generator("cpu").manual_seed(request.seed),
             callback_on_step_end=step_done,
         )
         for done, frame in enumerate(frames):

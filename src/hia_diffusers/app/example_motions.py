@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The people and the motions that come with the page, drawn on the spot."""
+"""The example people and motions of the page, drawn on the spot."""
 
 from PIL import Image
 
@@ -13,7 +13,7 @@ SPLIT = "test"
 PEOPLE = (2, 7, 8, 13, 20, 21)
 PICTURE_FRAME = 60
 
-# Whose motion a picture of anybody else gets.
+# Whose motion an image of anybody else gets.
 DEFAULT_PERSON = 13
 
 MOTIONS = {
@@ -27,7 +27,7 @@ MOTIONS = {
 FPS = 30.0
 
 
-class Shipped:
+class ExampleMotions:
     """
     Example pictures of procedural people in one size, and motions for them and for others.
 
