@@ -158,7 +158,7 @@ def wait_until(process, condition):
     while process.is_alive():
         if condition():
             return True
-        time.sleep(0.001)
+        time.sleep(0.005)
     return False
 
 
@@ -844,7 +844,12 @@ def test_a_damaged_checkpoint_is_named_and_so_is_the_last_whole_one(damaged, nam
     assert message.startswith(f"--resume_from_checkpoint: {folder / 'checkpoint-4' / name} is ")
     assert f"{folder / 'checkpoint-2'} is the last one that is whole." in message and "\n" not in message
     assert entries(folder) == before
-    (folder / "checkpoint-2" / "run.pt").unlink()
+
+
+def test_that_no_earlier_checkpoint_is_whole_is_said(damaged):
+    folder, resume = damaged
+    for step in (2, 4):
+        (folder / f"checkpoint-{step}" / "run.pt").unlink()
     assert resume().endswith("no earlier one is whole.")
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders that are damaged, hostile or do not fit together are refused before weights are read, in one sentence."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -20,6 +21,11 @@ WEIGHTS = {
     "image_encoder": "image_encoder/model.safetensors",
     "unet": "unet/diffusion_pytorch_model.safetensors",
 }
+
+
+def in_turn(components, faults):
+    """Each fault in one component and each component with a fault, for which they are as many."""
+    return list(zip(itertools.cycle(components), faults))
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +69,18 @@ def refused(folder, match, errors=ValueError, **options):
 # Weights
 
 
-@pytest.mark.parametrize("option", [{"device_map": None}, {"quantization_config": None}, {"device_map": "cpu"}])
-@pytest.mark.parametrize("component", WEIGHTS)
+@pytest.mark.parametrize(
+    ("component", "option"),
+    in_turn(WEIGHTS, [{"device_map": None}, {"quantization_config": None}, {"device_map": "cpu"}]),
+)
 def test_no_option_switches_the_look_at_keys_off(folder, no_weights, component, option):
     edit_weights(folder / WEIGHTS[component], lambda tensors: tensors.pop(sorted(tensors)[3]))
     refused(folder, "1 missing keys: ", **option)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
-@pytest.mark.parametrize("component", WEIGHTS)
+@pytest.mark.parametrize(
+    ("component", "dtype"), in_turn(WEIGHTS, [torch.int64, torch.uint8, torch.bool, torch.complex64])
+)
 def test_weights_are_floating_point_numbers(folder, no_weights, component, dtype):
     edit_weights(
         folder / WEIGHTS[component], lambda tensors: tensors.update({k: tensors[k].to(dtype) for k in [*tensors][:1]})
@@ -109,8 +118,9 @@ def test_other_floating_point_numbers_become_the_dtype_that_is_asked_for(folder,
         )
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("component", ["vae", "image_encoder", "controlnet"])
+@pytest.mark.parametrize(
+    ("component", "value"), in_turn(["vae", "image_encoder", "controlnet"], [torch.nan, torch.inf, -torch.inf])
+)
 def test_weights_are_finite(folder, component, value):
     path = WEIGHTS.get(component, f"{component}/diffusion_pytorch_model.safetensors")
     edit_weights(
@@ -128,9 +138,9 @@ def test_a_file_that_was_cut_off_is_named(folder, no_weights, component):
     refused(folder, f"{path} is damaged or cut off")
 
 
-@pytest.mark.parametrize("component", WEIGHTS)
 @pytest.mark.parametrize(
-    "name", ["../stolen.safetensors", "/stolen.safetensors", "..\\stolen.safetensors", "a/b.safetensors"]
+    ("component", "name"),
+    in_turn(WEIGHTS, ["../stolen.safetensors", "/stolen.safetensors", "..\\stolen.safetensors", "a/b.safetensors"]),
 )
 def test_shards_lie_in_their_folder(folder, no_weights, component, name):
     path = folder / WEIGHTS[component]
@@ -141,8 +151,10 @@ def test_shards_lie_in_their_folder(folder, no_weights, component, name):
     refused(folder, "must name files of its own folder only, got ")
 
 
-@pytest.mark.parametrize("content", [None, [], {}, {"weight_map": None}, {"weight_map": {"conv_in.bias": 5}}])
-@pytest.mark.parametrize("component", WEIGHTS)
+@pytest.mark.parametrize(
+    ("component", "content"),
+    in_turn(WEIGHTS, [None, [], {}, {"weight_map": None}, {"weight_map": {"conv_in.bias": 5}}]),
+)
 def test_an_index_of_shards_of_another_form_is_named(folder, no_weights, component, content):
     path = folder / WEIGHTS[component]
     index = path.with_name(f"{path.name}.index.json")
@@ -176,9 +188,12 @@ def test_transformers_is_not_led_to_other_weights(folder, no_weights):
 # Configurations
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "5", '"text"', "{", "[" * 100_000, "\x00"])
 @pytest.mark.parametrize(
-    "name", ["model_index.json", "unet/config.json", "image_encoder/config.json", "scheduler/scheduler_config.json"]
+    ("name", "content"),
+    in_turn(
+        ["model_index.json", "unet/config.json", "image_encoder/config.json", "scheduler/scheduler_config.json"],
+        ["[]", "null", "5", '"text"', "{", "[" * 100_000, "\x00"],
+    ),
 )
 def test_a_configuration_of_another_form_is_named(folder, no_weights, name, content):
     (folder / name).write_text(content)
