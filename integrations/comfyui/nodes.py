@@ -16,6 +16,7 @@ from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline, checks
 from hia_diffusers.animation.driving import KINDS, Driving
+from hia_diffusers.conversion.published import PUBLISHED
 from hia_diffusers.images import image_tensors
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.video.reading import Video
@@ -83,12 +84,14 @@ class HIALoadPipeline:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         about = (
-            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise an id on the Hub or a folder."
+            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise a published checkpoint such as "
+            "moore-animate-anyone, an id on the Hub or a folder."
         )
         return {"required": {"model": ("STRING", {"default": TINY, "tooltip": about}), "dtype": (DTYPES,)}}
 
     def load(self, model: str, dtype: str) -> tuple[HIAPipeline]:
-        pipe = HIAPipeline.from_pretrained(HIA_TINY if model == TINY else model, dtype=getattr(torch, dtype))
+        load = HIAPipeline.from_published if model in PUBLISHED else HIAPipeline.from_pretrained
+        pipe = load(HIA_TINY if model == TINY else model, dtype=getattr(torch, dtype))
         return (pipe.to(default_device()),)
 
 

@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from hub_server import HubServer
@@ -13,8 +14,11 @@ from huggingface_hub import constants
 from published_weights import TRUE_SIZE, moore_shapes, split, write_magic_animate, write_moore
 
 from hia_diffusers import HIAPipeline
+from hia_diffusers.__main__ import main
 from hia_diffusers.conversion.hub_downloads import converted_checkpoint, converted_folder
 from hia_diffusers.conversion.published import PUBLISHED, published_checkpoint
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_video
 
 
 MOORE_LIKE = ("moore-animate-anyone", "musepose", "dynamicpose", "champ", "aniportrait")
@@ -64,6 +68,13 @@ def hub(hub_root, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield server
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """An empty cache of `huggingface_hub`."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
 
 
 def files_sent(server):
@@ -181,3 +192,49 @@ def test_the_sizes_of_the_table_are_those_of_networks_of_true_size():
     for file, weights in expected.items():
         size = 4 * sum(torch.Size(shape).numel() for shape in weights.values())
         assert sizes[file] == pytest.approx(size, rel=0.01)
+
+
+def test_one_command_from_a_name_to_a_video(hub, home, tmp_path, capsys):
+    clip = ProceduralScene("train", identity=0, motion=0, setting=0).render(range(2), 64, 48)
+    PIL.Image.fromarray(clip.frames[0]).save(tmp_path / "me.png")
+    clip.keypoints.save(tmp_path / "dance.npz")
+    command = ["animate", "--model", "moore-animate-anyone", "--image", tmp_path / "me.png"]
+    command += ["--driving", tmp_path / "dance.npz", "--output", tmp_path / "me.mp4"]
+    command += ["--size", "64x64", "--max_frames", "2", "--num_inference_steps", "1", "--device", "cpu"]
+    main([str(word) for word in command])
+    printed = capsys.readouterr().out
+    assert printed.index("License: Apache-2.0") < printed.index("Wrote ")
+    assert read_video(tmp_path / "me.mp4").frames.shape == (2, 64, 64, 3)
+
+    hub.requests.clear()
+    main(["models"])
+    assert "ready in float32" in capsys.readouterr().out
+    assert hub.requests == []
+
+
+def test_convert_downloads_what_is_not_given(hub, home, tmp_path, written, capsys):
+    base = written["moore"] / "base"
+    main(["convert", "musepose", "--base", str(base), "--output", str(tmp_path / "musepose")])
+    assert not any("stable-diffusion" in path or "sd-vae" in path for path in files_sent(hub))
+    assert "License: CreativeML OpenRAIL-M" in capsys.readouterr().out
+    assert HIAPipeline.from_pretrained(tmp_path / "musepose").scheduler.config.beta_schedule == "scaled_linear"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "champ"], "champ cannot animate"),
+        (["--model", "moore-animate-anyone", "--variant", "fp16"], "--variant: moore-animate-anyone has none"),
+        (["--revision", "v1"], "--revision: needs --model"),
+        (["--model", "user/model", "--revision", "v1"], "--revision: needs a --model that"),
+    ],
+)
+def test_what_does_not_go_with_a_name_is_one_sentence_before_anything_else(tmp_path, capsys, options, message):
+    image, driving = tmp_path / "me.png", tmp_path / "dance.npz"
+    image.touch()
+    driving.touch()
+    with pytest.raises(SystemExit) as ended:
+        files = ["--image", str(image), "--driving", str(driving), "--output", str(tmp_path / "a.mp4")]
+        main(["animate", *files, *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -183,7 +183,7 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
 def animate(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = choose_device(args.device)
-    check_model(args.model, args.variant)
+    check_model(args.model, args.variant, args.revision)
     with log_to_stdout(vars(args)):
         animator, animation = prepare(args)
 
@@ -200,7 +200,9 @@ def animate(args: argparse.Namespace) -> None:
     sound = animation.sound_file(args.sound is not False) or False
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    animator.pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
+    animator.pipe = load_pipeline(
+        args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision
+    )
     result = animator.generate(
         animation,
         None if args.preview else args.output,

@@ -65,14 +65,14 @@ def serve(args: argparse.Namespace) -> None:
         watermark.check_size(width, height)
     check_extra()
     device = choose_device(args.device)
-    check_model(args.model, args.variant)
+    check_model(args.model, args.variant, args.revision)
 
     from .. import HIA_TINY
     from ..animation.animator import HIAAnimator
     from ..app.limits import Limits
     from ..app.server import serve as serve_page
 
-    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, args.variant)
+    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(
         max_frames=args.max_frames,

@@ -23,6 +23,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 DETECTOR_DEVICE_HELP = "where keypoints are detected: cpu, cuda or cuda:N"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: a GPU if there is one)"
+MODEL_HELP = "a name that `hia-diffusers models` lists, or the id on the Hub or local folder of a HIAPipeline"
+DTYPE_HELP = "of weights and computation; auto: float16 on a GPU, float32 on the CPU"
 VARIANT_HELP = "which files of --model to load, such as fp16 (default: those without a variant's name)"
 WATERMARK_HELP = "label the frames, in the lower right corner (default: no label; without TEXT: AI-generated)"
 INVISIBLE_WATERMARK_HELP = (
@@ -158,10 +160,11 @@ def _height_and_width(text: str) -> tuple[int, int]:
 def add_model_options(parser: Any) -> None:
     """Of a command that runs hia-tiny if no model is given."""
     add = parser.add_argument
-    add("--model", help="id on the Hub or local folder of a HIAPipeline (default: hia-tiny, for tries)")
+    add("--model", help=f"{MODEL_HELP} (default: hia-tiny, which knows drawn people only)")
     add("--variant", help=VARIANT_HELP)
+    add("--revision", help="branch, tag or commit of a published checkpoint (default: main)")
     add("--device", help=DEVICE_HELP)
-    add("--dtype", choices=DTYPES, default="float32", help="of weights and computation")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help=DTYPE_HELP)
 
 
 def add_sampling_options(parser: Any) -> None:

@@ -4,43 +4,30 @@
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..conversion.published import PUBLISHED, PublishedCheckpoint
 from .arguments import DTYPES, OneLineParser
 from .running import run
+
+
+def _source(checkpoint: PublishedCheckpoint) -> tuple[str, str, str, list[str]]:
+    module, function = checkpoint.converter.split(".")
+    result = "a whole pipeline" if checkpoint.missing is None else "a start for training"
+    options = [name for name in checkpoint.sources if name != "weights"]
+    if checkpoint.converter.endswith("convert_moore_animate_anyone"):
+        options.append("beta_schedule")
+    return module, function, f"{checkpoint.title}: {result}", options
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 # Source: module and function of hia_diffusers.conversion, what it converts, and its options beside the common ones.
-SOURCES = {
-    "magic-animate": ("magic_animate", "convert_magic_animate", "MagicAnimate: a whole pipeline", ["base", "vae"]),
-    "moore-animate-anyone": (
-        "moore_animate_anyone",
-        "convert_moore_animate_anyone",
-        "Moore-AnimateAnyone: a whole pipeline",
-        ["base", "image_encoder", "vae", "beta_schedule"],
-    ),
-    "musepose": (
-        "moore_animate_anyone",
-        "convert_musepose",
-        "MusePose: a whole pipeline",
-        ["base", "image_encoder", "vae"],
-    ),
-    "dynamicpose": (
-        "moore_animate_anyone",
-        "convert_musepose",
-        "DynamicPose: a whole pipeline",
-        ["base", "image_encoder", "vae"],
-    ),
-    "champ": (
-        "moore_animate_anyone",
-        "convert_champ",
-        "Champ: a pipeline without its guidance encoders, to train",
-        ["base", "image_encoder", "vae"],
-    ),
+SOURCES: dict[str, tuple[str, str, str, list[str]]] = {
+    **{name: _source(checkpoint) for name, checkpoint in PUBLISHED.items()},
     "motion-adapter": ("animatediff", "convert_motion_adapter", "AnimateDiff: a MotionAdapter", []),
     "stable-diffusion": (
         "stable_diffusion",
@@ -76,9 +63,9 @@ PARTS_OPTIONS: dict[str, dict[str, Any]] = {
 WEIGHTS_HELP = "what was published: a file or a folder (docs/conversion.md says which)"
 ALLOW_HELP = "keys, or patterns such as 'model_ema.*', that may be left over or missing; those missing get new weights"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "base": {"required": True, "help": "folder of Stable Diffusion 1.5 in the layout of diffusers"},
-    "image_encoder": {"required": True, "help": "folder of sd-image-variations-diffusers"},
-    "vae": {"help": "folder of another AutoencoderKL, such as sd-vae-ft-mse (default: that of --base)"},
+    "base": {"help": "folder of Stable Diffusion 1.5 in the layout of diffusers (default: from the Hub)"},
+    "image_encoder": {"help": "folder of sd-image-variations-diffusers (default: from the Hub)"},
+    "vae": {"help": "folder of another AutoencoderKL (default: that of --base, or sd-vae-ft-mse from the Hub)"},
     "beta_schedule": {
         "choices": ["linear", "scaled_linear"],
         "default": "linear",
@@ -95,7 +82,11 @@ def make_parser() -> argparse.ArgumentParser:
     for source, (_, _, description, options) in SOURCES.items():
         subparser = sources.add_parser(source, help=description, description=description)
         add = subparser.add_argument
-        add("--weights", required=True, help=WEIGHTS_HELP)
+        if source in PUBLISHED:
+            add("--weights", help=f"{WEIGHTS_HELP} (default: from the Hub)")
+            add("--revision", help="branch, tag or commit of the repository on the Hub (default: main)")
+        else:
+            add("--weights", required=True, help=WEIGHTS_HELP)
         add("--output", type=Path, required=True, help="folder to make")
         for name in options:
             add(f"--{name}", **OPTIONS[name])
@@ -132,10 +123,25 @@ def _convert_weights(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     import torch
 
     module, function, _, names = SOURCES[args.source]
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = {name: getattr(args, name) for name in ("weights", *names) if getattr(args, name) is not None}
+    if args.source in PUBLISHED:
+        options |= _from_hub(args, options)
     converter = getattr(importlib.import_module(f"hia_diffusers.conversion.{module}"), function)
-    conversion = converter(args.weights, **options, allow=args.allow, dtype=getattr(torch, args.dtype))
+    conversion = converter(**options, allow=args.allow, dtype=getattr(torch, args.dtype))
     return conversion, {"variant": args.variant} if args.variant else {}
+
+
+def _from_hub(args: argparse.Namespace, given: Collection[str]) -> dict[str, Path]:
+    """The folders of what was not given."""
+    from ..conversion.hub_downloads import download_checkpoint
+
+    if args.revision is not None and "weights" in given:
+        raise ValueError("--revision: does not go with --weights")
+    checkpoint = PUBLISHED[args.source]
+    given = {*given, "vae"} if "base" in given else given  # that of the base, then
+    sources = {name: files for name, files in checkpoint.sources.items() if name not in given}
+    folders = download_checkpoint(replace(checkpoint, sources=sources), revision=args.revision, notify=print)
+    return {name: folder / sources[name].folder for name, folder in folders.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

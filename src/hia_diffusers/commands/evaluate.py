@@ -13,6 +13,7 @@ from ..files import check_writable, write_whole
 from .arguments import (
     DEVICE_HELP,
     DTYPES,
+    MODEL_HELP,
     VARIANT_HELP,
     Default,
     Flag,
@@ -63,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("score a model on procedural people")
     add = group.add_argument
     add("--dataset", choices=["procdance-v1"], help="50 clips of 32 frames, rendered on the spot")
-    add("--model", help="id on the Hub or local folder of a HIAPipeline")
+    add("--model", help=MODEL_HELP)
     add("--variant", help=VARIANT_HELP)
     add("--baseline", choices=["copy", "truth", "noise"], help="instead of a model: reference, targets, random pixels")
     add("--control", choices=["autoencoder", "other-pose", "other-reference"], help=CONTROL_HELP)

@@ -5,6 +5,8 @@
 from pathlib import Path
 from typing import Any
 
+from ..conversion.published import PUBLISHED, check_can_animate
+
 
 def choose_device(name: str | None) -> str:
     """The device of that name once it is known to work, or the best there is."""
@@ -21,17 +23,35 @@ def choose_device(name: str | None) -> str:
     return name
 
 
-def check_model(model: str | None, variant: str | None = None) -> None:
+def choose_dtype(name: str, device: str) -> str:
+    """`"auto"` is what the device computes fast with; the CPU keeps float32."""
+    if name != "auto":
+        return name
+    return "float32" if device == "cpu" else "float16"
+
+
+def check_model(model: str | None, variant: str | None = None, revision: str | None = None) -> None:
     """Finds the pipeline's index, so that a wrong name is known before anything else is done."""
     if model is None:
         if variant is not None:
             raise ValueError("--variant: needs --model")
+        if revision is not None:
+            raise ValueError("--revision: needs --model")
         return
+    if is_published(model):
+        if variant is not None:
+            raise ValueError(f"--variant: {model} has none; --dtype chooses its precision")
+        check_can_animate(model)
+        return
+    if revision is not None:
+        raise ValueError("--revision: needs a --model that `hia-diffusers models` lists")
     from huggingface_hub import hf_hub_download
 
-    if Path(model).is_dir():
+    if Path(model).exists():
         if not Path(model, "model_index.json").is_file():
-            raise ValueError(f"--model: {model!r} is a folder without model_index.json")
+            from ..conversion.recognition import recognize_layout
+
+            raise ValueError(f"--model: {recognize_layout(model) or f'{model!r} is no folder with model_index.json'}")
         return
     try:
         hf_hub_download(model, "model_index.json")
@@ -39,16 +59,27 @@ def check_model(model: str | None, variant: str | None = None) -> None:
         raise ValueError(f"--model: {model!r} is no folder and cannot be found on the Hub ({error})") from error
 
 
-def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None) -> Any:
+def is_published(model: str) -> bool:
+    """A local folder of the name goes first."""
+    return model in PUBLISHED and not Path(model).exists()
+
+
+def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
     """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on."""
     import diffusers
     import torch
 
+    from ..conversion.hub_downloads import converted_checkpoint
     from ..pipelines.pipeline_hia import HIAPipeline
 
     diffusers.utils.logging.set_verbosity_error()
+    torch_dtype = getattr(torch, choose_dtype(dtype, device))
+    if is_published(model):
+        folder: str | Path = converted_checkpoint(model, torch_dtype, revision=revision, notify=print)
+    else:
+        folder = model
     try:
-        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, dtype), variant=variant)
+        pipe = HIAPipeline.from_pretrained(folder, dtype=torch_dtype, variant=variant)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     return pipe.to(device)

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
 from ..folder_lock import locked_folder
-from .published import PublishedCheckpoint, published_checkpoint
+from .published import PUBLISHED, PublishedCheckpoint, check_can_animate
 
 
 CONVERTED_FOLDER = "hia-diffusers"
@@ -89,18 +89,13 @@ def converted_checkpoint(
         ValueError: If there is no checkpoint of that name, or it cannot animate without training.
         ConnectionError, FileNotFoundError, OSError, PermissionError: As for [`download_checkpoint`].
     """
-    checkpoint = published_checkpoint(name)
-    if checkpoint.missing is not None:
-        raise ValueError(
-            f"`name`: {name} cannot animate: {checkpoint.missing}. `hia-diffusers convert {name}` makes a start for"
-            " training."
-        )
+    check_can_animate(name)
     folder = converted_folder(name, dtype, cache_dir, revision)
     if not folder.is_dir():
         with locked_folder(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
-                folders = download_checkpoint(checkpoint, cache_dir, revision, notify)
-                checkpoint.convert(folders, dtype=dtype).save_pretrained(folder)
+                folders = download_checkpoint(PUBLISHED[name], cache_dir, revision, notify)
+                PUBLISHED[name].convert(folders, dtype=dtype).save_pretrained(folder)
     return folder
 
 
@@ -108,9 +103,26 @@ def converted_folder(
     name: str, dtype: torch.dtype, cache_dir: str | os.PathLike | None = None, revision: str | None = None
 ) -> Path:
     """Where [`converted_checkpoint`] keeps its result; the arguments are the same."""
-    root = Path(constants.HF_HOME if cache_dir is None else cache_dir, CONVERTED_FOLDER)
     label = (revision or DEFAULT_REVISION).replace("/", "--")
-    return root / f"{name}-{label}-{str(dtype).removeprefix('torch.')}"
+    return _converted_root(cache_dir) / f"{name}-{label}-{str(dtype).removeprefix('torch.')}"
+
+
+def converted_folders(name: str, cache_dir: str | os.PathLike | None = None) -> list[Path]:
+    """The results of [`converted_checkpoint`] that are there, whatever their revision and dtype."""
+    return [path for path in _converted_root(cache_dir).glob(f"{name}-*-*") if not path.name.endswith(".lock")]
+
+
+def _converted_root(cache_dir: str | os.PathLike | None) -> Path:
+    return Path(constants.HF_HOME if cache_dir is None else cache_dir, CONVERTED_FOLDER)
+
+
+def is_downloaded(checkpoint: PublishedCheckpoint, cache_dir: str | Path | None = None) -> bool:
+    """Whether all files of a checkpoint are in the cache; no network is needed to tell."""
+    return all(
+        isinstance(try_to_load_from_cache(files.repo_id, file, cache_dir=cache_dir), str)
+        for files in checkpoint.sources.values()
+        for file in files.sizes
+    )
 
 
 def _from_hub(repo_id: str, file: str, **options: Any) -> Any:

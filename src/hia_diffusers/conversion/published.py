@@ -6,9 +6,11 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .converted import Conversion
+
+if TYPE_CHECKING:
+    from .converted import Conversion
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PublishedCheckpoint:
         """Bytes of all files, rounded as listings round them."""
         return sum(sum(files.sizes.values()) for files in self.sources.values())
 
-    def convert(self, folders: Mapping[str, Path], **options: Any) -> Conversion:
+    def convert(self, folders: Mapping[str, Path], **options: Any) -> "Conversion":
         """
         Convert downloaded files.
 
@@ -75,7 +77,7 @@ class PublishedCheckpoint:
         """
         module, function = self.converter.split(".")
         converter = getattr(importlib.import_module(f".{module}", __package__), function)
-        paths = {name: Path(folders[name], files.folder) for name, files in self.sources.items()}
+        paths = {name: Path(folders[name], files.folder) for name, files in self.sources.items() if name in folders}
         return converter(**paths, **options)
 
 
@@ -204,3 +206,20 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
     if name not in PUBLISHED:
         raise ValueError(f"`name` must be one of {', '.join(PUBLISHED)}, got {name!r}.")
     return PUBLISHED[name]
+
+
+def check_can_animate(name: str) -> None:
+    """
+    Refuse a checkpoint that is a start for training only.
+
+    Args:
+        name (`str`):
+            Its name in `PUBLISHED`.
+
+    Raises:
+        ValueError: If there is none of that name, or it is one.
+    """
+    if (missing := published_checkpoint(name).missing) is not None:
+        raise ValueError(
+            f"{name} cannot animate: {missing}. `hia-diffusers convert {name}` makes a start for training."
+        )

@@ -1,0 +1,34 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lists the published checkpoints that `--model` takes by name."""
+
+import argparse
+from collections.abc import Sequence
+
+from ..conversion.published import PUBLISHED
+from .arguments import OneLineParser
+from .running import run
+
+
+def models(args: argparse.Namespace) -> None:
+    from ..conversion.hub_downloads import converted_folders, is_downloaded
+
+    for name, checkpoint in PUBLISHED.items():
+        ready = sorted(folder.name.rpartition("-")[2] for folder in converted_folders(name))
+        state = f"ready in {', '.join(ready)}" if ready else "downloaded" if is_downloaded(checkpoint) else "not here"
+        print(f"{name}: {checkpoint.purpose}")
+        print(f"    {checkpoint.download_size / 1e9:.1f} GB from {checkpoint.sources['weights'].repo_id}; {state}")
+        print(f"    license: {checkpoint.license}")
+        if checkpoint.missing is not None:
+            print(f"    cannot animate: {checkpoint.missing}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            Its options; by default what the process was called with.
+    """
+    run(OneLineParser(prog="hia-diffusers models", description=__doc__), models, argv)
