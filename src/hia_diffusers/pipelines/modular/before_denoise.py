@@ -16,11 +16,11 @@ from .. import call_stages as stages
 from .. import inputs
 from ..call_defaults import CALL_DEFAULTS, defaults_beside
 from ..inputs import ReferenceImages
-from .declarations import CALL_INPUTS, COMPONENTS, HIABlock
+from .declarations import CALL_INPUTS, COMPONENTS, HIAStep
 from .guider import guider_of
 
 
-class HIAInputStep(HIABlock):
+class HIAInputStep(HIAStep):
     """Checks all inputs, before any network runs, gives those that are left out what the weights want, and brings the
     conditioning frames into one form.
     """
@@ -61,7 +61,7 @@ class HIAInputStep(HIABlock):
                 values[param.name] = wanted.get(param.name, param.default)
 
 
-class HIAPrepareLatentsStep(HIABlock):
+class HIAPrepareLatentsStep(HIAStep):
     """Sets the scheduler's steps and draws the latents that denoising starts from."""
 
     uses = ("unet", "scheduler")

@@ -5,7 +5,6 @@
 The inputs are the arguments of [`HIAPipeline.__call__`] and, of a driving clip, of [`HIAAnimator.prepare`].
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,7 +61,6 @@ CONFIGS = [
     ConfigSpec("call_defaults", None, "What the weights want of inputs that are left out."),
 ]
 
-Path = str | os.PathLike
 DRIVING_INPUTS = [
     InputParam(
         "driving", Any, description="A video, keypoints, or a file of either, in place of conditioning frames."
@@ -204,7 +202,7 @@ class DeclaredBlock(ModularPipelineBlocks):
         return [replace(_INTERMEDIATES[name]) for name in self.gives]
 
 
-class HIABlock(DeclaredBlock):
+class HIAStep(DeclaredBlock):
     """A block that takes its values from the state, and computes with the same function as [`HIAPipeline`]."""
 
     @torch.no_grad()

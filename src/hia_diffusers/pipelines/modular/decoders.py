@@ -6,10 +6,10 @@ from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 from .. import call_stages as stages
-from .declarations import HIABlock
+from .declarations import HIAStep
 
 
-class HIADecodeStep(HIABlock):
+class HIADecodeStep(HIAStep):
     """Decodes the latents to frames."""
 
     uses = ("vae", "video_processor")

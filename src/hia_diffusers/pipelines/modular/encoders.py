@@ -9,11 +9,11 @@ from ...animation.animator import HIAAnimator
 from ...loaders.ip_adapter import prepare_ip_adapter_embeds
 from .. import call_stages as stages
 from .. import guidance
-from .declarations import DRIVING_INPUTS, HIABlock
+from .declarations import DRIVING_INPUTS, HIAStep
 from .guider import guider_of
 
 
-class HIADrivingStep(HIABlock):
+class HIADrivingStep(HIAStep):
     """Makes the conditioning frames of the driving clip, if there is one, and fits the image to them."""
 
     options = tuple(param.name for param in DRIVING_INPUTS)
@@ -31,7 +31,7 @@ class HIADrivingStep(HIABlock):
         values.image, values.conditioning_frames, values.fps = animation.image, animation.condition, animation.fps
 
 
-class HIAImageEncoderStep(HIABlock):
+class HIAImageEncoderStep(HIAStep):
     """Makes what cross-attention reads: the token of the reference image, or the empty prompt."""
 
     uses = ("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "unet")
@@ -44,7 +44,7 @@ class HIAImageEncoderStep(HIABlock):
         )
 
 
-class HIAReferenceEncoderStep(HIABlock):
+class HIAReferenceEncoderStep(HIAStep):
     """Encodes the reference image, and puts together what the denoiser is given besides latents."""
 
     uses = (
