@@ -84,8 +84,8 @@ class HIALoadPipeline:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         about = (
-            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise a published checkpoint such as "
-            "moore-animate-anyone, an id on the Hub or a folder."
+            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise a published checkpoint, "
+            "such as moore-animate-anyone, an id on the Hub or a folder."
         )
         return {"required": {"model": ("STRING", {"default": TINY, "tooltip": about}), "dtype": (DTYPES,)}}
 
