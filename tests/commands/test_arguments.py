@@ -54,7 +54,17 @@ ARGUMENTS = {
     "prepare": (prepare_dataset, PreparationOptions, ClipRules, KeypointDetector),
 }
 # Options of `animate` that stand for an object, and those that only the command has.
-OBJECTS = {"model", "variant", "dtype", "seed", "size", "watermark", "invisible_watermark", "detector_device"}
+OBJECTS = {
+    "model",
+    "variant",
+    "revision",
+    "dtype",
+    "seed",
+    "size",
+    "watermark",
+    "invisible_watermark",
+    "detector_device",
+}
 OWN = OBJECTS | {"device", "preview"}
 
 

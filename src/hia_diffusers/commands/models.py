@@ -10,6 +10,10 @@ from .arguments import OneLineParser
 from .running import run
 
 
+def make_parser() -> argparse.ArgumentParser:
+    return OneLineParser(prog="hia-diffusers models", description=__doc__)
+
+
 def models(args: argparse.Namespace) -> None:
     from ..conversion.hub_downloads import converted_folders, is_downloaded
 
@@ -31,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(OneLineParser(prog="hia-diffusers models", description=__doc__), models, argv)
+    run(make_parser(), models, argv)
