@@ -132,6 +132,22 @@ def test_keypoints_and_pose_videos_need_no_detector(pipe, person, tmp_path):
     assert poses.condition.to_tensor()[:, 3:].abs().max() == 0
 
 
+def test_a_stated_area_has_the_aspect_of_the_image_where_the_motion_is_aligned_to_it(person, dance):
+    animator, keypoints = HIAAnimator(detector=Unwanted()), keypoints_of(BOXES)
+    wide = person.resize((3 * HEIGHT, HEIGHT))
+    reference = WholeBodyKeypoints(keypoints.xy[:1], keypoints.score[:1], HEIGHT, 3 * HEIGHT, FPS)
+
+    def size(**options):
+        condition = animator.prepare(wide, keypoints, max_frames=2, **options).condition
+        return condition.height, condition.width
+
+    assert size() == (HEIGHT, WIDTH)
+    assert size(area=12288, image_keypoints=reference) == (64, 192)
+    height, width = size(area=12288)
+    assert height / width == pytest.approx(HEIGHT / WIDTH, rel=0.1) and height * width == pytest.approx(12288, rel=0.1)
+    assert size(area=12288, height=64, width=64) == (64, 64)
+
+
 @pytest.mark.parametrize("kind", ["pose", "video"])
 def test_memory_does_not_grow_with_the_pixels_of_the_driving(dance, person, tmp_path, monkeypatch, kind):
     """A frame more costs what is kept of it: its condition or its keypoints, and none of its 6.2 MB."""

@@ -131,6 +131,7 @@ class HIAAnimator:
         fps: float | None = None,
         driving_fps: float | None = None,
         driving_size: tuple[int, int] | None = None,
+        area: int | None = None,
     ) -> HIAAnimation:
         """
         Every step but the last: what the pipeline is called with.
@@ -177,6 +178,10 @@ class HIAAnimator:
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
                 Height and width of the image that a pose file's points lie in, where the file does not state it.
+            area (`int`, *optional*):
+                Pixels of a frame of the result, if neither `height` nor `width` is given: in the aspect of the image
+                if the motion is aligned to it, else in that of the driving. By default the `"area"` in the
+                pipeline's `call_defaults`.
 
         Returns:
             [`HIAAnimation`]: without `frames`.
@@ -193,6 +198,10 @@ class HIAAnimator:
         width = None if width is None else checks.side("width", width, step)
         if height is not None and width is not None:
             checks.area(width, height)
+        if area is not None:
+            area = checks.integer("area", area)
+        elif self.pipe is not None:
+            area = self.pipe.config.call_defaults.get("area")
         retarget = None if retarget is None else checks.flag("retarget", retarget)
         person = None if person is None else checks.box("person", person).tolist()
         if fps is not None:
@@ -214,6 +223,10 @@ class HIAAnimator:
         )
         if condition is not None:
             height, width = condition.height, condition.width
+        if height is None and width is None and area is not None and retargeted is None:
+            is_aligned = retarget or (retarget is None and (motion.kind == "video" or image_keypoints is not None))
+            shape = (image.height, image.width) if is_aligned else (motion.height, motion.width)
+            height, width = _size_of_area(area, shape, step)
         height, width = _result_size(motion, height, width, step)
         fps = motion.fps if fps is None else float(fps)
         if self.watermark is not None:
@@ -466,6 +479,13 @@ def _load_in(image: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoi
         return WholeBodyKeypoints.load(path)
     except NotStatedError:
         return WholeBodyKeypoints.load(path, image.height, image.width)
+
+
+def _size_of_area(area: int, shape: tuple[int, int], step: int) -> tuple[int, int]:
+    """Height and width in the aspect of `shape`, of about this area, in multiples of `step`."""
+    height, width = shape
+    scale = (area / (height * width)) ** 0.5
+    return max(step, round(height * scale / step) * step), max(step, round(width * scale / step) * step)
 
 
 def _result_size(driving: Driving, height: int | None, width: int | None, step: int) -> tuple[int, int]:

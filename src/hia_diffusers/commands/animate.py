@@ -28,7 +28,7 @@ from .arguments import (
     sampling_arguments,
     size,
 )
-from .loading import check_model, choose_device, load_pipeline
+from .loading import check_model, choose_device, find_model, load_pipeline, model_area
 from .running import run
 
 
@@ -57,8 +57,10 @@ SHARPNESS_HELP = (
     "videos"
 )
 SIZE_HELP = (
-    "WIDTHxHEIGHT of the result, multiples of 8 (default: the driving's, rounded). An image of another aspect ratio "
-    "is fitted into it whole, with bars in the colour of its border, and so is a motion that is not aligned to it"
+    "WIDTHxHEIGHT of the result, multiples of 8 (default: of the area that the model states, in the aspect of the "
+    "image if the motion is aligned to it, else of the driving; the driving's, if the model states none). An image of "
+    "another aspect ratio is fitted into it whole, with bars in the colour of its border, and so is a motion that is "
+    "not aligned"
 )
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
@@ -155,7 +157,7 @@ def log_to_stdout(options: Collection[str]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
+def prepare(args: argparse.Namespace, area: int | None) -> tuple["HIAAnimator", "HIAAnimation"]:
     """What can be made without the pipeline."""
     from ..animation.animator import HIAAnimator
 
@@ -176,6 +178,7 @@ def prepare(args: argparse.Namespace) -> tuple["HIAAnimator", "HIAAnimation"]:
         sharpness=args.sharpness,
         height=height,
         width=width,
+        area=area,
     )
     return animator, animation
 
@@ -184,12 +187,14 @@ def animate(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = choose_device(args.device)
     check_model(args.model, args.variant, args.revision)
+    from .. import HIA_TINY
+
+    model = find_model(args.model or HIA_TINY, args.dtype, device, args.revision)
     with log_to_stdout(vars(args)):
-        animator, animation = prepare(args)
+        animator, animation = prepare(args, model_area(model))
 
     import torch
 
-    from .. import HIA_TINY
     from ..animation.result import COMMENT
     from ..video.writing import check_output, write_video
 
@@ -200,9 +205,7 @@ def animate(args: argparse.Namespace) -> None:
     sound = animation.sound_file(args.sound is not False) or False
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    animator.pipe = load_pipeline(
-        args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision
-    )
+    animator.pipe = load_pipeline(model, device, args.dtype, args.variant)
     result = animator.generate(
         animation,
         None if args.preview else args.output,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline that a command runs, and the device that it runs on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,44 @@ def is_published(model: str) -> bool:
     return model in PUBLISHED and not Path(model).exists()
 
 
-def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
-    """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on."""
-    import diffusers
+def find_model(model: str, dtype: str, device: str, revision: str | None = None) -> str:
+    """The folder or the id on the Hub to load; what is published is downloaded and converted."""
+    if not is_published(model):
+        return model
     import torch
 
     from ..conversion.hub_downloads import converted_checkpoint
+
+    torch_dtype = getattr(torch, choose_dtype(dtype, device))
+    return str(converted_checkpoint(model, torch_dtype, revision=revision, notify=print))
+
+
+def model_area(model: str) -> int | None:
+    """Pixels of a frame that a model that was found wants, by its index."""
+    from huggingface_hub import hf_hub_download
+
+    is_folder = Path(model).is_dir()
+    index = Path(model, "model_index.json") if is_folder else Path(hf_hub_download(model, "model_index.json"))
+    return (json.loads(index.read_text(encoding="utf-8")).get("call_defaults") or {}).get("area")
+
+
+def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None) -> Any:
+    """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on.
+
+    Args:
+        model (`str`):
+            What [`find_model`] found.
+        device, dtype, variant (`str`):
+            Of the pipeline.
+    """
+    import diffusers
+    import torch
+
     from ..pipelines.pipeline_hia import HIAPipeline
 
     diffusers.utils.logging.set_verbosity_error()
-    torch_dtype = getattr(torch, choose_dtype(dtype, device))
-    if is_published(model):
-        folder: str | Path = converted_checkpoint(model, torch_dtype, revision=revision, notify=print)
-    else:
-        folder = model
     try:
-        pipe = HIAPipeline.from_pretrained(folder, dtype=torch_dtype, variant=variant)
+        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, choose_dtype(dtype, device)), variant=variant)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     return pipe.to(device)

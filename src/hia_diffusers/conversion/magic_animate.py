@@ -34,6 +34,7 @@ CALL_DEFAULTS = {
     "context_frames": 16,
     "context_shift": False,
     "reference_noise": False,
+    "area": 512 * 512,
 }
 
 # What MagicAnimate's UNet computes otherwise than ours does by default.

@@ -47,6 +47,7 @@ CALL_DEFAULTS = {
     "context_frames": 24,
     "context_shift": False,
     "reference_noise": False,
+    "area": 512 * 784,
 }
 
 # What the UNet computes: our default, and so nothing else if that were to change.

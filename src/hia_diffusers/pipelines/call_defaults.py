@@ -17,6 +17,8 @@ CALL_DEFAULTS = (
     *("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale", "reference_noise"),
     *("shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
 )
+# Pixels of a frame that the weights were trained at. It is no argument of the call: `HIAAnimator` reads it.
+AREA = "area"
 
 
 def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
 
     Args:
         call_defaults (`Mapping[str, Any]`, *optional*):
-            Arguments of [`HIAPipeline.__call__`] by name, of those in `CALL_DEFAULTS`.
+            Arguments of [`HIAPipeline.__call__`] by name, of those in `CALL_DEFAULTS`, and `"area"`, the
+            pixels of a frame.
 
     Raises:
         TypeError: If they are no mapping.
@@ -34,11 +37,10 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
     if call_defaults is None:
         return {}
     checks.instance("call_defaults", call_defaults, Mapping)
-    unknown = [name for name in call_defaults if name not in CALL_DEFAULTS]
+    unknown = [name for name in call_defaults if name not in (*CALL_DEFAULTS, AREA)]
     if unknown:
-        raise ValueError(
-            f"`call_defaults` must name arguments of {', '.join(CALL_DEFAULTS)}, got {checks.shown(unknown[0])}."
-        )
+        names = ", ".join((*CALL_DEFAULTS, AREA))
+        raise ValueError(f"`call_defaults` must name arguments of {names}, got {checks.shown(unknown[0])}.")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in call_defaults.items()}
 
 
@@ -71,7 +73,11 @@ def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) 
     if given.get("guider") is not None and "guidance_scale" in given:
         raise ValueError("Give `guidance_scale` or a `guider`, which has one of its own, not both.")
     replaced = {"shared_noise": "latents", "guidance_scale": "guider"}
-    return {name: value for name, value in call_defaults.items() if given.get(replaced.get(name, name)) is None}
+    return {
+        name: value
+        for name, value in call_defaults.items()
+        if name != AREA and given.get(replaced.get(name, name)) is None
+    }
 
 
 def with_call_defaults(call: Call) -> Call:
