@@ -332,9 +332,11 @@ class HIADenoiser(nn.Module):
         states = conditions.encoder_hidden_states[::clips_per_image]
         if self.reference_timestep == "zero":
             timestep = torch.zeros_like(torch.as_tensor(timestep))
-        output = encoder(_in_dtype_of(encoder, latents), timestep, _in_dtype_of(encoder, states))
+        in_dtype = _to_dtype_of(encoder)
+        output = encoder(in_dtype(latents), timestep, in_dtype(states))
+        in_dtype = _to_dtype_of(self.unet)
         features = {
-            name: _in_dtype_of(self.unet, value.repeat_interleave(clips_per_image, dim=0))
+            name: in_dtype(value.repeat_interleave(clips_per_image, dim=0))
             for name, value in output.reference_features.items()
         }
         dropped = None if isinstance(conditions.unconditional, bool) else conditions.unconditional
@@ -362,14 +364,15 @@ class HIADenoiser(nn.Module):
         }
         if "pose_features" not in self.controlnet.unet_arguments:
             states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
+            in_dtype = _to_dtype_of(self.controlnet)
             inputs |= {
-                "sample": _in_dtype_of(self.controlnet, latents.transpose(1, 2).flatten(0, 1)),
+                "sample": in_dtype(latents.transpose(1, 2).flatten(0, 1)),
                 "timestep": timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
-                "encoder_hidden_states": _in_dtype_of(self.controlnet, states),
+                "encoder_hidden_states": in_dtype(states),
             }
         outputs = self.controlnet(**inputs, return_dict=False)
         residuals = dict(zip(self.controlnet.unet_arguments, outputs, strict=True))
-        return _of_each(residuals, lambda residual: _in_dtype_of(self.unet, residual))
+        return _of_each(residuals, _to_dtype_of(self.unet))
 
     def _seen_residuals(self, residuals: Residuals, conditions: HIAConditions, num_frames: int) -> Residuals:
         unconditional = conditions.unconditional
@@ -412,6 +415,10 @@ def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
     return values if times == 1 else values.repeat(times, *[1] * (values.ndim - 1))
 
 
-def _in_dtype_of(network: Any, values: torch.Tensor) -> torch.Tensor:
-    """Networks of a pipeline may be kept in different precisions; in training, autocast looks after each layer."""
-    return values if torch.is_grad_enabled() else values.to(network.dtype)
+def _to_dtype_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Networks of a pipeline may be kept in different precisions; in training, autocast looks after each layer.
+
+    diffusers finds the dtype of a network by a walk of its modules: look it up once for all tensors of a call.
+    """
+    dtype = None if torch.is_grad_enabled() else network.dtype
+    return lambda values: values if dtype is None else values.to(dtype)
