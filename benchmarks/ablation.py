@@ -164,7 +164,7 @@ def differences(reports, full):
 
 
 def table(reports):
-    lines = [f"| | {' | '.join(MEASURES.values())} | L1 beside full | full is better |", "| --- |" + " --- |" * 11]
+    lines = [f"| | {' | '.join(MEASURES.values())} | L1 vs full | full is better |", "| --- |" + " --- |" * 11]
     full = reports.get("full")
     for name, of_row in reports.items():
         cells = []

@@ -8,8 +8,8 @@ python benchmarks/drift.py [--model ID_OR_PATH] [--num_frames 256] [--clips 4] [
 Clips of ProcDance-v1, made longer, with prompt travelling, without it, and without layers over time, where nothing can
 drift. Drift is the mean L1 of the last quarter over that of the first, in the face, for the identity, and outside of
 the box of the person, for the background. The quarters hold other motion, so it is told as a share of what the clip
-without layers over time has: 1 is no drift. Seams are how much frames change beside the truth where, without prompt
-travelling, a window begins or the one before it has ended, over how much they do elsewhere: 1 is no seam.
+without layers over time has: 1 means no drift. Seams are how much frames change beside the truth where, without prompt
+travelling, a window begins or the one before it has ended, over how much they do elsewhere: 1 means no seams.
 """
 
 import argparse
@@ -89,11 +89,11 @@ def main():
         if way == WAYS[-1]:
             pipe.unet.set_motion_modules(False)
         for index, (clip, truth) in enumerate(zip(clips, truths, strict=True)):
-            pictures = truth.frames / np.float32(255)
+            images = truth.frames / np.float32(255)
             frames = make_clip(pipe, clip, truth, way, args, seed=index)
-            errors = np.abs(frames - pictures).mean(axis=-1)
+            errors = np.abs(frames - images).mean(axis=-1)
             outside = outside_of_person(truth.keypoints)
-            found[way].append((drift(errors, truth.face_mask), drift(errors, outside), seams(frames, pictures)))
+            found[way].append((drift(errors, truth.face_mask), drift(errors, outside), seams(frames, images)))
     print(
         f"{args.clips} clips of {args.num_frames} frames, {args.num_inference_steps} steps, "
         f"guidance {args.guidance_scale}, {args.dtype}"

@@ -64,7 +64,7 @@ def fit(hands):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=100, help="of each size, for the fit and again to judge it")
-    parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, help="WIDTHxHEIGHT of the pictures")
+    parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, help="WIDTHxHEIGHT of the images")
     args = parser.parse_args()
 
     fitted = fit(np.concatenate([measure_hands("train", args.clips, size) for size in args.sizes]))

@@ -66,7 +66,7 @@ def change_beside(reports, name, other):
 FIGURES = {
     "autoencoder: PSNR, dB": ("autoencoder", lambda r, of: value(r, of, "psnr"), "at least", 32),
     "autoencoder: PSNR of hands, dB": ("autoencoder", lambda r, of: value(r, of, "hands_psnr"), "at least", 29),
-    "autoencoder: sharpness of hands beside the true": (
+    "autoencoder: sharpness of hands, ratio to ground truth": (
         "autoencoder",
         lambda r, of: value(r, of, "hand_sharpness_ratio"),
         "at least",
@@ -78,7 +78,7 @@ FIGURES = {
         "at least",
         0.95,
     ),
-    "autoencoder: change of still background": (
+    "autoencoder: change of static background": (
         "autoencoder",
         lambda r, of: value(r, of, "static_change"),
         "at most",
@@ -96,8 +96,8 @@ FIGURES = {
         8,
     ),
     # One grey level. The true frames change by 0.0002 there, so that a ratio to them says little.
-    "change of still background": ("generated", lambda r, of: value(r, of, "static_change"), "at most", 0.004),
-    "change of still background beside frame by frame": (
+    "change of static background": ("generated", lambda r, of: value(r, of, "static_change"), "at most", 0.004),
+    "change of static background, ratio to frame by frame": (
         "generated",
         lambda r, of: change_beside(r, of, "frame-by-frame"),
         "at most",
@@ -117,7 +117,7 @@ def table_of_scores(scores):
 
 
 def table_of_figures(figures):
-    lines = ["| | measured | copying | wanted | |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| | measured | copying | target | |", "| --- | --- | --- | --- | --- |"]
     for name, figure in figures.items():
         side, bound, is_met = wanted(figure)
         copying = "" if figure["copying"] is None else f"{figure['copying']:.4g}"
@@ -138,7 +138,7 @@ def options_of(name, model):
 
 
 def print_figures(figures):
-    print(f"{'':54}{'measured':>10}  wanted")
+    print(f"{'':54}{'measured':>10}  target")
     for name, figure in figures.items():
         side, bound, is_met = wanted(figure)
         print(f"{name:54}{figure['measured']:10.4f}  {side} {bound}{'' if is_met else ': missed'}")

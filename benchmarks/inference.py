@@ -155,9 +155,9 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
-def run_hia(pipe, picture, condition, args, **options):
+def run_hia(pipe, image, condition, args, **options):
     return pipe(
-        picture,
+        image,
         condition,
         num_inference_steps=args.num_inference_steps,
         guidance_scale=args.guidance_scale,
@@ -169,22 +169,22 @@ def run_hia(pipe, picture, condition, args, **options):
 
 @torch.no_grad()
 @mock.patch.object(CrossAttention, "forward", Attention.forward)
-def run_naive(pipe, picture, condition, args):
+def run_naive(pipe, image, condition, args):
     num_frames, (height, width) = len(condition), condition.shape[-2:]
     guided = args.guidance_scale > 1
     branches = 2 if guided else 1
     pipe.scheduler.set_timesteps(args.num_inference_steps, device=pipe.device)
-    conditional, unconditional = pipe.encode_image(picture)
+    conditional, unconditional = pipe.encode_image(image)
     context = torch.cat([unconditional, conditional]) if guided else conditional
     frames = condition.to(pipe.device, pipe.controlnet.dtype).repeat(branches, 1, 1, 1)
-    reference_latents = pipe.encode_reference_latents(picture, height, width)
+    reference_latents = pipe.encode_reference_latents(image, height, width)
     shape = (1, pipe.unet.config.in_channels, num_frames, *reference_latents.shape[-2:])
     latents = pipe.prepare_latents(shape, reference_latents, pipe.scheduler.timesteps[0], generator=seeded())
     dropped = torch.tensor([True, False][2 - branches :], device=pipe.device)
     kept = ~dropped.repeat_interleave(num_frames)[:, None, None, None]
     for t in pipe.scheduler.timesteps:
-        pictures = reference_latents.to(pipe.appearance_encoder.dtype).repeat(branches, 1, 1, 1)
-        features = pipe.appearance_encoder(pictures, 0, context).reference_features
+        images = reference_latents.to(pipe.appearance_encoder.dtype).repeat(branches, 1, 1, 1)
+        features = pipe.appearance_encoder(images, 0, context).reference_features
         sample = latents.repeat(branches, 1, 1, 1, 1)
         down, mid = pipe.controlnet(
             sample.transpose(1, 2).flatten(0, 1),
@@ -245,17 +245,17 @@ def seconds_of(call, device):
 
 def inputs(args):
     width, height = map(int, args.size.split("x"))
-    picture = torch.rand(3, height, width, generator=seeded())
-    return picture, torch.rand(args.num_frames, 6, height, width, generator=seeded())
+    image = torch.rand(3, height, width, generator=seeded())
+    return image, torch.rand(args.num_frames, 6, height, width, generator=seeded())
 
 
 def ways(pipe, args):
-    picture, condition = inputs(args)
+    image, condition = inputs(args)
     animatediff = make_animatediff(pipe)
     return {
-        "hia": lambda: run_hia(pipe, picture, condition, args),
-        "hia, one call": lambda: run_hia(pipe, picture, condition, args, batch_guidance=True),
-        "naive": lambda: run_naive(pipe, picture, condition, args),
+        "hia": lambda: run_hia(pipe, image, condition, args),
+        "hia, one call": lambda: run_hia(pipe, image, condition, args, batch_guidance=True),
+        "naive": lambda: run_naive(pipe, image, condition, args),
         "animatediff": lambda: run_animatediff(pipe, animatediff, condition, args),
     }
 

@@ -34,13 +34,13 @@ def make_clip(num_frames, args, connection):
     pipe = HIAPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     scene = ProceduralScene("test", identity=0, motion=0, setting=0)
-    picture = Image.fromarray(scene.render([0], HEIGHT, WIDTH, FPS).frames[0])
+    image = Image.fromarray(scene.render([0], HEIGHT, WIDTH, FPS).frames[0])
     keypoints = scene.keypoints(range(num_frames), HEIGHT, WIDTH, FPS)
     condition = MotionBlurConditioner.for_size(HEIGHT, WIDTH)(keypoints, sharpness=0.5)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         frames = pipe.stream(
-            picture,
+            image,
             condition,
             num_inference_steps=args.num_inference_steps,
             guidance_scale=1.0,

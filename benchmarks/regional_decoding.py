@@ -1,22 +1,22 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the regional loss of one picture costs: decoding it whole, whole with checkpointing, or in windows.
+"""What the regional loss of one image costs: decoding it whole, whole with checkpointing, or in windows.
 
 python benchmarks/regional_decoding.py [--size 512x896] [--run_size 256x448] [--threads 1] [--ways NAME ...]
 
-The VAE is Stable Diffusion 1.5's in size, with random weights and frozen; the picture has a face of an eighth of its
+The VAE is Stable Diffusion 1.5's in size, with random weights and frozen; the image has a face of an eighth of its
 height and two hands of half of that.
 
 The first table is exact and computes nothing (meta tensors): what autograd keeps for the backward pass and the
 operations of forward and backward, at `--size`. The inputs that checkpointing keeps escape the count.
 
 The second is measured in float32 at `--run_size`, each way in a process of its own. `peak` is the most memory the
-process had beyond model and inputs. `pixels` is the root mean squared difference from the whole picture inside the
+process had beyond model and inputs. `pixels` is the root mean squared difference from the whole image inside the
 regions, relative to the deviation of its pixels there. `gradient` is that of the gradient in the latents, relative to
 its norm, and `in windows` the same in the windows' latents only.
 
 "cut, M" decodes latents cut out with a margin of M latent pixels by themselves, which `decode_windows` does not do.
-The latents are noise, alike everywhere; of real pictures, whose regions differ from the rest, this is off by more.
+The latents are noise, alike everywhere; of real images, whose regions differ from the rest, this is off by more.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def decode(way, vae, latents, groups):
         return decode_cut(vae, latents, groups, int(way.split()[1]))
     if way == "checkpointing":
         vae.enable_gradient_checkpointing()
-    pictures = decode_latents(vae, latents)
-    return [group.cut(pictures) for group in groups]
+    images = decode_latents(vae, latents)
+    return [group.cut(images) for group in groups]
 
 
 def resident_bytes():
@@ -97,7 +97,7 @@ class Kept:
 
 
 class RegionalStep:
-    """The loss of face and hands of one picture, and what autograd keeps for its gradient."""
+    """The loss of face and hands of one image, and what autograd keeps for its gradient."""
 
     def __init__(self, way, width, height, device="cpu", dtype=torch.float32):
         with torch.device(device):

@@ -49,7 +49,7 @@ def main():
     for name, spent in seconds.items():
         count = args.scenes * (1 if name.startswith("first") else args.num_frames)
         print(f"  {name}: {count / spent:.0f} per second")
-    print(f"  both hands inside the picture: {(score[:, 91:] > 0).all(axis=1).mean():.1%} of the frames")
+    print(f"  both hands inside the image: {(score[:, 91:] > 0).all(axis=1).mean():.1%} of the frames")
     face = (score[:, 23:91] == 1).mean(axis=1) > 0.5
     print(f"  most of the face seen: {face.mean():.1%} of the frames")
     low, middle, high = np.percentile(np.concatenate(shutters), [5, 50, 95])

@@ -57,6 +57,6 @@ def write_table(name, table):
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     page = PAGE.read_text()
     if not pattern.search(page):
-        raise SystemExit(f"{PAGE} must hold the marks {begin.strip()} and {end.strip()}.")
+        raise SystemExit(f"{PAGE} must contain the marks {begin.strip()} and {end.strip()}.")
     write_whole(PAGE, pattern.sub(lambda match: f"{begin}{table}{end}", page))
     print(table)

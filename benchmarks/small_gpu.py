@@ -429,8 +429,8 @@ def apply(pipe, way, args):
 def ready(pipe, way, args):
     """What makes a clip in that way."""
     pipe = apply(copy.deepcopy(pipe), way, args)
-    picture, condition = inputs(args)
-    return lambda: run_hia(pipe, picture, condition, args, decode_chunk_size=way.chunk).float()
+    image, condition = inputs(args)
+    return lambda: run_hia(pipe, image, condition, args, decode_chunk_size=way.chunk).float()
 
 
 def print_times(ways, args):

@@ -6,7 +6,7 @@ python benchmarks/training.py [--model ID_OR_PATH] [--size 96x160] [--batch_size
 
 The losses, data and optimizer are those of examples/train_hia.py, with procedural people and bfloat16. `data` is one
 process that draws samples, and `encoding` what the frozen networks make of them: both are done once for each sample
-where `--cache_latents` keeps it, which the regional stage, whose losses look at pictures, still has to load. Seconds
+where `--cache_latents` keeps it, which the regional stage, whose losses look at images, still has to load. Seconds
 are medians; the first of all steps is not counted.
 """
 
@@ -79,9 +79,9 @@ def seconds_of_stage(stage, args, accelerator):
         indices = range(step * args.batch_size, (step + 1) * args.batch_size)
         samples = watch("data", lambda indices=indices: [dataset[index] for index in indices])
         batch = torch.utils.data.default_collate(samples)
-        pictures = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "reference_pixel_values")}
+        images = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "reference_pixel_values")}
         with accelerator.autocast():
-            encoded = watch("encoding", lambda pictures=pictures: encode(pipeline, pictures))
+            encoded = watch("encoding", lambda images=images: encode(pipeline, images))
             batch |= encoded
             loss = watch("losses", lambda batch=batch, step=step: losses.total(losses(step, batch)))
         watch("gradients", loss.backward)
@@ -93,7 +93,7 @@ def seconds_of_stage(stage, args, accelerator):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=hia_diffusers.HIA_TINY, help="a HIAPipeline (default: hia-tiny)")
-    parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the pictures (default: 96x160)")
+    parser.add_argument("--size", default="96x160", help="WIDTHxHEIGHT of the images (default: 96x160)")
     parser.add_argument("--batch_size", type=int, default=1, help="samples of a step (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU (default: 1, as of two processes on 2 cores)")

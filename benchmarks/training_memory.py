@@ -5,7 +5,7 @@
 python benchmarks/training_memory.py [--size 512x896] [--stages NAME ...] [--precisions no bf16]
 
 One sample per process, as `examples/train_hia.py` has it: networks without a trained parameter in the precision of
-mixed precision, the others in float32. In the regional stage the VAE decodes the whole picture with gradient, or
+mixed precision, the others in float32. In the regional stage the VAE decodes the whole image with gradient, or
 ("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
 bitsandbytes with 8 bits. Memory is in GiB; `hia_diffusers.memory.training_memory` says what counts. Operations are
 those of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition

@@ -60,7 +60,7 @@ def make_clip(rank, args, num_processes, folder, results):
     pipe.set_progress_bar_config(disable=True)
     if num_processes > 1:
         pipe.enable_window_parallelism()
-    picture = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
     condition = torch.rand(args.num_frames, 6, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
 
     def clip(steps):
@@ -68,7 +68,7 @@ def make_clip(rank, args, num_processes, folder, results):
         dist.barrier()
         before, start = bytes_over_loopback(), time.perf_counter()
         latents = pipe(
-            picture,
+            image,
             condition,
             num_inference_steps=steps,
             guidance_scale=1.0,

@@ -33,9 +33,9 @@ def take(address, chromium):
         page.locator("#result video").evaluate("video => { video.pause(); video.currentTime = 0.4 }")
         page.mouse.move(0, 0)
         page.wait_for_timeout(1000)
-        picture = page.screenshot()
+        image = page.screenshot()
         browser.close()
-    return Image.open(io.BytesIO(picture)).convert("RGB")
+    return Image.open(io.BytesIO(image)).convert("RGB")
 
 
 def main():
@@ -46,11 +46,11 @@ def main():
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = next(line.split()[4] for line in server.stdout if line.startswith("The page is at "))
-        picture = take(address, args.chromium)
+        image = take(address, args.chromium)
     finally:
         server.terminate()
         server.wait()
-    picture.quantize(256, dither=Image.Dither.NONE).save(OUTPUT, optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(OUTPUT, optimize=True)
 
 
 if __name__ == "__main__":

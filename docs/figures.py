@@ -26,16 +26,16 @@ INPUT, NETWORK, STEP = "#dbe7f5", "#fde3c8", "#e3efdc"
 
 # Centre, half of the size, text and colour of each box of the flow.
 BOXES = {
-    "picture": ((1.0, 4.2), (0.75, 0.45), "picture\nof a person", INPUT),
+    "image": ((1.0, 4.2), (0.75, 0.45), "image\nof a person", INPUT),
     "motion": ((1.0, 1.2), (0.75, 0.45), "keypoints\nof a motion", INPUT),
     "image encoder": ((3.7, 5.2), (1.05, 0.35), "CLIP image encoder", NETWORK),
     "appearance encoder": ((3.7, 4.2), (1.05, 0.45), "HIAAppearanceEncoder\nonce per clip", NETWORK),
-    "noise": ((3.7, 3.0), (1.05, 0.45), "latents of the picture,\nnoised, in each frame", STEP),
+    "noise": ((3.7, 3.0), (1.05, 0.45), "latents of the image,\nnoised, in each frame", STEP),
     "conditioner": ((3.7, 1.2), (1.05, 0.45), "MotionBlurConditioner\n6 channels a frame", STEP),
     "unet": (
         (7.0, 4.2),
         (1.05, 1.35),
-        "HIAUNetMotionModel\n\nattention in a frame,\nto the picture,\nand over time",
+        "HIAUNetMotionModel\n\nattention in a frame,\nto the image,\nand over time",
         NETWORK,
     ),
     "controlnet": ((7.0, 1.2), (1.05, 0.45), "HIAControlNetModel", NETWORK),
@@ -121,16 +121,16 @@ def draw_condition(frame=5):
     clip = ProceduralScene("test", identity=5, motion=5, setting=5).render(range(frame + 1), height, width)
     condition = MotionBlurConditioner.for_size(height, width)(clip.keypoints, frames=clip.frames)
     channels = condition.to_tensor()[frame].numpy()
-    pictures = {
+    images = {
         "frame": clip.frames[frame],
         "0-2: pose": np.moveaxis(channels[:3], 0, -1),
         "3: motion, x": channels[3],
         "4: motion, y": channels[4],
         "5: sharpness": channels[5],
     }
-    figure, columns = plt.subplots(1, len(pictures), figsize=(9.6, 3.2), layout="constrained")
-    for axes, (title, picture) in zip(columns, pictures.items(), strict=True):
-        shown = axes.imshow(picture, cmap="viridis", vmin=0, vmax=1)
+    figure, columns = plt.subplots(1, len(images), figsize=(9.6, 3.2), layout="constrained")
+    for axes, (title, image) in zip(columns, images.items(), strict=True):
+        shown = axes.imshow(image, cmap="viridis", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     figure.colorbar(shown, ax=columns, shrink=0.8, pad=0.02)

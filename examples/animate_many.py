@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates many pictures by Ray Data: one actor per GPU, or actors of one CPU thread where there is no GPU.
+"""Animates many images by Ray Data: one actor per GPU, or actors of one CPU thread where there is no GPU.
 
     python examples/animate_many.py --jobs jobs.jsonl --output videos --model ID_OR_PATH
 
@@ -48,7 +48,7 @@ JOBS_HELP = (
     "image_keypoints, sharpness and seed where wanted"
 )
 WORKERS_HELP = "number of Ray actors, each with a GPU or, where there is none, a CPU (default: one per GPU, or 1)"
-SIZE_HELP = "WIDTHxHEIGHT of the videos, multiples of 8 (default: the motion's, rounded); pictures are fitted into it"
+SIZE_HELP = "WIDTHxHEIGHT of the videos, multiples of 8 (default: the motion's, rounded); images are fitted into it"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def read_jobs(path):
     except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"--jobs: {str(path)!r} cannot be read ({error})") from error
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"--jobs: {str(path)!r} must hold a list of jobs")
+        raise ValueError(f"--jobs: {str(path)!r} must contain a list of jobs")
     jobs = [make_job(entry, f"--jobs: job {index}", path.parent) for index, entry in enumerate(entries, 1)]
     doubles = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
     if doubles:
@@ -170,7 +170,7 @@ def read_jobs(path):
 
 def make_job(entry, where, folder):
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} must hold keys and values, got {shown(entry)}")
+        raise ValueError(f"{where} must contain keys and values, got {shown(entry)}")
     missing = [key.name for key in fields(Job) if key.default is MISSING and key.name not in entry]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")

@@ -5,7 +5,7 @@
     python examples/demo.py --output demo
 
 Everything is made on the spot: the procedural person, the dance, and `demo.mp4` and `demo.gif` with five columns:
-reference picture; hands as blurred as can be; as in the truth; as sharp as can be; the truth.
+reference image; hands as blurred as can be; as in the truth; as sharp as can be; the truth.
 """
 
 import time

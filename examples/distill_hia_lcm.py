@@ -56,7 +56,7 @@ from hia_diffusers.training.stages import train_only
 from hia_diffusers.training.starting_point import load_starting_point
 
 
-INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run goes on from its last checkpoint.\n")
+INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run resumes from its last checkpoint.\n")
 
 
 # 1. Options
@@ -346,7 +346,7 @@ def train_in(folder, config, accelerator):
         if is_due or (received and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if received:
-            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest goes on.")
+            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest resumes.")
             accelerator.end_training()
             sys.exit(128 + signal.SIGTERM)
 

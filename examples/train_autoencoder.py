@@ -7,7 +7,7 @@
 
 The result is for `--vae_name_or_path` of examples/train_hia.py. What the autoencoder loses no later stage brings back,
 and fast hands lose most: hands count more in the loss, and their sharpness is measured at every checkpoint. The same
-command goes on with a run that was interrupted.
+command resumes an interrupted run.
 """
 
 import json
@@ -50,7 +50,7 @@ LATENT_DEVIATION = 0.4
 # Of the channel that keeps the norm before the decoder's last layer nearly constant; pixels are in [0, 1] there.
 ANCHOR = 8.0
 
-NUM_PICTURES_TO_START = 500
+NUM_IMAGES_TO_START = 500
 
 
 @dataclass(kw_only=True)
@@ -86,7 +86,7 @@ def build_parser():
 # Data
 
 
-class Pictures(Dataset):
+class Images(Dataset):
     """
     Some frames of one clip after another, `count` times: which, depends on the seed and the number alone. Another clip
     takes the place of one that cannot be read.
@@ -114,13 +114,13 @@ class Pictures(Dataset):
             if rng.random() < 0.5:
                 loaded = loaded.flip_horizontal()
             return {
-                "pictures": as_pictures(loaded.pictures),
+                "images": as_images(loaded.images),
                 "face": torch.from_numpy(loaded.face_mask.copy())[:, None].float(),
                 "hands": torch.from_numpy(loaded.hand_masks.any(axis=1, keepdims=True)).float(),
             }
 
 
-def as_pictures(frames):
+def as_images(frames):
     """uint8 `(N, H, W, 3)` as `(N, 3, H, W)` in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))) / 127.5 - 1
 
@@ -152,7 +152,7 @@ def build_autoencoder(path):
     try:
         options = dict(yaml.safe_load(Path(path).read_text())["vae"])
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise ValueError(f"--from_scratch: {path} holds no options of `vae`: {error}") from error
+        raise ValueError(f"--from_scratch: {path} contains no options of `vae`: {error}") from error
     if options.pop("_class_name", None) != "AutoencoderDC":
         raise ValueError(f"--from_scratch: `_class_name` of `vae` in {path} must be AutoencoderDC")
     try:
@@ -178,12 +178,12 @@ def build_autoencoder(path):
 
 
 @torch.no_grad()
-def start_as_principal_components(vae, pictures):
+def start_as_principal_components(vae, images):
     """
     Weights with which the autoencoder is the best linear one of non-overlapping patches, nearly.
 
     Its shortcuts rearrange pixels to channels and back. With zero in all else, what is left to set are the layers that
-    reduce and restore the channels. Channels that hold no pixel hold `ANCHOR`, because of which the norm before the
+    reduce and restore the channels. Channels that contain no pixel hold `ANCHOR`, because of which the norm before the
     last layer divides by nearly the same number everywhere.
     """
     encoder, decoder = vae.encoder, vae.decoder
@@ -199,7 +199,7 @@ def start_as_principal_components(vae, pictures):
         encoder.conv_in.conv.weight[color, color, 1, 1] = 0.5  # to [0, 1]
     encoder.conv_in.conv.bias[:3] = 0.5
 
-    features = encoder.conv_in(pictures)
+    features = encoder.conv_in(images)
     for block in encoder.down_blocks:
         features = block(features)
     samples = features.movedim(1, -1).flatten(0, -2).double()
@@ -226,12 +226,12 @@ def start_as_principal_components(vae, pictures):
     last.bias.fill_(-1.0)
 
 
-def encode(vae, pictures):
-    return vae.encode(pictures).latent
+def encode(vae, images):
+    return vae.encode(images).latent
 
 
-def reconstruct(vae, pictures):
-    return vae.decode(encode(vae, pictures)).sample
+def reconstruct(vae, images):
+    return vae.decode(encode(vae, images)).sample
 
 
 # Training
@@ -241,7 +241,7 @@ def reconstruction_loss(predicted, batch):
     """L1 of pixels and of their differences to their neighbours, which are all that blur takes away."""
     weights = 1 + HAND_WEIGHT * batch["hands"] + FACE_WEIGHT * batch["face"]
     weights = functional.max_pool2d(weights, 2 * MARGIN + 1, stride=1, padding=MARGIN)
-    error = predicted - batch["pictures"]
+    error = predicted - batch["images"]
     losses = (
         weights * error.abs(),
         weights[..., 1:] * error.diff(dim=-1).abs(),
@@ -252,7 +252,7 @@ def reconstruction_loss(predicted, batch):
 
 @torch.no_grad()
 def validate(vae, source, clips, size, device):
-    """How near round trips come to pictures of clips that are not trained on."""
+    """How near round trips come to images of clips that are not trained on."""
     conditioner = MotionBlurConditioner.for_size(*size)
     all_psnr, hand_psnr, true_sharpness, sharpness = [], [], [], []
     for clip in clips:
@@ -264,7 +264,7 @@ def validate(vae, source, clips, size, device):
                 raise
             print(error, flush=True)
             continue
-        true = as_pictures(loaded.pictures)
+        true = as_images(loaded.images)
         predicted = reconstruct(vae, true.to(device)).cpu().clamp(-1, 1)
         true, predicted = true / 2 + 0.5, predicted / 2 + 0.5
         condition = conditioner(loaded.keypoints, true)
@@ -283,8 +283,8 @@ def validate(vae, source, clips, size, device):
 
 
 @torch.no_grad()
-def latent_deviation(vae, pictures, device):
-    return torch.cat([encode(vae, part.to(device)) for part in pictures.split(16)]).std().item()
+def latent_deviation(vae, images, device):
+    return torch.cat([encode(vae, part.to(device)) for part in images.split(16)]).std().item()
 
 
 def train(config):
@@ -306,10 +306,10 @@ def train(config):
     settings_path, state_path = folder / "settings.json", folder / "state.pt"
     check_settings(settings_path, settings)
 
-    first = Pictures(source, training, -(-NUM_PICTURES_TO_START // 4), 4, size, config.seed + 1)
-    first_pictures = torch.cat([item["pictures"] for item in DataLoader(first, None)])
+    first = Images(source, training, -(-NUM_IMAGES_TO_START // 4), 4, size, config.seed + 1)
+    first_images = torch.cat([item["images"] for item in DataLoader(first, None)])
     if not state_path.exists():
-        start_as_principal_components(vae, first_pictures)
+        start_as_principal_components(vae, first_images)
     vae.to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     total = max(config.max_train_steps, 1)
@@ -320,15 +320,15 @@ def train(config):
     step = 0
     if state_path.exists():
         step = load_state(state_path, trained, device)
-        print(f"Going on from step {step}.", flush=True)
+        print(f"Resuming from step {step}.", flush=True)
     else:
         print(json.dumps({"step": 0, **validate(vae, source, held_out, size, device)}), flush=True)
     noise_scale = LATENT_NOISE * LATENT_DEVIATION
 
     count = config.max_train_steps * config.train_batch_size
-    pictures = Pictures(source, training, count, config.frames_per_clip, size, config.seed)
+    images = Images(source, training, count, config.frames_per_clip, size, config.seed)
     loader = DataLoader(
-        pictures,
+        images,
         config.train_batch_size,
         sampler=range(step * config.train_batch_size, count),
         num_workers=config.dataloader_num_workers,
@@ -336,7 +336,7 @@ def train(config):
     bar = tqdm(loader, initial=step, total=config.max_train_steps)
     for batch in bar:
         batch = {name: value.flatten(0, 1).to(device) for name, value in batch.items()}
-        latents = encode(vae, batch["pictures"])
+        latents = encode(vae, batch["images"])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed * 2**32 + step))
         predicted = vae.decode(latents + noise_scale * noise.to(device)).sample
         loss = reconstruction_loss(predicted, batch)
@@ -353,7 +353,7 @@ def train(config):
             bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
             bar.write(json.dumps({"step": step, "loss": loss.item(), **measures}))
 
-    vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_pictures, device))
+    vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_images, device))
     unfinished = folder / ".unfinished-vae"
     if unfinished.exists():
         shutil.rmtree(unfinished)

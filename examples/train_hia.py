@@ -53,7 +53,7 @@ from hia_diffusers.training.starting_point import load_starting_point
 from hia_diffusers.training.validation import Validation
 
 
-INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run goes on from its last checkpoint.\n")
+INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run resumes from its last checkpoint.\n")
 
 
 def build_parser():
@@ -101,7 +101,7 @@ def train_in(folder, config, accelerator):
     arcface = load_arcface(config, accelerator)
 
     # 3. Data
-    loader = build_loader(config, accelerator, dataset, pipeline, keep_pictures=config.stage == "regional")
+    loader = build_loader(config, accelerator, dataset, pipeline, keep_images=config.stage == "regional")
     validation = Validation(config, pipeline) if config.validation_steps else None
 
     # 4. Optimizer
@@ -192,7 +192,7 @@ def train_in(folder, config, accelerator):
         if is_due or (stopped and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if stopped:
-            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest goes on.")
+            accelerator.print(f"Stopped by SIGTERM at step {progress.step}; --resume_from_checkpoint latest resumes.")
             accelerator.end_training()
             sys.exit(128 + signal.SIGTERM)
         if validation is not None and is_step and (is_last or progress.step % config.validation_steps == 0):

@@ -7,7 +7,7 @@
 They learn to tell from a frame, or from a clip, what the renderer knows about it: where joints and fingertips are, who
 wears what in which colours, how blurred hands and feet are, how everything moves. Half of the frames and clips are
 degraded on purpose, and how, and how much, is to be told as well: distances shall grow with it. Clips are rendered
-once and kept in the work folder, beside the state of the training: a run that was interrupted goes on there.
+once and kept in the work folder, with the state of the training: an interrupted run resumes there.
 """
 
 import functools
@@ -101,7 +101,7 @@ def render_clip(folder, seed, index):
 
 
 def frame_labels(clip, person):
-    """What is known about each frame, `(F, ...)` float32 by name; NaN where a point is not in the picture."""
+    """What is known about each frame, `(F, ...)` float32 by name; NaN where a point is not in the image."""
     num_frames, height, width = clip.frames.shape[:3]
     seen = clip.keypoints.score > 0
     xy = np.where(seen[..., None], clip.keypoints.xy, np.nan)
@@ -269,7 +269,7 @@ def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, st
     step = 0
     if state_path.exists():
         step = load_state(state_path, trained)
-        print(f"{state_path.stem}: goes on from step {step}", flush=True)
+        print(f"{state_path.stem}: resuming from step {step}", flush=True)
 
     def predict(indices, generator):
         inputs, amounts = degrade(samples(indices), ways, generator)

@@ -43,7 +43,7 @@ def pipe(pristine_pipe) -> HIAPipeline:
 
 
 @pytest.fixture
-def picture() -> PIL.Image.Image:
+def image() -> PIL.Image.Image:
     return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
 
@@ -54,12 +54,12 @@ def condition() -> torch.Tensor:
 
 
 @pytest.fixture
-def animate(picture, condition):
+def animate(image, condition):
     """Run a pipeline on the small inputs with a fixed seed; keyword arguments override."""
 
     def run(pipeline: HIAPipeline, seed: int = 0, **kwargs) -> torch.Tensor:
         arguments = {
-            "image": picture,
+            "image": image,
             "conditioning_frames": condition,
             "num_inference_steps": 2,
             "generator": torch.Generator().manual_seed(seed),

@@ -302,7 +302,7 @@ class PageRunner:
     """Runs pages in processes forked from one that has done the imports.
 
         with PageRunner({"HF_ENDPOINT": server.endpoint}) as runner:
-            runner.run(blocks, ["picture"], tmp_path)
+            runner.run(blocks, ["image"], tmp_path)
 
     Args:
         environment (`dict[str, str]`):

@@ -52,7 +52,7 @@ def dance() -> WholeBodyKeypoints:
     return WholeBodyKeypoints(points, np.ones(points.shape[:2]), HEIGHT, WIDTH, FPS)
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     return Image.fromarray(draw_people([[(20, 6, 42, 58)]], HEIGHT, WIDTH)[0])
 
 
@@ -82,11 +82,9 @@ INPUTS = {
     "folder": lambda: "saved",
     "frames": frames,
     "generator": lambda: torch.Generator().manual_seed(0),
-    "image": picture,
+    "image": image,
     "model": lambda: "path/or/hub-id",
     "np": lambda: np,
-    "picture": picture,
-    "pictures": frames,
     "pipe": small_pipeline,
     "poses": conditioning_maps,
     "rank": lambda: 0,
@@ -102,8 +100,8 @@ INPUTS = {
 
 def write_common_files(folder: Path) -> None:
     """A person, a dance, and a pipeline."""
-    picture().save(folder / "person.png")
-    picture().save(folder / "another person.png")
+    image().save(folder / "person.png")
+    image().save(folder / "another person.png")
     write_video(folder / "dance.mp4", frames(), FPS)
     dance().save(folder / "motion.safetensors")
     pipeline = random_tiny_pipeline()

@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small ONNX files that rtmlib runs in place of YOLOX and RTMPose, and pictures of the people that they find.
+"""Small ONNX files that rtmlib runs in place of YOLOX and RTMPose, and images of the people that they find.
 
-To these models, an upright rectangle is a person. They see red light only, so a picture whose channels are swapped
+To these models, an upright rectangle is a person. They see red light only, so an image whose channels are swapped
 shows them nobody. People stand beside each other, with at least one dark column between them.
 
 Axes: B batch, F frames, P people, K = 133 keypoints, H, W.
@@ -69,13 +69,13 @@ def write_detector(
     label: int = 0,
 ) -> Path:
     """
-    A model with the inputs and outputs of YOLOX: BGR pictures to boxes of the rectangles, from left to right.
+    A model with the inputs and outputs of YOLOX: BGR images to boxes of the rectangles, from left to right.
 
     Args:
         path (`Path`):
             The file to write.
         height, width (`int`):
-            Size of the pictures it takes.
+            Size of the images it takes.
         batch (`int` or `str`, *optional*, defaults to `"batch"`):
             A name for an axis of any length, or the one length that it takes.
         with_nms (`bool`, *optional*, defaults to `True`):
@@ -84,7 +84,7 @@ def write_detector(
             Class of all that it finds; 0 is a person.
     """
     boxes = """
-        red = Gather <axis = 1> (picture, two)
+        red = Gather <axis = 1> (image, two)
         bright = Greater (red, threshold)
         pixels = Cast <to = 1> (bright)
         columns = ReduceMax <axes = [1], keepdims = 0> (pixels)
@@ -182,7 +182,7 @@ def write_detector(
         "thing_share": float(label != 0),
         "empty_cells": [0, 0, 0, 0, cells - MAX_PEOPLE, 0],
     }
-    inputs = f"float[{batch}, 3, {height}, {width}] picture"
+    inputs = f"float[{batch}, 3, {height}, {width}] image"
     if with_nms:
         outputs = f"float[{batch}, {MAX_PEOPLE}, 5] dets, int64[{batch}, {MAX_PEOPLE}] labels"
         return _write(path, inputs, outputs, boxes + nms_head, values)

@@ -15,13 +15,13 @@ def seeded(seed=0):
 def make_clips(pipe, seed=0, lengths=(11, 5, 3)):
     """Of five windows, of two, and of one; whole, and frame by frame."""
     pipe.set_progress_bar_config(disable=True)
-    picture = torch.rand(3, 64, 48, generator=seeded(1))
+    image = torch.rand(3, 64, 48, generator=seeded(1))
     results = []
     for num_frames in lengths:
         condition = torch.rand(num_frames, 6, 64, 48, generator=seeded(2))
         arguments = {"num_inference_steps": 2, "context_frames": 4, "context_overlap": 2, "decode_chunk_size": 2}
-        results.append(pipe(picture, condition, generator=seeded(seed), output_type="np", **arguments).frames[0])
-        results.append(np.stack(list(pipe.stream(picture, condition, "np", generator=seeded(seed), **arguments))))
+        results.append(pipe(image, condition, generator=seeded(seed), output_type="np", **arguments).frames[0])
+        results.append(np.stack(list(pipe.stream(image, condition, "np", generator=seeded(seed), **arguments))))
     return results
 
 

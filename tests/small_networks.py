@@ -40,7 +40,7 @@ NETWORKS = {
 
 
 def autoencoder_dc(num_stages: int = 4, **options) -> dict:
-    """Options of an `AutoencoderDC` that halves pictures `num_stages - 1` times; with four it fits `random_tiny`."""
+    """Options of an `AutoencoderDC` that halves images `num_stages - 1` times; with four it fits `random_tiny`."""
     channels = [16] * (num_stages - 1) + [32]
     sides = {
         f"{side}_{option}": value

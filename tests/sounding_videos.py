@@ -51,20 +51,20 @@ def write_clip(
     with av.open(str(path), "w") as container:
         # Frames in the order they are shown: PyAV gives reordered ones of a variable rate a wrong duration.
         options = {} if times is None else {"bf": "0"}
-        pictures = container.add_stream(video, rate=FPS, options=options)
-        pictures.height, pictures.width, pictures.pix_fmt = *frames.shape[1:3], "yuv420p"
+        images = container.add_stream(video, rate=FPS, options=options)
+        images.height, images.width, images.pix_fmt = *frames.shape[1:3], "yuv420p"
         if video == "libx264":
-            pictures.codec_context.time_base = Fraction(1, 600)
+            images.codec_context.time_base = Fraction(1, 600)
         if sound is not None:
             track = container.add_stream(sound, rate=rate)
             track.layout = "mono" if channels == 1 else "stereo"
         container.start_encoding()
-        base = pictures.codec_context.time_base
+        base = images.codec_context.time_base
         for pixels, time in zip(frames, shown, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = round((time + video_start) / base), base
-            container.mux(pictures.encode(frame))
-        container.mux(pictures.encode())
+            container.mux(images.encode(frame))
+        container.mux(images.encode())
         if sound is not None:
             size = track.codec_context.frame_size or 1024
             resampler = av.AudioResampler(track.codec_context.format.name, track.layout, rate, frame_size=size)
@@ -88,10 +88,10 @@ def sound_packets(path: Path) -> list[bytes]:
 
 
 def tone_start(path: Path) -> float:
-    """When the tone begins, in seconds after the first picture."""
+    """When the tone begins, in seconds after the first image."""
     with av.open(str(path)) as container:
-        sound, pictures = container.streams.audio[0], container.streams.video[0]
-        begin = pictures.start_time * pictures.time_base
+        sound, images = container.streams.audio[0], container.streams.video[0]
+        begin = images.start_time * images.time_base
         resampler = av.AudioResampler("fltp", "mono", sound.rate)
         for frame in container.decode(sound):
             for block in resampler.resample(frame):

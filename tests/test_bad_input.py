@@ -32,7 +32,7 @@ from hia_diffusers import HIAPipeline, checks
 
 
 CLIP = torch.rand(2, 6, 64, 48, generator=torch.Generator().manual_seed(0))
-PICTURE = PIL.Image.new("RGB", (48, 64))
+IMAGE = PIL.Image.new("RGB", (48, 64))
 NOISE = torch.ones(1, 4, 2, 8, 6)
 
 ONE_FRAME = {"context_frames": 1, "context_overlap": 0}
@@ -41,7 +41,7 @@ BAD_CALLS = [
     ("image", {"image": None}),
     ("image", {"image": "person.png"}),
     ("image", {"image": []}),
-    ("image", {"image": [PICTURE, None]}),
+    ("image", {"image": [IMAGE, None]}),
     ("image", {"image": np.zeros((64, 48, 5), np.float32)}),
     ("image", {"image": np.full((64, 48, 3), 255, np.int64)}),
     ("image", {"image": np.full((64, 48, 3), 0.5 + 0.5j)}),
@@ -51,7 +51,7 @@ BAD_CALLS = [
     ("image", {"image": torch.full((3, 64, 48), -1.0)}),
     ("image", {"image": torch.zeros(64, 48, 3)}),
     ("image", {"image": torch.zeros(3, 0, 48)}),
-    ("image", {"image": [PICTURE] * 3, "conditioning_frames": CLIP.expand(2, -1, -1, -1, -1)}),
+    ("image", {"image": [IMAGE] * 3, "conditioning_frames": CLIP.expand(2, -1, -1, -1, -1)}),
     # conditioning_frames
     ("conditioning_frames", {"conditioning_frames": None}),
     ("conditioning_frames", {"conditioning_frames": []}),
@@ -69,7 +69,7 @@ BAD_CALLS = [
     ("conditioning_frames", {"conditioning_frames": CLIP.to("meta")}),
     ("conditioning_frames", {"conditioning_frames": CLIP[None].to_sparse()}),
     ("conditioning_frames", {"conditioning_frames": [CLIP, CLIP[:1]]}),
-    ("conditioning_frames", {"conditioning_frames": [PICTURE, PIL.Image.new("RGB", (8, 8))]}),
+    ("conditioning_frames", {"conditioning_frames": [IMAGE, PIL.Image.new("RGB", (8, 8))]}),
     # size
     ("height", {"height": 60}),
     ("height", {"height": 0}),
@@ -134,7 +134,7 @@ BAD_CALLS = [
     ("image_embeds", {"image_embeds": torch.zeros(1, 1, 32, dtype=torch.int64)}),
     ("image_embeds", {"image_embeds": np.zeros((1, 1, 32), np.float32)}),
     ("image_embeds", {"image_embeds": torch.tensor(0.0)}),
-    ("ip_adapter_image", {"ip_adapter_image": PICTURE}),
+    ("ip_adapter_image", {"ip_adapter_image": IMAGE}),
     ("ip_adapter_image_embeds", {"ip_adapter_image_embeds": [torch.zeros(1, 1, 32)]}),
     ("output_type", {"output_type": "gif"}),
     ("output_type", {"output_type": np.zeros(2)}),
@@ -195,7 +195,7 @@ def untouched(watched):
 
 def refused(untouched, named, arguments, method="__call__"):
     pipe, ran = untouched
-    call = {"image": PICTURE, "conditioning_frames": CLIP, "num_inference_steps": 1} | arguments
+    call = {"image": IMAGE, "conditioning_frames": CLIP, "num_inference_steps": 1} | arguments
     with pytest.raises((ValueError, TypeError), match=rf"`{named}\b") as error:
         getattr(pipe, method)(**call)
     assert ran == [] and len(str(error.value)) < 300
@@ -234,7 +234,7 @@ def test_nested_tensors_are_refused_before_anything_runs(untouched, named):
         ("output_type", {"output_type": None}),
         ("decode_chunk_size", {"decode_chunk_size": "4"}),
         ("guidance_scale", {"guidance_scale": 10**400}),
-        ("image", {"image": [PICTURE, PICTURE]}),
+        ("image", {"image": [IMAGE, IMAGE]}),
     ],
 )
 def test_bad_streams_are_refused_before_anything_runs(untouched, named, arguments):
@@ -243,7 +243,7 @@ def test_bad_streams_are_refused_before_anything_runs(untouched, named, argument
 
 def test_the_good_call_runs_everything(untouched):
     pipe, ran = untouched
-    pipe(image=PICTURE, conditioning_frames=CLIP, num_inference_steps=1)
+    pipe(image=IMAGE, conditioning_frames=CLIP, num_inference_steps=1)
     assert set(ran) == {"unet", "appearance_encoder", "controlnet", "vae encoder", "image_encoder"}
 
 
@@ -257,7 +257,7 @@ def test_numbers_of_numpy_are_numbers(pipe, animate):
     given |= {name: np.bool_(value) for name, value in flags.items()}
     expected = animate(pipe, **whole, **real, **flags)
     assert torch.equal(animate(pipe, **given), expected)
-    frames = pipe.stream(PICTURE, CLIP, decode_chunk_size=np.int64(1), num_inference_steps=np.int32(1))
+    frames = pipe.stream(IMAGE, CLIP, decode_chunk_size=np.int64(1), num_inference_steps=np.int32(1))
     assert len(list(frames)) == 2
 
 
@@ -268,7 +268,7 @@ def test_a_component_that_is_missing_is_named(pristine_pipe, name, method):
     setattr(pipe, name, None)
     sizes = {"height": None, "width": None} if method == "check_inputs" else {}
     with pytest.raises(ValueError, match=f"`{name}` is missing"):
-        getattr(pipe, method)(PICTURE, CLIP, **sizes)
+        getattr(pipe, method)(IMAGE, CLIP, **sizes)
 
 
 # What comes from callbacks
@@ -294,13 +294,13 @@ def test_what_a_callback_returns_is_checked_when_it_returns(pipe, named, returne
         return returned
 
     with pytest.raises((TypeError, ValueError), match=f"`{named}"):
-        pipe(PICTURE, CLIP, num_inference_steps=3, guidance_scale=1, callback_on_step_end=callback)
+        pipe(IMAGE, CLIP, num_inference_steps=3, guidance_scale=1, callback_on_step_end=callback)
     assert steps == [0]
 
 
 def test_latents_of_a_callback_may_be_of_another_precision(pipe):
     callback = {"callback_on_step_end": lambda pipe, step, timestep, tensors: {"latents": tensors["latents"].double()}}
-    latents = pipe(PICTURE, CLIP, num_inference_steps=2, output_type="latent", **callback).frames
+    latents = pipe(IMAGE, CLIP, num_inference_steps=2, output_type="latent", **callback).frames
     assert latents.dtype == torch.float32
 
 
@@ -365,7 +365,7 @@ def test_schedules_may_be_arrays(with_scheduler, schedule):
     pipe, _ = with_scheduler(EulerDiscreteScheduler())
     num_steps = len(schedule.get("timesteps", ())) or 2  # the last sigma is where the last step ends
     assert len(pipe.prepare_timesteps(25, **schedule)) == num_steps
-    pipe(PICTURE, CLIP, guidance_scale=1, **schedule)
+    pipe(IMAGE, CLIP, guidance_scale=1, **schedule)
 
 
 SCHEDULERS = sorted(name for name in dir(diffusers.schedulers) if name.endswith("Scheduler"))
@@ -390,7 +390,7 @@ def test_each_scheduler_of_diffusers_runs_or_is_refused_before_anything_runs(pri
     if name not in FIT:
         assert name in refused(untouched, "scheduler", {})
         return
-    frames = untouched[0](PICTURE, CLIP, num_inference_steps=4, guidance_scale=1, output_type="np").frames
+    frames = untouched[0](IMAGE, CLIP, num_inference_steps=4, guidance_scale=1, output_type="np").frames
     assert np.isfinite(frames).all()
 
 
@@ -405,7 +405,7 @@ def test_steps_that_a_scheduler_cannot_take_are_refused_before_anything_runs(wit
 def test_the_rehearsal_leaves_no_trace(pipe, animate):
     pipe.scheduler = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
     expected, state = animate(pipe), torch.get_rng_state()
-    pipe.check_inputs(PICTURE, CLIP, None, None, num_inference_steps=7)
+    pipe.check_inputs(IMAGE, CLIP, None, None, num_inference_steps=7)
     assert torch.equal(torch.get_rng_state(), state) and len(pipe.scheduler.timesteps) == 2
     assert torch.equal(animate(pipe), expected)
 
@@ -460,4 +460,4 @@ def test_context_without_a_source_is_an_error(pipe):
         ({"feature_extractor": None}, "feature_extractor"),
     ):
         with pytest.raises(ValueError, match=named):
-            HIAPipeline(**{**pipe.components, **missing})(PICTURE, CLIP)
+            HIAPipeline(**{**pipe.components, **missing})(IMAGE, CLIP)

@@ -79,9 +79,9 @@ def test_flags_and_words():
 
 
 def test_classes():
-    assert checks.instance("picture", 5, int) == 5
-    with pytest.raises(TypeError, match="`picture` must be a str or a bytes, got 5"):
-        checks.instance("picture", 5, (str, bytes))
+    assert checks.instance("image", 5, int) == 5
+    with pytest.raises(TypeError, match="`image` must be a str or a bytes, got 5"):
+        checks.instance("image", 5, (str, bytes))
 
 
 def test_a_function_is_given_pythons_numbers():

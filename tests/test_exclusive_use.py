@@ -39,7 +39,7 @@ def test_calls_of_one_pipeline_in_two_threads_give_what_they_give_alone(pipe, an
         assert all(map(torch.equal, made, expected))
 
 
-def test_pipelines_that_share_components_take_turns(pipe, animate, picture, condition):
+def test_pipelines_that_share_components_take_turns(pipe, animate, image, condition):
     shared = HIAPipeline(**{**pipe.components, "scheduler": type(pipe.scheduler)()})
     shared.set_progress_bar_config(disable=True)
     modular = modular_of(pipe)
@@ -47,7 +47,7 @@ def test_pipelines_that_share_components_take_turns(pipe, animate, picture, cond
 
     def blocks():
         return modular(
-            image=picture,
+            image=image,
             conditioning_frames=condition,
             generator=torch.Generator().manual_seed(0),
             output="frames",
@@ -60,25 +60,25 @@ def test_pipelines_that_share_components_take_turns(pipe, animate, picture, cond
     assert all(map(torch.equal, at_once(*calls), expected))
 
 
-def test_a_stream_is_read_while_another_call_runs(pipe, animate, picture, condition):
+def test_a_stream_is_read_while_another_call_runs(pipe, animate, image, condition):
     options = {"num_inference_steps": 1, "output_type": "pt", "decode_chunk_size": 1}
 
     def stream():
-        frames = pipe.stream(picture, condition, generator=torch.Generator().manual_seed(0), **options)
+        frames = pipe.stream(image, condition, generator=torch.Generator().manual_seed(0), **options)
         return torch.stack(list(frames))
 
     expected = stream(), animate(pipe)
     assert all(map(torch.equal, at_once(stream, lambda: animate(pipe)), expected))
     beside = []
-    for _ in pipe.stream(picture, condition, **options):  # and from between two frames in one thread
+    for _ in pipe.stream(image, condition, **options):  # and from between two frames in one thread
         beside.append(animate(pipe))
     assert all(torch.equal(frames, expected[1]) for frames in beside)
 
 
 @pytest.mark.parametrize("call", ["pipe", "shared", "stream"])
-def test_a_call_inside_a_call_is_refused_in_one_sentence(pipe, animate, picture, condition, call):
+def test_a_call_inside_a_call_is_refused_in_one_sentence(pipe, animate, image, condition, call):
     expected = animate(pipe)
-    stream = pipe.stream(picture, condition, num_inference_steps=1)
+    stream = pipe.stream(image, condition, num_inference_steps=1)
     shared = HIAPipeline(**pipe.components)
 
     def callback(pipe_, step, timestep, tensors):
@@ -96,8 +96,8 @@ def test_a_call_inside_a_call_is_refused_in_one_sentence(pipe, animate, picture,
     assert torch.equal(animate(pipe), expected)
 
 
-def test_a_stream_may_be_dropped_inside_a_call(pipe, animate, picture, condition):
-    streams = [pipe.stream(picture, condition, num_inference_steps=1, decode_chunk_size=1)]
+def test_a_stream_may_be_dropped_inside_a_call(pipe, animate, image, condition):
+    streams = [pipe.stream(image, condition, num_inference_steps=1, decode_chunk_size=1)]
     next(streams[0])
 
     def callback(pipe_, step, timestep, tensors):

@@ -48,17 +48,17 @@ def test_weights_that_are_not_finite_are_named(pipe, animate, name, value):
         ),
     ],
 )
-def test_every_way_to_a_video_ends_in_the_error_and_without_a_file(pipe, picture, condition, tmp_path, way, name):
+def test_every_way_to_a_video_ends_in_the_error_and_without_a_file(pipe, image, condition, tmp_path, way, name):
     spoil(pipe, name)
     options = {"num_inference_steps": 1, "guidance_scale": 1.0}
     animator, driving = HIAAnimator(pipe), random_keypoints()
     ways = {
-        "latent": lambda: pipe(picture, condition, output_type="latent", **options),
-        "stream": lambda: list(pipe.stream(picture, condition, **options)),
-        "modular": lambda: modular_of(pipe)(image=picture, conditioning_frames=condition, **options),
-        "animator": lambda: animator(picture, driving, **options),
-        "animator's stream": lambda: list(animator.stream(animator.prepare(picture, driving), **options)),
-        "file": lambda: animator(picture, driving, output=tmp_path / "video.mp4", **options),
+        "latent": lambda: pipe(image, condition, output_type="latent", **options),
+        "stream": lambda: list(pipe.stream(image, condition, **options)),
+        "modular": lambda: modular_of(pipe)(image=image, conditioning_frames=condition, **options),
+        "animator": lambda: animator(image, driving, **options),
+        "animator's stream": lambda: list(animator.stream(animator.prepare(image, driving), **options)),
+        "file": lambda: animator(image, driving, output=tmp_path / "video.mp4", **options),
     }
     with pytest.raises(RuntimeError, match=f"are not finite: the weights of `{name}`"):
         ways[way]()
@@ -90,8 +90,8 @@ def spoilt(pipe, tmp_path):
     return tmp_path
 
 
-def test_the_command_ends_with_one_line_and_no_file(spoilt, picture, capsys):
-    picture.save(spoilt / "person.png")
+def test_the_command_ends_with_one_line_and_no_file(spoilt, image, capsys):
+    image.save(spoilt / "person.png")
     words = ["--model", spoilt / "model", "--image", spoilt / "person.png", "--driving", spoilt / "motion.safetensors"]
     words += ["--output", spoilt / "video.mp4", "--num_inference_steps", "1", "--device", "cpu"]
     with pytest.raises(SystemExit) as end:

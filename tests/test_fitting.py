@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the aspect of picture, motion and result: neither person nor skeleton is stretched, in any way in."""
+"""Whatever the aspect of image, motion and result: neither person nor skeleton is stretched, in any way in."""
 
 import logging
 
@@ -29,9 +29,9 @@ FITTED_FIGURE = np.array([0.6 * 130, 102 + 0.6 * 40, 0.6 * 190, 102 + 0.6 * 160]
 
 def landscape(background=(0, 0, 0)):
     """A red figure."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), background)
-    picture.paste((255, 0, 0), FIGURE)
-    return picture
+    image = Image.new("RGB", (WIDTH, HEIGHT), background)
+    image.paste((255, 0, 0), FIGURE)
+    return image
 
 
 def keypoints(num_frames=2):
@@ -69,7 +69,7 @@ def test_the_place_is_whole_and_in_the_middle(size, new_size, place):
     assert fitted_place(*size, *new_size) == place
 
 
-def test_images_are_fitted_as_pictures_and_keypoints_are():
+def test_images_are_fitted_as_images_and_keypoints_are():
     image = torch.from_numpy(np.array(landscape())).permute(2, 0, 1)[None] / 255
     fitted = fit_images(image, NEW_HEIGHT, NEW_WIDTH)
     assert_fitted((255 * fitted).permute(0, 2, 3, 1).numpy(), 1.0)
@@ -95,7 +95,7 @@ def told(caplog):
 
 
 @pytest.mark.parametrize("kind", ["keypoints", "file", "pose video"])
-def test_the_animator_fits_motion_as_it_fits_the_picture(told, tmp_path, kind):
+def test_the_animator_fits_motion_as_it_fits_the_image(told, tmp_path, kind):
     if kind == "pose video":
         driving = Video(np.stack([np.asarray(landscape())] * 2), 30.0)
     else:
@@ -122,10 +122,10 @@ def test_a_video_that_is_not_aligned_is_fitted_likewise(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["condition", "pictures", "tensor"])
+@pytest.mark.parametrize("form", ["condition", "images", "tensor"])
 def test_the_pipeline_fits_both_of_its_inputs(pipe, told, form):
     condition = MotionBlurConditioner().from_pose_video([landscape()] * 2)
-    clip = {"condition": condition, "pictures": [landscape()] * 2, "tensor": condition.to_tensor()}[form]
+    clip = {"condition": condition, "images": [landscape()] * 2, "tensor": condition.to_tensor()}[form]
     read = pipe.prepare_conditioning_frames(clip, NEW_HEIGHT, NEW_WIDTH).read(range(2))[0]
     assert_fitted((255 * read[:, :3]).permute(0, 2, 3, 1).numpy(), 1.0)
     assert "`conditioning_frames` of 320x192 is fitted into 192x320, whole and centred." in told.messages
@@ -138,10 +138,10 @@ def test_the_pipeline_fits_both_of_its_inputs(pipe, told, form):
 def test_the_page_fits_motion_and_says_so(pristine_pipe, tmp_path):
     (tmp_path / "private").mkdir()
     animations = Animations(HIAAnimator(pristine_pipe), (48, 80), Limits(max_frames=2), tmp_path / "private")
-    landscape().save(tmp_path / "picture.png")
+    landscape().save(tmp_path / "image.png")
     keypoints().save(tmp_path / "motion.npz")
     asked = AnimationRequest(
-        tmp_path / "picture.png", tmp_path / "motion.npz", 2, None, steps=1, guidance=1, seed=0, fit=False
+        tmp_path / "image.png", tmp_path / "motion.npz", 2, None, steps=1, guidance=1, seed=0, fit=False
     )
     condition = animations.prepare(landscape(), asked, Job(lambda *report: None)).condition
     np.testing.assert_allclose(box_of(condition.pose[0], 60), FITTED_FIGURE / 4, atol=2.5)

@@ -70,7 +70,7 @@ SECONDS = 60  # of a case, on a machine that is busy
 
 SIDE = 16  # pixels
 CLIP = torch.rand(2, 6, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-PICTURE = PIL.Image.new("RGB", (SIDE, SIDE), "navy")
+IMAGE = PIL.Image.new("RGB", (SIDE, SIDE), "navy")
 
 
 def tries(number):
@@ -211,16 +211,16 @@ def left_in(folder):
 
 # The pipeline
 
-PICTURES = st.one_of(
-    st.just(PICTURE),
+IMAGES = st.one_of(
+    st.just(IMAGE),
     st.sampled_from(["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"]).map(lambda mode: PIL.Image.new(mode, (9, 20))),
     st.integers(1, 4).map(lambda channels: np.full((5, 7, channels), 0.5, np.float32)),
     st.just(torch.zeros(3, 8, 8)),
-    st.just([PICTURE]),
+    st.just([IMAGE]),
 )
-CLIPS = st.one_of(st.just(CLIP), st.just(CLIP[:1]), st.just(CLIP[None]), st.just([PICTURE] * 3))
+CLIPS = st.one_of(st.just(CLIP), st.just(CLIP[:1]), st.just(CLIP[None]), st.just([IMAGE] * 3))
 CALL = {
-    "image": PICTURES,
+    "image": IMAGES,
     "conditioning_frames": CLIPS,
     "height": st.sampled_from([None, 16, 24]),
     "width": st.sampled_from([None, 16, 24]),
@@ -263,7 +263,7 @@ def test_the_calls_know_every_argument(pristine_pipe):
 @tries(40)
 @given(arguments=some_of(CALL, ANYTHING | ARRAYS))
 def test_calls_of_the_pipeline(pristine_pipe, arguments):
-    call = {"image": PICTURE, "conditioning_frames": CLIP, "num_inference_steps": 1, "output_type": "np"} | arguments
+    call = {"image": IMAGE, "conditioning_frames": CLIP, "num_inference_steps": 1, "output_type": "np"} | arguments
     result = answer(arguments_of(pristine_pipe.__call__), pristine_pipe, **call)
     check_finite(None if result is None else result[0] if isinstance(result, tuple) else result.frames)
 
@@ -274,7 +274,7 @@ STREAM = {name: CALL[name] for name in ("output_type", "decode_chunk_size", "num
 @tries(10)
 @given(arguments=some_of(STREAM))
 def test_streams_of_the_pipeline(pristine_pipe, arguments):
-    call = {"image": PICTURE, "conditioning_frames": CLIP, "num_inference_steps": 1, "output_type": "np"} | arguments
+    call = {"image": IMAGE, "conditioning_frames": CLIP, "num_inference_steps": 1, "output_type": "np"} | arguments
     named = [*arguments_of(pristine_pipe.stream), *arguments_of(pristine_pipe.__call__)]
     check_finite(answer(named, lambda: list(pristine_pipe.stream(**call))))
 
@@ -453,7 +453,7 @@ def test_json_of_other_tools(folder, content, person):
 
 
 def images_of_every_kind():
-    pictures = {"RGB": PICTURE, "I;16": PIL.Image.new("I;16", (5, 4), 300), "CMYK": PIL.Image.new("CMYK", (5, 4))}
+    images = {"RGB": IMAGE, "I;16": PIL.Image.new("I;16", (5, 4), 300), "CMYK": PIL.Image.new("CMYK", (5, 4))}
     kinds = [("PNG", "RGB"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("GIF", "RGB"), ("WEBP", "RGB")]
     kinds += [("TIFF", "I;16"), ("TIFF", "CMYK"), ("BMP", "RGB"), ("PPM", "RGB"), ("ICO", "RGB"), ("TGA", "RGB")]
     kinds += [("PCX", "RGB"), ("DDS", "RGB"), ("SGI", "RGB"), ("JPEG2000", "RGB"), ("AVIF", "RGB"), ("ICNS", "RGB")]
@@ -463,7 +463,7 @@ def images_of_every_kind():
         with contextlib.suppress(KeyError, OSError):  # not every Pillow can write all of them
             exif = PIL.Image.Exif()
             exif[274] = 6
-            pictures[mode].save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}))
+            images[mode].save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}))
             contents.append(buffer.getvalue())
     contents += [b"qoif\0\0\0\x04\0\0\0\x04\x03\0" + b"\xc0" * 4 + b"\0" * 7 + b"\1", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
     return contents
@@ -544,7 +544,7 @@ FRAME_LISTS = st.one_of(
     st.just(np.zeros((2, SIDE, SIDE, 3), np.uint8)),
     stn.arrays(st.sampled_from(["u1", "f4", "f8"]), st.tuples(*[st.integers(0, 3)] * 3, st.integers(1, 4))),
     ARRAYS,
-    st.lists(ARRAYS | st.just(PICTURE) | st.none(), max_size=3),
+    st.lists(ARRAYS | st.just(IMAGE) | st.none(), max_size=3),
     ANYTHING,
 )
 WRITE = {
@@ -645,7 +645,7 @@ def test_windows(num_frames, context_frames, context_overlap, shift):
 # The animator
 
 ANIMATION = {
-    "image": PICTURES,
+    "image": IMAGES,
     "driving": st.just(KEYPOINTS) | KEYPOINT_VALUES,
     "driving_type": st.just("keypoints"),
     "max_frames": st.integers(1, 2),
@@ -672,7 +672,7 @@ def test_the_animations_know_every_argument():
 @tries(100)
 @given(arguments=some_of(ANIMATION, ANYTHING | ARRAYS | KEYPOINT_VALUES))
 def test_animations(arguments):
-    call = {"image": PICTURE, "driving": KEYPOINTS} | arguments
+    call = {"image": IMAGE, "driving": KEYPOINTS} | arguments
     animator = HIAAnimator(detector={"detector_model": "none.onnx"})  # would be downloaded otherwise
     files = [repr(value) for value in arguments.values() if isinstance(value, str)]
     animation = answer(["`detector_model", *arguments_of(animator.prepare), *files], animator.prepare, **call)
@@ -702,7 +702,7 @@ def test_animated_files(pristine_pipe, folder, arguments, sound, name):
         str(output.parent),
     ]
     named += ["null byte", "none.mp3"]
-    done = answer(named, HIAAnimator(pristine_pipe), PICTURE, KEYPOINTS, output, sound, **call)
+    done = answer(named, HIAAnimator(pristine_pipe), IMAGE, KEYPOINTS, output, sound, **call)
     assert left_in(folder) == ([name] if done else [])
     if done:
         assert len(read_video(output).frames) == 2

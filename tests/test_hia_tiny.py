@@ -29,7 +29,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def clips():
-    """Condition, reference picture and truth of two clips."""
+    """Condition, reference image and truth of two clips."""
     conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
     made = []
     for clip in proc_dance_v1()[:2]:
@@ -52,7 +52,7 @@ def generate(pipe, reference, condition):
 
 def mean_psnr(frames, truth):
     """In dB; both uint8 or in [0, 1]."""
-    frames, truth = (pictures / 255 if pictures.dtype == np.uint8 else pictures for pictures in (frames, truth))
+    frames, truth = (images / 255 if images.dtype == np.uint8 else images for images in (frames, truth))
     return float(np.mean(-10 * np.log10(((frames - truth) ** 2).mean(axis=(1, 2, 3)))))
 
 
@@ -75,7 +75,7 @@ def test_it_is_small_half_precision_and_safetensors_only():
 def test_the_card_says_what_it_is():
     card = ModelCard.load(Path(HIA_TINY) / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "diffusers"
-    for heading in ("## Data", "## Training", "## Measures", "## Limits"):
+    for heading in ("## Data", "## Training", "## Metrics", "## Limitations"):
         assert heading in card.text
 
 
@@ -96,11 +96,11 @@ def test_hands_are_as_sharp_as_is_asked_for(pipe, clips):
     conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
     for condition, reference, truth in clips:
         variances, outside = [], ~box_masks(condition.hand_boxes, HEIGHT, WIDTH).any(axis=1)
-        pictures = []
+        images = []
         for sharpness in (0.0, 0.5, 1.0):
             frames = generate(pipe, reference, conditioner(truth.keypoints, sharpness=sharpness))
-            pictures.append(frames)
+            images.append(frames)
             measured = conditioner(truth.keypoints, frames).hand_sharpness
             variances.append(np.nanmean(conditioner.unsquash_sharpness(measured[np.isfinite(measured)])))
         assert variances[0] < variances[1] < variances[2]
-        assert np.abs(pictures[2] - pictures[0])[outside].mean() < 0.02
+        assert np.abs(images[2] - images[0])[outside].mean() < 0.02

@@ -41,10 +41,10 @@ SEEN = {
 
 def quarters():
     """40 wide and 20 high, a colour in each corner."""
-    picture = Image.new("RGB", (40, 20))
+    image = Image.new("RGB", (40, 20))
     for colour, place in zip(CORNERS, [(0, 0), (20, 0), (0, 10), (20, 10)], strict=True):
-        picture.paste(colour, (*place, place[0] + 20, place[1] + 10))
-    return picture
+        image.paste(colour, (*place, place[0] + 20, place[1] + 10))
+    return image
 
 
 def ramp(dtype=np.uint8, top=255):
@@ -73,13 +73,13 @@ def test_every_exif_orientation_is_upright(tmp_path, format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format, {})
-    quarters().save(tmp_path / "picture", format, exif=exif, **lossless)
-    shown = load_image(tmp_path / "picture")
+    quarters().save(tmp_path / "image", format, exif=exif, **lossless)
+    shown = load_image(tmp_path / "image")
     assert shown.size == ((40, 20) if orientation < 5 else (20, 40))
     width, height = shown.size
     corners = [shown.getpixel(place) for place in ((2, 2), (width - 3, 2), (2, height - 3), (width - 3, height - 3))]
     np.testing.assert_allclose(corners, [CORNERS[corner] for corner in SEEN[orientation]], atol=3)
-    with Image.open(tmp_path / "picture") as opened:
+    with Image.open(tmp_path / "image") as opened:
         given = load_image(opened)
     assert given == shown == load_image(shown)  # what is upright stays so
 
@@ -89,8 +89,8 @@ def test_orientation_of_grey(tmp_path, depth):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     grey = ramp() if depth == 8 else ramp(np.uint16, 65535)
-    Image.fromarray(grey).save(tmp_path / "picture.png", exif=exif)
-    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "picture.png"))[..., 0], np.rot90(ramp(), -1), atol=1)
+    Image.fromarray(grey).save(tmp_path / "image.png", exif=exif)
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "image.png"))[..., 0], np.rot90(ramp(), -1), atol=1)
 
 
 # Colours in a profile, and the same in sRGB. Of Adobe RGB (1998), Display P3 and grey of gamma 1.8, by their formulas;
@@ -112,30 +112,30 @@ def test_colour_profiles_become_srgb(tmp_path, profile, mode, colours):
         "CMYK": cmyk_profile(),
     }[profile]
     for colour, expected in colours.items():
-        picture = Image.new(mode, (8, 8), colour)
-        picture.save(tmp_path / "picture.tif", icc_profile=content)
-        shown = load_image(tmp_path / "picture.tif")
+        image = Image.new(mode, (8, 8), colour)
+        image.save(tmp_path / "image.tif", icc_profile=content)
+        shown = load_image(tmp_path / "image.tif")
         np.testing.assert_allclose(shown.getpixel((4, 4)), expected, atol=2, err_msg=f"{profile} {colour}")
         assert load_image(shown) == shown  # and no second time
 
 
 def test_a_profile_does_not_touch_transparency_and_a_damaged_one_is_left_out(tmp_path, caplog):
     profile = rgb_profile([(0.68, 0.32), (0.265, 0.69), (0.15, 0.06)], None)
-    picture = Image.new("RGBA", (8, 8), (200, 120, 60, 255))
-    picture.paste((200, 120, 60, 0), (0, 0, 4, 8))
-    picture.save(tmp_path / "picture.png", icc_profile=profile)
-    shown = load_image(tmp_path / "picture.png")
+    image = Image.new("RGBA", (8, 8), (200, 120, 60, 255))
+    image.paste((200, 120, 60, 0), (0, 0, 4, 8))
+    image.save(tmp_path / "image.png", icc_profile=profile)
+    shown = load_image(tmp_path / "image.png")
     assert shown.getpixel((1, 1)) == (255, 255, 255)
     np.testing.assert_allclose(shown.getpixel((6, 1)), (213, 115, 42), atol=2)
-    picture.save(tmp_path / "picture.png", icc_profile=profile[:200])
-    assert load_image(tmp_path / "picture.png").getpixel((6, 1)) == (200, 120, 60)
-    assert "The colour profile of an image is damaged and left out" in caplog.text
+    image.save(tmp_path / "image.png", icc_profile=profile[:200])
+    assert load_image(tmp_path / "image.png").getpixel((6, 1)) == (200, 120, 60)
+    assert "The colour profile of an image is damaged and ignored" in caplog.text
 
 
 def test_a_profile_of_other_pixels_is_left_out():
-    picture = Image.new("CMYK", (8, 8), (255, 0, 0, 0)).convert("RGB")
-    picture.info["icc_profile"] = cmyk_profile()  # as `diffusers.utils.load_image` leaves it
-    assert load_image(picture).getpixel((1, 1)) == (0, 255, 255)
+    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0)).convert("RGB")
+    image.info["icc_profile"] = cmyk_profile()  # as `diffusers.utils.load_image` leaves it
+    assert load_image(image).getpixel((1, 1)) == (0, 255, 255)
     grey = Image.new("L", (8, 8), 128)
     grey.info["icc_profile"] = rgb_profile([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], 563 / 256)
     np.testing.assert_allclose(load_image(grey).getpixel((1, 1)), (129, 129, 129), atol=1)
@@ -180,32 +180,32 @@ def test_png_files_of_16_bits(tmp_path, colour_type, pixel, transparency, seen):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "transparent RGB", "transparent L", "transparent P"])
 def test_transparency_is_white(tmp_path, mode):
-    picture = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
-    picture.paste((30, 30, 30, 255), (20, 0, 40, 20))
+    image = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    image.paste((30, 30, 30, 255), (20, 0, 40, 20))
     if mode.startswith("transparent"):
         kind = mode.split()[1]
         colour = (0, 0, 0) if kind == "RGB" else 0
         buffer = io.BytesIO()
-        plain = picture.convert("RGB").quantize(2) if kind == "P" else picture.convert("RGB").convert(kind)
+        plain = image.convert("RGB").quantize(2) if kind == "P" else image.convert("RGB").convert(kind)
         plain.save(buffer, "PNG", transparency=plain.getpixel((0, 0)) if kind == "P" else colour)
-        picture = Image.open(buffer)
+        image = Image.open(buffer)
     else:
-        picture = picture.convert(mode) if mode != "PA" else picture.convert("P").convert("PA")
-    pixels = np.asarray(load_image(picture), dtype=int)
+        image = image.convert(mode) if mode != "PA" else image.convert("P").convert("PA")
+    pixels = np.asarray(load_image(image), dtype=int)
     assert pixels.shape == (20, 40, 3)
     assert (pixels[:, :20] == 255).all() and np.abs(pixels[:, 20:] - 30).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "RGBa"])
 def test_half_transparency_is_mixed_with_white(mode):
-    picture = Image.new("RGBA", (8, 8), (200, 0, 0, 128)).convert(mode)
-    np.testing.assert_allclose(load_image(picture).getpixel((0, 0)), [227, 127, 127], atol=1)
+    image = Image.new("RGBA", (8, 8), (200, 0, 0, 128)).convert(mode)
+    np.testing.assert_allclose(load_image(image).getpixel((0, 0)), [227, 127, 127], atol=1)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV"])
 def test_every_mode_of_pillow(mode):
-    picture = Image.new("RGB", (4, 4), "white").convert(mode)
-    np.testing.assert_allclose(load_image(picture).getpixel((0, 0)), (255, 255, 255), atol=1)
+    image = Image.new("RGB", (4, 4), "white").convert(mode)
+    np.testing.assert_allclose(load_image(image).getpixel((0, 0)), (255, 255, 255), atol=1)
     assert load_image(Image.new("LAB", (4, 4), (128, 128, 128))).getpixel((0, 0)) == (119, 119, 119)
 
 
@@ -256,9 +256,9 @@ def test_tensors_of_half_precision_and_batches():
         (np.full((4, 5, 3), True), TypeError, "got bool"),
         (torch.full((3, 4, 5), 0.5j), TypeError, "got torch.complex64"),
         (torch.zeros((3, 4, 5), dtype=torch.int32), TypeError, "got torch.int32"),
-        (torch.zeros((3, 4, 5), device="meta"), ValueError, "must be a dense tensor that holds data"),
-        (torch.zeros((3, 4, 5)).to_sparse(), ValueError, "must be a dense tensor that holds data"),
-        (np.ma.masked_equal(np.full((4, 5, 3), 0.5), 0.5), ValueError, "is masked in places"),
+        (torch.zeros((3, 4, 5), device="meta"), ValueError, "must be a dense tensor with data"),
+        (torch.zeros((3, 4, 5)).to_sparse(), ValueError, "must be a dense tensor with data"),
+        (np.ma.masked_equal(np.full((4, 5, 3), 0.5), 0.5), ValueError, "is a masked array"),
         (np.full((4, 5, 3), np.nan), ValueError, r"must be finite and in \[0, 1\], got nan"),
         (np.full((4, 5, 3), 255.0), ValueError, r"must be finite and in \[0, 1\], got 255 to 255"),
         (np.zeros((4, 5, 5)), ValueError, r"must have the shape .* got \(4, 5, 5\)"),
@@ -279,13 +279,13 @@ def test_what_is_no_image(image, error, message):
 def test_a_nested_tensor_is_no_image():
     for read in (image_tensor, image_tensors, load_image):
         for shape in ((4, 5), (3, 4, 5)):
-            with pytest.raises(ValueError, match="^`image` must be a dense tensor that holds data"):
+            with pytest.raises(ValueError, match="^`image` must be a dense tensor with data"):
                 read(torch.nested.nested_tensor([torch.zeros(shape)] * 3))
 
 
 def test_files_that_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(30))
     (tmp_path / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     (tmp_path / "qoi.png").write_bytes(b"qoif" + struct.pack(">IIBB", 4, 4, 3, 0) + b"\xff")

@@ -28,10 +28,10 @@ import hashlib, torch
 
 def digest(pipe):
     pipe.set_progress_bar_config(disable=True)
-    picture = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
     condition = torch.rand(2, 6, 64, 48, generator=torch.Generator().manual_seed(1))
     seed = torch.Generator().manual_seed(2)
-    frames = pipe(picture, condition, num_inference_steps=2, generator=seed, output_type="pt").frames
+    frames = pipe(image, condition, num_inference_steps=2, generator=seed, output_type="pt").frames
     return hashlib.sha256(frames.contiguous().numpy().tobytes()).hexdigest()
 """
 exec(DIGEST)  # the same function in this process
@@ -165,10 +165,10 @@ MODULAR_DIGEST = """
 def digest_modular(pipe):
     pipe.load_components()
     pipe.set_progress_bar_config(disable=True)
-    picture = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
     condition = torch.rand(2, 6, 64, 48, generator=torch.Generator().manual_seed(1))
     inputs = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(2), "output_type": "pt"}
-    frames = pipe(image=picture, conditioning_frames=condition, output="frames", **inputs)
+    frames = pipe(image=image, conditioning_frames=condition, output="frames", **inputs)
     return hashlib.sha256(frames.contiguous().numpy().tobytes()).hexdigest()
 """
 

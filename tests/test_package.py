@@ -93,7 +93,7 @@ def test_argument_check_reads_docstrings_as_they_are_written():
 
     Args:
         image (`PIL.Image.Image`, *optional*):
-            A picture: any size.
+            An image: any size.
 
             More of it.
         height, width (`int`):

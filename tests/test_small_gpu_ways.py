@@ -34,8 +34,8 @@ def load_int8(folder):
 def frames_of(pipe):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    picture, condition = torch.rand(3, 16, 16, generator=generator), torch.rand(4, 6, 16, 16, generator=generator)
-    return pipe(picture, condition, num_inference_steps=2, generator=generator, output_type="pt").frames
+    image, condition = torch.rand(3, 16, 16, generator=generator), torch.rand(4, 6, 16, 16, generator=generator)
+    return pipe(image, condition, num_inference_steps=2, generator=generator, output_type="pt").frames
 
 
 def linear_weights(network):

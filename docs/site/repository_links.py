@@ -6,7 +6,7 @@ import posixpath
 import re
 
 
-# [text](target#anchor), but no picture.
+# [text](target#anchor), but no image.
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 

@@ -39,15 +39,15 @@ MAX_SEED = 2**64 - 1
 REFERENCE_FRAME = 60  # of an example, beyond its motion
 
 
-def to_image(pictures: Any) -> torch.Tensor:
-    """uint8 pictures as an IMAGE."""
-    return torch.from_numpy(np.stack(pictures)).float() / 255
+def to_image(images: Any) -> torch.Tensor:
+    """uint8 images as an IMAGE."""
+    return torch.from_numpy(np.stack(images)).float() / 255
 
 
 def to_arrays(image: torch.Tensor) -> np.ndarray:
-    """An IMAGE of grey or colours, with alpha or without, as uint8 pictures `(B, H, W, 3)` on white."""
-    pictures = image_tensors(image.clamp(0, 1).movedim(-1, 1), "image")
-    return (torch.stack(pictures).movedim(1, -1) * 255).round().byte().cpu().numpy()
+    """An IMAGE of grey or colours, with alpha or without, as uint8 images `(B, H, W, 3)` on white."""
+    images = image_tensors(image.clamp(0, 1).movedim(-1, 1), "image")
+    return (torch.stack(images).movedim(1, -1) * 255).round().byte().cpu().numpy()
 
 
 def default_device() -> Any:
@@ -109,7 +109,7 @@ class HIALoadMotion:
             "folder of them, MMPose's .json, DWPose's .npz or .npy. A relative path is one in ComfyUI's input folder."
         )
         pose_fps = "Frames per second of a pose file that does not state them; 0 for all other files"
-        pose_side = "Of the picture of a pose file that does not state its size, in pixels; 0 for all other files"
+        pose_side = "Of the image of a pose file that does not state its size, in pixels; 0 for all other files"
         side = {"default": 0, "min": 0, "max": 16384, "tooltip": pose_side}
         return {
             "required": {
@@ -182,12 +182,12 @@ class HIAExampleMotion:
         person, dance = checks.integer("person", person, 0, 9999), checks.integer("dance", dance, 0, 9999)
         frames = checks.integer("frames", frames, 1, REFERENCE_FRAME)
         scene = ProceduralScene("test", identity=person, motion=dance, setting=person)
-        picture = scene.render([REFERENCE_FRAME], **TINY_SIZE).frames
-        return to_image(picture), Driving.load(scene.keypoints(range(frames), **TINY_SIZE))
+        image = scene.render([REFERENCE_FRAME], **TINY_SIZE).frames
+        return to_image(image), Driving.load(scene.keypoints(range(frames), **TINY_SIZE))
 
 
 class HIACondition:
-    DESCRIPTION = "Fits picture and motion to each other, and makes what the pipeline reads. The preview shows it."
+    DESCRIPTION = "Fits image and motion to each other, and makes what the pipeline reads. The preview shows it."
     CATEGORY = CATEGORY
     FUNCTION = "prepare"
     RETURN_TYPES = ("HIA_CONDITION", "IMAGE")
@@ -199,7 +199,7 @@ class HIACondition:
             "Of the hands. auto: as a camera would show them at their speed; driving: as in the video of a person; "
             "value: as below; unknown: the blur condition is off, as it always is with pose videos."
         )
-        retarget = "Gives the motion the proportions of the person in the picture. auto: for videos of a person."
+        retarget = "Gives the motion the proportions of the person in the image. auto: for videos of a person."
         side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0 is that of the motion"}
         return {
             "required": {
@@ -224,7 +224,7 @@ class HIACondition:
         retarget: str,
     ) -> tuple[HIAAnimation, torch.Tensor]:
         if len(image) != 1:
-            raise ValueError(f"`image` must be one picture, got a batch of {len(image)}.")
+            raise ValueError(f"`image` must be one image, got a batch of {len(image)}.")
         animation = HIAAnimator().prepare(
             Image.fromarray(to_arrays(image)[0]),
             motion,

@@ -10,24 +10,23 @@ from . import __version__
 from .commands.arguments import OneLineParser
 
 
-# Each is a module of `commands`, imported only when it is run.
+# Each is a module of `commands`, imported only when it runs.
 COMMANDS = {
     "animate": "animate the person in an image with the motion of a video, of keypoints or of a pose video",
     "app": "serve a web page on which people animate an image with a motion",
     "prepare": "turn a folder of videos into training clips",
-    "evaluate": "score predicted videos, or a pipeline on procedural people",
+    "evaluate": "evaluate predicted videos, or a pipeline on procedural people",
     "convert": "convert published weights of other projects",
     "models": "list the published checkpoints that --model takes by name",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run a command.
+    """Run a command.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            The command and its options. The default is what the process was called with.
+            The command and its options; by default, the arguments of the process.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     parser = OneLineParser(prog="hia-diffusers", description="Human image animation.")

@@ -1,9 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes diffusers accept `hia_diffusers` as a library of pipeline components.
+"""Registration of `hia_diffusers` in diffusers as a library of pipeline components.
 
-diffusers downloads a pipeline from the Hub only if its table `LOADABLE_CLASSES` knows the library of every component.
-The table lies in a module that takes seconds to import, so the entry is made when diffusers itself imports it.
+diffusers downloads a pipeline from the Hub only if its table `LOADABLE_CLASSES` contains the library of every
+component. The table is in a module that takes seconds to import, so the entry is added when diffusers itself imports
+it.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of single arguments: one sentence that names the argument, says what is accepted and what was given.
+"""Checks of single arguments: one sentence that names the argument, the accepted values and the given value.
 
 A wrong type is a `TypeError`, a wrong value a `ValueError`. NumPy's scalars are numbers and flags like Python's.
 """
@@ -18,37 +18,36 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Width and height in pixels: as many as H.264 can encode.
+# Maximum width and height in pixels that H.264 can encode.
 MAX_SIDE = 16384
 
-# Width times height in pixels: as many as the highest level of H.264 allows, of which 8192x4352 is one shape.
+# Maximum width times height in pixels of the highest level of H.264, for example 8192x4352.
 MAX_AREA = 139_264 * 16 * 16
 
-# Of anything that is counted: what fits into 32 bits with a sign.
+# Maximum of counts: 32 bits with a sign.
 MAX_COUNT = 2**31 - 1
 
-# What fits into 64 bits with a sign.
+# Maximum of 64 bits with a sign.
 MAX_SEED = 2**63 - 1
 
 
 def integer(name: str, value: Any, low: int = 1, high: int = MAX_COUNT, multiple_of: int = 1) -> int:
-    """
-    A whole number in a range.
+    """Check an integer in a range.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
         low (`int`, *optional*, defaults to 1):
-            The least that is accepted.
+            Minimum.
         high (`int`, *optional*, defaults to 2**31 - 1):
-            The most that is accepted.
+            Maximum.
         multiple_of (`int`, *optional*, defaults to 1):
-            What it must be a multiple of.
+            Required divisor.
 
     Returns:
-        `int`: the same as a number of Python's.
+        `int`: The value as a Python integer.
     """
     kind = "an integer" if multiple_of == 1 else f"a multiple of {multiple_of}"
     accepted = f"`{name}` must be {kind} from {low} to {high}, got {shown(value)}."
@@ -61,8 +60,7 @@ def integer(name: str, value: Any, low: int = 1, high: int = MAX_COUNT, multiple
 
 
 def side(name: str, value: Any, multiple_of: int = 1) -> int:
-    """
-    A width or a height in pixels.
+    """Check a width or a height in pixels.
 
     Args:
         name, value, multiple_of:
@@ -72,26 +70,24 @@ def side(name: str, value: Any, multiple_of: int = 1) -> int:
 
 
 def area(width: int, height: int) -> None:
-    """
-    The size of a frame whose sides are known to be right.
+    """Check the area of a frame whose sides are valid.
 
     Args:
         width, height (`int`):
-            In pixels.
+            Size in pixels.
     """
     if width * height > MAX_AREA:
         raise ValueError(f"`width` times `height` must be at most {MAX_AREA} pixels, got {width}x{height}.")
 
 
 def box(name: str, value: Any) -> np.ndarray:
-    """
-    A box in pixels.
+    """Check a box in pixels.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
 
     Returns:
         `np.ndarray`: float64 x0, y0, x1, y1.
@@ -114,21 +110,20 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """
-    A finite number in a range.
+    """Check a finite number in a range.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
         low, high (`float`, *optional*):
-            The least and the most that are accepted.
+            Minimum and maximum, inclusive.
         above, below (`float`, *optional*):
-            Between which it must lie.
+            Exclusive bounds.
 
     Returns:
-        `float`: the same as a number of Python's.
+        `float`: The value as a Python float.
     """
     bounds = {"at least": low, "above": above, "at most": high, "below": below}
     words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
@@ -137,7 +132,7 @@ def number(
         raise TypeError(accepted)
     try:
         real = float(value)
-    except OverflowError:  # a larger integer than a float can be
+    except OverflowError:  # an integer too large for a float
         real = math.inf
     if (
         not math.isfinite(real)
@@ -151,14 +146,13 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """
-    `True` or `False`.
+    """Check a flag, `True` or `False`.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
     """
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` must be True or False, got {shown(value)}.")
@@ -166,16 +160,15 @@ def flag(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, accepted: Collection[str]) -> str:
-    """
-    One of some words.
+    """Check one of several words.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
         accepted (`Collection[str]`):
-            The words.
+            The accepted words.
     """
     if not isinstance(value, str) or value not in accepted:
         words = ", ".join(f'"{word}"' for word in accepted)
@@ -186,17 +179,16 @@ def one_of(name: str, value: Any, accepted: Collection[str]) -> str:
 
 
 def path(name: str, value: Any) -> str:
-    """
-    A path, or a URL of fsspec's, whether there is anything or not.
+    """Check a path or an fsspec URL, which need not exist.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
 
     Returns:
-        `str`: the same as text.
+        `str`: The value as text.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"`{name}` must be a path, got {shown(value)}.")
@@ -204,16 +196,15 @@ def path(name: str, value: Any) -> str:
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
-    """
-    An object of a class.
+    """Check an instance of a class.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         value:
-            What was given.
+            The given value.
         kind (`type` or `tuple[type, ...]`):
-            The class, or several of them.
+            The accepted class or classes.
     """
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -223,27 +214,25 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 def shown(value: Any, longest: int = 80) -> str:
-    """
-    A value in a message: written out where that is short, else its class.
+    """Format a value for a message: the value itself if it is short, otherwise its class.
 
     Args:
         value:
-            What was given.
+            The given value.
         longest (`int`, *optional*, defaults to 80):
-            Characters that are short.
+            Maximum length in characters.
     """
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = longest + 1
     try:
         text = " ".join(short.repr(value).split())
-    except ValueError:  # Python writes no integer of more than 4300 digits
+    except ValueError:  # Python does not format integers of more than 4300 digits
         text = ""
     return text if 0 < len(text) <= longest else _article(type(value).__name__)
 
 
 def python_numbers(function: Function) -> Function:
-    """
-    Let a function be called with NumPy's scalars: it is given Python's.
+    """Let a function accept NumPy's scalars, which are converted to Python's.
 
     Args:
         function (`Callable`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""One call at a time: schedulers, and networks that cache, hold the state of the call that uses them."""
+"""Serialization of calls: schedulers, and networks with caches, hold the state of the current call."""
 
 import functools
 import logging
@@ -18,29 +18,29 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 USED_HERE = (
     "A pipeline cannot be called, nor its stream be read, inside a call of itself or of another that shares its"
-    " components, as from a callback."
+    " components, for example from a callback."
 )
 
 logger = logging.getLogger(__name__)
 
-# By component, not by pipeline: several pipelines may share some.
+# By component, not by pipeline: pipelines may share components.
 _locks: "WeakKeyDictionary[Any, threading.Lock]" = WeakKeyDictionary()
-_locks_of_locks = threading.RLock()  # collected streams look at locks, too, at any moment
+_locks_of_locks = threading.RLock()  # garbage-collected streams may use locks at any moment
 _here = threading.local()
 
 
 @contextmanager
 def exclusive_use(components: Iterable[Any]) -> Iterator[None]:
-    """Wait until no other thread uses any of some components, and let none use them meanwhile.
+    """Wait until no other thread uses the given components, and reserve them.
 
     Args:
         components (`Iterable`):
             Networks and schedulers.
 
     Raises:
-        RuntimeError: If this thread uses one of them already: it would wait for itself.
+        RuntimeError: If this thread already uses one of them: it would wait for itself.
     """
-    locks = sorted({_lock_of(component) for component in components}, key=id)  # in one order, so that none waits round
+    locks = sorted({_lock_of(component) for component in components}, key=id)  # in a fixed order, to avoid deadlocks
     held = _locks_held_here()
     if not held.isdisjoint(locks):
         raise RuntimeError(USED_HERE)
@@ -58,11 +58,11 @@ def exclusive_use(components: Iterable[Any]) -> Iterator[None]:
 
 
 def one_call_at_a_time(method: Method) -> Method:
-    """Let calls of a pipeline's method wait for each other, and for those of pipelines that share components.
+    """Serialize calls of a pipeline's method with each other and with those of pipelines that share components.
 
     Args:
         method (`Callable`):
-            Of a class with `components`.
+            Method of a class with `components`.
     """
 
     @functools.wraps(method)
@@ -74,7 +74,7 @@ def one_call_at_a_time(method: Method) -> Method:
 
 
 def is_used_here(component: Any) -> bool:
-    """Whether this thread is in a call that uses a component, so that it must not wait for others to use it.
+    """Return whether this thread is in a call that uses a component, so that it must not wait for it.
 
     Args:
         component:

@@ -10,21 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-# What is left over by a process that was killed; short, as the name that is written may be as long as names can be.
+# Suffix of files left by a killed process; short, because the name itself may have the maximum length.
 UNFINISHED = ".hia-*.tmp"
 
 
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """
-    A file that takes its name when it is complete. An existing one is replaced in one step, or stays as it was.
+    """Write a file that gets its name only when it is complete. An existing file is replaced atomically, or unchanged.
 
     Args:
         path (`str` or `os.PathLike`):
             The file, in a folder that exists.
 
     Returns:
-        A context manager that gives the `Path` to write to; it is gone afterwards.
+        A context manager for the temporary `Path` to write to.
     """
     partial = _unfinished(Path(path))
     try:
@@ -35,8 +34,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-    """
-    Write a file that has its name only when all of it is written.
+    """Write a file that has its name only when all of it is written.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -49,17 +47,16 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """
-    Whether a file can be written, as far as that is known before: its folder is tried.
+    """Check in advance whether a file can be written, by writing to its folder.
 
     Args:
         path (`str` or `os.PathLike`):
             The file.
 
     Raises:
-        `FileNotFoundError`: its folder does not exist.
-        `OSError`: nothing can be written there, or the name is none that a file can have.
-        `ValueError`: it is a folder or a device.
+        FileNotFoundError: If its folder does not exist.
+        OSError: If nothing can be written there, or the name is not valid.
+        ValueError: If it is a folder or a device.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -68,16 +65,15 @@ def check_writable(path: str | os.PathLike) -> None:
     try:
         partial.touch(exist_ok=False)
         partial.unlink()
-        with suppress(FileNotFoundError):  # any other error is that of a name that cannot be
+        with suppress(FileNotFoundError):  # any other error means an invalid name
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise ValueError(f"{str(path)!r} is no file that can be replaced.")
+                raise ValueError(f"{str(path)!r} is not a file that can be replaced.")
     except OSError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """
-    The SHA-256 of a file, in hexadecimal.
+    """The SHA-256 of a file, in hexadecimal.
 
     Args:
         path (`str` or `os.PathLike`):

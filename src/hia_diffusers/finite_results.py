@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results that are numbers: NaN and infinity would become black frames."""
+"""Checks of finite results: NaN and infinity would become black frames."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from torch import nn
 
 
 def check_finite(what: str, made: Iterable[torch.Tensor], networks: Mapping[str, Any]) -> None:
-    """Raise where numbers that networks made are not finite, with what is known of the reason.
+    """Raise an error if results of networks are not finite, with the known reason.
 
     Args:
         what (`str`):
-            What was made.
+            Name of the results.
         made (`Iterable[torch.Tensor]`):
-            It. Tensors on the meta device have no numbers.
+            The results. Tensors on the meta device have no values.
         networks (`Mapping[str, Any]`):
-            The components of a pipeline by their names.
+            The components of a pipeline by name.
 
     Raises:
         RuntimeError: If a number is NaN or infinite.
@@ -40,6 +40,6 @@ def check_finite(what: str, made: Iterable[torch.Tensor], networks: Mapping[str,
 
 
 def _is_finite(parameter: torch.Tensor) -> bool:
-    """Of quantized, offloaded and 8-bit weights nothing is known."""
+    """Return the networks with weights that are not finite, except quantized, offloaded and 8-bit weights."""
     known = type(parameter) is nn.Parameter and not parameter.is_meta and parameter.element_size() > 1
     return not known or not parameter.is_floating_point() or bool(parameter.isfinite().all())

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a picture goes in another size: whole, centred and never stretched. Axes: N images, C channels, H, W."""
+"""Fitting of images to another size: whole, centred and never stretched. Axes: N images, C channels, H, W."""
 
 import logging
 
@@ -12,17 +12,16 @@ logger = logging.getLogger(__name__)
 
 
 def fitted_place(height: int, width: int, new_height: int, new_width: int) -> tuple[int, int, int, int]:
-    """
-    The largest place for a picture, at least a pixel wide and high.
+    """Return the largest centred position of an image, at least one pixel wide and high.
 
     Args:
         height, width (`int`):
-            Its size in pixels.
+            Size of the image in pixels.
         new_height, new_width (`int`):
-            The size to fit it into.
+            Target size in pixels.
 
     Returns:
-        `tuple[int, int, int, int]`: x, y, width and height of the place in pixels.
+        `tuple[int, int, int, int]`: x, y, width and height in pixels.
     """
     scale = min(new_height / height, new_width / width)
     placed_height = min(max(1, round(height * scale)), new_height)
@@ -31,12 +30,11 @@ def fitted_place(height: int, width: int, new_height: int, new_width: int) -> tu
 
 
 def warn_of_bars(name: str, height: int, width: int, new_height: int, new_width: int) -> None:
-    """
-    A warning where a picture does not fill the size that it is fitted into.
+    """Log a warning if an image does not fill its target size.
 
     Args:
         name (`str`):
-            Of the argument that it is given by.
+            Name of the argument.
         height, width, new_height, new_width (`int`):
             As for [`fitted_place`].
     """
@@ -47,14 +45,13 @@ def warn_of_bars(name: str, height: int, width: int, new_height: int, new_width:
 
 
 def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], width: int) -> np.ndarray:
-    """
-    The median colour of the edges of a picture that bars beside it join.
+    """Return the median colour of the edges of an image that are adjacent to bars.
 
     Args:
         pixels (`np.ndarray` of shape `(H, W, C)`):
-            The picture.
+            The image.
         place (`tuple[int, int, int, int]`):
-            Where it goes, as [`fitted_place`] says.
+            Position of the image, from [`fitted_place`].
         width (`int`):
             Width in pixels of what it is fitted into.
 
@@ -66,16 +63,15 @@ def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], width: i
 
 
 def fit_images(images: torch.Tensor, height: int, width: int, border: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """
-    Images in another size, resized with antialiasing.
+    """Fit images to another size, with antialiasing.
 
     Args:
         images (`torch.Tensor` of shape `(N, C, H, W)`):
-            In [0, 1].
+            Pixels in [0, 1].
         height, width (`int`):
-            The size to fit them into.
+            Target size in pixels.
         border (`torch.Tensor` or `float`, *optional*, defaults to 0):
-            What is beside them, a number or one that broadcasts to `(N, C, height, width)`.
+            Values of the bars, a number or a tensor that broadcasts to `(N, C, height, width)`.
 
     Returns:
         `torch.Tensor` of shape `(N, C, height, width)`.
@@ -92,14 +88,14 @@ def fit_images(images: torch.Tensor, height: int, width: int, border: torch.Tens
 
 
 def fit_reference(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """
-    A reference image in the size of the video; where its aspect differs, with bars in its border colour and a warning.
+    """Fit a reference image to the size of the video. If its aspect ratio differs, the bars have its border colour,
+    and a warning is logged.
 
     Args:
         image (`torch.Tensor` of shape `(C, H, W)`):
-            In [0, 1].
+            Pixels in [0, 1].
         height, width (`int`):
-            The size to fit it into.
+            Target size in pixels.
 
     Returns:
         `torch.Tensor` of shape `(C, height, width)`.

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps two runs from writing to one folder."""
+"""Lock of a folder against simultaneous runs."""
 
 import os
 from collections.abc import Iterator
@@ -17,16 +17,15 @@ class FolderInUseError(RuntimeError):
 
 @contextmanager
 def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """
-    Keeps other runs out of a folder while a block of code runs. The lock ends with the process, however that ends.
+    """Lock a folder against other runs while a block of code runs. The lock ends with the process, for any reason.
 
     Args:
         folder (`str` or `os.PathLike`):
-            A local folder. It is made if it is not there, and deleted if nothing was put into it.
+            A local folder. It is created if it does not exist, and deleted if it stays empty.
 
     Raises:
-        `OSError`: the folder cannot be written to.
-        `FolderInUseError`: another run, or this process, holds the folder.
+        OSError: If the folder cannot be written to.
+        FolderInUseError: If another run, or this process, has locked the folder.
     """
     from filelock import FileLock, Timeout
 
@@ -43,9 +42,9 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows deletes no open file; there the lock does it
+        with suppress(OSError):  # Windows does not delete open files; there, the lock deletes it
             path.unlink()
         lock.release()
         if is_new:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # it is not empty
                 path.parent.rmdir()

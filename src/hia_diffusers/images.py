@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Still images as a browser shows them: the one way in for files, PIL images, arrays and tensors.
+"""Reading of still images as displayed by a browser, from files, PIL images, arrays and tensors.
 
 Axes: C channels (grey, grey and alpha, RGB, or RGB and alpha), H, W.
 """
@@ -21,23 +21,23 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 # Red, green and blue in the brightness of a pixel (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
-# The largest side that a JPEG can have.
+# Maximum side of a JPEG.
 MAX_SIDE = 65535
 
-# Pillow has Ghostscript read these: they are programs.
+# Pillow runs Ghostscript for these formats, which are programs.
 PROGRAMS = ("EPS",)
 
-# The mode in which Pillow applies a colour profile, by the mode of an image and by the colour space of a profile; RGB
-# for all others.
+# The mode in which Pillow applies a colour profile, by the mode of the image and the colour space of the profile; RGB
+# for others.
 PROFILED = {"1": "L", "L": "L", "LA": "L", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB", "Lab": "LAB", "RGB": "RGB"}
 
-# Modes with colours that are multiplied by alpha, and those without.
+# Modes with premultiplied alpha, and the corresponding modes without.
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
-# Alpha in the last of so many channels.
+# Numbers of channels with alpha in the last one.
 ALPHA_CHANNELS = (2, 4)
 
-# What phones write, and Pillow does not read by itself.
+# A format of phones that Pillow does not support on its own.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEIC_REMEDY = "it is HEIC: save it as JPEG or PNG, or call `pillow_heif.register_heif_opener()` first"
 
@@ -45,24 +45,23 @@ logger = logging.getLogger(__name__)
 
 
 def load_image(image: Any, name: str = "image") -> Image.Image:
-    """
-    An image as 8-bit sRGB: upright (EXIF orientation, mirrored ones too), its colour profile applied, transparency on
-    white, 16 bits scaled down.
+    """Convert an image to 8-bit sRGB: EXIF orientation and colour profile are applied, transparency is composited on
+    white, and 16 bits are scaled to 8.
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-            A file that Pillow reads, of which the first frame counts, a PIL image of any mode, or an array or a tensor
-            as [`image_tensor`] takes it.
+            A file that Pillow reads (its first frame is used), a PIL image of any mode, or an array or a tensor as for
+            [`image_tensor`].
         name (`str`, *optional*, defaults to `"image"`):
-            The argument's, for errors.
+            Name of the argument in error messages.
 
     Returns:
-        `PIL.Image.Image`: RGB.
+        `PIL.Image.Image`: The RGB image.
 
     Raises:
-        `FileNotFoundError`: there is no such file.
-        `TypeError`: `image` is none of these.
-        `ValueError`: the file cannot be read as an image, its values are beyond 16 bits, or as [`image_tensor`].
+        FileNotFoundError: If there is no such file.
+        TypeError: If `image` has another type.
+        ValueError: If the file cannot be read as an image, its values exceed 16 bits, or as [`image_tensor`].
     """
     if isinstance(image, Image.Image):
         with _decoding(name, "the PIL image"):
@@ -77,7 +76,7 @@ def load_image(image: Any, name: str = "image") -> Image.Image:
         )
     said = repr(str(image))
     with _decoding(name, said):
-        # A pipe would never end, and a device does more than to be read.
+        # A pipe would never end, and reading a device may have side effects.
         if not stat.S_ISREG(os.stat(image).st_mode):
             raise ValueError("no regular file")
         try:
@@ -89,23 +88,22 @@ def load_image(image: Any, name: str = "image") -> Image.Image:
 
 
 def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
-    """
-    An image as numbers.
+    """Convert an image to a tensor.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-            A PIL image, which becomes what [`load_image`] makes of it; an array `(H, W, C)` or `(H, W)`; or a tensor
-            `(C, H, W)` or `(H, W)`. Arrays and tensors hold floating-point numbers in [0, 1], or 8 or 16 bits without
-            sign, which are scaled to that. C is 1 to 4; alpha, the last of 2 or 4, is laid on white.
+            A PIL image, which is converted by [`load_image`]; an array `(H, W, C)` or `(H, W)`; or a tensor `(C, H,
+            W)` or `(H, W)`. Arrays and tensors contain floating-point numbers in [0, 1], or unsigned 8 or 16 bits,
+            which are scaled to [0, 1]. C is 1 to 4; alpha, the last of 2 or 4 channels, is composited on white.
         name (`str`, *optional*, defaults to `"image"`):
-            The argument's, for errors.
+            Name of the argument in error messages.
 
     Returns:
         `torch.Tensor` of shape `(3, H, W)`: float32 in [0, 1]; on the device of a tensor.
 
     Raises:
-        `TypeError`: `image` is none of these, or holds other numbers.
-        `ValueError`: it has another shape, is masked, or has values that are not finite and in [0, 1].
+        TypeError: If `image` has another type, or contains other numbers.
+        ValueError: If it has another shape, is masked, or has values that are not finite or outside [0, 1].
     """
     if isinstance(image, Image.Image):
         return torch.from_numpy(np.array(load_image(image, name))).permute(2, 0, 1).float() / 255
@@ -132,60 +130,58 @@ def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
 
 
 def image_tensors(images: Any, name: str = "image") -> list[torch.Tensor]:
-    """
-    One image or several as [`image_tensor`] makes them.
+    """Convert one or several images with [`image_tensor`].
 
     Args:
         images:
-            An image, a list of images of any sizes, or an array or a tensor with a batch axis in front.
+            An image, a list of images of any sizes, or an array or a tensor with a leading batch axis.
         name (`str`, *optional*, defaults to `"image"`):
-            The argument's, for errors.
+            Name of the argument in error messages.
 
     Returns:
-        `list[torch.Tensor]`: `(3, H, W)` each.
+        `list[torch.Tensor]`: Tensors `(3, H, W)`.
 
     Raises:
-        `TypeError`, `ValueError`: as [`image_tensor`], or there is none.
+        TypeError, ValueError: As [`image_tensor`], or if there is no image.
     """
     is_nested = isinstance(images, torch.Tensor) and images.is_nested
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4 and not is_nested:
         images = [*images]
     images = images if isinstance(images, list) else [images]
     if not images:
-        raise ValueError(f"`{name}` must hold at least one image, got none.")
+        raise ValueError(f"`{name}` must contain at least one image, got none.")
     return [image_tensor(image, name) for image in images]
 
 
 def number_tensor(values: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
-    """
-    Pixels of any layout in memory as float32: 8 and 16 bits without sign are scaled to [0, 1].
+    """Convert pixels of any memory layout to float32: unsigned 8 and 16 bits are scaled to [0, 1].
 
     Args:
         values (`np.ndarray` or `torch.Tensor`):
-            Of any shape.
+            Pixels of any shape.
         name (`str`):
-            The argument's, for errors.
+            Name of the argument in error messages.
 
     Returns:
-        `torch.Tensor`: of the same shape.
+        `torch.Tensor`: Pixels of the same shape.
 
     Raises:
-        `TypeError`: they are neither 8 or 16 bits without sign nor real floating-point numbers.
-        `ValueError`: an array is masked in places, or a tensor is sparse, nested or without data.
+        TypeError: If they are neither unsigned 8 or 16 bits nor real floating-point numbers.
+        ValueError: If an array is partly masked, or a tensor is sparse, nested or without data.
     """
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided or values.is_nested or values.is_meta:
-            raise ValueError(f"`{name}` must be a dense tensor that holds data, got one on {values.device}.")
+            raise ValueError(f"`{name}` must be a dense tensor with data, got one on {values.device}.")
         steps = 0 if values.is_floating_point() else {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
     else:
         if np.ma.is_masked(values):
-            raise ValueError(f"`{name}` is masked in places; say what is there, as by its method `filled`.")
+            raise ValueError(f"`{name}` is a masked array; fill it first, for example with its method `filled`.")
         steps = 0 if values.dtype.kind == "f" else {"u1": 255, "u2": 65535}.get(values.dtype.str[1:])
     if steps is None:
         raise TypeError(
-            f"`{name}` must hold floating-point numbers in [0, 1], or 8 or 16 bits without sign, got {values.dtype}."
+            f"`{name}` must contain floating-point numbers in [0, 1], or unsigned 8 or 16 bits, got {values.dtype}."
         )
-    if isinstance(values, np.ndarray):  # Torch knows neither negative strides nor the byte order of other machines.
+    if isinstance(values, np.ndarray):  # torch supports neither negative strides nor foreign byte orders
         values = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     numbers = values.detach().float()
     return numbers / steps if steps else numbers
@@ -204,7 +200,7 @@ def _formats() -> list[str]:
 
 @contextmanager
 def _decoding(name: str, said: str) -> Iterator[None]:
-    """Each of Pillow's decoders has exceptions of its own."""
+    """Convert errors of decoders, each of which raises its own kinds."""
     try:
         yield
     except FileNotFoundError as error:
@@ -229,16 +225,16 @@ def _as_shown(image: Image.Image) -> Image.Image:
     image = _in_srgb(image)
     if cleared is not None:
         image.paste("white", mask=cleared)
-    image.info = {}  # what it was turned and converted by must not be applied again
+    image.info = {}  # orientation and profile must not be applied again
     return image
 
 
 def _cleared(image: Image.Image) -> Image.Image | None:
-    """How transparent each pixel is."""
+    """Return the opacity of each pixel."""
     colour = image.info.get("transparency")
     if image.mode.startswith("I") and colour is not None:
         return Image.fromarray(np.asarray(image) == colour)
-    if isinstance(colour, tuple) and max(colour) > 255:  # as the file has it, while the pixels have 8 of 16 bits
+    if isinstance(colour, tuple) and max(colour) > 255:  # stored with 16 bits, while the pixels have 8
         image.info["transparency"] = tuple(value >> 8 for value in colour)
     return ImageOps.invert(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
 
@@ -247,7 +243,7 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     grey = np.asarray(image)
     if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
         raise ValueError("its values are not of 8 or 16 bits")
-    # Integers of 32 bits hold 16, as PNG files do in Pillow, or 8, as it converts them.
+    # Pillow's 32-bit integers contain 16 bits for PNG files, or 8 after a conversion.
     step = 1 if image.mode == "I" and grey.max() <= 255 else 257
     scaled = Image.fromarray((grey / step).round().astype(np.uint8))
     scaled.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
@@ -255,7 +251,7 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """The colours, whatever the transparency: they are converted before they are mixed."""
+    """Return the colours without transparency, which is applied after their conversion."""
     mode = PROFILED.get(image.mode, "RGB")
     content = image.info.get("icc_profile")
     image = image.convert(mode)
@@ -278,6 +274,6 @@ def _in_srgb(image: Image.Image) -> Image.Image:
                 flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
             return converted
-    except (ImageCms.PyCMSError, OSError, TypeError) as error:  # browsers leave it out, too
-        logger.warning("The colour profile of an image is damaged and left out (%s).", error)
+    except (ImageCms.PyCMSError, OSError, TypeError) as error:  # browsers ignore it, too
+        logger.warning("The colour profile of an image is damaged and ignored (%s).", error)
     return image.convert("RGB")

@@ -1,13 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The order that people number files in: 2 before 10."""
+"""Natural sorting of numbered files: 2 before 10."""
 
 import re
 
 
 def natural_order(name: str) -> tuple:
-    """
-    A key for `sorted`, by which the numbers in names count as numbers.
+    """Return a key for `sorted` that compares numbers in names by value.
 
     Args:
         name (`str`):

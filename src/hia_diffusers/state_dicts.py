@@ -37,8 +37,7 @@ class StateDict:
 
 
 def read_state_dict(argument: str, path: Path) -> StateDict:
-    """
-    Read a safetensors file, or a pickle by `torch.load(weights_only=True)`.
+    """Read a safetensors file, or a pickle by `torch.load(weights_only=True)`.
 
     Args:
         argument (`str`):
@@ -74,10 +73,10 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
         or not all(isinstance(key, str) for key in content)
         or not all(isinstance(value, torch.Tensor) for value in content.values())
     ):
-        raise ValueError(f"`{argument}`: {path} must hold a state dict of tensors and nothing else.")
+        raise ValueError(f"`{argument}`: {path} must contain a state dict of tensors and nothing else.")
     tensors = {WRAPPED_KEY.sub("", key): tensor for key, tensor in content.items()}
     if len(tensors) < len(content):
-        raise ValueError(f"`{argument}`: {path} must hold each key once, with `module.` before it or without.")
+        raise ValueError(f"`{argument}`: {path} must contain each key once, with `module.` before it or without.")
     return StateDict(argument, path, tensors)
 
 

@@ -73,17 +73,17 @@ def test_one_call_from_a_video_to_a_video(animator, dance, person, detector, tmp
     np.testing.assert_allclose(animation.retargeted.xy, aligned.xy, atol=1e-4)
     assert animation.condition.to_tensor().shape == (NUM_FRAMES, 6, 64, 96)
     assert len(animation.frames) == NUM_FRAMES and animation.frames[0].size == (96, 64)
-    assert [picture.size for picture in animation.preview()] == [(3 * 96, 64)] * NUM_FRAMES
+    assert [image.size for image in animation.preview()] == [(3 * 96, 64)] * NUM_FRAMES
 
     animation.save(tmp_path / "saved.mp4")
     streamed = animator(person, dance, tmp_path / "streamed.mp4", **SIZE, **steps())
-    assert streamed.frames is None and [picture.size for picture in streamed.preview()] == [(2 * 96, 64)] * NUM_FRAMES
+    assert streamed.frames is None and [image.size for image in streamed.preview()] == [(2 * 96, 64)] * NUM_FRAMES
     assert (tmp_path / "streamed.mp4").read_bytes() == (tmp_path / "saved.mp4").read_bytes()
     video = read_video(tmp_path / "saved.mp4")
     assert video.fps == FPS and len(video.frames) == NUM_FRAMES
     assert sound_codec(tmp_path / "saved.mp4") == "aac"
     assert sound_end(tmp_path / "saved.mp4") == pytest.approx(NUM_FRAMES / FPS, abs=0.002)
-    with pytest.raises(ValueError, match="`frames` are not there"):
+    with pytest.raises(ValueError, match="`frames` is None"):
         streamed.save(tmp_path / "again.mp4")
 
 
@@ -207,8 +207,10 @@ def test_a_fast_person_alone_is_found_in_every_frame_and_frames_of_others_are_co
     two = [[leaves, stays]] * 3 + [[stays]] * 2
     caplog.clear()
     animator.detect(animator.load_driving(Video(draw_scene(two), 30.0)))
-    assert "The person is found in 3 of 5 frames of the driving." in caplog.messages
-    assert any(message.startswith("In 2 frames without the person others are found") for message in caplog.messages)
+    assert "The person was detected in 3 of 5 frames of the driving clip." in caplog.messages
+    assert any(
+        message.startswith("In 2 frames without the person, others were detected") for message in caplog.messages
+    )
 
 
 def test_pose_files_of_other_tools_drive(person, tmp_path):
@@ -229,14 +231,14 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
             animation = animator.prepare(person, tmp_path / name, driving_type, **known)
             np.testing.assert_allclose(animation.keypoints.xy, keypoints.xy, atol=1e-3)
             assert animation.driving.kind == "keypoints" and animation.fps == FPS
-    for missing, name in (("its frame rate", "driving_fps"), ("the size of its picture", "driving_size")):
+    for missing, name in (("its frame rate", "driving_fps"), ("the size of its image", "driving_size")):
         given = {key: value for key, value in known.items() if key != name}
-        with pytest.raises(ValueError, match=f"`driving`: .*poses.npy does not state {missing}; give `{name}`"):
+        with pytest.raises(ValueError, match=f"`driving`: .*poses.npy does not state {missing}; pass `{name}`"):
             animator.prepare(person, tmp_path / "poses.npy", **given)
     keypoints.save(tmp_path / "own.npz")
-    with pytest.raises(ValueError, match="`driving_fps` must be left out or 30, as .*own.npz states, got 25"):
+    with pytest.raises(ValueError, match="`driving_fps` must be omitted or 30, as .*own.npz states, got 25"):
         animator.prepare(person, tmp_path / "own.npz", driving_fps=25)
-    with pytest.raises(ValueError, match="`driving_size` must be left out or 128, as .*own.npz states, got 64"):
+    with pytest.raises(ValueError, match="`driving_size` must be omitted or 128, as .*own.npz states, got 64"):
         animator.prepare(person, tmp_path / "own.npz", driving_size=(64, WIDTH))
     with pytest.raises(ValueError, match="`driving_fps`: only a pose file"):
         animator.prepare(person, keypoints, driving_fps=25)
@@ -245,7 +247,7 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
         animator.prepare(person, tmp_path / "poses.pkl", **known)
 
 
-def test_a_pose_file_of_the_picture_says_where_the_person_is(animator, dance, person, tmp_path):
+def test_a_pose_file_of_the_image_says_where_the_person_is(animator, dance, person, tmp_path):
     head = keypoints_of([[(60, 8, 76, 60)]])
     one = [{"keypoints": head.xy[0].tolist(), "keypoint_scores": [1] * 133}]
     (tmp_path / "person.json").write_text(json.dumps(one))
@@ -264,10 +266,10 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
     told = "\n".join(caplog.messages)
     for message in (
         "The image's 96x64 is fitted into 160x128 with bars in its border colour.",
-        "The driving is taken as a video of a person",
-        "Keypoints are detected with onnxruntime's CPUExecutionProvider.",
-        f"The person is found in {NUM_FRAMES} of {NUM_FRAMES} frames of the driving.",
-        "The motion is aligned to the person in the image.",
+        "The driving clip is treated as a video of a person",
+        "Keypoint detection runs on onnxruntime's CPUExecutionProvider.",
+        f"The person was detected in {NUM_FRAMES} of {NUM_FRAMES} frames of the driving clip.",
+        "The motion is retargeted to the person in the image.",
     ):
         assert message in told
     with pytest.raises(ValueError, match="keypoint detector: `device`"):
@@ -324,16 +326,40 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"driving": keypoints_of(BOXES), "sharpness": "driving"}, ValueError, "`sharpness`: it can be measured"),
         ({"driving": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: only a video"),
         ({"image_keypoints": keypoints_of(BOXES)}, ValueError, "`image_keypoints`: must be one frame of .* got 5"),
-        ({"image_keypoints": "x", "retarget": False}, ValueError, "`image_keypoints`: with `retarget=False`"),
+        (
+            {"image_keypoints": "x", "retarget": False},
+            ValueError,
+            "`image_keypoints` has no effect with `retarget=False`",
+        ),
         ({"keypoints": keypoints_of(BOXES), "max_frames": 2}, ValueError, "`keypoints` must be .* 2 frames, got 5"),
         ({"retargeted": "x.npz"}, ValueError, "`retargeted` must be a WholeBodyKeypoints of .* 5 frames, got str"),
-        ({"detected": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: with `detected`"),
-        ({"keypoints": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: with `keypoints`"),
-        ({"retargeted": keypoints_of(BOXES), "image_keypoints": "x"}, ValueError, "`image_keypoints`: with `ret"),
-        ({"retargeted": keypoints_of(BOXES), "retarget": True}, ValueError, "`retarget`: with `retargeted`"),
-        ({"condition": CONDITION, "sharpness": 0.1}, ValueError, "`sharpness`: with `condition`"),
-        ({"condition": CONDITION, "width": 192}, ValueError, "`width`: with `condition`"),
-        ({"driving": keypoints_of(BOXES), "detected": keypoints_of(BOXES)}, ValueError, "`detected`: only in a video"),
+        (
+            {"detected": keypoints_of(BOXES), "person": (0, 0, 9, 9)},
+            ValueError,
+            "`person` has no effect with `detected`",
+        ),
+        (
+            {"keypoints": keypoints_of(BOXES), "person": (0, 0, 9, 9)},
+            ValueError,
+            "`person` has no effect with `keypoints`",
+        ),
+        (
+            {"retargeted": keypoints_of(BOXES), "image_keypoints": "x"},
+            ValueError,
+            "`image_keypoints` has no effect with `ret",
+        ),
+        (
+            {"retargeted": keypoints_of(BOXES), "retarget": True},
+            ValueError,
+            "`retarget` has no effect with `retargeted`",
+        ),
+        ({"condition": CONDITION, "sharpness": 0.1}, ValueError, "`sharpness` has no effect with `condition`"),
+        ({"condition": CONDITION, "width": 192}, ValueError, "`width` has no effect with `condition`"),
+        (
+            {"driving": keypoints_of(BOXES), "detected": keypoints_of(BOXES)},
+            ValueError,
+            "`detected`: people are detected only in",
+        ),
         ({"driving_type": "pose", "keypoints": keypoints_of(BOXES)}, ValueError, "`keypoints` and `retargeted`: a"),
     ],
 )
@@ -354,15 +380,17 @@ def test_bad_sound_and_a_missing_pipeline_are_known_before_frames_are_made(anima
     with pytest.raises(ValueError, match="The sound of .*text.mp4' cannot be read"):
         animator.generate(animation, tmp_path / "out.mp4", tmp_path / "text.mp4", **steps())
     animator.pipe = None
-    with pytest.raises(ValueError, match="`pipe` must be a HIAPipeline"):
+    with pytest.raises(ValueError, match="`pipe` must be an HIAPipeline"):
         animator(person, dance)
 
 
 def test_nobody_to_animate(animator, person, dance):
     empty = Image.fromarray(draw_people([[]], 64, 96)[0])
-    with pytest.raises(ValueError, match="`image`: nobody is found in it; give `image_keypoints` or `retarget=False`"):
+    with pytest.raises(
+        ValueError, match="`image`: no person was detected; pass `image_keypoints` or `retarget=False`"
+    ):
         animator.prepare(empty, dance)
-    with pytest.raises(ValueError, match="`driving`: nobody is found in it"):
+    with pytest.raises(ValueError, match="`driving`: no person was detected"):
         animator.prepare(person, Video(draw_people([[]] * 3), 24.0), driving_type="video")
     head = WholeBodyKeypoints(np.full((1, 133, 2), 5.0), np.ones((1, 133)) * (np.arange(133) < 5), 64, 96, 1)
     with pytest.raises(ValueError, match="`retarget`: .*shoulders"):

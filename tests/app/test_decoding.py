@@ -97,7 +97,7 @@ def test_pose_files_of_other_tools_are_read_or_say_what_to_do(decoder, tmp_path)
     ):
         decoder.motion(tmp_path / "poses.json", 3)
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="no JSON: deep.json"):
+    with pytest.raises(ValueError, match="not JSON: deep.json"):
         decoder.motion(tmp_path / "deep.json", 3)
 
 
@@ -118,7 +118,7 @@ def hostile_motions(folder):
     np.savez(pickled, xy=np.array([{"a": 1}], dtype=object))
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nwhole.mp4\n#EXT-X-ENDLIST\n"
     contents = {
-        "cut.mp4": (whole[:300], "holds no video stream"),
+        "cut.mp4": (whole[:300], "contains no video stream"),
         "half.mp4": (whole[: len(whole) // 2], "cannot be decoded as a video"),
         "nothing.mp4": (b"", "cannot be read as an MP4"),
         "text.mp4": (b"I am a text.\n" * 99, "cannot be read as an MP4"),

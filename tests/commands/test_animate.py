@@ -26,7 +26,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A picture, its motion as keypoints and as a pose video, and files that are none of them."""
+    """A image, its motion as keypoints and as a pose video, and files that are none of them."""
     folder = tmp_path_factory.mktemp("inputs")
     made = run(EXAMPLES / "make_demo_inputs.py", "--output", folder, "--size", "48x80", "--num_frames", 4, cwd=folder)
     assert made.returncode == 0, made.stderr
@@ -38,20 +38,20 @@ def inputs(tmp_path_factory):
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         container.start_encoding()
     (folder / "text.mp4").write_text("not a video\n" * 100)
-    (folder / "text.png").write_text("not a picture\n" * 100)
+    (folder / "text.png").write_text("not a image\n" * 100)
     (folder / "text.safetensors").write_text("no keypoints\n" * 100)
     Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(folder / "float.tiff")
-    picture = (folder / "picture.png").read_bytes()
-    (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
+    image = (folder / "image.png").read_bytes()
+    (folder / "cut.png").write_bytes(image[: len(image) // 2])
     (folder / "folder.mp4").mkdir()
     (folder / "out_preview.mp4").mkdir()
     write_models(folder)
     write_video(folder / "walk.mp4", walk()[0], fps=24)
     write_video(folder / "nobody.mp4", draw_people([[]] * 3), fps=24)
-    Image.fromarray(draw_people([PICTURED], *PICTURE_SIZE[::-1])[0]).save(folder / "person.png")
-    Image.fromarray(draw_people([[]], *PICTURE_SIZE[::-1])[0]).save(folder / "nobody.png")
-    pictured_keypoints().save(folder / "person.safetensors")
-    keypoints = pictured_keypoints()
+    Image.fromarray(draw_people([IN_IMAGE], *IMAGE_SIZE[::-1])[0]).save(folder / "person.png")
+    Image.fromarray(draw_people([[]], *IMAGE_SIZE[::-1])[0]).save(folder / "nobody.png")
+    image_keypoints().save(folder / "person.safetensors")
+    keypoints = image_keypoints()
     keypoints.score[:, 5:] = 0
     keypoints.save(folder / "head.safetensors")
     xy = np.stack([points_in(box) for box in walk()[1]])
@@ -59,7 +59,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-PICTURED, PICTURE_SIZE = [(60, 8, 76, 60)], (96, 64)
+IN_IMAGE, IMAGE_SIZE = [(60, 8, 76, 60)], (96, 64)
 MODELS = {"detector_model": "detector.onnx", "pose_model": "pose.onnx", "feet_model": "feet.onnx"}
 
 
@@ -72,8 +72,8 @@ def walk():
     return frames, boxes
 
 
-def pictured_keypoints():
-    return WholeBodyKeypoints(points_in(PICTURED[0])[None], np.ones((1, 133)), *PICTURE_SIZE[::-1], fps=1)
+def image_keypoints():
+    return WholeBodyKeypoints(points_in(IN_IMAGE[0])[None], np.ones((1, 133)), *IMAGE_SIZE[::-1], fps=1)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def from_inputs(inputs, monkeypatch):
     diffusers.utils.logging.set_verbosity(verbosity)
 
 
-GOOD = {"--image": "picture.png", "--driving": "motion.safetensors", "--output": "out.mp4"}
+GOOD = {"--image": "image.png", "--driving": "motion.safetensors", "--output": "out.mp4"}
 
 
 def call(**changes):
@@ -101,8 +101,8 @@ def assert_one_error_line(stderr, *named):
 
 def test_demo_inputs_fit_together(inputs):
     keypoints = WholeBodyKeypoints.load(inputs / "motion.safetensors")
-    picture = Image.open(inputs / "picture.png")
-    assert picture.size == (keypoints.width, keypoints.height) == (48, 80)
+    image = Image.open(inputs / "image.png")
+    assert image.size == (keypoints.width, keypoints.height) == (48, 80)
     assert len(keypoints) == 4 and keypoints.fps == 30 and (keypoints.score > 0).all()
     xy = keypoints.xy[0]
     shoulders, hands = xy[[5, 6]], (xy[91:112], xy[112:133])
@@ -110,7 +110,7 @@ def test_demo_inputs_fit_together(inputs):
     for wrist, hand in zip(xy[[9, 10]], hands, strict=True):
         np.testing.assert_array_equal(hand[0], wrist)
     # Both hands are where the keypoints say: the skin of the face is there too.
-    pixels = np.asarray(picture, dtype=int)
+    pixels = np.asarray(image, dtype=int)
     face, *palms = (
         pixels[tuple(np.int64(point[::-1]))] for point in (xy[23 + 27], *(h[[0, 5, 17]].mean(0) for h in hands))
     )
@@ -120,7 +120,7 @@ def test_demo_inputs_fit_together(inputs):
 
 def test_keypoints_to_video(inputs, tmp_path):
     output = tmp_path / "out.mp4"
-    options = ["--image", "picture.png", "--driving", "motion.safetensors", "--output", output]
+    options = ["--image", "image.png", "--driving", "motion.safetensors", "--output", output]
     result = run(
         "-m",
         "hia_diffusers",
@@ -142,7 +142,7 @@ def test_keypoints_to_video(inputs, tmp_path):
     preview = read_video(tmp_path / "out_preview.mp4")
     assert preview.frames.shape == (4, 80, 3 * 48, 3) and preview.fps == 30
     reference, result = preview.frames[:, :, :48].astype(int), preview.frames[:, :, 96:].astype(int)
-    assert np.abs(reference - np.asarray(Image.open("picture.png"), dtype=int)).mean() < 8
+    assert np.abs(reference - np.asarray(Image.open("image.png"), dtype=int)).mean() < 8
     assert np.abs(result - video.frames).mean() < 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out_preview.mp4"]
 
@@ -150,7 +150,7 @@ def test_keypoints_to_video(inputs, tmp_path):
 def test_pose_video_to_video(tmp_path, capsys):
     output = tmp_path / "out.mp4"
     output.write_bytes(b"an older result")
-    options = ["--image", "picture.png", "--driving", "poses.mp4", "--output", str(output), "--device", "cpu"]
+    options = ["--image", "image.png", "--driving", "poses.mp4", "--output", str(output), "--device", "cpu"]
     animate.main([*options, "--num_inference_steps", "2", "--max_frames", "3"])
     video = read_video(output)
     assert video.frames.shape == (3, 64, 48, 3) and video.fps == 30000 / 1001
@@ -212,10 +212,10 @@ def test_video_of_a_person_to_video(tmp_path, capsys):
     video = read_video(output)
     assert video.frames.shape == (5, 64, 96, 3) and video.fps == 24
     printed = capsys.readouterr().out
-    assert "The driving is taken as a video of a person: 0% of its pixels are black" in printed
-    assert "Keypoints are detected with onnxruntime's CPUExecutionProvider." in printed
-    assert "The person is found in 5 of 5 frames of the driving." in printed
-    assert "The motion is aligned to the person in the image." in printed
+    assert "The driving clip is treated as a video of a person: 0% of its pixels are black" in printed
+    assert "Keypoint detection runs on onnxruntime's CPUExecutionProvider." in printed
+    assert "The person was detected in 5 of 5 frames of the driving clip." in printed
+    assert "The motion is retargeted to the person in the image." in printed
 
 
 def test_the_motion_of_a_video_is_drawn_where_the_person_is():
@@ -247,13 +247,13 @@ def test_the_motion_of_a_video_is_smoothed():
         {"driving": "walk.safetensors", "retarget": True, **MODELS},
     ],
 )
-def test_the_motion_is_aligned_to_the_person_in_the_picture(changes, capsys):
-    """Twice as large, the picture has bars above and below."""
+def test_the_motion_is_aligned_to_the_person_in_the_image(changes, capsys):
+    """Twice as large, the image has bars above and below."""
     condition = condition_of((192, 192), image="person.png", **changes)
     x0, y0, x1, y1 = drawn_box(condition.pose[0])
     assert abs(y1 - y0 - 2 * 52 * 0.94) < 12 and abs(x1 - x0 - 2 * 16) < 20
     assert abs((y0 + y1) / 2 - (32 + 2 * 34)) < 8
-    assert "The motion is aligned to the person in the image." in capsys.readouterr().out
+    assert "The motion is retargeted to the person in the image." in capsys.readouterr().out
 
 
 def test_keypoints_are_not_aligned_unless_asked(capsys):
@@ -355,7 +355,7 @@ BAD_CALLS = [
     ({"device": "meta"}, "--device", "meta"),
     ({"output": "out.gif"}, "--output", "out.gif"),
     ({"output": "missing/out.mp4"}, "--output", "missing"),
-    ({"output": "picture.png/out.mp4"}, "--output", "picture.png"),
+    ({"output": "image.png/out.mp4"}, "--output", "image.png"),
     ({"output": "folder.mp4"}, "--output", "folder.mp4"),
     ({"output": "poses.mp4", "driving": "poses.mp4"}, "--output", "poses.mp4"),
     ({"preview": True}, "--output", "out_preview.mp4"),
@@ -389,7 +389,7 @@ def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, name
         animate.main(call(**({"image": "person.png", "driving": "walk.mp4", **MODELS} | changes)))
     printed = capsys.readouterr()
     assert_one_error_line(printed.err, named)
-    assert "is found in" not in printed.out
+    assert "was detected in" not in printed.out
 
 
 @pytest.mark.parametrize(

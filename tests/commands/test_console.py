@@ -130,7 +130,7 @@ def animate(inputs, *words, run=run_forked):
 def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
     result = animate(inputs, "--output", tmp_path / "out.mp4", "--max_frames", 4, "--guidance_scale", 1)
     assert result.returncode == 0, result.stderr
-    assert "The person is found in 4 of 4 frames of the driving." in result.stdout
+    assert "The person was detected in 4 of 4 frames of the driving clip." in result.stdout
     wrote = (
         f"Wrote {tmp_path / 'out.mp4'}: 4 frames of 48x32 at 30 frames per second, with the sound of the driving.\n"
     )

@@ -34,12 +34,12 @@ HEIGHT, WIDTH = 64, 48
 LENGTHS = {"dance": 18, "walk": 3}
 
 
-def pictures(num_frames, seed):
-    """A smooth picture `(F, H, W, 3)` that moves to the right."""
+def images(num_frames, seed):
+    """A smooth image `(F, H, W, 3)` that moves to the right."""
     noise = np.random.default_rng(seed).normal(size=(HEIGHT, WIDTH, 3))
     smooth = cv2.GaussianBlur(noise, (0, 0), 4)
-    picture = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
-    return np.stack([np.roll(picture, 2 * frame, axis=1) for frame in range(num_frames)])
+    image = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    return np.stack([np.roll(image, 2 * frame, axis=1) for frame in range(num_frames)])
 
 
 def write_frames(folder, frames):
@@ -65,7 +65,7 @@ def inputs(tmp_path_factory):
     for folder in ("videos", "keypoints", "masks"):
         (root / folder).mkdir()
     for seed, (name, num_frames) in enumerate(LENGTHS.items()):
-        frames = pictures(num_frames, seed)
+        frames = images(num_frames, seed)
         write_video(root / "videos" / f"{name}.mp4", frames, 30)
         write_frames(root / "frames" / name, frames)
         write_frames(root / "predictions" / name, (frames * 0.9).astype(np.uint8))
@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_library(tmp_path):
     report = evaluate(tmp_path / "scores.json")
     expected = VideoEvaluation()
     for seed, (name, num_frames) in enumerate(LENGTHS.items()):
-        frames = pictures(num_frames, seed)
+        frames = images(num_frames, seed)
         expected.add(name, (frames * 0.9).astype(np.uint8), frames)
     assert report["measures"] == expected.measures()
     assert report["clips"] == expected.clips()
@@ -126,7 +126,7 @@ def test_the_table_and_the_file_agree(tmp_path, capsys):
 def test_a_video_and_a_folder_of_frames_can_be_compared(tmp_path):
     measures = evaluate(tmp_path / "scores.json", predictions="videos")["measures"]
     lossy = np.concatenate([read_video(f"videos/{name}.mp4").frames for name in LENGTHS])
-    true = np.concatenate([pictures(length, seed) for seed, length in enumerate(LENGTHS.values())])
+    true = np.concatenate([images(length, seed) for seed, length in enumerate(LENGTHS.values())])
     assert measures["l1"]["value"] == pytest.approx(np.abs(lossy / 255 - true / 255).mean(), rel=1e-5)
     assert measures["psnr"]["value"] > 30
 
@@ -163,7 +163,7 @@ def test_masks_take_the_place_of_boxes(tmp_path):
     assert measures["hands_l1"]["value"] is None
     expected = [
         np.abs(frames[0] / 255 - (frames[0] * 0.9).astype(np.uint8) / 255)[10:20, 10:20].mean()
-        for frames in (pictures(length, seed) for seed, length in enumerate(LENGTHS.values()))
+        for frames in (images(length, seed) for seed, length in enumerate(LENGTHS.values()))
     ]
     assert measures["face_l1"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
 
@@ -195,7 +195,7 @@ def test_what_is_not_looked_at_does_not_change_the_hash(tmp_path):
 
 
 def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path):
-    grey = pictures(4, seed=0)[..., 0]
+    grey = images(4, seed=0)[..., 0]
     kinds = {
         "grey": Image.fromarray(grey[0]),
         "palette": Image.fromarray(grey[1]).convert("P"),
@@ -203,10 +203,10 @@ def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path)
         "rotated": Image.fromarray(grey[3]).transpose(Image.Transpose.ROTATE_90),
     }
     (tmp_path / "predictions" / "a").mkdir(parents=True)
-    for name, picture in kinds.items():
+    for name, image in kinds.items():
         exif = Image.Exif()
         exif[0x0112] = 6 if name == "rotated" else 1  # to be turned clockwise
-        picture.save(tmp_path / "predictions" / "a" / f"{name}.PNG", exif=exif)
+        image.save(tmp_path / "predictions" / "a" / f"{name}.PNG", exif=exif)
     (tmp_path / "targets" / "a").mkdir(parents=True)
     for name, frame in zip(kinds, grey, strict=True):
         Image.fromarray(np.repeat(frame[..., None], 3, axis=-1)).save(tmp_path / "targets" / "a" / f"{name}.png")
@@ -237,7 +237,7 @@ SMALL = ["--size", "32x48", "--max_clips", 1]
 
 @pytest.fixture(scope="module")
 def dance():
-    """The first clip, its reference picture and the truth."""
+    """The first clip, its reference image and the truth."""
     clip = proc_dance_v1()[0]
     reference = clip.target.render([clip.reference_frame], 48, 32, clip.fps)
     return reference.frames, clip.target.render(clip.frames, 48, 32, clip.fps)
@@ -357,11 +357,11 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
     pipe.set_progress_bar_config(disable=True)
     conditioner = MotionBlurConditioner(line_scale=32 / 512)
     motion = following.target.render(following.frames, 48, 32, following.fps)
-    picture = following.target.render([following.reference_frame], 48, 32, following.fps).frames[0]
+    image = following.target.render([following.reference_frame], 48, 32, following.fps).frames[0]
 
-    def generated(picture, clip):
+    def generated(image, clip):
         return pipe(
-            image=Image.fromarray(picture),
+            image=Image.fromarray(image),
             conditioning_frames=conditioner(clip.keypoints, clip.frames),
             num_inference_steps=1,
             guidance_scale=1.0,
@@ -369,11 +369,11 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
             output_type="np",
         ).frames[0]
 
-    pictures = torch.from_numpy(true.frames).movedim(-1, 1) / 127.5 - 1
-    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, pictures)).detach().movedim(1, -1)
+    images = torch.from_numpy(true.frames).movedim(-1, 1) / 127.5 - 1
+    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, images)).detach().movedim(1, -1)
     expected = {
         "other-pose": generated(reference[0], motion),
-        "other-reference": generated(picture, true),
+        "other-reference": generated(image, true),
         "autoencoder": (decoded / 2 + 0.5).clamp(0, 1).numpy(),
     }
     options = [*SMALL, "--model", tmp_path / "model", "--num_inference_steps", 1, "--guidance_scale", 1]
@@ -465,7 +465,7 @@ def rename_clip(folder):
 
 
 def add_clip(folder):
-    write_frames(folder / "jump", pictures(3, 0))
+    write_frames(folder / "jump", images(3, 0))
 
 
 def add_file(folder):
@@ -477,7 +477,7 @@ def add_frame(folder):
 
 
 def add_twin(folder):
-    write_video(folder / "walk.mp4", pictures(3, 1), 30)
+    write_video(folder / "walk.mp4", images(3, 1), 30)
 
 
 def shorten(folder):
@@ -498,7 +498,7 @@ def resize_one(folder):
 
 
 def damage(folder):
-    (folder / "walk" / "frame_1.png").write_text("no picture")
+    (folder / "walk" / "frame_1.png").write_text("no image")
 
 
 def cut_off(folder):
@@ -516,7 +516,7 @@ def number_twice(folder):
 
 
 def add_sound(folder):
-    (folder / "walk" / "frame_1.wav").write_text("no picture")
+    (folder / "walk" / "frame_1.wav").write_text("no image")
 
 
 def empty(folder):
@@ -548,14 +548,14 @@ def empty_clip(folder):
         (damage, ["frame_1.png", "cannot be read as an image"]),
         (cut_off, ["walk/frame_1.png", "cannot be read as an image"]),
         (animate, ["walk/frame_1.png", "several images"]),
-        (add_sound, ["frame_1.wav", "is no frame"]),
-        (empty, ["--predictions", "holds no clips"]),
-        (empty_clip, ["predictions/walk", "holds no frames"]),
+        (add_sound, ["frame_1.wav", "is not a frame"]),
+        (empty, ["--predictions", "contains no clips"]),
+        (empty_clip, ["predictions/walk", "contains no frames"]),
     ],
 )
 def test_a_wrong_file_is_named_before_anything_is_measured(tmp_path, capsys, change, named):
     for seed, (name, num_frames) in enumerate(LENGTHS.items()):
-        write_frames(tmp_path / "predictions" / name, pictures(num_frames, seed))
+        write_frames(tmp_path / "predictions" / name, images(num_frames, seed))
     change(tmp_path / "predictions")
     with pytest.raises(SystemExit):
         evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
@@ -565,7 +565,7 @@ def test_a_wrong_file_is_named_before_anything_is_measured(tmp_path, capsys, cha
 
 def test_all_that_is_missing_or_extra_is_named(tmp_path, capsys):
     for name in [f"extra{index}" for index in range(7)]:
-        write_frames(tmp_path / "predictions" / name, pictures(1, 0))
+        write_frames(tmp_path / "predictions" / name, images(1, 0))
     with pytest.raises(SystemExit):
         evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
     assert_one_error_line(

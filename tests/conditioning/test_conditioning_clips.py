@@ -61,7 +61,7 @@ def test_the_pose_serves_for_a_controlnet_of_three_channels(condition, form):
 def test_sharpness_beyond_its_range_is_refused(condition, sharpness):
     wrong = condition[:2]
     wrong.hand_sharpness = np.full((2, 2), sharpness, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"`conditioning_frames` must hold .* in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"`conditioning_frames` must contain .* in \[0, 1\]"):
         ConditioningClips.from_any(wrong, channels=6)
 
 

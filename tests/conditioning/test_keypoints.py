@@ -179,7 +179,7 @@ def test_headers_are_compared_before_memory_is_taken(tmp_path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 133), }\n"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("score.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(ValueError, match=r"score has the shape \(2000000000, 133\), but not as much in it"):
+    with pytest.raises(ValueError, match=r"score has the shape \(2000000000, 133\), but contains less data"):
         WholeBodyKeypoints.load(path)
 
 
@@ -193,10 +193,10 @@ def test_sizes_have_a_limit(tmp_path):
 def test_missing_arrays_and_invalid_arrays_are_named(tmp_path):
     path = tmp_path / "part.npz"
     np.savez(path, xy=np.zeros((1, 133, 2)), score=np.zeros((1, 133)), width=3, height=3)
-    with pytest.raises(ValueError, match=r"`path` holds no fps.*part\.npz"):
+    with pytest.raises(ValueError, match=r"`path` contains no fps.*part\.npz"):
         WholeBodyKeypoints.load(path)
     np.savez(path, xy=np.zeros((1, 17, 2)), score=np.zeros((1, 17)), width=3, height=3, fps=30)
-    with pytest.raises(ValueError, match=r"`path` holds invalid keypoints.*part\.npz.*`xy`"):
+    with pytest.raises(ValueError, match=r"`path` contains invalid keypoints.*part\.npz.*`xy`"):
         WholeBodyKeypoints.load(path)
 
 
@@ -251,7 +251,7 @@ def test_flip_exchanges_left_and_right(left, right):
 
 
 def test_flip_leaves_a_symmetric_face_in_place():
-    # 68 points on mirrored curves, given as (x from the middle, y), the left of the picture first.
+    # 68 points on mirrored curves, given as (x from the middle, y), the left of the image first.
     jaw = [(8 * np.cos(t), 10 * np.sin(t)) for t in np.linspace(np.pi, 0, 17)]
     brows = [(x, -5) for x in (-7, -6, -5, -4, -3, 3, 4, 5, 6, 7)]
     nose = [(0, y) for y in (-3, -2, -1, 0)] + [(x, 1) for x in (-2, -1, 0, 1, 2)]
@@ -273,12 +273,12 @@ def test_resize_scales_the_coordinates():
     assert (resized.height, resized.width, resized.fps) == (160, 120, FPS)
     assert keypoints.resize(27, 20).height == 27  # 26.67, rounded
     for height, width in ((HEIGHT, 2 * WIDTH), (HEIGHT - 1, WIDTH), (28, 20)):
-        with pytest.raises(ValueError, match=f"60x80 would be stretched to {width}x{height}; `fit`"):
+        with pytest.raises(ValueError, match=f"60x80 would be stretched to {width}x{height}; use `fit`"):
             keypoints.resize(height, width)
 
 
 @pytest.mark.parametrize(("height", "width", "scale", "offset"), [(80, 180, 1, (60, 0)), (320, 120, 2, (0, 80))])
-def test_fit_keeps_the_aspect_and_centres_the_picture(height, width, scale, offset):
+def test_fit_keeps_the_aspect_and_centres_the_image(height, width, scale, offset):
     keypoints = random_keypoints()
     fitted = keypoints.fit(height, width)
     np.testing.assert_allclose(fitted.xy, keypoints.xy * scale + offset, rtol=1e-5)
@@ -457,5 +457,5 @@ def test_missing_and_malformed_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`source` has no \.json"):
         WholeBodyKeypoints.from_openpose_json(tmp_path, HEIGHT, WIDTH, FPS)
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match=r"`source`.*no JSON.*bad\.json"):
+    with pytest.raises(ValueError, match=r"`source`.*not JSON.*bad\.json"):
         WholeBodyKeypoints.from_openpose_json(tmp_path, HEIGHT, WIDTH, FPS)

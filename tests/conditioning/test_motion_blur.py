@@ -91,7 +91,7 @@ def test_box_from_wrist_and_elbow_where_fewer_than_three_points_are_visible():
         {"LEFT_HAND": hand_points((-40, 60), 20)},
         {"LEFT_HAND": hand_points((60, HEIGHT + 40), 20)},
     ],
-    ids=["no elbow", "one spot", "left of the picture", "below the picture"],
+    ids=["no elbow", "one spot", "left of the image", "below the image"],
 )
 def test_no_box(points):
     condition = MotionBlurConditioner()(make_keypoints([points, points]), sharpness=0.5)
@@ -227,8 +227,8 @@ def test_flipped_keypoints_give_the_mirrored_condition():
 @pytest.mark.parametrize("num_frames", [1, 3])
 def test_empty_regions_bring_no_nan(points, num_frames):
     keypoints = make_keypoints([points] * num_frames)
-    pictures = np.full((num_frames, HEIGHT, WIDTH, 3), 128, dtype=np.uint8)
-    for options in ({}, {"frames": pictures}, {"sharpness": 0.5}):
+    images = np.full((num_frames, HEIGHT, WIDTH, 3), 128, dtype=np.uint8)
+    for options in ({}, {"frames": images}, {"sharpness": 0.5}):
         condition = MotionBlurConditioner()(keypoints, **options)
         maps = condition.to_tensor()
         assert maps.shape == (num_frames, 6, HEIGHT, WIDTH)
@@ -282,10 +282,10 @@ def test_a_hand_of_unknown_motion_is_as_sharp_as_at_rest():
     assert condition.hand_sharpness[0, LEFT] == pytest.approx(MotionBlurConditioner().expected_sharpness(0, side))
 
 
-def test_a_hand_that_is_hardly_in_the_picture_is_unknown_measured_or_expected():
+def test_a_hand_that_is_hardly_in_the_image_is_unknown_measured_or_expected():
     keypoints = make_keypoints([{"LEFT_HAND": hand_points((-8, 60), 20)}, {"LEFT_HAND": hand_points((3, 60), 20)}])
-    pictures = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for frames in (None, pictures):
+    images = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for frames in (None, images):
         condition = MotionBlurConditioner()(keypoints, frames)
         assert np.isfinite(condition.hand_boxes[:, LEFT]).all()
         np.testing.assert_array_equal(np.isnan(condition.hand_sharpness[:, LEFT]), [True, False])
@@ -308,7 +308,7 @@ def test_expected_sharpness_is_that_of_rendered_hands():
 
 
 def test_unknown_switches_the_blur_condition_off_and_keeps_boxes_and_motion():
-    for frames in (None, PICTURES):
+    for frames in (None, IMAGES):
         condition = MotionBlurConditioner()(two_hands(), frames, sharpness="unknown")
         assert not condition.to_tensor()[:, 3:].any() and condition.to_tensor()[:, :3].any()
         assert np.isnan(condition.hand_sharpness).all()
@@ -318,7 +318,7 @@ def test_unknown_switches_the_blur_condition_off_and_keeps_boxes_and_motion():
 def test_wanted_sharpness_in_every_form():
     keypoints, conditioner = two_hands(), MotionBlurConditioner()
     per_frame = np.array([[0.1, 0.2], [np.nan, 0.3], [0.4, np.nan], [np.nan, np.nan]])
-    pictures = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for wanted, expected in (
         (0, [[0, 0]] * 4),
         (0.7, [[0.7, 0.7]] * 4),
@@ -326,7 +326,7 @@ def test_wanted_sharpness_in_every_form():
         (torch.tensor([0.25, 0.5]), [[0.25, 0.5]] * 4),
         (per_frame, per_frame),
     ):
-        sharpness = conditioner(keypoints, pictures, sharpness=wanted).hand_sharpness
+        sharpness = conditioner(keypoints, images, sharpness=wanted).hand_sharpness
         np.testing.assert_array_equal(sharpness, np.array(expected, dtype=np.float32))
     maps = conditioner(keypoints, sharpness=per_frame).to_tensor()
     assert (maps[1, 5].unique() == torch.tensor([0, 0.3])).all()
@@ -336,11 +336,11 @@ def test_wanted_sharpness_in_every_form():
 def test_variance_of_the_laplacian_without_resizing():
     """A box of exactly `sharpness_side` pixels on the pixel grid needs no resizing: OpenCV gives the figure."""
     random = np.random.default_rng(0)
-    picture = random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = random.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     conditioner = MotionBlurConditioner(hand_box_margin=0.0, sharpness_side=32)
-    condition = conditioner(make_keypoints([{"LEFT_HAND": hand_points((56, 76), 32)}]), picture[None])
+    condition = conditioner(make_keypoints([{"LEFT_HAND": hand_points((56, 76), 32)}]), image[None])
     np.testing.assert_allclose(condition.hand_boxes[0, LEFT], [40, 60, 72, 92], atol=1e-4)
-    grey = picture[60:92, 40:72] @ np.array([0.299, 0.587, 0.114])
+    grey = image[60:92, 40:72] @ np.array([0.299, 0.587, 0.114])
     smooth = cv2.GaussianBlur(grey, (0, 0), SHARPNESS_SMOOTHING)
     expected = cv2.Laplacian(smooth, cv2.CV_64F)[1:-1, 1:-1].var()
     assert conditioner.unsquash_sharpness(condition.hand_sharpness[0, LEFT]) == pytest.approx(expected, rel=1e-2)
@@ -351,19 +351,19 @@ def drawn_hand():
     """A shaded hand with creases and nails before a background with detail at every scale."""
     size = 512
     random = np.random.default_rng(0)
-    picture = np.full((size, size, 3), 110.0)
+    image = np.full((size, size, 3), 110.0)
     for octave in range(1, 10):
         noise = random.normal(0, 9, (2**octave, 2**octave, 3))
-        picture += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     points = hand_points((256, 256), 110)
     for finger in range(5):
         joints = [points[0], *points[1 + 4 * finger : 5 + 4 * finger]]
         for first, second in zip(joints, joints[1:], strict=False):
             ends = np.rint(first).astype(int).tolist(), np.rint(second).astype(int).tolist()
-            cv2.line(picture, *ends, (200, 160, 140), 16, cv2.LINE_AA)
+            cv2.line(image, *ends, (200, 160, 140), 16, cv2.LINE_AA)
         for joint in joints[2:]:
-            cv2.circle(picture, np.rint(joint).astype(int).tolist(), 5, (150, 105, 90), 1, cv2.LINE_AA)
-    return picture.clip(0, 255).astype(np.uint8), points
+            cv2.circle(image, np.rint(joint).astype(int).tolist(), 5, (150, 105, 90), 1, cv2.LINE_AA)
+    return image.clip(0, 255).astype(np.uint8), points
 
 
 def photograph():
@@ -372,29 +372,29 @@ def photograph():
     return data.astronaut(), hand_points((225, 120), 90)
 
 
-def measured_sharpness(picture, points):
-    keypoints = make_keypoints([{"LEFT_HAND": points}], *picture.shape[:2])
-    return float(MotionBlurConditioner()(keypoints, picture[None]).hand_sharpness[0, LEFT])
+def measured_sharpness(image, points):
+    keypoints = make_keypoints([{"LEFT_HAND": points}], *image.shape[:2])
+    return float(MotionBlurConditioner()(keypoints, image[None]).hand_sharpness[0, LEFT])
 
 
-@pytest.mark.parametrize("make_picture", [drawn_hand, photograph])
-def test_sharpness_falls_as_the_hand_is_blurred(make_picture):
-    picture, points = make_picture()
-    blurred = [picture] + [cv2.GaussianBlur(picture, (0, 0), sigma) for sigma in (1, 2, 4)]
+@pytest.mark.parametrize("make_image", [drawn_hand, photograph])
+def test_sharpness_falls_as_the_hand_is_blurred(make_image):
+    image, points = make_image()
+    blurred = [image] + [cv2.GaussianBlur(image, (0, 0), sigma) for sigma in (1, 2, 4)]
     sharpness = [measured_sharpness(version, points) for version in blurred]
     variance = MotionBlurConditioner().unsquash_sharpness(sharpness)
     assert (variance[:-1] > 1.05 * variance[1:]).all(), variance
     assert sharpness[0] > 0.5
 
 
-@pytest.mark.parametrize("make_picture", [drawn_hand, photograph])
+@pytest.mark.parametrize("make_image", [drawn_hand, photograph])
 @pytest.mark.parametrize("sigma", [0, 2])
 @pytest.mark.parametrize("resampling", [PIL.Image.Resampling.BOX, PIL.Image.Resampling.LANCZOS])
-def test_sharpness_is_that_of_the_same_hand_at_half_size(make_picture, sigma, resampling):
-    picture, points = make_picture()
-    picture = cv2.GaussianBlur(picture, (0, 0), sigma) if sigma else picture
-    half = PIL.Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2), resampling)
-    full_size, half_size = measured_sharpness(picture, points), measured_sharpness(np.asarray(half), points / 2)
+def test_sharpness_is_that_of_the_same_hand_at_half_size(make_image, sigma, resampling):
+    image, points = make_image()
+    image = cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
+    half = PIL.Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2), resampling)
+    full_size, half_size = measured_sharpness(image, points), measured_sharpness(np.asarray(half), points / 2)
     assert half_size == pytest.approx(full_size, rel=0.15)
     variance = MotionBlurConditioner().unsquash_sharpness([full_size, half_size])
     assert variance[1] == pytest.approx(variance[0], rel=0.15)
@@ -403,22 +403,22 @@ def test_sharpness_is_that_of_the_same_hand_at_half_size(make_picture, sigma, re
 @pytest.mark.parametrize("center", [(225, 120), (250, 150), (180, 200), (300, 330), (95, 210)])
 @pytest.mark.parametrize("resampling", ["BOX", "BILINEAR", "BICUBIC", "LANCZOS"])
 def test_sharpness_of_a_hand_hardly_larger_than_the_fixed_side(center, resampling):
-    """However the picture was halved: a box of 67 pixels, then of 34, measured at 32."""
-    picture, _ = photograph()
+    """However the image was halved: a box of 67 pixels, then of 34, measured at 32."""
+    image, _ = photograph()
     points = hand_points(center, 48)
-    half = PIL.Image.fromarray(picture).resize((256, 256), PIL.Image.Resampling[resampling])
-    full_size = measured_sharpness(picture, points)
+    half = PIL.Image.fromarray(image).resize((256, 256), PIL.Image.Resampling[resampling])
+    full_size = measured_sharpness(image, points)
     assert measured_sharpness(np.asarray(half), points / 2) == pytest.approx(full_size, rel=0.15)
 
 
 def test_sharpness_at_the_border_is_that_of_the_visible_part():
-    picture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     conditioner = MotionBlurConditioner(hand_box_margin=0.0)
     half_visible, hardly_visible = hand_points((0, 80), 32), hand_points((-10, 80), 32)
     condition = conditioner(
-        make_keypoints([{"LEFT_HAND": half_visible}, {"LEFT_HAND": hardly_visible}]), np.stack([picture] * 2)
+        make_keypoints([{"LEFT_HAND": half_visible}, {"LEFT_HAND": hardly_visible}]), np.stack([image] * 2)
     )
-    smooth = cv2.GaussianBlur(picture[64:96, :16] @ np.array([0.299, 0.587, 0.114]), (0, 0), SHARPNESS_SMOOTHING)
+    smooth = cv2.GaussianBlur(image[64:96, :16] @ np.array([0.299, 0.587, 0.114]), (0, 0), SHARPNESS_SMOOTHING)
     expected = cv2.Laplacian(smooth, cv2.CV_64F)[1:-1, 1:-1].var()
     assert conditioner.unsquash_sharpness(condition.hand_sharpness[0, LEFT]) == pytest.approx(expected, rel=1e-2)
     assert np.isfinite(condition.hand_boxes[1, LEFT]).all() and np.isnan(condition.hand_sharpness[1, LEFT])
@@ -432,10 +432,10 @@ def test_squash_is_monotone_and_invertible():
     np.testing.assert_allclose(conditioner.unsquash_sharpness(squashed), variance, rtol=1e-9)
 
 
-# Forms of pictures
+# Forms of images
 
 
-def picture_forms(array):
+def image_forms(array):
     return {
         "pil": [PIL.Image.fromarray(frame) for frame in array],
         "uint8": array,
@@ -446,19 +446,19 @@ def picture_forms(array):
 
 @pytest.mark.parametrize("form", ["pil", "uint8", "float", "tensor"])
 def test_frames_in_every_form(form):
-    pictures = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), dtype=np.uint8)
     conditioner = MotionBlurConditioner()
-    expected = conditioner(two_hands(), pictures).hand_sharpness
+    expected = conditioner(two_hands(), images).hand_sharpness
     assert np.isfinite(expected).all() and expected.std() > 0
     # Sums over pixels that lie otherwise in memory: some tens of eps of float32.
-    sharpness = conditioner(two_hands(), picture_forms(pictures)[form]).hand_sharpness
+    sharpness = conditioner(two_hands(), image_forms(images)[form]).hand_sharpness
     np.testing.assert_allclose(sharpness, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["pil", "uint8", "float", "tensor"])
 def test_pose_video_alone_leaves_the_blur_unknown(form):
     pose = draw_openpose(two_hands())
-    condition = MotionBlurConditioner().from_pose_video(picture_forms(pose)[form])
+    condition = MotionBlurConditioner().from_pose_video(image_forms(pose)[form])
     np.testing.assert_array_equal(condition.pose, pose)
     maps = condition.to_tensor()
     np.testing.assert_array_equal(maps[:, :3].numpy() * 255, pose.transpose(0, 3, 1, 2))
@@ -483,7 +483,7 @@ def test_save_and_load(tmp_path):
 
 # Bad input
 
-PICTURES = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
+IMAGES = np.zeros((4, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -527,12 +527,12 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     [
         ("keypoints", {"keypoints": np.zeros((4, 133, 2))}),
         ("keypoints", {"keypoints": None}),
-        ("frames", {"frames": PICTURES[:3]}),
-        ("frames", {"frames": PICTURES[:, :, :50]}),
-        ("frames", {"frames": PICTURES[..., 0]}),
-        ("frames", {"frames": PICTURES.astype(np.int64)}),
-        ("frames", {"frames": PICTURES + np.float32(1.5)}),
-        ("frames", {"frames": PICTURES + np.float32(np.nan)}),
+        ("frames", {"frames": IMAGES[:3]}),
+        ("frames", {"frames": IMAGES[:, :, :50]}),
+        ("frames", {"frames": IMAGES[..., 0]}),
+        ("frames", {"frames": IMAGES.astype(np.int64)}),
+        ("frames", {"frames": IMAGES + np.float32(1.5)}),
+        ("frames", {"frames": IMAGES + np.float32(np.nan)}),
         ("frames", {"frames": torch.zeros(4, HEIGHT, WIDTH, 3)}),
         ("frames", {"frames": torch.zeros(4, 3, HEIGHT, WIDTH, dtype=torch.uint8)}),
         ("frames", {"frames": []}),
@@ -563,7 +563,7 @@ def test_bad_input_is_named(argument, arguments):
 
 def test_frames_that_do_not_match_name_both_sides():
     with pytest.raises(ValueError, match=r"`frames` must match `keypoints`.*\(4, 160, 60\).*\(4, 160, 120\)"):
-        MotionBlurConditioner()(two_hands(), PICTURES[:, :, :60])
+        MotionBlurConditioner()(two_hands(), IMAGES[:, :, :60])
 
 
 @pytest.mark.parametrize("argument, method", [("variance", "squash_sharpness"), ("sharpness", "unsquash_sharpness")])
@@ -573,7 +573,7 @@ def test_squashing_a_negative_value_is_an_error(argument, method):
 
 
 @pytest.mark.parametrize(("size", "line_scale"), [((160, 96), 96 / 512), ((896, 512), 1.0), ((1024, 2048), 1.0)])
-def test_lines_suit_the_size_of_the_pictures(size, line_scale):
+def test_lines_suit_the_size_of_the_images(size, line_scale):
     conditioner = MotionBlurConditioner.for_size(*size, sharpness_scale=7.0)
     assert conditioner.config.line_scale == line_scale and conditioner.config.sharpness_scale == 7.0
 
@@ -593,7 +593,7 @@ def parts(num_frames=3, **changes):
 @pytest.mark.parametrize(
     "box", [(-1e30, -1e30, 1e30, 1e30), (-50, 20, -10, 60), (1e30, 0, 2e30, 10), (30, 10, 400, 380)]
 )
-def test_boxes_anywhere_are_painted_where_they_are_in_the_picture(box):
+def test_boxes_anywhere_are_painted_where_they_are_in_the_image(box):
     boxes = np.full((1, 2, 4), np.nan)
     boxes[0, 0] = box
     maps = MotionBlurCondition(**parts(1, hand_boxes=boxes)).to_tensor()[0]

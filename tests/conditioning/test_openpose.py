@@ -117,7 +117,7 @@ def test_missing_and_far_points_leave_the_map_black(far):
     assert not draw_openpose(only(points)).any()
 
 
-def test_a_limb_that_leaves_the_picture_is_cut_by_its_border():
+def test_a_limb_that_leaves_the_image_is_cut_by_its_border():
     drawn = draw_openpose(only({kp.RIGHT_SHOULDER: (40, 50), kp.RIGHT_ELBOW: (120, 50)}))[0]
     assert drawn[50, 79].any()
 

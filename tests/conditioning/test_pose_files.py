@@ -84,7 +84,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path, name):
 
 
 @pytest.mark.parametrize("canvas", [True, False])
-def test_fractions_of_the_picture_are_brought_to_pixels(tmp_path, canvas):
+def test_fractions_of_the_image_are_brought_to_pixels(tmp_path, canvas):
     unit = [1 / WIDTH, 1 / HEIGHT]
     frames = [openpose_frame(motion(), frame, canvas, unit) for frame in range(NUM_FRAMES)]
     path = write_json(tmp_path / "pose.json", frames)
@@ -100,7 +100,7 @@ def test_coordinates_from_minus_one_to_one_are_refused(tmp_path):
         for key, values in frame["people"][0].items():
             points = np.reshape(values, (-1, 3)) / [WIDTH / 2, HEIGHT / 2, 1] - [1, 1, 0]
             frame["people"][0][key] = points.ravel().tolist()
-    with pytest.raises(ValueError, match="neither pixels nor fractions of the picture from 0 to 1"):
+    with pytest.raises(ValueError, match="neither pixels nor fractions of the image from 0 to 1"):
         WholeBodyKeypoints.load(write_json(tmp_path / "pose.json", frames), fps=FPS)
 
 
@@ -126,7 +126,7 @@ def test_the_largest_person_is_followed_and_that_is_said(tmp_path, caplog):
     path = write_json(tmp_path / "pose.json", frames)
     assert_same(WholeBodyKeypoints.load(path, fps=FPS), without_feet(motion()))
     assert caplog.messages == [
-        "Of up to 2 people in a frame the largest is followed, who is found in 12 of 12 frames."
+        "There are up to 2 people in a frame. The largest is tracked and was found in 12 of 12 frames."
     ]
     second = WholeBodyKeypoints.load(path, fps=FPS, person=1)
     np.testing.assert_allclose(second.xy[1], without_feet(motion()).xy[1], atol=1e-3)
@@ -170,7 +170,7 @@ def test_results_of_coco_wholebody_in_parts(tmp_path):
     ]
     keypoints = WholeBodyKeypoints.load(write_json(tmp_path / "results.json", results), **SIZE, fps=FPS)
     assert_same(keypoints, motion(1))
-    with pytest.raises(ValueError, match="2 images are numbered 9 to 581929, which are no frames of a clip"):
+    with pytest.raises(ValueError, match="2 images are numbered 9 to 581929, which are not frames of a clip"):
         others = [*results, {**results[0], "image_id": 581929}]
         WholeBodyKeypoints.load(write_json(tmp_path / "results.json", others), **SIZE, fps=FPS)
 
@@ -226,11 +226,9 @@ def test_dwpose_parts_of_one_person(tmp_path):
 
 def test_what_a_file_does_not_state_is_asked_for(tmp_path):
     path = write_json(tmp_path / "pose.json", [openpose_frame(motion(), frame, canvas=False) for frame in range(2)])
-    with pytest.raises(
-        ValueError, match="pose.json does not state the size of its picture; give `height` and `width`"
-    ):
+    with pytest.raises(ValueError, match="pose.json does not state the size of its image; pass `height` and `width`"):
         WholeBodyKeypoints.load(path, fps=FPS)
-    with pytest.raises(ValueError, match="pose.json does not state its frame rate; give `fps`"):
+    with pytest.raises(ValueError, match="pose.json does not state its frame rate; pass `fps`"):
         WholeBodyKeypoints.load(path, **SIZE)
     one = write_json(tmp_path / "one.json", openpose_frame(motion(), 0))
     assert WholeBodyKeypoints.load(one).fps == 1
@@ -239,10 +237,10 @@ def test_what_a_file_does_not_state_is_asked_for(tmp_path):
 def test_what_a_file_states_cannot_be_given_otherwise(tmp_path):
     motion().save(tmp_path / "own.npz")
     assert_same(WholeBodyKeypoints.load(tmp_path / "own.npz", **SIZE, fps=FPS), motion())
-    with pytest.raises(ValueError, match="`fps` must be left out or 30, as .*own.npz states, got 25"):
+    with pytest.raises(ValueError, match="`fps` must be omitted or 30, as .*own.npz states, got 25"):
         WholeBodyKeypoints.load(tmp_path / "own.npz", fps=25)
     path = write_json(tmp_path / "pose.json", [openpose_frame(motion(), 0)])
-    with pytest.raises(ValueError, match="`width` must be left out or 160, as .*pose.json states, got 320"):
+    with pytest.raises(ValueError, match="`width` must be omitted or 160, as .*pose.json states, got 320"):
         WholeBodyKeypoints.load(path, height=HEIGHT, width=320)
     frames = [openpose_frame(motion(), 0, canvas) for canvas in (True, False)]
     with pytest.raises(ValueError, match="pose.json state several sizes"):
@@ -269,18 +267,18 @@ def test_pickles_are_refused_unopened(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[" * 100_000, "no JSON"),
-        ("", "no JSON"),
-        ("[]", "no dictionary"),
-        ("3", "no dictionary"),
-        ("[null]", "no dictionary"),
+        ("[" * 100_000, "not JSON"),
+        ("", "not JSON"),
+        ("[]", "neither a dictionary nor a list"),
+        ("3", "neither a dictionary nor a list"),
+        ("[null]", "neither a dictionary nor a list"),
         ('{"version": "ap10k", "animals": []}', "none of OpenPose's `people`.* but version, animals"),
         ('{"people": 3}', "`people` must be a list"),
         ('{"people": [{"pose_keypoints_2d": [1, 2]}]}', "x, y and score of each point"),
         ('{"people": [{"pose_keypoints_2d": ["a", "b", "c"]}]}', "pose.json"),
         ('{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', "`body` must have 18 or 25 points, got 1"),
         ('{"people": [], "canvas_width": 0, "canvas_height": 5}', "`canvas_width`"),
-        ('[{"image_id": "x", "keypoints": [1, 2, 3]}]', "image_id must have a number"),
+        ('[{"image_id": "x", "keypoints": [1, 2, 3]}]', "image_id must contain a number"),
         ('[{"image_id": 1, "keypoints": [1, 2, 3]}]', "17, 133, 134 points, got 1"),
         ('[{"instances": [{"keypoints": 3, "keypoint_scores": 4}]}]', "pose.json"),
         ('[{"instances": null}]', "pose.json"),
@@ -298,11 +296,11 @@ def test_damaged_and_unknown_json_is_one_sentence(tmp_path, content, message):
     ("arrays", "message"),
     [
         ({"joints": np.zeros((2, 24, 3))}, "17, 133, 134 points, got 24"),
-        ({"a": np.zeros(2), "b": np.zeros(2)}, "it holds a, b; known are xy and score of WholeBodyKeypoints"),
+        ({"a": np.zeros(2), "b": np.zeros(2)}, "it contains a, b; supported are xy and score of WholeBodyKeypoints"),
         ({"keypoints": np.zeros((2, 26, 2)), "scores": np.zeros((2, 26))}, "17, 133, 134 points, got 26"),
         ({"keypoints": np.zeros((2, 133, 2)), "scores": np.zeros((2, 17))}, r"scores must have the shape \(2, 133\)"),
-        ({"keypoints": np.zeros((0, 133, 3))}, "points must be of F frames"),
-        ({"bodies": np.zeros((2, 36, 2))}, "bodies must hold 18 points of one person per frame"),
+        ({"keypoints": np.zeros((0, 133, 3))}, "points must have the shape"),
+        ({"bodies": np.zeros((2, 36, 2))}, "bodies must contain 18 points of one person per frame"),
     ],
 )
 def test_unknown_arrays_are_one_sentence(tmp_path, arrays, message):
@@ -321,7 +319,7 @@ def test_a_fifo_is_no_file(tmp_path, name):
 
 def test_folders_and_suffixes_that_hold_no_poses_are_named(tmp_path):
     (tmp_path / "0001.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="`path` has no .json files: .*make a video of them"):
+    with pytest.raises(ValueError, match="`path` has no .json files: .*encode them as a video"):
         WholeBodyKeypoints.load(tmp_path, **SIZE, fps=FPS)
     with pytest.raises(ValueError, match="`path` must end in .safetensors, .json, .npz, .npy, or be a folder"):
         WholeBodyKeypoints.load(tmp_path / "0001.png", **SIZE, fps=FPS)

@@ -38,5 +38,5 @@ def test_a_mask_holds_the_pixels_whose_centres_lie_in_the_box():
     assert set(zip(*np.nonzero(masks[1, 0]), strict=True)) == {(3, 0)}
 
 
-def test_a_box_of_nan_or_outside_the_picture_holds_no_pixel():
+def test_a_box_of_nan_or_outside_the_image_holds_no_pixel():
     assert not box_masks(np.array([np.full(4, np.nan), [6, 0, 9, 3]]), height=4, width=5).any()

@@ -30,7 +30,7 @@ CHILD = {
 
 
 def dance(num_frames, seed=0):
-    """Angles in radians of the bones of a smooth dance in the plane of the picture, each `(F,)` or `(F, 2)`."""
+    """Angles in radians of the bones of a smooth dance in the plane of the image, each `(F,)` or `(F, 2)`."""
     random = np.random.default_rng(seed)
     time = np.linspace(0, 2 * np.pi, num_frames)[:, None]
 

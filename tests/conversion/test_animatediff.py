@@ -101,7 +101,7 @@ def test_training_takes_the_result(tmp_path):
 def test_other_files_are_refused(tmp_path):
     torch.save({"conv_in.weight": torch.ones(1)}, tmp_path / "other.ckpt")
     with pytest.raises(
-        ValueError, match="`weights`: .*other.ckpt must hold motion modules in the layout of AnimateDiff"
+        ValueError, match="`weights`: .*other.ckpt must contain motion modules in the layout of AnimateDiff"
     ):
         convert_motion_adapter(tmp_path / "other.ckpt")
     with pytest.raises(FileNotFoundError, match="`weights`: there is no file"):
@@ -109,11 +109,11 @@ def test_other_files_are_refused(tmp_path):
     weights = weights_of(3)
     converted = convert_motion_adapter(write(tmp_path / "mm.ckpt", 3)).model
     torch.save(converted.state_dict(), tmp_path / "diffusers.ckpt")
-    with pytest.raises(ValueError, match="diffusers.ckpt must hold .* needs no conversion: `MotionAdapter.load_state"):
+    with pytest.raises(ValueError, match="diffusers.ckpt must contain .* needs no conversion: `MotionAdapter.load"):
         convert_motion_adapter(tmp_path / "diffusers.ckpt")
     key = next(key for key in weights if key.endswith("attention_blocks.1.pos_encoder.pe"))
     torch.save({**weights, key: weights[key] + 1}, tmp_path / "unequal.ckpt")
-    with pytest.raises(ValueError, match="must hold .*pos_embed.pe once, but .* differ"):
+    with pytest.raises(ValueError, match="must contain .*pos_embed.pe once, but .* differ"):
         convert_motion_adapter(tmp_path / "unequal.ckpt")
     torch.save({**weights, "down_blocks.0.lora.weight": torch.ones(1)}, tmp_path / "more.ckpt")
     with pytest.raises(ValueError, match="down_blocks.0.lora.weight is none"):

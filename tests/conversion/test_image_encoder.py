@@ -63,5 +63,5 @@ def test_without_a_feature_extractor_clips_own_is_made(folder):
 def test_other_models_are_refused(folder):
     path = folder / "image_encoder" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "clip"}))
-    with pytest.raises(ValueError, match="must hold a CLIPVisionModelWithProjection, got the model type clip"):
+    with pytest.raises(ValueError, match="must contain a CLIPVisionModelWithProjection, got the model type clip"):
         convert_image_encoder(folder)

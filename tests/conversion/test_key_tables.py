@@ -56,7 +56,7 @@ def test_dtype_of_the_result():
 def test_leftover_keys_are_refused_unless_named():
     weights = WEIGHTS | {"stray": torch.ones(1), "more": torch.ones(1)}
     with pytest.raises(
-        ValueError, match=r"`weights`: weights.pth must hold .* controlnet only, but stray, more are none"
+        ValueError, match=r"`weights`: weights.pth must contain .* controlnet only, but stray, more are none"
     ):
         filled(source(weights))
     with pytest.raises(ValueError, match="but more is none"):
@@ -69,7 +69,7 @@ def test_leftover_keys_are_refused_unless_named():
 
 def test_missing_keys_are_refused_unless_named():
     with pytest.raises(
-        ValueError, match=r"`weights`: weights.pth must hold all weights .* but conv_in.bias is missing"
+        ValueError, match=r"`weights`: weights.pth must contain all weights .* but conv_in.bias is missing"
     ):
         filled(source(without(KEY)))
     model, rows = filled(source(without(KEY)), allow=[KEY])
@@ -89,7 +89,7 @@ def test_two_keys_may_become_one_only_if_they_are_equal():
     _, (row,) = filled(source({**WEIGHTS, f"copy.{KEY}": WEIGHTS[KEY].clone()}), table=table)
     assert {KEY, f"copy.{KEY}"} <= set(row.taken)
     with pytest.raises(
-        ValueError, match=r"must hold conv_in.bias once, but conv_in.bias and copy.conv_in.bias differ"
+        ValueError, match=r"must contain conv_in.bias once, but conv_in.bias and copy.conv_in.bias differ"
     ):
         filled(source({**WEIGHTS, f"copy.{KEY}": WEIGHTS[KEY] + 1}), table=table)
 
@@ -98,7 +98,7 @@ def test_a_later_source_goes_before_an_earlier_one():
     model, (first, second) = filled(source(WEIGHTS, "base"), source({KEY: torch.full((8,), 3.0)}))
     assert first.left == second.taken == (KEY,) and KEY not in first.taken
     assert (model.conv_in.bias == 3).all()
-    with pytest.raises(ValueError, match="`base` and `weights`: base.pth and weights.pth must hold all weights"):
+    with pytest.raises(ValueError, match="`base` and `weights`: base.pth and weights.pth must contain all weights"):
         filled(source({}, "base"), source(without(KEY)))
 
 

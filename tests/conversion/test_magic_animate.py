@@ -33,7 +33,7 @@ def copied(folder, tmp_path):
 
 def animate(pipeline, **options):
     pipeline.set_progress_bar_config(disable=True)
-    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
     arguments = {
         "conditioning_frames": torch.rand(3, 3, 64, 48, generator=torch.Generator().manual_seed(1)),
         "num_inference_steps": 2,
@@ -42,7 +42,7 @@ def animate(pipeline, **options):
         "generator": torch.Generator().manual_seed(0),
         "output_type": "pt",
     }
-    return pipeline(picture, **{**arguments, **options}).frames
+    return pipeline(image, **{**arguments, **options}).frames
 
 
 def test_every_key_is_taken(conversion):
@@ -177,5 +177,5 @@ def test_another_autoencoder_may_be_given_with_names_of_old(copied):
 
 def test_a_file_without_motion_modules_is_refused(copied):
     torch.save({"a": torch.ones(1)}, copied / "weights" / "temporal_attention" / "temporal_attention.ckpt")
-    with pytest.raises(ValueError, match="`weights`: .*temporal_attention.ckpt must hold motion modules"):
+    with pytest.raises(ValueError, match="`weights`: .*temporal_attention.ckpt must contain motion modules"):
         convert_magic_animate(copied / "weights", copied / "base")

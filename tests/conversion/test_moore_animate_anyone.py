@@ -43,7 +43,7 @@ def copied(folder, tmp_path):
 
 def animate(pipeline, channels=3, **options):
     pipeline.set_progress_bar_config(disable=True)
-    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
     arguments = {
         "conditioning_frames": torch.rand(3, channels, 64, 48, generator=torch.Generator().manual_seed(1)),
         "num_inference_steps": 2,
@@ -51,7 +51,7 @@ def animate(pipeline, channels=3, **options):
         "generator": torch.Generator().manual_seed(0),
         "output_type": "pt",
     }
-    return pipeline(picture, **{**arguments, **options}).frames
+    return pipeline(image, **{**arguments, **options}).frames
 
 
 def test_all_that_drives_drives_what_was_converted(conversion, tmp_path):
@@ -63,8 +63,8 @@ def test_all_that_drives_drives_what_was_converted(conversion, tmp_path):
     assert torch.equal(animate(pipeline, conditioning_frames=condition), expected)
     poses = [PIL.Image.fromarray(pose) for pose in condition.pose]
     assert torch.equal(animate(pipeline, conditioning_frames=poses), expected)
-    picture = PIL.Image.new("RGB", (48, 64))
-    HIAAnimator(pipeline)(picture, keypoints, tmp_path / "out.mp4", num_inference_steps=1)
+    image = PIL.Image.new("RGB", (48, 64))
+    HIAAnimator(pipeline)(image, keypoints, tmp_path / "out.mp4", num_inference_steps=1)
     assert len(read_video(tmp_path / "out.mp4").frames) == 2
 
 
@@ -308,7 +308,7 @@ def test_an_image_encoder_needs_no_preprocessor_config(copied):
 
 def test_a_file_of_something_else_is_refused(copied):
     torch.save({"conv_in.weight": torch.ones(3)}, copied / "weights" / "pose_guider.pth")
-    with pytest.raises(ValueError, match="`weights`: .*pose_guider.pth must hold a pose guider"):
+    with pytest.raises(ValueError, match="`weights`: .*pose_guider.pth must contain a pose guider"):
         convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
 
 

@@ -190,12 +190,12 @@ def rows_of(components: Conversion) -> dict:
     return {row.component: row for row in components.report.rows}
 
 
-def frames_of(pipeline, picture_size: int = 32) -> torch.Tensor:
+def frames_of(pipeline, image_size: int = 32) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, picture_size, picture_size, generator=generator)
-    condition = torch.rand(2, 6, picture_size, picture_size, generator=generator)
-    return pipeline(picture, condition, num_inference_steps=2, generator=generator, output_type="pt").frames
+    image = torch.rand(3, image_size, image_size, generator=generator)
+    condition = torch.rand(2, 6, image_size, image_size, generator=generator)
+    return pipeline(image, condition, num_inference_steps=2, generator=generator, output_type="pt").frames
 
 
 # From Stable Diffusion
@@ -666,9 +666,9 @@ def test_a_configuration_that_says_something_else_is_refused(entries, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("unet: [", "is no YAML file"),
-        ("", "must hold a mapping, got NoneType"),
-        ("- unet", "must hold a mapping, got list"),
+        ("unet: [", "is not a YAML file"),
+        ("", "must contain a mapping, got NoneType"),
+        ("- unet", "must contain a mapping, got list"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
@@ -696,7 +696,7 @@ def test_missing_yaml_names_the_extra(monkeypatch, tmp_path):
         ({"base": "nowhere.yaml"}, FileNotFoundError, "`base`: there is no file nowhere.yaml"),
         ({"base": SCRATCH, "vae": 3}, TypeError, "`vae` must be a Hub id or the path of a local folder, got 3"),
         ({"base": SCRATCH, "variant": "fp16"}, ValueError, "`variant` belongs to a checkpoint"),
-        ({"base": SCRATCH, "schedule": {"betas": 1}}, ValueError, "`schedule` must hold snr_shift_factor and"),
+        ({"base": SCRATCH, "schedule": {"betas": 1}}, ValueError, "`schedule` must contain snr_shift_factor and"),
         ({"base": SCRATCH, "schedule": {"prediction_type": "noise"}}, ValueError, "`prediction_type` must be one of"),
         (
             {"base": SCRATCH, "schedule": {"snr_shift_factor": 0}},

@@ -78,7 +78,7 @@ def test_keys_of_a_single_file_are_accounted_for(single_file, folder, tmp_path):
     with pytest.raises(ValueError, match="keys that start with control_model., but has 1 others"):
         convert({**weights, "stray": torch.ones(1)})
     assert convert({**weights, "stray": torch.ones(1)}, allow=["stray"]).report.rows[0].left == ("stray",)
-    with pytest.raises(ValueError, match="must hold the 340 tensors of the controlnet that `config` describes"):
+    with pytest.raises(ValueError, match="must contain the 340 tensors of the controlnet that `config` describes"):
         convert({key: tensor for key, tensor in weights.items() if key != "control_model.zero_convs.3.0.weight"})
     with pytest.raises(ValueError, match="keys that start with control_model."):
         convert({"a": torch.ones(1)})

@@ -97,7 +97,7 @@ def test_the_pointer_of_git_lfs_is_no_weights(tmp_path, name):
     "content", [[torch.ones(1)], {"a": torch.ones(1), "b": 3}, {"state_dict": {"a": "b"}}, {5: torch.ones(1)}]
 )
 def test_anything_but_tensors_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match="must hold a state dict of tensors and nothing else"):
+    with pytest.raises(ValueError, match="must contain a state dict of tensors and nothing else"):
         read_state_dict("weights", write(tmp_path / "a.pth", content))
 
 
@@ -117,7 +117,7 @@ def test_wrappers_of_modules_and_of_state_dicts_are_taken_away(tmp_path, prefix,
     weights = {f"{prefix}{key}": tensor for key, tensor in WEIGHTS.items()}
     read = read_state_dict("weights", write(tmp_path / "a.pth", {wrapper: weights} if wrapper else weights))
     assert read.tensors.keys() == WEIGHTS.keys()
-    with pytest.raises(ValueError, match="must hold each key once"):
+    with pytest.raises(ValueError, match="must contain each key once"):
         read_state_dict("weights", write(tmp_path / "b.pth", {**weights, **WEIGHTS}))
 
 

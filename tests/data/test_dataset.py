@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of the prepared clips say in their colours which pixel of which frame one looks at."""
+"""The images of the prepared clips say in their colours which pixel of which frame one looks at."""
 
 import json
 import os
@@ -35,13 +35,13 @@ HAND_SIDE = 14.0
 PER_FRAME = {"xy": (133, 2), "score": (133,), "hand_boxes": (2, 4), "hand_sharpness": (2,), "face_boxes": (4,)}
 
 
-def coded_pictures(height=HEIGHT, width=WIDTH, num_frames=NUM_FRAMES):
+def coded_images(height=HEIGHT, width=WIDTH, num_frames=NUM_FRAMES):
     """Red tells the column, green the row, blue the frame."""
-    pictures = np.empty((num_frames, height, width, 3), dtype=np.uint8)
-    pictures[..., 0] = COLOR_PER_PIXEL * np.arange(width)
-    pictures[..., 1] = COLOR_PER_PIXEL * np.arange(height)[:, None]
-    pictures[..., 2] = COLOR_PER_FRAME * np.arange(num_frames)[:, None, None]
-    return pictures
+    images = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    images[..., 0] = COLOR_PER_PIXEL * np.arange(width)
+    images[..., 1] = COLOR_PER_PIXEL * np.arange(height)[:, None]
+    images[..., 2] = COLOR_PER_FRAME * np.arange(num_frames)[:, None, None]
+    return images
 
 
 def straight(values):
@@ -52,7 +52,7 @@ def straight(values):
 
 
 def decoded(pixels):
-    """Which x `(F, W)`, y `(F, H)` and frame `(F,)` of the clip pictures `(F, 3, H, W)` in [-1, 1] show."""
+    """Which x `(F, W)`, y `(F, H)` and frame `(F,)` of the clip images `(F, 3, H, W)` in [-1, 1] show."""
     red, green, blue = ((pixels + 1) * 127.5).numpy().transpose(1, 0, 2, 3)
     x, y = straight(red.mean(axis=1)), straight(green.mean(axis=2))
     return x / COLOR_PER_PIXEL + 0.5, y / COLOR_PER_PIXEL + 0.5, blue.mean(axis=(1, 2)) / COLOR_PER_FRAME
@@ -82,18 +82,18 @@ def change_annotations(root, clip, **arrays):
 
 
 def prepare(folder, clips):
-    """A prepared dataset of clips by name, each pictures and keypoints; encoded only once, and of known sharpness."""
+    """A prepared dataset of clips by name, each images and keypoints; encoded only once, and of known sharpness."""
     videos, root = folder / "videos", folder / "prepared"
     videos.mkdir()
-    for name, (pictures, keypoints) in clips.items():
-        write_video(videos / f"{name}.mp4", pictures, keypoints.fps)
+    for name, (images, keypoints) in clips.items():
+        write_video(videos / f"{name}.mp4", images, keypoints.fps)
         keypoints.save(videos / f"{name}.safetensors")
     anything = ClipRules(min_seconds=0, min_person_height=0, min_score=0, max_outside_ratio=1, min_motion=0)
     options = PreparationOptions(cut_threshold=255.0, smooth=False, keypoints=str(videos), rules=anything)
     assert prepare_dataset(videos, root, options)["clips"] == len(clips)
-    for name, (pictures, keypoints) in clips.items():
-        write_video(video_of(root, name), pictures, keypoints.fps, keyframe_interval=4)
-        sharpness = np.tile(np.float32([LEFT_SHARPNESS, RIGHT_SHARPNESS]), (len(pictures), 1))
+    for name, (images, keypoints) in clips.items():
+        write_video(video_of(root, name), images, keypoints.fps, keyframe_interval=4)
+        sharpness = np.tile(np.float32([LEFT_SHARPNESS, RIGHT_SHARPNESS]), (len(images), 1))
         change_annotations(root, name, hand_sharpness=sharpness)
     return root
 
@@ -101,7 +101,7 @@ def prepare(folder, clips):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A wide clip, the person left of its middle."""
-    return prepare(tmp_path_factory.mktemp("wide"), {"dance": (coded_pictures(), person((44, 46)))})
+    return prepare(tmp_path_factory.mktemp("wide"), {"dance": (coded_images(), person((44, 46)))})
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def mixed(tmp_path_factory):
     return prepare(
         tmp_path_factory.mktemp("mixed"),
         {
-            f"clip{number}": (coded_pictures(height, width), person((40, 46), height=height, width=width))
+            f"clip{number}": (coded_images(height, width), person((40, 46), height=height, width=width))
             for number, (height, width) in enumerate(shapes)
         },
     )
@@ -170,7 +170,7 @@ def test_sample_has_the_documented_shapes_and_ranges(prepared, kind, num_frames)
 
 @pytest.mark.parametrize("flip", [0.0, 1.0], ids=["as is", "mirrored"])
 @pytest.mark.parametrize("size", [(64, 40), (40, 64), (192, 160)], ids=["tall", "wide", "enlarged"])
-def test_everything_lies_where_the_picture_shows_it(prepared, size, flip):
+def test_everything_lies_where_the_image_shows_it(prepared, size, flip):
     keypoints = person((44, 46))
     boxes = safetensors.numpy.load_file(video_of(prepared, "dance").with_suffix(".safetensors"))
     mirrored_face = keypoints.flip_horizontal().xy[:, kp.FACE]
@@ -275,7 +275,7 @@ def test_single_frames_have_motion_too(prepared):
     assert moving == [frame > 0 for frame in first] and 0 in first
 
 
-def test_lines_get_thinner_with_the_picture_unless_a_conditioner_is_given(prepared):
+def test_lines_get_thinner_with_the_image_unless_a_conditioner_is_given(prepared):
     def drawn(**options):
         sample = HIADataset(PreparedClips(prepared), [(96, 80)], **options)[0]
         return sample["conditioning"][0, :3].amax(dim=0).count_nonzero()
@@ -526,8 +526,8 @@ DAMAGES = {
     "no video": lambda root: video_of(root, "clip0").unlink(),
     "half a video": lambda root: cut_in_half(video_of(root, "clip0")),
     "no byte of a video": lambda root: video_of(root, "clip0").write_bytes(b""),
-    "one frame": lambda root: write_video(video_of(root, "clip0"), coded_pictures(112, 80, 1), FPS),
-    "smaller frames": lambda root: write_video(video_of(root, "clip0"), coded_pictures(110, 80), FPS),
+    "one frame": lambda root: write_video(video_of(root, "clip0"), coded_images(112, 80, 1), FPS),
+    "smaller frames": lambda root: write_video(video_of(root, "clip0"), coded_images(110, 80), FPS),
     "no annotations": of_annotations(lambda path: path.unlink()),
     "half the annotations": of_annotations(cut_in_half),
     "no face boxes": of_annotations(drop_face_boxes),

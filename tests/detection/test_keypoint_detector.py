@@ -34,7 +34,7 @@ def detector(models):
 
 @pytest.fixture(scope="module")
 def fine_detector(tmp_path_factory):
-    """Larger pictures and crops: points are found to a fraction of a pixel."""
+    """Larger images and crops: points are found to a fraction of a pixel."""
     folder = tmp_path_factory.mktemp("fine")
     detector_model = write_detector(folder / "detector.onnx", height=128, width=160)
     pose_model = write_pose_model(folder / "pose.onnx", height=384, width=288)
@@ -188,7 +188,7 @@ def test_only_people_are_kept_of_both_forms_of_yolox(models, tmp_path, with_nms,
 
 def test_boxes_without_a_class_are_people_and_empty_ones_are_left_out(models, tmp_path):
     model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> boxes (float[1, 3, 64, 64] picture) => (float[1, 3, 5] dets)'
+        '<ir_version: 8, opset_import: ["" : 17]> boxes (float[1, 3, 64, 64] image) => (float[1, 3, 5] dets)'
         "{ dets = Constant <value = float[1, 3, 5] {8,8,24,44,0.9, 64,10,64,30,0.9, 30,8,40,44,0.2}> () }"
     )
     onnx.save(model, tmp_path / "detector.onnx")
@@ -270,7 +270,7 @@ def test_a_box_names_the_person_in_the_first_frame_where_he_is_found():
     first, late = (10, 10, 60, 110), (200, 50, 230, 120)
     people = made_people([{1: first}, {1: first, 2: late}, {1: first, 2: (205, 50, 235, 120)}])
     np.testing.assert_array_equal(followed(people, (190, 40, 235, 125)), [np.nan, 2, 2])
-    with pytest.raises(ValueError, match=r"`person` .* nobody is found at \[100.0, 100.0, 120.0, 150.0\]"):
+    with pytest.raises(ValueError, match=r"`person` .* nobody was detected at \[100.0, 100.0, 120.0, 150.0\]"):
         people.follow((100, 100, 120, 150))
 
 
@@ -361,10 +361,10 @@ def test_a_missing_file_is_named_with_the_known_models(models):
 
 
 def test_a_model_of_the_wrong_kind_is_named(models, tmp_path):
-    with pytest.raises(ValueError, match="`detector_model` must give what YOLOX gives"):
+    with pytest.raises(ValueError, match="`detector_model` must have the outputs of YOLOX"):
         KeypointDetector(**{**models, "detector_model": models["pose_model"]})
     for role in ("pose", "feet"):
-        with pytest.raises(ValueError, match=f"`{role}_model` must give the SimCC of 133 keypoints"):
+        with pytest.raises(ValueError, match=f"`{role}_model` must output SimCC for 133 keypoints"):
             KeypointDetector(**{**models, f"{role}_model": models["detector_model"]})
     known = tmp_path / "rtmpose-m_simcc-ucoco_dw-ucoco_270e-256x192-c8b76419_20230728.onnx"
     shutil.copy(models["pose_model"], known)
@@ -493,7 +493,7 @@ def test_a_download_that_is_cut_off_is_tried_twice_named_and_repaired_by_the_nex
     make, archive, folder, asked = served_pose_model
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConnectionError, match=rf"pose.zip to {folder} \({folder / archive.name} was cut off"):
+    with pytest.raises(ConnectionError, match=rf"pose.zip to {folder} \({folder / archive.name} was truncated"):
         make()
     assert asked == ["/pose.zip"] * 2 and sorted(path.name for path in folder.iterdir()) == [".lock"]
     archive.write_bytes(whole)
@@ -552,19 +552,19 @@ def test_openpose_runs_its_networks_behind_the_same_interface(openpose, openpose
 
 
 class Dots:
-    """In place of a network: point k is where a channel of the BGR picture has the value `step * (k + 1)`."""
+    """In place of a network: point k is where a channel of the BGR image has the value `step * (k + 1)`."""
 
     def __init__(self, channel, step, count):
         self.channel, self.step, self.count = channel, step, count
 
-    def find(self, picture):
-        found = [np.argwhere(picture[..., self.channel] == self.step * (k + 1)) for k in range(self.count)]
+    def find(self, image):
+        found = [np.argwhere(image[..., self.channel] == self.step * (k + 1)) for k in range(self.count)]
         return [pixels.mean(axis=0)[::-1] if len(pixels) else None for pixels in found]
 
 
 class DotBody(Dots):
-    def __call__(self, picture):
-        found = self.find(picture)
+    def __call__(self, image):
+        found = self.find(image)
         rows = [(*point, 0.5, k) for k, point in enumerate(found) if point is not None]
         numbers = iter(range(len(rows)))
         indices = [-1 if point is None else next(numbers) for point in found]
@@ -578,16 +578,16 @@ class DotBody(Dots):
 
 
 class DotHand(Dots):
-    def __call__(self, picture):
-        return np.array([(0, 0) if point is None else point for point in self.find(picture)])
+    def __call__(self, image):
+        return np.array([(0, 0) if point is None else point for point in self.find(image)])
 
 
 class DotFace(Dots):
-    def __call__(self, picture):
-        return picture
+    def __call__(self, image):
+        return image
 
-    def compute_peaks_from_heatmaps(self, picture):
-        return np.array([point for point in self.find(picture) if point is not None])
+    def compute_peaks_from_heatmaps(self, image):
+        return np.array([point for point in self.find(image) if point is not None])
 
 
 def grid(center, count, columns):
@@ -622,7 +622,7 @@ def dotted_person(height=1024, width=1280):
 
 @pytest.fixture
 def dot_detector(openpose, monkeypatch):
-    """controlnet-aux around the stand-ins for its networks. It halves pictures of 1024 pixels before it looks."""
+    """controlnet-aux around the stand-ins for its networks. It halves images of 1024 pixels before it looks."""
     monkeypatch.setattr(openpose._openpose, "body_estimation", DotBody(2, 10, 18))
     monkeypatch.setattr(openpose._openpose, "hand_estimation", DotHand(0, 10, 21))
     monkeypatch.setattr(openpose._openpose, "face_estimation", DotFace(1, 3, 71))
@@ -680,7 +680,7 @@ def test_openpose_files_are_checked(openpose_folder, openpose, tmp_path):
         OpenPoseKeypointDetector(tmp_path)
     for name in ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"):
         (tmp_path / name).write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="`model` holds a file that is no body model"):
+    with pytest.raises(ValueError, match="`model` contains a file that is no body model"):
         OpenPoseKeypointDetector(tmp_path)
     with pytest.raises(ValueError, match="`device` cannot be used here: 'warp'"):
         OpenPoseKeypointDetector(openpose_folder, device="warp")

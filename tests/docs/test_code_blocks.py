@@ -67,10 +67,10 @@ NEEDS = {
             "ID_OR_PATH": "path/or/hub-id",
         },
     ),
-    "docs/conditioning.md": Page(names=("frames", "pictures")),
+    "docs/conditioning.md": Page(names=("frames",)),
     "docs/conversion.md": Page(
         names=(
-            *("HIAPipeline", "HIAUNetMotionModel", "MotionAdapter", "densepose", "picture", "poses", "torch"),
+            *("HIAPipeline", "HIAUNetMotionModel", "MotionAdapter", "densepose", "image", "poses", "torch"),
             "unet2d",
         ),
         hub=inputs.write_published_weights,
@@ -99,21 +99,21 @@ NEEDS = {
     ),
     "docs/feature_networks.md": Page(names=("videos",), files=(inputs.write_i3d,)),
     "docs/keypoints.md": Page(
-        names=("np", "picture"),
+        names=("np", "image"),
         files=(inputs.write_openpose, inputs.write_pose_file),
         replaced={"person=(40, 60, 300, 700)": "person=(16, 4, 40, 60)"},
     ),
     "docs/loading.md": Page(names=("folder",)),
-    "docs/long_video.md": Page(names=("condition", "generator", "picture")),
+    "docs/long_video.md": Page(names=("condition", "generator", "image")),
     "docs/pipeline.md": Page(
         names=(
-            *("HIAPipeline", "condition", "conditioning_frames", "generator", "image", "model", "picture", "pipe"),
+            *("HIAPipeline", "condition", "conditioning_frames", "generator", "image", "model", "pipe"),
             "torch",
         ),
         files=(inputs.write_published_adapter,),
         replaced={
             "num_inference_steps=25": "num_inference_steps=2",
-            "ip_adapter_image=picture": "ip_adapter_image=picture, num_inference_steps=2",
+            "ip_adapter_image=image": "ip_adapter_image=image, num_inference_steps=2",
             "6 * 2**30, pipe, height=896, width=512": "2**26, pipe, height=64, width=64",
             "context_batch_size=size": "context_batch_size=size, num_inference_steps=2",
             "compile_repeated_blocks(fullgraph=True)": 'compile_repeated_blocks(fullgraph=True, backend="eager")',
@@ -130,7 +130,7 @@ NEEDS = {
     ),
     "docs/synthetic.md": Page(replaced={"in proc_dance_v1()": "in proc_dance_v1()[:1]", "range(32)": "range(2)"}),
     "docs/training.md": Page(
-        names=("HIAPipeline", "condition", "generator", "picture"),
+        names=("HIAPipeline", "condition", "generator", "image"),
         files=(inputs.write_videos, inputs.write_trained_pipelines),
         hub=lambda folder, hub: inputs.write_base_models(hub),
         replaced={
@@ -142,7 +142,7 @@ NEEDS = {
             ),
         },
     ),
-    "docs/troubleshooting.md": Page(names=("condition", "picture", "pipe", "torch")),
+    "docs/troubleshooting.md": Page(names=("condition", "image", "pipe", "torch")),
 }
 
 

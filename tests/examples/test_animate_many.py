@@ -27,15 +27,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 HEIGHT, WIDTH, FPS, NUM_FRAMES, NUM_STEPS = 80, 48, 30, 3, 2
 
 GOOD = [
-    {"name": "sharp", "image": "pictures/0.png", "motion": "dance.safetensors", "sharpness": 0.8, "seed": 1},
-    {"name": "aligned", "image": "pictures/1.png", "motion": "dance.safetensors", "image_keypoints": "1.safetensors"},
+    {"name": "sharp", "image": "images/0.png", "motion": "dance.safetensors", "sharpness": 0.8, "seed": 1},
+    {"name": "aligned", "image": "images/1.png", "motion": "dance.safetensors", "image_keypoints": "1.safetensors"},
 ]
 BAD = [
-    {"name": "bad picture", "image": "text.png", "motion": "dance.safetensors"},
-    {"name": "bad motion", "image": "pictures/0.png", "motion": "text.safetensors"},
-    {"name": "no picture", "image": "missing.png", "motion": "dance.safetensors"},
+    {"name": "bad image", "image": "text.png", "motion": "dance.safetensors"},
+    {"name": "bad motion", "image": "images/0.png", "motion": "text.safetensors"},
+    {"name": "no image", "image": "missing.png", "motion": "dance.safetensors"},
 ]
-KILLING = {"name": "killing", "image": "pictures/killing.png", "motion": "dance.safetensors"}
+KILLING = {"name": "killing", "image": "images/killing.png", "motion": "dance.safetensors"}
 
 
 def load_script():
@@ -71,20 +71,20 @@ def keypoints(identity, frames):
     return scene(identity).keypoints(frames, HEIGHT, WIDTH, FPS)
 
 
-def picture(identity):
+def image(identity):
     return Image.fromarray(scene(identity).render([9], HEIGHT, WIDTH, FPS).frames[0])
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Pictures of two people, a dance of the first, and files that are none."""
+    """Images of two people, a dance of the first, and files that are none."""
     folder = tmp_path_factory.mktemp("inputs")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for name, identity in {"0": 0, "1": 1, "killing": 0}.items():
-        picture(identity).save(folder / "pictures" / f"{name}.png")
+        image(identity).save(folder / "images" / f"{name}.png")
     keypoints(0, range(NUM_FRAMES)).save(folder / "dance.safetensors")
     keypoints(1, [9]).save(folder / "1.safetensors")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "text.safetensors").write_text("no keypoints")
     (folder / "jobs.jsonl").write_text("".join(f"{json.dumps(job)}\n" for job in [KILLING, *BAD, *GOOD]))
     return folder
@@ -139,9 +139,9 @@ def test_what_can_be_made_is_made_and_the_rest_is_listed(output, first_run):
     made = {f"{job['name']}.mp4" for job in GOOD}
     assert {path.name for path in output.iterdir()} == {*made, "failures.json"}
     reasons = {
-        "bad picture": "text.png' cannot be read as an image",
+        "bad image": "text.png' cannot be read as an image",
         "bad motion": "text.safetensors",
-        "no picture": "missing.png",
+        "no image": "missing.png",
         "killing": "its process was killed",
     }
     failures = json.loads((output / "failures.json").read_text())
@@ -163,7 +163,7 @@ def test_the_videos_are_those_of_the_pipeline(output, first_run, tmp_path):
         options = {"num_inference_steps": NUM_STEPS, "guidance_scale": 1.0}
         generator = torch.Generator().manual_seed(seed)
         condition = conditioner(motion, sharpness=sharpness)
-        frames = pipe(picture(identity), condition, generator=generator, **options).frames[0]
+        frames = pipe(image(identity), condition, generator=generator, **options).frames[0]
         write_video(tmp_path / "expected.mp4", frames, FPS)
         expected, made = read_video(tmp_path / "expected.mp4"), read_video(output / f"{name}.mp4")
         assert expected.fps == made.fps
@@ -215,14 +215,14 @@ NAMED = "made of letters, digits, '_', '-', '.' and blanks, and begin with one o
     [
         (None, "--jobs: 'jobs.json' cannot be read ([Errno 2] No such file or directory: 'jobs.json')"),
         ("[", "--jobs: 'jobs.json' cannot be read (Expecting value: line 1 column 2 (char 1))"),
-        ("[]", "--jobs: 'jobs.json' must hold a list of jobs"),
-        (json.dumps(JOB), "--jobs: 'jobs.json' must hold a list of jobs"),
+        ("[]", "--jobs: 'jobs.json' must contain a list of jobs"),
+        (json.dumps(JOB), "--jobs: 'jobs.json' must contain a list of jobs"),
         (
             "[" * 10**5,
             "--jobs: 'jobs.json' cannot be read (maximum recursion depth exceeded while decoding a JSON array from a "
             "unicode string)",
         ),
-        ("[1]", "--jobs: job 1 must hold keys and values, got 1"),
+        ("[1]", "--jobs: job 1 must contain keys and values, got 1"),
         ('[{"name": "a"}]', "--jobs: job 1 lacks image, motion"),
         (
             [{**JOB, "speed": 2, "Seed": 1}],

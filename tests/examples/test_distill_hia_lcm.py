@@ -265,7 +265,7 @@ def test_a_run_goes_on_exactly(teacher, distilled, tmp_path):
     assert "had other options: --teacher_guidance_scale was [1.0], is [2.0]." in printed
     assert "step 2." in distil(folder, teacher, "--resume_from_checkpoint", "latest")
     whole, other = tensors_of(distilled), tensors_of(folder)
-    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
+    # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     assert all(torch.equal(whole[name], other[name]) for name in whole)
 
 

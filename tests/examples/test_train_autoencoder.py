@@ -74,31 +74,31 @@ def train(folder, networks, *more, status=0):
     return printed
 
 
-def training_pictures(count):
-    pictures = script.Pictures(ProceduralClips("train", 8), range(8), count, 4, SIZE, 0)
-    return torch.cat([pictures[index]["pictures"] for index in range(count)])
+def training_images(count):
+    images = script.Images(ProceduralClips("train", 8), range(8), count, 4, SIZE, 0)
+    return torch.cat([images[index]["images"] for index in range(count)])
 
 
-def best_linear_round_trip(pictures, num_components):
+def best_linear_round_trip(images, num_components):
     """Of patches of 4 x 4 pixels."""
-    patches = pictures.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
+    patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
     flat = patches.flatten(3).flatten(0, 2).double()
     mean = flat.mean(0)
     components = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:num_components]
     restored = ((flat - mean) @ components.T @ components + mean).float().view(patches.shape)
-    return restored.permute(0, 3, 1, 4, 2, 5).reshape(pictures.shape)
+    return restored.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
 @pytest.mark.parametrize("num_components", [6, 12])
 def test_it_starts_as_the_best_linear_autoencoder(tmp_path, num_components):
     vae = script.build_autoencoder(write_networks(tmp_path / "networks.yaml", latent_channels=num_components))
-    pictures = training_pictures(8)
-    script.start_as_principal_components(vae, pictures)
+    images = training_images(8)
+    script.start_as_principal_components(vae, images)
     with torch.no_grad():
-        error = (script.reconstruct(vae, pictures) - pictures).square().mean()
-    best = (best_linear_round_trip(pictures, num_components) - pictures).square().mean()
+        error = (script.reconstruct(vae, images) - images).square().mean()
+    best = (best_linear_round_trip(images, num_components) - images).square().mean()
     assert best < 0.03 and error < 1.1 * best
-    latents = script.encode(vae, pictures)
+    latents = script.encode(vae, images)
     assert abs(latents.mean()) < 1e-3 and torch.isclose(latents.std(), torch.tensor(0.4), rtol=0.01)
 
 
@@ -107,23 +107,23 @@ def test_without_steps_it_stays_the_linear_one(networks, tmp_path):
     (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert measures["step"] == 0 and measures["psnr"] > 25
     vae = AutoencoderDC.from_pretrained(tmp_path / "vae")
-    pictures = training_pictures(2)
+    images = training_images(2)
     with torch.no_grad():
-        error = (script.reconstruct(vae, pictures) - pictures).square().mean()
-        deviation = encode_pictures(vae, pictures).std()
-    assert error < 1.5 * (best_linear_round_trip(pictures, 12) - pictures).square().mean()
+        error = (script.reconstruct(vae, images) - images).square().mean()
+        deviation = encode_pictures(vae, images).std()
+    assert error < 1.5 * (best_linear_round_trip(images, 12) - images).square().mean()
     assert torch.isclose(deviation, torch.tensor(1.0), rtol=0.3)
 
 
 def test_every_weight_is_trained(networks):
     vae = script.build_autoencoder(networks)
-    pictures = training_pictures(2)
-    script.start_as_principal_components(vae, pictures)
+    images = training_images(2)
+    script.start_as_principal_components(vae, images)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3)
     before = {name: value.clone() for name, value in vae.named_parameters()}
     for _ in range(4):
         optimizer.zero_grad()
-        (script.reconstruct(vae, pictures) - pictures).abs().mean().backward()
+        (script.reconstruct(vae, images) - images).abs().mean().backward()
         optimizer.step()
     assert [name for name, value in vae.named_parameters() if torch.equal(value, before[name])] == []
 
@@ -141,17 +141,19 @@ def test_a_run_goes_on_exactly_and_its_result_has_latents_of_deviation_one(netwo
     process.kill()
     process.join()
     assert not (folder / "config.json").exists()
-    assert "Going on from step 2." in train(folder, networks)
-    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
+    assert "Resuming from step 2." in train(folder, networks)
+    # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     assert_same(folder, whole)
-    assert "is of a training with other options" in train(whole, networks, "--seed", 1, status=2)
+    assert "belongs to a run with other options" in train(whole, networks, "--seed", 1, status=2)
 
     (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:1000])
     printed = train(folder, networks, status=2).splitlines()[-1]
-    assert printed.startswith(f"train_autoencoder.py: error: {folder / 'state.pt'} is damaged, the only state of the")
+    assert printed.startswith(
+        f"train_autoencoder.py: error: {folder / 'state.pt'} is damaged and the only state of the"
+    )
 
     vae = AutoencoderDC.from_pretrained(whole)
-    assert torch.isclose(encode_pictures(vae, training_pictures(8)).std(), torch.tensor(1.0), rtol=0.1)
+    assert torch.isclose(encode_pictures(vae, training_images(8)).std(), torch.tensor(1.0), rtol=0.1)
 
 
 class Broken(ProceduralClips):
@@ -164,10 +166,10 @@ class Broken(ProceduralClips):
 
 
 def test_clips_that_cannot_be_read_are_skipped_but_not_for_ever(networks, capsys):
-    pictures = script.Pictures(Broken("train", 4), range(4), 2, 1, SIZE, 0)
-    assert pictures[0]["pictures"].shape == (1, 3, *SIZE)
+    images = script.Images(Broken("train", 4), range(4), 2, 1, SIZE, 0)
+    assert images[0]["images"].shape == (1, 3, *SIZE)
     with pytest.raises(UnreadableClipError, match="is broken"):
-        script.Pictures(Broken("train", 4), range(3), 2, 1, SIZE, 0)[0]
+        script.Images(Broken("train", 4), range(3), 2, 1, SIZE, 0)[0]
     vae = script.build_autoencoder(networks)
     assert script.validate(vae, Broken("train", 4), range(2, 4), SIZE, "cpu")["psnr"] > 0
     with pytest.raises(UnreadableClipError, match="Clip 1 is broken"):

@@ -136,7 +136,7 @@ def training_state(checkpoint):
 
 
 def assert_same_run(folder, other, step):
-    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
+    # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     assert_same(training_state(folder / f"checkpoint-{step}"), training_state(other / f"checkpoint-{step}"))
     assert_same(pipeline_tensors(folder), pipeline_tensors(other))
 
@@ -183,7 +183,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def coarse_base(tmp_path_factory):
-    """Networks for larger pictures, whose latents are an eighth as wide and high."""
+    """Networks for larger images, whose latents are an eighth as wide and high."""
     networks = copy.deepcopy(NETWORKS)
     networks["controlnet"]["conditioning_embedding_out_channels"] = [4, 4, 4, 8]
     networks["vae"] |= {
@@ -227,7 +227,7 @@ def test_a_run_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_exactly(spat
     assert not (folder / "model_index.json").exists()
 
     printed = train(folder, *arguments, "--resume_from_checkpoint", "latest", "--dataloader_num_workers", 2)
-    assert f"Going on from {checkpoint}, step {step}." in printed
+    assert f"Resuming from {checkpoint}, step {step}." in printed
     assert_same_run(folder, whole, 4)
 
 
@@ -249,7 +249,7 @@ def test_a_cache_gives_the_same_samples(base, stage, tmp_path):
     # Equal bits: the same run from the same files.
     assert_same(pipeline_tensors(tmp_path / "again"), pipeline_tensors(tmp_path / "cached"))
     printed = train(tmp_path / "other", *arguments, *cache, "--seed", 1, status=2)
-    assert "--cache_latents: `folder` holds samples that were drawn otherwise: seed was 0, is 1." in printed
+    assert "--cache_latents: `folder` contains samples with other options: seed was 0, is 1." in printed
 
 
 def test_a_temporal_run_goes_on_exactly_with_other_workers(temporal, tmp_path):
@@ -540,7 +540,7 @@ def test_a_run_is_told_to_stop_while_it_skips_steps_and_goes_on_where_it_was(bas
 
     more = ["--resume_from_checkpoint", "latest", "--max_skipped_steps", 1]
     printed = train(folder, *arguments, *more, status=2)
-    assert f"Going on from {checkpoint}, step {step}." in printed
+    assert f"Resuming from {checkpoint}, step {step}." in printed
     assert f"The loss or its gradient was not finite {skipped + 1} times in a row" in printed
 
 
@@ -678,7 +678,7 @@ def test_a_file_may_name_the_stage(tmp_path):
         ({"use_ema": "on and off"}, "--config: use_ema in {} must be true or false, got 'on and off'."),
         ({"sizes": [["96x160"]]}, "--config: sizes in {} must be a value or a list of values."),
         ({"seed": {"a": 1}}, "--config: seed in {} must be a value or a list of values."),
-        ({"stages": {"spatial": [1]}}, "--config: {} must hold options under each of `stages`."),
+        ({"stages": {"spatial": [1]}}, "--config: {} must contain options under each of `stages`."),
         ({"seed": -1}, "--seed must be an integer from 0 to 18446744073709551615, got -1."),
     ],
 )
@@ -710,7 +710,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
     )
     path.write_text("- learning_rate")
     assert refusal(capsys, "--config", path, "--stage", "spatial", *NEEDED) == (
-        f"--config: {path} must hold options, and under `stages` those of stages."
+        f"--config: {path} must contain options, and under `stages` those of stages."
     )
 
 
@@ -738,8 +738,8 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
         (["--snr_gamma", 5, "--loss_on", "sample"], "give either --snr_gamma or --loss_on sample: both weigh "
          "timesteps."),
-        (["--pretrained_model_name_or_path", "./run"], "--output_dir must be another folder than "
-         "--pretrained_model_name_or_path, which the run reads to its end."),
+        (["--pretrained_model_name_or_path", "./run"], "--output_dir must differ from "
+         "--pretrained_model_name_or_path, which the run reads until its end."),
         (["--from_scratch", "net.yaml"], "unrecognized arguments: --from_scratch net.yaml"),
         (["--learning_rat", 1], "unrecognized arguments: --learning_rat 1"),
     ],
@@ -787,8 +787,8 @@ def test_what_the_networks_cannot_take_is_one_sentence(base, tmp_path, more, mes
 def test_a_folder_with_checkpoints_is_not_written_over(spatial, stopped):
     folder, arguments = spatial
     assert stopped(folder, *arguments) == (
-        f"--output_dir: {folder} holds checkpoints of a run; go on with --resume_from_checkpoint latest, or give "
-        "another folder."
+        f"--output_dir: {folder} contains checkpoints of a run; resume with --resume_from_checkpoint latest, or "
+        "use another folder."
     )
 
 
@@ -842,7 +842,7 @@ def test_a_damaged_checkpoint_is_named_and_so_is_the_last_whole_one(damaged, nam
     before = entries(folder)
     message = resume()
     assert message.startswith(f"--resume_from_checkpoint: {folder / 'checkpoint-4' / name} is ")
-    assert f"{folder / 'checkpoint-2'} is the last one that is whole." in message and "\n" not in message
+    assert f"{folder / 'checkpoint-2'} is the last intact one." in message and "\n" not in message
     assert entries(folder) == before
 
 
@@ -850,7 +850,7 @@ def test_that_no_earlier_checkpoint_is_whole_is_said(damaged):
     folder, resume = damaged
     for step in (2, 4):
         (folder / f"checkpoint-{step}" / "run.pt").unlink()
-    assert resume().endswith("no earlier one is whole.")
+    assert resume().endswith("no earlier one is intact.")
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{", "5", "null"])
@@ -861,8 +861,8 @@ def test_damaged_options_of_a_run_are_named(damaged, content):
         (folder / "options.json").write_text(content)
     path, whole = folder / "options.json", folder / "checkpoint-4"
     assert resume() == (
-        f"--resume_from_checkpoint: {path}, which holds the run's options, is missing or damaged. The last checkpoint "
-        f"that is whole is {whole}."
+        f"--resume_from_checkpoint: {path}, which contains the run's options, is missing or damaged. The last intact "
+        f"checkpoint is {whole}."
     )
 
 
@@ -910,8 +910,8 @@ def test_what_is_no_checkpoint_is_refused(spatial, tmp_path, stopped):
 def test_a_run_does_not_go_back(spatial, stopped):
     folder, arguments = spatial
     assert stopped(folder, *arguments, "--resume_from_checkpoint", folder / "checkpoint-2") == (
-        f"--resume_from_checkpoint: {folder} holds a later checkpoint, of step 4; give another --output_dir to go on "
-        "from an earlier one."
+        f"--resume_from_checkpoint: {folder} contains a later checkpoint, of step 4; use another --output_dir to "
+        "resume from an earlier one."
     )
     more = ["--resume_from_checkpoint", "latest", "--max_train_steps", 3]
     assert stopped(folder, *arguments, *more) == (
@@ -964,7 +964,7 @@ def test_the_advice_counts_the_memory_of_the_stage(stage, coarse_base, arcface):
     if regional:
         latents = torch.zeros(batch["face_mask"].shape[0], 4, height // 8, width // 8)
         decoded = decode_windows(pipeline.vae, latents, compute_losses.windows(batch))
-        shapes = tuple((pictures.shape[1], *pictures.shape[-2:]) for pictures in decoded)
+        shapes = tuple((images.shape[1], *images.shape[-2:]) for images in decoded)
         assert [number for number, _, _ in shapes] == [1, 2]
     setup = TrainingSetup(trained_parts(args), height, width, args.num_frames, batch_size=2, windows=shapes)
     decoder, frozen = (pipeline.vae, [face_network]) if regional else (None, [pipeline.vae])

@@ -150,14 +150,14 @@ def test_fsdp_has_split_the_weights(fsdp, initial_weights):
 
 def test_ddp_resumes_exactly(ddp):
     ours, expected = weights(ddp / "resumed"), weights(ddp / "spatial")
-    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
+    # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     assert all(torch.equal(ours[name], value) for name, value in expected.items())
     assert measures(ddp / "resumed") == {key: value for key, value in measures(ddp / "spatial").items() if key[1] == 2}
 
 
 @pytest.mark.slow
 def test_fsdp_resumes(fsdp):
-    # Equal bits: a run that goes on makes the same steps by the same kernels in as many threads.
+    # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     torch.testing.assert_close(weights(fsdp / "resumed"), weights(fsdp / "spatial"), rtol=0, atol=0)
 
 

@@ -86,7 +86,7 @@ def test_an_upload_that_is_refused_leaves_the_pipeline_and_says_how_to_go_on(upl
 def test_the_same_command_uploads_it_without_training(uploads):
     folder, _, _, accepted = uploads
     assert accepted.returncode == 0, accepted.stderr
-    assert f"Going on from {folder / 'run' / 'checkpoint-1'}, step 1." in accepted.stdout
+    assert f"Resuming from {folder / 'run' / 'checkpoint-1'}, step 1." in accepted.stdout
 
 
 def test_the_pipeline_is_uploaded_and_nothing_else(uploads):

@@ -156,8 +156,8 @@ def later_samples(resolution_scale=1.0):
     return [dataset[index] for index in range(NUM_SAMPLES)]
 
 
-def as_bytes(pictures):
-    return (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+def as_bytes(images):
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def measure(samples, generated):
@@ -169,7 +169,7 @@ def measure(samples, generated):
 
 
 def copy_measures(samples):
-    """Of the reference picture in every frame."""
+    """Of the reference image in every frame."""
     references = [as_bytes(sample["reference_pixel_values"][None] / 2 + 0.5) for sample in samples]
     return measure(samples, [np.repeat(frames, NUM_FRAMES, axis=0) for frames in references])
 

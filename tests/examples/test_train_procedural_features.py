@@ -73,7 +73,7 @@ def test_a_work_folder_of_other_settings_is_refused(trained, capsys):
     before = (trained / "work" / "settings.json").read_text()
     with pytest.raises(SystemExit, match="2"):
         script.main(["--output", str(trained / "o.safetensors"), "--work_dir", str(trained / "work"), "--clips", "17"])
-    assert "is of a training with other options; see settings.json" in capsys.readouterr().err
+    assert "belongs to a run with other options; see settings.json" in capsys.readouterr().err
     assert (trained / "work" / "settings.json").read_text() == before
 
 
@@ -95,7 +95,7 @@ def test_bad_arguments_are_named(arguments, message, capsys, tmp_path, monkeypat
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_labels_are_what_is_in_the_picture():
+def test_labels_are_what_is_in_the_image():
     scene = ProceduralScene(split="train", identity=1, motion=1, setting=1)
     clip = scene.render(range(4), height=160, width=96)
     clip.keypoints.score[3, 9] = 0
@@ -146,7 +146,7 @@ def test_what_is_damaged_in_a_work_folder_is_rendered_again_or_named(trained, tm
     printed = capsys.readouterr()
     assert printed.out.count(f"{clip} is damaged and rendered again") == 1
     assert clip.read_bytes() == (trained / "work" / "clips" / clip.name).read_bytes()
-    assert f"{work / 'frame.pt'} is damaged, the only state of the training" in printed.err
+    assert f"{work / 'frame.pt'} is damaged and the only state of the run" in printed.err
     with locked_folder(work), pytest.raises(SystemExit, match="2"):
         script.main(arguments)
     assert f"Another run is writing to {work}" in capsys.readouterr().err

@@ -80,9 +80,9 @@ def test_nodes_in_sequence_give_the_frames_of_the_pipeline():
     frames, fps = run("HIAAnimate", **inputs, seed=3)
     assert frames.shape == (2, 160, 96, 3) and fps == 30
 
-    picture = Image.fromarray(SCENE.render([60], height=160, width=96).frames[0])
+    image = Image.fromarray(SCENE.render([60], height=160, width=96).frames[0])
     expected = HIAPipeline.from_pretrained(HIA_TINY)(
-        picture,
+        image,
         MotionBlurConditioner.for_size(160, 96)(KEYPOINTS, sharpness=0.7),
         num_inference_steps=2,
         guidance_scale=2.0,
@@ -141,9 +141,9 @@ def test_pose_files_are_read_and_ask_for_what_they_do_not_state(tmp_path):
     assert (len(motion), motion.kind, motion.fps) == (3, "keypoints", 24.0)
     motion = load("openpose.json", pose_fps=24.0, pose_width=96, pose_height=160)
     assert (len(motion), motion.width, motion.height) == (1, 96, 160)
-    with pytest.raises(ValueError, match="comfyui.json does not state its frame rate; give `pose_fps`"):
+    with pytest.raises(ValueError, match="comfyui.json does not state its frame rate; pass `pose_fps`"):
         load("comfyui.json")
-    with pytest.raises(ValueError, match="the size of its picture; give `pose_width` and `pose_height`"):
+    with pytest.raises(ValueError, match="the size of its image; pass `pose_width` and `pose_height`"):
         load("openpose.json", pose_fps=24.0)
     with pytest.raises(ValueError, match="`pose_width` and `pose_height` must both be given"):
         load("openpose.json", pose_fps=24.0, pose_width=96)
@@ -163,8 +163,8 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image": torch.zeros(2, 8, 8, 3)}, "`image` must be one picture, got a batch of 2"),
-        ({"sharpness": "driving"}, "`sharpness`: it can be measured on a `driving` that is a video"),
+        ({"image": torch.zeros(2, 8, 8, 3)}, "`image` must be one image, got a batch of 2"),
+        ({"sharpness": "driving"}, "`sharpness`: it can be measured only if `driving` is a video"),
         ({"width": 20}, "`width` must be a multiple of 8 from 8 to 16384, got 20"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -57,10 +57,10 @@ def load(pipe, published, kind="base", **options):
     pipe.load_ip_adapter(published, subfolder="models", weight_name=f"{kind}.safetensors", **options)
 
 
-def embeddings(kind, pictures):
-    """What the adapters' own encoder says of no picture and of some, by hand: `(2, pictures, ...)`."""
+def embeddings(kind, images):
+    """What the adapters' own encoder says of no image and of some, by hand: `(2, images, ...)`."""
     extractor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-    pixels = extractor(pictures, return_tensors="pt").pixel_values
+    pixels = extractor(images, return_tensors="pt").pixel_values
     with torch.no_grad():
         if kind == "base":
             embeds = encoder()(pixels).image_embeds
@@ -93,7 +93,7 @@ def assert_same_state(pipe, state):
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
-def test_pictures_are_read_by_the_encoder_that_the_adapter_brings(pipe, animate, published, kind):
+def test_images_are_read_by_the_encoder_that_the_adapter_brings(pipe, animate, published, kind):
     before, base = state_of(pipe), animate(pipe)
     load(pipe, published, kind)
     assert pipe.image_encoder is before[0]["image_encoder"]
@@ -111,7 +111,7 @@ def test_pictures_are_read_by_the_encoder_that_the_adapter_brings(pipe, animate,
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
-def test_embeddings_in_the_form_of_diffusers(pipe, animate, published, picture, condition, kind):
+def test_embeddings_in_the_form_of_diffusers(pipe, animate, published, image, condition, kind):
     load(pipe, published, kind)
     made = pipe.prepare_ip_adapter_image_embeds([[RED, BLUE]], None, None, 1, True)
     expected = embeddings(kind, [RED, BLUE])
@@ -132,7 +132,7 @@ def test_embeddings_in_the_form_of_diffusers(pipe, animate, published, picture, 
     # One embedding for each clip of a batch: first all of the unconditional branch.
     generators = {"generator": [torch.Generator().manual_seed(seed) for seed in (0, 0)]}
     of_clips = torch.stack([embeddings(kind, [RED]), embeddings(kind, [BLUE])], dim=1).flatten(0, 1)
-    batch = animate(pipe, image=[picture, picture], ip_adapter_image_embeds=[of_clips], **generators)
+    batch = animate(pipe, image=[image, image], ip_adapter_image_embeds=[of_clips], **generators)
     for clip, colour in zip(batch, (RED, BLUE), strict=True):
         assert_equal_up_to_rounding(clip[None], animate(pipe, ip_adapter_image=colour))
 
@@ -159,7 +159,7 @@ def test_two_adapters_and_their_scales(pipe, animate, published):
     assert (plus - red).abs().max() > 1e-3 and (plus - base).abs().max() > 1e-3
     pipe.set_ip_adapter_scale([0.0, 0.0])
     assert_equal_up_to_rounding(animate(pipe, ip_adapter_image=[RED, BLUE]), base)
-    with pytest.raises(ValueError, match=r"`ip_adapter_image` must hold one entry per IP-Adapter \(2\), got 1"):
+    with pytest.raises(ValueError, match=r"`ip_adapter_image` must contain one entry per IP-Adapter \(2\), got 1"):
         animate(pipe, ip_adapter_image=RED)
 
 
@@ -215,13 +215,13 @@ def test_what_a_call_cannot_use_is_one_sentence_before_networks_run(pipe, animat
             {"ip_adapter_image": RED},
             r"needs the image encoder of the IP-Adapter, but the `projection_dim` must be 64, got 32",
         ),
-        ({}, "An IP-Adapter is loaded: give `ip_adapter_image` or"),
+        ({}, "An IP-Adapter is loaded: pass either `ip_adapter_image` or"),
         ({"ip_adapter_image": RED, "ip_adapter_image_embeds": [one]}, "and not both"),
         ({"ip_adapter_image_embeds": [one[..., :32]]}, r"must be a floating-point tensor of shape \(any, any, 64\)"),
         ({"ip_adapter_image_embeds": [plus]}, r"of shape \(any, any, 64\), got \(2, 1, 10, 48\)"),
         ({"ip_adapter_image_embeds": [one, one]}, r"one entry per IP-Adapter \(1\), got 2"),
-        ({"ip_adapter_image_embeds": [one.repeat(2, 1, 1)]}, "must hold 1 or 2 entries.* with guidance, got 4"),
-        ({"ip_adapter_image_embeds": [one], "guidance_scale": 1.0}, "must hold 1 entries.* without guidance, got 2"),
+        ({"ip_adapter_image_embeds": [one.repeat(2, 1, 1)]}, "must contain 1 or 2 entries.* with guidance, got 4"),
+        ({"ip_adapter_image_embeds": [one], "guidance_scale": 1.0}, "contain 1 entries.* without guidance, got 2"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             animate(pipe, **options)
@@ -229,7 +229,7 @@ def test_what_a_call_cannot_use_is_one_sentence_before_networks_run(pipe, animat
     load(pipe, published, "plus", image_encoder_folder=None)
     with pytest.raises(ValueError, match="the `hidden_size` must be 48, got 32"):
         animate(pipe, ip_adapter_image=RED)
-    with pytest.raises(ValueError, match="must hold 2 entries, those of the unconditional branch first,"):
+    with pytest.raises(ValueError, match="must contain 2 entries, those of the unconditional branch first,"):
         animate(pipe, ip_adapter_image_embeds=[plus[1:]])
     pipe.unload_ip_adapter()
     with pytest.raises(ValueError, match="need `load_ip_adapter` first"):
@@ -251,7 +251,7 @@ UNFIT = {
     "other-unet": (broken(lambda parts: parts["ip_adapter"].popitem()), "for its 10 cross-attentions, got 19"),
     "other-width": (broken(lambda parts: parts["ip_adapter"].update({"1.to_k_ip.weight": torch.ones(16, 99)})), "99"),
     "other-context": (broken(lambda parts: parts.update(image_proj=base_projection(32, 40))), "got one for 40"),
-    "no-projection": (broken(lambda parts: parts.pop("image_proj")), "must hold an IP-Adapter, with weights"),
+    "no-projection": (broken(lambda parts: parts.pop("image_proj")), "must contain an IP-Adapter, with weights"),
     "odd-projection": (broken(lambda parts: parts.update(image_proj={"x": torch.ones(1)})), "cannot be used"),
     "missing": (broken(lambda parts: parts["image_proj"].pop("norm.bias")), "cannot be used.*norm.bias"),
     "nan": (broken(lambda parts: parts["image_proj"]["norm.bias"].fill_(float("nan"))), "missing or infinite"),
@@ -272,11 +272,11 @@ def test_adapters_that_do_not_fit_are_refused_and_nothing_is_changed(pipe, anima
     encoder(HIDDEN, 40).save_pretrained(published / "models" / "other")
     (published / "models" / "damaged.safetensors").write_bytes(b"damaged")
     for error_class, message, arguments in (
-        (FileNotFoundError, "there is no folder .*none; give None", {"image_encoder_folder": "none"}),
+        (FileNotFoundError, "there is no folder .*none; pass None", {"image_encoder_folder": "none"}),
         (ValueError, "the `projection_dim` must be 64, got 40", {"image_encoder_folder": "models/other"}),
         (ValueError, "damaged.safetensors cannot be read", {"weight_name": "damaged.safetensors"}),
         (OSError, "none.safetensors", {"weight_name": "none.safetensors"}),
-        (ValueError, "`subfolder` must hold one entry per `weight_name`", {"subfolder": ["models", "models"]}),
+        (ValueError, "`subfolder` must contain one entry per `weight_name`", {"subfolder": ["models", "models"]}),
         (TypeError, "takes no argument `folder`", {"folder": "models"}),
     ):
         pipe.ip_adapter_image_encoder = None if message.startswith("th") else pipe.ip_adapter_image_encoder
@@ -315,7 +315,7 @@ def test_other_processors_come_back(pipe, animate, published, change, processor)
 def test_an_adapter_that_acts_no_more_is_said(pipe, animate, published):
     load(pipe, published)
     pipe.unet.set_attn_processor(SlicedAttnProcessor(1))
-    with pytest.raises(ValueError, match="acts no more.*`load_ip_adapter` again"):
+    with pytest.raises(ValueError, match="has no effect.*`load_ip_adapter` again"):
         animate(pipe, ip_adapter_image=RED)
 
 

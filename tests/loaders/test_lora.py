@@ -186,7 +186,7 @@ def test_peft_weights_without_their_configuration_are_taken_at_scale_one_and_sai
     save_file(peft(random_lora(pipe.unet, UNET_LAYERS), "base_model.model."), tmp_path / "adapter_model.safetensors")
     with caplog.at_level(logging.WARNING, "hia_diffusers"):
         pipe.load_lora_weights(tmp_path)
-    assert "adapter_config.json" in caplog.text and "taken to be 1" in caplog.text
+    assert "adapter_config.json" in caplog.text and "assumed to be 1" in caplog.text
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers", "peft", "bare"])
@@ -268,8 +268,8 @@ REFUSED = {
     "tucker": (other_method("lora_mid.weight"), "is a LoCon of LyCORIS with a Tucker"),
     "dora": (lambda layers: kohya(layers) | other_method("dora_scale")(layers), "is a DoRA"),
     "full": (other_method("diff", "diff_b"), "is a full difference"),
-    "empty": (lambda layers: {}, "holds no weights"),
-    "no-lora": (lambda layers: {"conv_in.weight": torch.ones(2, 2)}, "holds no LoRA but 1 other keys: conv_in.weight"),
+    "empty": (lambda layers: {}, "contains no weights"),
+    "no-lora": (lambda layers: {"conv_in.weight": torch.ones(2, 2)}, "no LoRA but 1 other keys: conv_in.weight"),
     "bundle": (with_weight("bundle_emb.x", torch.ones(1)), "1 other keys: bundle_emb.x"),
     "nothing-fits": (lambda layers: kohya(layers, "lora_unet_x_"), "13 of its 13 layers are not: lora_unet_x_down"),
     "some-fit": (with_layer("mid_block.x"), "1 of its 14 layers are not: lora_unet_mid_block_x"),
@@ -366,7 +366,7 @@ def test_a_failure_half_way_is_taken_back(text_pipe, animate, loaded_before):
 def test_lora_where_it_would_not_act_is_refused(pipe, animate):
     motion = kohya(random_lora(pipe.unet, [f"{MOTION}.attn1.to_q"]))
     pipe.unet.set_motion_modules(False)
-    with pytest.raises(ValueError, match="motion modules, which the UNet of this pipeline leaves out: up_blocks.1"):
+    with pytest.raises(ValueError, match="motion modules, which this pipeline's UNet disables: up_blocks.1"):
         pipe.load_lora_weights(motion)
     pipe.fuse_qkv_projections()
     with pytest.raises(ValueError, match=r"`unet` has fused projections.*unfuse_qkv_projections"):
@@ -403,7 +403,7 @@ def test_hotswap_takes_the_place_of_a_lora_or_leaves_it(pipe, animate):
         with pytest.raises(ValueError, match=message):
             pipe.load_lora_weights(kohya(state), adapter_name="style", hotswap=True)
         assert torch.equal(animate(pipe), frames)
-    with pytest.raises(ValueError, match="`adapter_name` must be that of a LoRA of the UNet"):
+    with pytest.raises(ValueError, match="`adapter_name` must be the name of a LoRA of the UNet"):
         pipe.load_lora_weights(kohya(second), adapter_name="other", hotswap=True)
     pipe.load_lora_weights(kohya(second), adapter_name="style", hotswap=True)
     swapped = animate(pipe)

@@ -54,5 +54,5 @@ def test_two_clips_take_twice_the_memory(pipe):
 
 
 def test_a_budget_below_one_window_is_an_error(pipe):
-    with pytest.raises(ValueError, match=r"`memory_budget` must hold one window, of 0\.\d+ GiB, got 0\.001 GiB"):
+    with pytest.raises(ValueError, match=r"`memory_budget` must be at least 0\.\d+ GiB, for one window, got 0\.001"):
         context_batch_size_within(2**20, pipe, **SIZE)

@@ -14,13 +14,13 @@ def test_casting_is_that_of_autocast_without_cache():
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(2), nn.Linear(36, 5))
     layers.extend([twice, nn.SiLU(), twice, nn.SiLU(), half])
     layers[3].requires_grad_(False)
-    picture = torch.zeros(2, 3, 8, 8)
+    image = torch.zeros(2, 3, 8, 8)
 
     def count(cast):
         layers.zero_grad()
-        with LiveBytes([picture, *layers.parameters()]) as memory:
+        with LiveBytes([image, *layers.parameters()]) as memory:
             with cast:
-                loss = layers(picture).float().sum()
+                loss = layers(image).float().sum()
             kept = memory.live
             loss.backward()
         return kept, memory.peak

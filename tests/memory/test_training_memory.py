@@ -291,7 +291,7 @@ def test_advice_where_nothing_is_enough_names_all_that_is_left(denoiser):
     setup = replace(TEMPORAL, gradient_checkpointing=True, optimizer="adamw8bit", mixed_precision="bf16")
     advice = out_of_memory_advice(denoiser, setup, device_bytes=1)
     assert "give --train_batch_size 1" in advice and "then --num_frames 1" in advice
-    assert advice.endswith("then lower --sizes, or use a larger device.")
+    assert advice.endswith("then lower --sizes, or a larger device.")
     assert "checkpointing" not in advice and "adam" not in advice and "mixed" not in advice
 
 

@@ -11,7 +11,7 @@ from hia_diffusers.metrics import region_metrics as regions
 
 
 FRAMES = torch.zeros(2, 3, 8, 8)
-PICTURES = np.zeros((2, 8, 8, 3), np.uint8)
+IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 BAD_FRAMES = (None, "frames", [FRAMES], FRAMES.numpy(), FRAMES.long(), FRAMES[0], FRAMES + 2, FRAMES * float("nan"))
 
 
@@ -24,7 +24,7 @@ def test_frames_are_named(measure, bad):
 
 
 def add(**arguments):
-    given = {"name": "clip", "predictions": PICTURES, "targets": PICTURES} | arguments
+    given = {"name": "clip", "predictions": IMAGES, "targets": IMAGES} | arguments
     evaluation.VideoEvaluation().add(**given)
 
 
@@ -53,7 +53,7 @@ STATISTICS = frechet.FrechetStatistics()
         ("stride", lambda: extractors.split_into_clips(FRAMES, 1, stride=1.5)),
         ("frames", lambda: extractors.split_into_clips([1, 2], 1)),
         ("predictions", lambda: add(predictions=None)),
-        ("targets", lambda: add(targets=PICTURES.tolist())),
+        ("targets", lambda: add(targets=IMAGES.tolist())),
         ("face_masks", lambda: add(face_masks=[1])),
         ("wanted_sharpness", lambda: add(wanted_sharpness=torch.zeros(2, 2))),
     ],

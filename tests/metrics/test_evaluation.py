@@ -37,8 +37,8 @@ def clip(num_frames, seed, noise=30):
     }
 
 
-def as_frames(pictures):
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+def as_frames(images):
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255
 
 
 class MeanColour:
@@ -216,7 +216,7 @@ def test_annotations_of_more_frames_are_refused(argument):
 def test_a_clip_that_is_too_short_leaves_nothing_behind():
     evaluation = VideoEvaluation(extractors=[MeanColour("FID", None), MeanColour("FVD", 16)])
     short, long = clip(15, seed=0), clip(40, seed=1)
-    with pytest.raises(ValueError, match="`targets` must hold the 16 frames of a clip for FVD, got 15"):
+    with pytest.raises(ValueError, match="`targets` must contain the 16 frames of a clip for FVD, got 15"):
         evaluation.add("short", **short)
     evaluation.add("long", **long)
     assert evaluation.measures()["FID"]["count"] == 40

@@ -149,9 +149,9 @@ def test_inception_features_are_those_of_torchmetrics(inception_weights, pad):
 
     frames = smooth_clips()[0, :2]
     library = FrechetInceptionDistance(2048, antialias=False, feature_extractor_weights_path=str(inception_weights))
-    pictures = functional.pad((255 * frames).round().to(torch.uint8), (30, 30) if pad else (0, 0))
+    images = functional.pad((255 * frames).round().to(torch.uint8), (30, 30) if pad else (0, 0))
     with torch.inference_mode():
-        expected = library.inception(pictures)
+        expected = library.inception(images)
     inception = InceptionFeatures(inception_weights, pad=pad)
     features = inception(frames)
     assert features.shape == (2, 2048)
@@ -327,7 +327,7 @@ def test_only_the_distance_of_clips_sees_the_order_of_frames(clips, fid_p, fvd_p
     assert fvd_p(shuffled(clips)) > 1
 
 
-def test_wrong_colours_and_turned_pictures_are_far(clips, fid_p, fvd_p):
+def test_wrong_colours_and_turned_images_are_far(clips, fid_p, fvd_p):
     for changed in (clips.flip(2), clips.flip(3)):  # blue for red, upside down
         assert fid_p(changed) > 20 and fvd_p(changed) > 5
 

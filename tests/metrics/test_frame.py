@@ -20,7 +20,7 @@ from hia_diffusers.metrics.frame import LPIPS, disco_l1, l1, psnr, ssim
 MEASURES = [l1, disco_l1, psnr, ssim]
 
 
-def pictures(num_frames=3, height=40, width=24, seed=0):
+def images(num_frames=3, height=40, width=24, seed=0):
     """uint8 `(N, H, W, 3)`: blobs, so that neighbouring pixels resemble each other."""
     noise = np.random.default_rng(seed).normal(size=(num_frames, height, width, 3))
     smooth = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in noise])
@@ -34,12 +34,12 @@ def as_tensor(frames):
 @pytest.fixture(scope="module")
 def pair():
     """Predictions of which each frame is noisier than the one before, and targets; uint8."""
-    targets = pictures()
+    targets = images()
     noise = np.random.default_rng(1).normal(size=targets.shape) * np.array([2, 10, 40])[:, None, None, None]
     return (targets + noise).round().clip(0, 255).astype(np.uint8), targets
 
 
-# Against DisCo's formulas, on 0-255 pictures as it reads them
+# Against DisCo's formulas, on 0-255 images as it reads them
 
 
 def disco_l1_of(prediction, target):
@@ -89,7 +89,7 @@ def test_psnr_is_computed_in_floating_point():
 
 @pytest.mark.parametrize("measure, perfect", [(l1, 0), (disco_l1, 0), (psnr, 100), (ssim, 1)])
 def test_a_frame_against_itself(measure, perfect):
-    frames = as_tensor(pictures())
+    frames = as_tensor(images())
     torch.testing.assert_close(measure(frames, frames.clone()), torch.full((3,), perfect, dtype=torch.float64))
 
 
@@ -151,7 +151,7 @@ def test_lpips_refuses_other_weights(tmp_path, backbone):
     del state["features.3.squeeze.weight"]
     torch.save(state, tmp_path / "less.pth")
     with pytest.raises(
-        ValueError, match=r"`weights` holds no tensor 'features\.3\.squeeze\.weight' of shape \(16, 64"
+        ValueError, match=r"`weights` contains no tensor 'features\.3\.squeeze\.weight' of shape \(16, 64"
     ):
         LPIPS("squeeze", tmp_path / "less.pth")
     with pytest.raises(ValueError, match="`network` must be one of vgg, alex, squeeze"):

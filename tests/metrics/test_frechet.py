@@ -108,21 +108,21 @@ def test_distance_is_torch_fidelitys():
 
 
 class ChannelMoments(torch.nn.Module):
-    """Six features of a picture: mean and spread of each channel."""
+    """Six features of an image: mean and spread of each channel."""
 
     num_features = 6
 
-    def forward(self, pictures):
-        pictures = pictures.double()
-        return torch.cat([pictures.mean(dim=(2, 3)), pictures.std(dim=(2, 3))], dim=1)
+    def forward(self, images):
+        images = images.double()
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
 
 
 def test_distance_is_torchmetrics():
     generator = torch.Generator().manual_seed(0)
     sets = [torch.rand(64, 3, 8, 8, generator=generator) ** power for power in (1, 2)]
     metric = FrechetInceptionDistance(feature=ChannelMoments(), input_img_size=(3, 8, 8)).set_dtype(torch.float64)
-    for pictures, real in zip(sets, (True, False), strict=True):
-        metric.update(pictures, real=real)
+    for images, real in zip(sets, (True, False), strict=True):
+        metric.update(images, real=real)
     ours = distance(*map(ChannelMoments(), sets))
     assert ours == pytest.approx(metric.compute().item(), rel=1e-9)
 

@@ -40,7 +40,7 @@ def landmarks_of(points):
 
 
 def ramp(height, width):
-    """A picture `(3, H, W)` whose value is linear in the coordinates of the pixels' centres, so that sampling between
+    """An image `(3, H, W)` whose value is linear in the coordinates of the pixels' centres, so that sampling between
     pixels is exact."""
     y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
     return torch.from_numpy(np.stack([x / width, y / height, (x + y) / (width + height)]))

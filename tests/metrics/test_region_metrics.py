@@ -45,11 +45,11 @@ BOXES = [(0, 3, 0, 3), (2, 9, 1, 10), (0, HEIGHT, 0, WIDTH), (5, 5, 0, 0)]
 
 
 @pytest.mark.parametrize("regional, whole", [(region_l1, l1), (region_psnr, psnr)])
-def test_a_region_is_measured_like_a_picture_cropped_to_it(regional, whole):
+def test_a_region_is_measured_like_a_image_cropped_to_it(regional, whole):
     predictions, targets = frames(0), frames(1)
     values = regional(predictions, targets, box_masks(*BOXES))
     for index, (top, bottom, left, right) in enumerate(BOXES[:3]):
-        crops = [pictures[index : index + 1, :, top:bottom, left:right] for pictures in (predictions, targets)]
+        crops = [images[index : index + 1, :, top:bottom, left:right] for images in (predictions, targets)]
         torch.testing.assert_close(values[index : index + 1], whole(*crops), rtol=1e-12, atol=0)
 
 

@@ -68,7 +68,7 @@ def test_odd_names_are_inside(tmp_path, name):
 )
 def test_a_row_that_no_clip_can_have_is_refused_and_named(tmp_path, column, value):
     write_index(tmp_path, {}, {}, {"clip": "third", column: value})
-    with pytest.raises(ValueError, match=rf"row 2 of index.parquet \(clip .*\): column {column} must hold .*, got"):
+    with pytest.raises(ValueError, match=rf"row 2 of index.parquet \(clip .*\): column {column} must contain .*, got"):
         PreparedClips(tmp_path)
 
 
@@ -77,18 +77,18 @@ def test_every_number_has_a_range():
 
 
 def test_indices_that_cannot_be_used(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`root` holds no index.parquet"):
+    with pytest.raises(FileNotFoundError, match="`root` contains no index.parquet"):
         read_index(tmp_path)
     for version in (SCHEMA_VERSION + 1, None):
         write_index(tmp_path, {}, version=version)
-        with pytest.raises(ValueError, match=f"must hold an index of version {SCHEMA_VERSION}, got version"):
+        with pytest.raises(ValueError, match=f"must contain an index of version {SCHEMA_VERSION}, got version"):
             read_index(tmp_path)
     write_index(tmp_path, {}, drop=["fps"])
-    with pytest.raises(ValueError, match="must hold an index with the columns"):
+    with pytest.raises(ValueError, match="must contain an index with the columns"):
         read_index(tmp_path)
     os.unlink(tmp_path / "index.parquet")
     os.mkfifo(tmp_path / "index.parquet")
-    with pytest.raises(FileNotFoundError, match="`root` holds no index.parquet"):
+    with pytest.raises(FileNotFoundError, match="`root` contains no index.parquet"):
         read_index(tmp_path)
 
 
@@ -117,5 +117,5 @@ def test_a_few_bytes_do_not_stand_for_millions_of_rows(tmp_path):
     arrays = [pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 10**6, "int32"), [ROW["clip"]])]
     pyarrow.parquet.write_table(pyarrow.table(arrays, ["clip"]), tmp_path / "index.parquet")
     assert (tmp_path / "index.parquet").stat().st_size < 10**4
-    with pytest.raises(ValueError, match="cannot be read: .*states more rows than it can hold"):
+    with pytest.raises(ValueError, match="cannot be read: .*states more rows than it can contain"):
         read_index(tmp_path)

@@ -25,7 +25,7 @@ BROKEN = {
     "several_people": {"multi_person_ratio": 0.11},
     "small_person": {"person_height": 0.39},
     "low_scores": {"mean_score": 0.49},
-    "outside_picture": {"outside_ratio": 0.21},
+    "outside_image": {"outside_ratio": 0.21},
     "little_motion": {"body_motion": 0.09},
 }
 LIMITS = {
@@ -35,7 +35,7 @@ LIMITS = {
     "several_people": {"max_multi_person_ratio": 0.2},
     "small_person": {"min_person_height": 0.3},
     "low_scores": {"min_score": 0.4},
-    "outside_picture": {"max_outside_ratio": 0.3},
+    "outside_image": {"max_outside_ratio": 0.3},
     "little_motion": {"min_motion": 0.0},
 }
 

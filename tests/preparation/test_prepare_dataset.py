@@ -164,7 +164,7 @@ def test_clips_are_cropped_around_the_person_and_resized(tmp_path, options):
     assert (
         frames.shape[1:3] == (192, 96) == (keypoints.height, keypoints.width) == (rows[0]["height"], rows[0]["width"])
     )
-    # The window is 64 x 128; the middle of the dance, at x = 117.5, is its middle, but for the border of the picture.
+    # The window is 64 x 128; the middle of the dance, at x = 117.5, is its middle, but for the border of the image.
     expected = keypoints_of(boxes).crop(86, 0, 150, 128).resize(192, 96)
     np.testing.assert_allclose(keypoints.xy, expected.xy, atol=1.5)
     inside = frames[0, 30:160, int(keypoints.xy[0, 6, 0]) : int(keypoints.xy[0, 5, 0])]
@@ -178,7 +178,7 @@ def test_clips_are_cropped_around_the_person_and_resized(tmp_path, options):
         (dancer_boxes(18), {"size": (320, 288)}, "too_coarse"),
         (dancer_boxes(13, height=60) + [[]] * 5, {}, "no_person"),
         (dancer_boxes(18, height=60), {"rules": replace(RULES, min_person_height=0.6)}, "small_person"),
-        ([[(x, 14, x + 36, 114)] for x in range(0, 120, 7)], {"size": (128, 32)}, "outside_picture"),
+        ([[(x, 14, x + 36, 114)] for x in range(0, 120, 7)], {"size": (128, 32)}, "outside_image"),
         (dancer_boxes(18, step=0), {}, "little_motion"),
     ],
 )
@@ -198,7 +198,7 @@ def test_low_scores_are_counted(tmp_path, options):
 
 
 def test_detected_people(tmp_path):
-    """The models are small, but rtmlib runs them: boxes and keypoints come from the pictures."""
+    """The models are small, but rtmlib runs them: boxes and keypoints come from the images."""
     crowd = [[*people, (120, 20, 150, 110)] for people in dancer_boxes(16, x=20)]
     (tmp_path / "models").mkdir()
     models = {name: str(path) for name, path in write_models(tmp_path / "models").items()}
@@ -245,7 +245,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, options):
         return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
 
     growth = peak(150)[0] - peak(50)[0]
-    assert growth < 20 * HEIGHT * WIDTH * 3  # of 100 pictures and their keypoints
+    assert growth < 20 * HEIGHT * WIDTH * 3  # of 100 images and their keypoints
 
 
 def write_rotated(path, frames):
@@ -309,8 +309,8 @@ def test_faulty_videos_are_listed_and_the_others_prepared(tmp_path):
     assert [(line["video"], line["stage"]) for line in failures] == [(name, "decode") for name in names]
     assert all(set(line) == {"video", "stage", "reason"} and "\n" not in line["reason"] for line in failures)
     assert failures[0]["reason"].startswith("'damaged.mp4' cannot be decoded as a video")
-    assert failures[2]["reason"] == "'frameless.avi' holds no video frame."
-    assert failures[3]["reason"] == "it states 1 frames per second, not 5 to 240"
+    assert failures[2]["reason"] == "'frameless.avi' contains no video frame."
+    assert failures[3]["reason"] == "it states 1 frames per second, outside 5 to 240"
     assert failures[4]["reason"] == "it has frames of 160x8 pixels"
     rows = [
         (row["video"], row["start_frame"], row["num_frames"], row["width"]) for row in read_index(tmp_path / "out")
@@ -376,12 +376,12 @@ def test_other_options_and_other_videos_are_refused(tmp_path, options, videos):
     (folder / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
     prepare_dataset(folder, root, options)
     files = files_of(root)
-    with pytest.raises(ValueError, match=r"made with other options \(max_seconds was 10.0, is 5.0\)"):
+    with pytest.raises(ValueError, match=r"created with other options \(max_seconds was 10.0, is 5.0\)"):
         prepare_dataset(folder, root, replace(options, max_seconds=5.0))
     with pytest.raises(ValueError, match="made of other videos: a.mp4 is not in `videos`"):
         prepare_dataset(videos / "more", root, options)
     (folder / "a.mp4").write_bytes((videos / "more" / "b 1.mp4").read_bytes())
-    with pytest.raises(ValueError, match="holds a.mp4, which has changed since it was prepared"):
+    with pytest.raises(ValueError, match="contains a.mp4, which changed after it was prepared"):
         prepare_dataset(folder, root, options)
     assert files_of(root) == files
 
@@ -462,7 +462,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, options,
     ):
         with pytest.raises(ValueError, match=message):
             prepare_dataset(videos, tmp_path / "out", options, **changes)
-    with pytest.raises(FileNotFoundError, match="`options.keypoints` is no folder"):
+    with pytest.raises(FileNotFoundError, match="`options.keypoints` is not a folder"):
         prepare_dataset(videos, tmp_path / "out", replace(options, keypoints=str(tmp_path / "none")))
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "a.mov"):
@@ -539,7 +539,7 @@ def test_a_path_in_a_list_that_leaves_its_folder_is_refused(tmp_path, name):
 def test_lists_that_cannot_be_used(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a list of videos"):
         list_videos(tmp_path / "none")
-    with pytest.raises(ValueError, match="`videos` holds no videos"):
+    with pytest.raises(ValueError, match="`videos` contains no videos"):
         list_videos(tmp_path)
     (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\na.mp4\n")
     with pytest.raises(ValueError, match="`videos` names a video twice: a.mp4"):
@@ -561,7 +561,7 @@ def test_odd_names_in_a_folder(tmp_path):
     assert list_videos(tmp_path)[1] == ["VID 12:30.mp4", "a.GIF", "b.3gp", "é\n舞.webm"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
-    with pytest.raises(ValueError, match="`videos` holds a link to a folder, which is not followed: link"):
+    with pytest.raises(ValueError, match="`videos` contains a link to a folder, which is not followed: link"):
         list_videos(tmp_path)
 
 

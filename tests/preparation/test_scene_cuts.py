@@ -24,7 +24,7 @@ def scenes(frames, **options):
     return [len(list(scene)) for _, scene in groupby(frames, SceneCounter(**options))]
 
 
-def test_scenes_begin_where_the_picture_changes():
+def test_scenes_begin_where_the_image_changes():
     rng = np.random.default_rng(0)
     frames = [noisy(wall(seed), rng) for seed, length in ((1, 12), (2, 1), (3, 20), (1, 5)) for _ in range(length)]
     assert scenes(frames) == [12, 1, 20, 5]

@@ -53,7 +53,7 @@ def test_what_is_said_where_the_frame_rate_is_missing_or_of_no_use(tmp_path):
     with pytest.raises(ValueError, match="no videos but folders of images, such as 00001/images: .* `frames_fps`"):
         list_videos(tmp_path)
     (tmp_path / "list.txt").write_text("00001/images\n")
-    with pytest.raises(ValueError, match="names folders of images, such as 00001/images: give .* as `frames_fps`"):
+    with pytest.raises(ValueError, match="names folders of images, such as 00001/images: pass .* as `frames_fps`"):
         list_videos(tmp_path / "list.txt")
     assert list_videos(tmp_path / "list.txt", 25)[1] == ["00001/images"]
     touch(tmp_path / "flat", "TiktokDance_00338_0001.png")
@@ -61,10 +61,10 @@ def test_what_is_said_where_the_frame_rate_is_missing_or_of_no_use(tmp_path):
         with pytest.raises(ValueError, match=message):
             list_videos(tmp_path / "flat", fps)
     touch(tmp_path / "videos", "a.mp4", "a.jpg")
-    with pytest.raises(ValueError, match="holds no folders of images, which `frames_fps` is for"):
+    with pytest.raises(ValueError, match="contains no folders of images, which `frames_fps` requires"):
         list_videos(tmp_path / "videos", 30)
     (tmp_path / "videos" / "list.txt").write_text("a.mp4\n")
-    with pytest.raises(ValueError, match="names no folders of images, which `frames_fps` is for"):
+    with pytest.raises(ValueError, match="names no folders of images, which `frames_fps` requires"):
         list_videos(tmp_path / "videos" / "list.txt", 30)
 
 
@@ -81,7 +81,7 @@ def test_frames_come_in_the_order_of_their_numbers_as_they_are_shown(tmp_path):
     with pytest.raises(ValueError, match="have the same name or number"):
         stream_frame_folder(tmp_path / "clip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no frames"):
+    with pytest.raises(ValueError, match="contains no frames"):
         stream_frame_folder(tmp_path / "empty")
 
 
@@ -109,10 +109,10 @@ def test_folders_of_frames_become_clips(tmp_path, dance):
     expected = keypoints_of(dancer_boxes(18)).xy
     np.testing.assert_array_equal(WholeBodyKeypoints.load(tmp_path / "out" / row["annotations"]).xy, expected)
 
-    with pytest.raises(ValueError, match=r"made with other options \(frames_fps was 30, is 25\)"):
+    with pytest.raises(ValueError, match=r"created with other options \(frames_fps was 30, is 25\)"):
         prepare_dataset(tmp_path / "tiktok", tmp_path / "out", replace(dance, frames_fps=25))
     (tmp_path / "tiktok" / "00001" / "images" / "18.png").unlink()
-    with pytest.raises(ValueError, match="holds 00001/images, which has changed since it was prepared"):
+    with pytest.raises(ValueError, match="contains 00001/images, which changed after it was prepared"):
         prepare_dataset(tmp_path / "tiktok", tmp_path / "out", dance)
     for fps in (1, 300, float("nan")):
         with pytest.raises(ValueError, match="`frames_fps` must be a finite number, at least 5 and at most 240"):
@@ -163,7 +163,7 @@ def test_lists_of_other_projects(tmp_path, name, content, caplog):
     assert list_videos(tmp_path / name) == (str(tmp_path), ["fashion/a.mp4", "fashion/b.mp4"])
     unread = {"train.csv": "pose", "ubc.csv": "id", "meta.json": "kps_path"}.get(name)
     assert caplog.messages == (
-        [f"Of {tmp_path / name} only the videos are read, not ['{unread}']; keypoints are detected, or given."]
+        [f"From {tmp_path / name}, only the videos are read, not ['{unread}']; pass keypoints separately."]
         if unread
         else []
     )
@@ -174,19 +174,23 @@ def test_lists_of_other_projects(tmp_path, name, content, caplog):
     [
         ("a.json", "", "cannot be read as a .json file"),
         ("a.json", "[" * 10**5, "cannot be read as a .json file"),
-        ("a.json", "{}", "must hold a list of paths or objects"),
-        ("a.json", "[]", "holds no videos"),
+        ("a.json", "{}", "must contain a list of paths or objects"),
+        ("a.json", "[]", "contains no videos"),
         (
             "a.json",
             '[{"video_path": "a.mp4"}, {"clip": "b.mp4"}]',
-            "entry 1 must be a path, or have one as one of video",
+            "entry 1 must be a path, or contain one as one of video",
         ),
         ("a.json", '[{"video_path": null}]', "entry 0 must be a path"),
         ("a.json", '[["a.mp4"]]', "entry 0 must be a path"),
         ("a.jsonl", '{"video": "a.mp4"}\n{"video":', "cannot be read as a .jsonl file"),
-        ("a.csv", "a.mp4,b\nb.mp4,c\n", "entry 0 must be a path, or have one as one of video_path, video, file_name"),
+        (
+            "a.csv",
+            "a.mp4,b\nb.mp4,c\n",
+            "entry 0 must be a path, or contain one as one of video_path, video, file_name",
+        ),
         ("a.csv", 'video\n"a.mp4', "cannot be read as a .csv file"),
-        ("a.csv", "video\n", "holds no videos"),
+        ("a.csv", "video\n", "contains no videos"),
         ("a.json", '["../a.mp4"]', "names a path that leaves its folder: '../a.mp4'"),
         ("a.csv", "video\n/etc/passwd\n", "names a path that leaves its folder: '/etc/passwd'"),
         ("a.jsonl", '"s3://bucket/a.mp4"', "names a (path that leaves|file that does not exist)"),

@@ -66,7 +66,7 @@ def test_any_size(size):
     assert clip.hand_masks.shape == (1, 2, *size)
 
 
-def test_pictures_of_two_sizes_show_the_same():
+def test_images_of_two_sizes_show_the_same():
     small, large = (scene(6).render([9], HEIGHT * zoom, WIDTH * zoom, with_sharp=True) for zoom in (1, 3))
     np.testing.assert_allclose(large.keypoints.xy, 3 * small.keypoints.xy, atol=1e-3)
     reduced = cv2.resize(large.sharp_frames[0], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
@@ -98,7 +98,7 @@ def test_another_process_renders_the_same_bytes(clip):
     assert output.strip() == hashlib.sha256(clip.frames.tobytes()).hexdigest()
 
 
-def test_keypoints_without_pictures_are_those_of_the_pictures(clip):
+def test_keypoints_without_images_are_those_of_the_images(clip):
     keypoints = scene(3).keypoints(range(24), HEIGHT, WIDTH)
     np.testing.assert_array_equal(keypoints.xy, clip.keypoints.xy)
     np.testing.assert_array_equal(keypoints.score, clip.keypoints.score)
@@ -128,7 +128,7 @@ def test_splits_share_nobody():
 
 
 def test_blur_is_the_average_over_the_exposure(clip):
-    """Against many sharp pictures during the exposure of the frame that moves most."""
+    """Against many sharp images during the exposure of the frame that moves most."""
     path = np.linalg.norm(np.diff(clip.keypoints.xy[:, 91:], axis=0), axis=-1).mean(axis=1) * clip.shutter[1:]
     frame = int(path.argmax()) + 1
     substeps = 128
@@ -228,7 +228,7 @@ def middle_of(mask):
 
 
 def test_masks_of_two_sizes_lie_in_the_same_place():
-    """Also where the middle of a pixel lies between pixels of the larger picture that it is drawn as."""
+    """Also where the middle of a pixel lies between pixels of the larger image that it is drawn as."""
     for zoom, height in ((2, 160), (4, 80)):
         apart = []
         for index in range(8):
@@ -259,7 +259,7 @@ def test_left_is_the_left_of_the_person():
     assert (keypoints.xy[:, LEFT_SHOULDER, 0] > keypoints.xy[:, RIGHT_SHOULDER, 0]).mean() > 0.95
 
 
-def test_hands_and_face_are_mostly_in_the_picture():
+def test_hands_and_face_are_mostly_in_the_image():
     score = np.concatenate([scene(index).keypoints(range(0, 200, 40), HEIGHT, WIDTH).score for index in range(40)])
     both_hands = (score[:, 91:] > 0).all(axis=1).mean()
     face = ((score[:, FACE] == 1).mean(axis=1) > 0.5).mean()

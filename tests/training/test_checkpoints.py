@@ -56,9 +56,9 @@ def test_steps_are_ordered_as_numbers(tmp_path, accelerator):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model").write_text("wh"), "model is damaged: it is not as it was written"),
-        (lambda folder: (folder / "model").write_text("whose"), "model is damaged: it is not as it was written"),
-        (lambda folder: (folder / "model").write_text(""), "model is damaged: it is not as it was written"),
+        (lambda folder: (folder / "model").write_text("wh"), "model is damaged: its content has changed"),
+        (lambda folder: (folder / "model").write_text("whose"), "model is damaged: its content has changed"),
+        (lambda folder: (folder / "model").write_text(""), "model is damaged: its content has changed"),
         (lambda folder: (folder / "model").unlink(), "model is missing"),
         (lambda folder: (folder / "contents.json").unlink(), "contents.json is missing or damaged"),
         (lambda folder: (folder / "contents.json").write_text("[]"), "contents.json is missing or damaged"),
@@ -126,7 +126,7 @@ def test_a_name_tells_the_step(name, step):
 def test_a_checkpoint_is_never_replaced(tmp_path, accelerator):
     checkpoints = CheckpointFolder(tmp_path)
     checkpoints.save(2, write, accelerator)
-    with pytest.raises(FileExistsError, match="`step` must be one without a checkpoint, but .*checkpoint-2 is there"):
+    with pytest.raises(FileExistsError, match="`step` must be a step without a checkpoint, but .*checkpoint-2 exists"):
         checkpoints.save(2, interrupted, accelerator)
     assert (checkpoints.path(2) / "model").read_text() == "whole"
 

@@ -47,8 +47,8 @@ def turned_head(yaw, pitch=0.0, eye_distance=60.0):
     return landmarks_of(eye_distance * (HEAD @ (turn @ nod).T)[:, :2] + 200)
 
 
-def smooth_pictures(count=1, height=200, width=200, seed=0, cell=8):
-    """Random pictures in [-1, 1] without detail below `cell` pixels."""
+def smooth_images(count=1, height=200, width=200, seed=0, cell=8):
+    """Random images in [-1, 1] without detail below `cell` pixels."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, height // cell, width // cell, generator=generator)
     return 2 * functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) - 1
@@ -84,7 +84,7 @@ def evaluated_face(tmp_path_factory):
     [(0, 1, (100, 100)), (0, 0.9, (93.3, 120.8)), (20, 0.7, (110, 90)), (-75, 0.5, (60, 140)), (160, 1, (20, 190))],
 )
 def test_faces_that_are_not_shrunk_are_aligned_as_for_evaluation(evaluated_face, angle, scale, center):
-    frames, landmarks = smooth_pictures(), placed_face(angle, scale, center)[None]
+    frames, landmarks = smooth_images(), placed_face(angle, scale, center)[None]
     landmarks[:, NEEDED, :2] += torch.randn(len(NEEDED), 2, generator=torch.Generator().manual_seed(1)) * 2 * scale
     ours, theirs = align_faces(frames, landmarks), evaluated_face(frames, landmarks)
     assert ours.std() > 0.2
@@ -94,7 +94,7 @@ def test_faces_that_are_not_shrunk_are_aligned_as_for_evaluation(evaluated_face,
 
 
 def test_each_face_of_a_batch_is_aligned_by_its_own_points():
-    frames = smooth_pictures(3)
+    frames = smooth_images(3)
     landmarks = torch.stack([placed_face(10), placed_face(-20, 1.5), placed_face(90, 0.6)])
     alone = [align_faces(frames[i : i + 1], landmarks[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(align_faces(frames, landmarks), torch.cat(alone), rtol=0, atol=1e-6)
@@ -114,7 +114,7 @@ def test_large_faces_are_averaged_over_their_pixels(scale):
 
 
 def test_frames_of_half_precision_are_aligned_in_float32():
-    frames, landmarks = smooth_pictures(), placed_face(30, 0.8)[None]
+    frames, landmarks = smooth_images(), placed_face(30, 0.8)[None]
     for dtype in (torch.float16, torch.bfloat16):
         with torch.autocast("cpu", dtype=dtype):
             faces = align_faces(frames.to(dtype), landmarks)
@@ -124,7 +124,7 @@ def test_frames_of_half_precision_are_aligned_in_float32():
 
 
 def test_gradient_of_the_alignment_is_exact():
-    frames = smooth_pictures(2, 24, 20, cell=2).double().requires_grad_()
+    frames = smooth_images(2, 24, 20, cell=2).double().requires_grad_()
     landmarks = torch.stack([placed_face(30, 0.1, (9, 12)), placed_face(-10, 1.7, (10, 10))])
     assert torch.autograd.gradcheck(align_faces, (frames, landmarks), fast_mode=True)
 
@@ -144,10 +144,10 @@ def without_points():
 @pytest.mark.parametrize("case", without_points())
 def test_what_is_no_face_gives_finite_values_and_counts_nothing(network, case):
     landmarks = torch.stack([without_points()[case], placed_face()])
-    frames = smooth_pictures(2).requires_grad_()
+    frames = smooth_images(2).requires_grad_()
     assert align_faces(frames, landmarks).isfinite().all()
     assert face_weights(landmarks).tolist() == [0, 1]
-    reference, reference_landmarks = smooth_pictures(2, seed=1), torch.stack([placed_face()] * 2)
+    reference, reference_landmarks = smooth_images(2, seed=1), torch.stack([placed_face()] * 2)
     for losses in (
         identity_loss(network, frames, reference, landmarks, reference_landmarks),
         identity_loss(network, frames, reference, reference_landmarks, landmarks),
@@ -174,7 +174,7 @@ def test_what_is_no_face_gives_finite_values_and_counts_nothing(network, case):
 )
 def test_box_holds_all_that_is_read_and_little_more(angle, scale, center):
     landmarks = placed_face(angle, scale, center)[None]
-    frames = smooth_pictures(1, 480, 480).requires_grad_()
+    frames = smooth_images(1, 480, 480).requires_grad_()
     align_faces(frames, landmarks).sum().backward()
     y, x = frames.grad[0].abs().sum(0).nonzero().T + 0.5
     read = torch.stack([x.min(), y.min(), x.max(), y.max()])
@@ -188,7 +188,7 @@ def test_box_holds_all_that_is_read_and_little_more(angle, scale, center):
 
 
 def test_what_is_outside_of_the_box_may_be_black():
-    frames, landmarks = smooth_pictures(1, 240, 240), placed_face(20, 1.2, (117.3, 125.1))[None]
+    frames, landmarks = smooth_images(1, 240, 240), placed_face(20, 1.2, (117.3, 125.1))[None]
     x0, y0, x1, y1 = aligned_boxes(landmarks)[0].tolist()
     black = torch.full_like(frames, -1)
     black[..., int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = frames[
@@ -270,7 +270,7 @@ def test_every_point_that_is_needed_must_be_seen_and_no_other():
 
 
 def test_loss_is_one_minus_the_cosine_of_the_embeddings(network):
-    predicted, reference = smooth_pictures(2), smooth_pictures(2, 160, 240, seed=1)
+    predicted, reference = smooth_images(2), smooth_images(2, 160, 240, seed=1)
     landmarks, reference_landmarks = (
         torch.stack([placed_face(10), placed_face(-30, 0.6)]),
         torch.stack([placed_face(-5, 0.9, (120, 80)), placed_face(40, 1.5, (110, 90))]),
@@ -284,12 +284,12 @@ def test_loss_is_one_minus_the_cosine_of_the_embeddings(network):
     np.testing.assert_allclose(losses.numpy(), 1 - cosine, atol=1e-5)
 
 
-def test_same_face_elsewhere_in_the_picture_has_no_loss(network):
-    frames = smooth_pictures(1, 200, 300)
+def test_same_face_elsewhere_in_the_image_has_no_loss(network):
+    frames = smooth_images(1, 200, 300)
     moved = frames.roll((17, 60), dims=(2, 3))
     landmarks = placed_face(15, 0.8)[None]
     shifted = landmarks + torch.tensor([60, 17, 0])
-    other = smooth_pictures(1, 200, 300, seed=1)
+    other = smooth_images(1, 200, 300, seed=1)
     assert identity_loss(network, moved, frames, shifted, landmarks).abs() < 1e-5
     assert identity_loss(network, moved, frames, landmarks, landmarks) > 1e-3
     assert identity_loss(network, other, frames, landmarks, landmarks) > 1e-3
@@ -300,7 +300,7 @@ def test_gradient_of_the_loss_is_exact(network):
     double.load_state_dict(network.state_dict())
     double.double()
     landmarks, reference_landmarks = placed_face(25, 1.3)[None], placed_face()[None]
-    frames, reference = smooth_pictures().double().requires_grad_(), smooth_pictures(seed=1).double()
+    frames, reference = smooth_images().double().requires_grad_(), smooth_images(seed=1).double()
     direction = torch.randn(frames.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def loss(step):
@@ -313,7 +313,7 @@ def test_gradient_of_the_loss_is_exact(network):
 
 
 def test_reference_gets_no_gradient(network):
-    predicted, reference = smooth_pictures().requires_grad_(), smooth_pictures(seed=1).requires_grad_()
+    predicted, reference = smooth_images().requires_grad_(), smooth_images(seed=1).requires_grad_()
     landmarks = placed_face()[None]
     identity_loss(network, predicted, reference, landmarks, landmarks).sum().backward()
     assert predicted.grad.any()
@@ -322,7 +322,7 @@ def test_reference_gets_no_gradient(network):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_no_loss(network, dtype):
-    predicted, reference, landmarks = smooth_pictures(), smooth_pictures(seed=1), placed_face(10)[None]
+    predicted, reference, landmarks = smooth_images(), smooth_images(seed=1), placed_face(10)[None]
     with torch.autocast("cpu", dtype=dtype):
         losses = identity_loss(network, predicted, reference, landmarks, landmarks)
     expected = identity_loss(network, predicted, reference, landmarks, landmarks)
@@ -340,7 +340,7 @@ def test_no_value_is_waited_for(network):
             self.names.add(function.overloadpacket._qualified_op_name.removeprefix("aten::"))
             return function(*args, **(kwargs or {}))
 
-    frames, landmarks = smooth_pictures().requires_grad_(), placed_face()[None]
+    frames, landmarks = smooth_images().requires_grad_(), placed_face()[None]
     with Operators() as operators:
         aligned_boxes(landmarks)
         identity_loss(network, frames, frames, landmarks, landmarks).mean().backward()
@@ -352,8 +352,8 @@ def test_no_value_is_waited_for(network):
 
 
 def test_steps_on_the_pixels_lower_the_loss(network):
-    reference, landmarks = smooth_pictures(2, seed=1), torch.stack([placed_face(20), placed_face(-10, 1.4)])
-    predicted = smooth_pictures(2).requires_grad_()
+    reference, landmarks = smooth_images(2, seed=1), torch.stack([placed_face(20), placed_face(-10, 1.4)])
+    predicted = smooth_images(2).requires_grad_()
     optimizer = torch.optim.Adam([predicted], lr=0.02)
     history = []
     for _ in range(8):
@@ -373,13 +373,13 @@ def test_loss_trains_the_appearance_encoder_through_the_pipeline(network):
     encoder = pipeline.appearance_encoder
     generator = torch.Generator().manual_seed(0)
     height, width, timestep = 96, 96, torch.tensor([120])
-    reference, target = smooth_pictures(2, height, width, seed=3).split(1)
+    reference, target = smooth_images(2, height, width, seed=3).split(1)
     landmarks, reference_landmarks = placed_face(10, 0.7, (50, 50))[None], placed_face(0, 0.6, (45, 50))[None]
     context = torch.randn(1, 1, 32, generator=generator)
     with torch.no_grad():
         latents, reference_latents = (
-            pipeline.vae.encode(picture).latent_dist.mean * pipeline.vae.config.scaling_factor
-            for picture in (target, reference)
+            pipeline.vae.encode(image).latent_dist.mean * pipeline.vae.config.scaling_factor
+            for image in (target, reference)
         )
     noise = torch.randn(latents.shape, generator=generator)
     noisy = pipeline.scheduler.add_noise(latents, noise, timestep)
@@ -421,7 +421,7 @@ def test_bad_input_is_named(network):
         face_weights(landmarks[:, :5])
     with pytest.raises(ValueError, match=r"`landmarks` must be of shape \(1, 68, 3\), got \(1, 68, 2\)"):
         aligned_boxes(landmarks[..., :2])
-    with pytest.raises(ValueError, match="`reference` must hold as many pictures as `predicted`, 1, got 2"):
+    with pytest.raises(ValueError, match="`reference` must contain as many images as `predicted`, 1, got 2"):
         identity_loss(network, frames, frames.repeat(2, 1, 1, 1), landmarks, landmarks)
     with pytest.raises(ValueError, match=r"`reference_landmarks` must be of shape \(1, 68, 3\), got \(2, 68, 3\)"):
         identity_loss(network, frames, frames, landmarks, landmarks.repeat(2, 1, 1))

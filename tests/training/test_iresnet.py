@@ -47,9 +47,9 @@ def write_onnx(network, path, **options):
     return path
 
 
-def onnx_embeddings(path, pictures):
+def onnx_embeddings(path, images):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"data": pictures.numpy()})[0])
+    return torch.from_numpy(session.run(None, {"data": images.numpy()})[0])
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,9 @@ def test_network_is_frozen_and_stays_in_evaluation_mode(small):
     parent = torch.nn.ModuleDict({"identity": small}).train()
     assert not any(module.training for module in parent["identity"].modules())
     assert not any(parameter.requires_grad for parameter in small.parameters())
-    pictures = faces().requires_grad_()
-    small(pictures).sum().backward()
-    assert (pictures.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+    images = faces().requires_grad_()
+    small(images).sum().backward()
+    assert (images.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
 
 
@@ -149,17 +149,17 @@ def test_weights_that_do_not_match_are_named(tmp_path, small, small_onnx):
 
     def error_for(changed):
         safetensors.torch.save_file(changed, path)
-        with pytest.raises(ValueError, match="holds no IResNet") as error:
+        with pytest.raises(ValueError, match="contains no IResNet") as error:
             IResNet.from_weights(path)
         return str(error.value)
 
     assert "it lacks conv1.weight, fc.weight, layer1.0.conv2.weight" in error_for({"weight": torch.zeros(3)})
     assert "it lacks layer1.1.prelu.weight." in error_for({k: state[k] for k in state if k != "layer1.1.prelu.weight"})
-    assert "it has no use for head.weight." in error_for({**state, "head.weight": torch.zeros(3)})
-    assert "the shape is another for features.bias." in error_for({**state, "features.bias": torch.zeros(3)})
+    assert "it has the unknown head.weight." in error_for({**state, "head.weight": torch.zeros(3)})
+    assert "the shape differs for features.bias." in error_for({**state, "features.bias": torch.zeros(3)})
     # Half of a network with norms, half of one without.
     mixed = {**folded_state(small_onnx), "bn1.weight": state["bn1.weight"]}
-    assert "it has no use for bn1.weight." in error_for(mixed)
+    assert "it has the unknown bn1.weight." in error_for(mixed)
 
 
 def test_other_onnx_networks_are_refused(tmp_path, small_onnx):
@@ -167,7 +167,7 @@ def test_other_onnx_networks_are_refused(tmp_path, small_onnx):
         model = onnx.load(small_onnx)
         change(model.graph)
         onnx.save(model, tmp_path / "other.onnx")
-        with pytest.raises(ValueError, match="holds no IResNet") as error:
+        with pytest.raises(ValueError, match="contains no IResNet") as error:
             IResNet.from_weights(tmp_path / "other.onnx")
         return str(error.value)
 
@@ -223,7 +223,9 @@ def test_doubled_folder_of_the_zip_file_is_explained(tmp_path, small_onnx):
         FileNotFoundError, match="a folder of its own name; give '.*antelopev2/antelopev2/glintr100.onnx'"
     ):
         IResNet.from_weights(tmp_path / "antelopev2" / "glintr100.onnx")
-    with pytest.raises(FileNotFoundError, match="is a folder, give the file .* it holds .*antelopev2/glintr100.onnx"):
+    with pytest.raises(
+        FileNotFoundError, match="is a folder, pass the file .* it contains .*antelopev2/glintr100.onnx"
+    ):
         IResNet.from_weights(tmp_path / "antelopev2")
     assert IResNet.from_weights(folder / "glintr100.onnx").sha256
 

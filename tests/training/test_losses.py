@@ -187,12 +187,12 @@ def test_noise_prediction_loss_of_half_precision_is_float32():
 # Regions
 
 
-def pictures(seed, *batch):
+def images(seed, *batch):
     return random(seed, *batch, 3, 6, 8).tanh()
 
 
 def box_masks(*boxes):
-    """(N, 1, H, W), per picture (top, bottom, left, right)."""
+    """(N, 1, H, W), per image (top, bottom, left, right)."""
     masks = torch.zeros(len(boxes), 1, 6, 8)
     for mask, (top, bottom, left, right) in zip(masks, boxes, strict=True):
         mask[:, top:bottom, left:right] = 1
@@ -200,7 +200,7 @@ def box_masks(*boxes):
 
 
 def test_regional_loss_is_equation_1():
-    predicted, target = pictures(0, 3), pictures(1, 3)
+    predicted, target = images(0, 3), images(1, 3)
     masks = torch.rand(3, 1, 6, 8, generator=torch.Generator().manual_seed(2))
     expected = []
     for p, t, m in zip(predicted.double().numpy(), target.double().numpy(), masks.double().numpy(), strict=True):
@@ -210,13 +210,13 @@ def test_regional_loss_is_equation_1():
 
 
 def test_a_constant_error_costs_the_same_in_a_region_of_any_size():
-    target = pictures(0, 3) / 2
+    target = images(0, 3) / 2
     masks = box_masks((0, 1, 0, 1), (2, 5, 1, 7), (0, 6, 0, 8))
     torch.testing.assert_close(regional_loss(target + 0.25, target, masks), torch.full((3,), 3 * 0.25**2))
 
 
 def test_an_empty_region_costs_nothing_and_has_no_gradient():
-    predicted, target = pictures(0, 3).requires_grad_(), pictures(1, 3)
+    predicted, target = images(0, 3).requires_grad_(), images(1, 3)
     masks = box_masks((1, 3, 2, 6), (2, 2, 0, 8), (0, 0, 0, 0))
     losses = regional_loss(predicted, target, masks)
     losses.sum().backward()
@@ -224,16 +224,16 @@ def test_an_empty_region_costs_nothing_and_has_no_gradient():
     assert torch.equal(predicted.grad != 0, masks.bool().expand_as(predicted))
 
 
-def test_regional_losses_are_each_pictures_own():
-    predicted, target = pictures(0, 3), pictures(1, 3)
+def test_regional_losses_are_each_images_own():
+    predicted, target = images(0, 3), images(1, 3)
     masks = box_masks((1, 3, 2, 6), (2, 2, 0, 8), (0, 6, 0, 5))
     losses, order = regional_loss(predicted, target, masks), torch.tensor([2, 0, 1])
     assert_equal_up_to_rounding(regional_loss(predicted[order], target[order], masks[order]), losses[order])
 
 
-def test_windows_of_a_picture_count_as_one_region():
-    """Two windows of four columns of the picture, and the picture."""
-    predicted, target = pictures(0, 2), pictures(1, 2)
+def test_windows_of_a_image_count_as_one_region():
+    """Two windows of four columns of the image, and the image."""
+    predicted, target = images(0, 2), images(1, 2)
     masks = box_masks((1, 3, 2, 6), (2, 2, 0, 8))
     halves = (torch.stack(values.split(4, dim=-1), dim=1) for values in (predicted, target, masks))
     torch.testing.assert_close(regional_loss(*halves), regional_loss(predicted, target, masks))
@@ -264,9 +264,9 @@ def test_shapes_that_would_be_broadcast_are_refused():
     with pytest.raises(ValueError, match=r"`weights` must be of shape \(5,\), got \(5, 1\)"):
         noise_prediction_loss(clips(0), clips(1), torch.ones(5, 1))
     with pytest.raises(ValueError, match="`predicted` and `target`"):
-        regional_loss(pictures(0, 3), pictures(1, 1), box_masks((0, 1, 0, 1)))
+        regional_loss(images(0, 3), images(1, 1), box_masks((0, 1, 0, 1)))
     with pytest.raises(ValueError, match=r"`mask` must be of shape \(1, 1, 6, 8\), got \(1, 3, 6, 8\)"):
-        regional_loss(pictures(0, 1), pictures(1, 1), torch.ones(1, 3, 6, 8))
+        regional_loss(images(0, 1), images(1, 1), torch.ones(1, 3, 6, 8))
 
 
 def test_unknown_prediction_types_and_ratios_are_refused():

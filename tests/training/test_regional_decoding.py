@@ -17,7 +17,7 @@ from hia_diffusers.training.regional_decoding import RegionWindows, decode_windo
 LATENT_HEIGHT, LATENT_WIDTH = 32, 24
 HEIGHT, WIDTH = 8 * LATENT_HEIGHT, 8 * LATENT_WIDTH
 
-# Per picture and region: top, bottom, left, right in pixels; in the middle, at borders and in a corner, and none.
+# Per image and region: top, bottom, left, right in pixels; in the middle, at borders and in a corner, and none.
 REGIONS = [[(100, 140, 70, 110), (0, 20, 160, 192)], [(236, 256, 0, 30), (0, 0, 0, 0)]]
 
 
@@ -32,8 +32,8 @@ def latents():
 def region_masks(regions):
     """(N, R, H, W)"""
     masks = torch.zeros(len(regions), len(regions[0]), HEIGHT, WIDTH)
-    for picture, boxes in zip(masks, regions, strict=True):
-        for mask, (top, bottom, left, right) in zip(picture, boxes, strict=True):
+    for image, boxes in zip(masks, regions, strict=True):
+        for mask, (top, bottom, left, right) in zip(image, boxes, strict=True):
             mask[top:bottom, left:right] = 1
     return masks
 
@@ -48,7 +48,7 @@ def autoencoder(num_blocks=4, **config):
         latent_channels=4,
         **{"layers_per_block": 2} | config,
     )
-    # As trained ones, no norm is the identity, and no picture is grey.
+    # As trained ones, no norm is the identity, and no image is grey.
     for norm in (layer for layer in vae.decoder.modules() if isinstance(layer, nn.GroupNorm)):
         nn.init.normal_(norm.weight, mean=1, std=0.3)
         nn.init.normal_(norm.bias, std=0.3)
@@ -78,7 +78,7 @@ def test_windows_hold_the_whole_region_and_are_no_larger_than_the_largest_needs(
     assert torch.equal(inside.sum(dim=(2, 3, 4)), masks.sum(dim=(2, 3)))
 
 
-def test_windows_are_centred_where_the_picture_allows():
+def test_windows_are_centred_where_the_image_allows():
     windows = region_windows(region_masks(REGIONS), size_step=12)
     assert (windows.height, windows.width) == (12, 12)
     assert windows.corners.tolist()[0] == [[9, 5], [0, 12]]
@@ -97,13 +97,13 @@ def test_windows_of_every_region_hold_it():
         assert windows.height < (bottom - top) / 8 + 6 and windows.width < (right - left) / 8 + 6
 
 
-def test_a_window_may_be_the_whole_picture():
+def test_a_window_may_be_the_whole_image():
     windows = region_windows(torch.ones(1, 1, 72, 40), size_step=4)
     assert (windows.height, windows.width) == (9, 5)
     assert windows.corners.tolist() == [[[0, 0]]]
 
 
-def test_windows_of_nothing_are_small_and_in_the_picture():
+def test_windows_of_nothing_are_small_and_in_the_image():
     masks = torch.zeros(2, 1, HEIGHT, WIDTH)
     windows = region_windows(masks)
     assert (windows.height, windows.width) == (4, 4)
@@ -113,44 +113,44 @@ def test_windows_of_nothing_are_small_and_in_the_picture():
 def test_cutting_is_slicing_at_every_resolution():
     windows = RegionWindows(torch.tensor([[[3, 1], [0, 2]], [[4, 0], [2, 3]]]), 4, 2, LATENT_HEIGHT, LATENT_WIDTH)
     for scale in (1, 2, 8):
-        pictures = random(0, 2, 3, scale * LATENT_HEIGHT, scale * LATENT_WIDTH)
-        own_pictures = random(1, 2, 2, 3, scale * LATENT_HEIGHT, scale * LATENT_WIDTH)
-        cut, cut_own = windows.cut(pictures), windows.cut(own_pictures)
-        for picture, window in itertools.product(range(2), range(2)):
-            top, left = (scale * corner for corner in windows.corners[picture, window].tolist())
+        images = random(0, 2, 3, scale * LATENT_HEIGHT, scale * LATENT_WIDTH)
+        own_images = random(1, 2, 2, 3, scale * LATENT_HEIGHT, scale * LATENT_WIDTH)
+        cut, cut_own = windows.cut(images), windows.cut(own_images)
+        for image, window in itertools.product(range(2), range(2)):
+            top, left = (scale * corner for corner in windows.corners[image, window].tolist())
             place = (..., slice(top, top + scale * 4), slice(left, left + scale * 2))
-            assert torch.equal(cut[picture, window], pictures[picture][place])
-            assert torch.equal(cut_own[picture, window], own_pictures[picture, window][place])
+            assert torch.equal(cut[image, window], images[image][place])
+            assert torch.equal(cut_own[image, window], own_images[image, window][place])
 
 
-def test_wider_windows_hold_the_windows_and_stay_in_the_picture():
+def test_wider_windows_hold_the_windows_and_stay_in_the_image():
     windows = region_windows(region_masks(REGIONS))
-    pictures = random(0, 2, 1, LATENT_HEIGHT, LATENT_WIDTH)
+    images = random(0, 2, 1, LATENT_HEIGHT, LATENT_WIDTH)
     for margin in (0, 1, 5, 40):
         outer = windows.widened(margin)
         assert outer.height == min(windows.height + 2 * margin, LATENT_HEIGHT)
         assert outer.width == min(windows.width + 2 * margin, LATENT_WIDTH)
-        again = windows.within(outer).cut(outer.cut(pictures).flatten(0, 1))
-        assert torch.equal(again[:, 0].unflatten(0, (2, 2)), windows.cut(pictures))
+        again = windows.within(outer).cut(outer.cut(images).flatten(0, 1))
+        assert torch.equal(again[:, 0].unflatten(0, (2, 2)), windows.cut(images))
 
 
-# Whole pictures
+# Whole images
 
 
 def test_decoding_is_that_of_diffusers_with_gradient(vae):
     scaled = latents().requires_grad_()
-    pictures = decode_latents(vae, scaled)
+    images = decode_latents(vae, scaled)
     # Equal bits: the same calls on the same latents.
-    assert torch.equal(pictures, vae.decode(scaled / vae.config.scaling_factor).sample)
-    pictures.sum().backward()
+    assert torch.equal(images, vae.decode(scaled / vae.config.scaling_factor).sample)
+    images.sum().backward()
     assert scaled.grad.abs().min() > 0
 
 
 def test_decoding_undoes_scale_and_shift_of_encoding():
     vae = autoencoder(scaling_factor=0.3611, shift_factor=0.1159)
     encoded = latents()
-    pictures = decode_latents(vae, (encoded - 0.1159) * 0.3611)
-    torch.testing.assert_close(pictures, vae.decode(encoded).sample, rtol=1e-3, atol=1e-3)
+    images = decode_latents(vae, (encoded - 0.1159) * 0.3611)
+    torch.testing.assert_close(images, vae.decode(encoded).sample, rtol=1e-3, atol=1e-3)
 
 
 def test_a_half_precision_decoder_gives_float32_and_a_float32_gradient():
@@ -166,26 +166,26 @@ def test_a_half_precision_decoder_gives_float32_and_a_float32_gradient():
     assert scaled.grad.dtype == torch.float32 and scaled.grad.isfinite().all()
 
 
-# Windows of decoded pictures
+# Windows of decoded images
 
 
 @pytest.mark.parametrize(
     "config",
     [{}, {"num_blocks": 2}, {"num_blocks": 1}, {"layers_per_block": 1, "mid_block_add_attention": False}],
 )
-def test_windows_have_the_pixels_of_the_whole_picture(config):
+def test_windows_have_the_pixels_of_the_whole_image(config):
     vae = autoencoder(**config)
     scale = 2 ** (config.get("num_blocks", 4) - 1)
     masks = region_masks(REGIONS)[:, :, : scale * LATENT_HEIGHT, : scale * LATENT_WIDTH]
     groups = [region_windows(masks[:, :1], scale), region_windows(masks, scale)]
-    pictures = decode_latents(vae, latents())
+    images = decode_latents(vae, latents())
     for decoded, windows in zip(decode_windows(vae, latents(), groups), groups, strict=True):
         assert decoded.shape[:3] == (2, windows.corners.shape[1], 3)
-        assert relative_difference(decoded, windows.cut(pictures)) < 1e-4
+        assert relative_difference(decoded, windows.cut(images)) < 1e-4
 
 
 def test_latents_decoded_by_themselves_are_far_off_whatever_the_margin(vae):
-    """Which is why windows take the statistics and the attention of the whole picture."""
+    """Which is why windows take the statistics and the attention of the whole image."""
     windows = region_windows(region_masks(REGIONS)[:, :1])
     truth = windows.cut(decode_latents(vae, latents()))
     differences = []
@@ -196,14 +196,14 @@ def test_latents_decoded_by_themselves_are_far_off_whatever_the_margin(vae):
     assert differences[0] > differences[1] > differences[2] > 0.01
 
 
-def test_windows_are_those_of_each_picture_alone(vae):
+def test_windows_are_those_of_each_image_alone(vae):
     masks = region_masks(REGIONS)
     windows = region_windows(masks)
     (together,) = decode_windows(vae, latents(), [windows])
-    for picture in range(2):
-        own = RegionWindows(windows.corners[picture : picture + 1], *(windows.height, windows.width), *(32, 24))
-        (alone,) = decode_windows(vae, latents()[picture : picture + 1], [own])
-        torch.testing.assert_close(alone[0], together[picture], rtol=1e-4, atol=1e-4)
+    for image in range(2):
+        own = RegionWindows(windows.corners[image : image + 1], *(windows.height, windows.width), *(32, 24))
+        (alone,) = decode_windows(vae, latents()[image : image + 1], [own])
+        torch.testing.assert_close(alone[0], together[image], rtol=1e-4, atol=1e-4)
 
 
 def regional_gradients(vae, masks):
@@ -224,7 +224,7 @@ def regional_gradients(vae, masks):
     return gradients, losses
 
 
-def test_the_loss_of_windows_is_that_of_the_whole_picture_and_so_is_its_gradient(vae):
+def test_the_loss_of_windows_is_that_of_the_whole_image_and_so_is_its_gradient(vae):
     """The gradient lacks what flows through the statistics, which is thin and everywhere."""
     (whole, in_windows), losses = regional_gradients(vae, region_masks(REGIONS))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=0)
@@ -246,7 +246,7 @@ class ConstantStatistics(nn.GroupNorm):
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def test_the_gradient_is_that_of_the_whole_picture_with_the_late_statistics_constant(vae):
+def test_the_gradient_is_that_of_the_whole_image_with_the_late_statistics_constant(vae):
     constant = copy.deepcopy(vae)
     for late in (*constant.decoder.up_blocks[1:], constant.decoder.conv_norm_out):
         for layer in late.modules():
@@ -315,21 +315,21 @@ def tiny_autoencoder():
 
 
 def deep_compression_autoencoder():
-    """With attention to whole pictures at the two lowest resolutions of its decoder."""
+    """With attention to whole images at the two lowest resolutions of its decoder."""
     blocks = ["ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"]
     return AutoencoderDC(**autoencoder_dc(decoder_block_types=blocks, attention_head_dim=8, scaling_factor=0.5))
 
 
 @pytest.mark.parametrize("autoencoder", [tiny_autoencoder, deep_compression_autoencoder])
-def test_other_autoencoders_give_windows_of_whole_pictures(autoencoder):
+def test_other_autoencoders_give_windows_of_whole_images(autoencoder):
     torch.manual_seed(0)
     vae = autoencoder().requires_grad_(False)
     windows = region_windows(region_masks(REGIONS))
     scaled = latents().requires_grad_()
-    pictures, (decoded,) = decode_latents(vae, scaled), decode_windows(vae, scaled, [windows])
-    assert pictures.shape == (2, 3, HEIGHT, WIDTH)
-    # Equal bits: these autoencoders decode the whole pictures in both ways, and cutting computes nothing.
-    assert torch.equal(decoded, windows.cut(pictures))
+    images, (decoded,) = decode_latents(vae, scaled), decode_windows(vae, scaled, [windows])
+    assert images.shape == (2, 3, HEIGHT, WIDTH)
+    # Equal bits: these autoencoders decode the whole images in both ways, and cutting computes nothing.
+    assert torch.equal(decoded, windows.cut(images))
     decoded.sum().backward()
     assert scaled.grad.any()
 
@@ -343,16 +343,16 @@ def test_what_does_not_fit_is_refused(vae):
     with pytest.raises(ValueError, match=r"`masks` must be of shape \(N, R, H, W\), H, W multiples of 8"):
         region_windows(torch.zeros(2, 1, 60, 64))
     windows = region_windows(region_masks(REGIONS))
-    with pytest.raises(ValueError, match=r"`pictures`.*got \(2, 3, 256, 200\)"):
+    with pytest.raises(ValueError, match=r"`images`.*got \(2, 3, 256, 200\)"):
         windows.cut(torch.zeros(2, 3, HEIGHT, WIDTH + 8))
-    with pytest.raises(ValueError, match=r"`pictures`.*got \(1, 3, 256, 192\)"):
+    with pytest.raises(ValueError, match=r"`images`.*got \(1, 3, 256, 192\)"):
         windows.cut(torch.zeros(1, 3, HEIGHT, WIDTH))
-    with pytest.raises(ValueError, match=r"`windows` must be those of 1 pictures of \(32, 24\) latent pixels, got 2"):
+    with pytest.raises(ValueError, match=r"`windows` must be those of 1 images of \(32, 24\) latent pixels, got 2"):
         decode_windows(vae, latents()[:1], [windows])
 
 
 def test_attention_outside_of_the_middle_is_refused():
     torch.manual_seed(0)
     vae = AutoencoderKL(up_block_types=("AttnUpDecoderBlock2D",), block_out_channels=(8,), norm_num_groups=4)
-    with pytest.raises(ValueError, match="`vae` must have `up_block_types` of UpDecoderBlock2D"):
+    with pytest.raises(ValueError, match="`vae` must have only UpDecoderBlock2D"):
         decode_windows(vae, latents(), [region_windows(region_masks(REGIONS))])

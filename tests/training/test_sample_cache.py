@@ -107,10 +107,10 @@ def test_a_sample_that_was_cut_off_is_named_and_drawn_anew(dataset, tmp_path, da
     list(cache.fill(keep_all))
     path = tmp_path / "epoch-0" / "0000001.npz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedSampleError, match=r"^The kept sample .*0000001.npz is damaged \(.*\); delete it"):
+    with pytest.raises(DamagedSampleError, match=r"^The cached sample .*0000001.npz is damaged \(.*\); delete it"):
         cache[1]
     assert list(cache.fill(keep_all)) == [0]
-    assert caplog.messages == [f"{path} is damaged and drawn anew."]
+    assert caplog.messages == [f"{path} is damaged and drawn again."]
     assert_same_sample(cache[1], dataset[1])
 
 
@@ -126,21 +126,21 @@ def test_damage_in_the_middle_of_a_sample_is_named_when_it_is_read(dataset, tmp_
         cache[2]
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(FileNotFoundError, match="The cache holds no sample .*0000002.npz"):
+    with pytest.raises(FileNotFoundError, match="The cache contains no sample .*0000002.npz"):
         cache[2]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "5", "[" * 10**5])
 def test_a_damaged_key_is_refused_and_named(dataset, tmp_path, content):
     (tmp_path / "cache.json").write_text(content)
-    with pytest.raises(ValueError, match="`folder` holds a damaged .*cache.json, and"):
+    with pytest.raises(ValueError, match="`folder` contains a damaged .*cache.json"):
         SampleCache(dataset, tmp_path, 1, KEY)
 
 
 def test_samples_of_another_kind_are_refused(dataset, tmp_path):
     SampleCache(dataset, tmp_path, 1, KEY)
     SampleCache(dataset, tmp_path, 3, KEY)
-    with pytest.raises(ValueError, match="`folder` holds samples that were drawn otherwise: seed was 0, is 1"):
+    with pytest.raises(ValueError, match="`folder` contains samples with other options: seed was 0, is 1"):
         SampleCache(dataset, tmp_path, 1, {"seed": "1"})
     with pytest.raises(ValueError, match="`num_epochs` must be an integer from 1 to .*, got 0"):
         SampleCache(dataset, tmp_path / "other", 0, KEY)

@@ -47,7 +47,7 @@ def test_a_damaged_state_is_named(tmp_path, damage):
     save_state(path, 3, parts())
     damage(path)
     with pytest.raises(
-        ValueError, match=r"state.pt is damaged, the only state of the training \(.*\); delete it to begin"
+        ValueError, match=r"state.pt is damaged and the only state of the run \(.*\); delete it to start over"
     ) as error:
         load_state(path, parts())
     assert "\n" not in str(error.value)
@@ -57,10 +57,10 @@ def test_settings_are_written_once_and_compared_from_then_on(tmp_path):
     path = tmp_path / "settings.json"
     for _ in range(2):
         check_settings(path, {"seed": 3})
-    with pytest.raises(ValueError, match="is of a training with other options; see settings.json"):
+    with pytest.raises(ValueError, match="belongs to a run with other options; see settings.json"):
         check_settings(path, {"seed": 4})
     for content in (b"", b"[]", b"{", b"\xff", b"[" * 10**5):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="settings.json is damaged, and nothing else says how"):
+        with pytest.raises(ValueError, match="settings.json is damaged, so the settings of the run"):
             check_settings(path, {"seed": 3})
         assert path.read_bytes() == content

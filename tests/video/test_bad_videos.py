@@ -104,7 +104,7 @@ def test_whatever_is_wrong_with_a_video_is_recorded_and_the_rest_goes_on(tmp_pat
             assert failure["stage"] == "decode" and failure["reason"] and "\n" not in failure["reason"]
             assert str(tmp_path) not in failure["reason"]
         assert "20x20000" in failures["b 20x20000.mkv"]["reason"]
-        assert failures["b fifo.mp4"]["reason"] == "'b fifo.mp4' is no regular file."
+        assert failures["b fifo.mp4"]["reason"] == "'b fifo.mp4' is not a regular file."
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the super-user makes devices")
@@ -185,7 +185,7 @@ def test_whatever_is_wrong_with_keypoints_is_recorded_and_the_rest_goes_on(tmp_p
     for _ in range(2):
         assert prepare(tmp_path, dance)["clips"] == 2
         failures = failures_of(tmp_path / "out")
-        assert failures.keys() == names - {"b huge values.mp4"}  # whose points lie outside of the picture: a rule
+        assert failures.keys() == names - {"b huge values.mp4"}  # whose points lie outside of the image: a rule
         assert all(failure["stage"] == "keypoints" and failure["reason"] for failure in failures.values())
 
 
@@ -255,7 +255,7 @@ def test_videos_whose_records_are_damaged_are_prepared_anew(tmp_path, dance, cap
     assert len(caplog.messages) == len(names)
     for name in names:
         (message,) = [message for message in caplog.messages if record_name(name) in message]
-        assert message.endswith(f"The video is prepared anew: {name}")
+        assert message.endswith(f"The video is prepared again: {name}")
 
 
 def test_clips_that_are_gone_are_made_again(tmp_path, dance, caplog):
@@ -274,7 +274,7 @@ def test_clips_that_are_gone_are_made_again(tmp_path, dance, caplog):
 def test_a_damaged_record_of_no_video_is_named(tmp_path, dance):
     prepare(tmp_path, dance)
     (tmp_path / "out" / "records" / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="records/other.json is damaged: .* It is of no video in `videos`: delete it"):
+    with pytest.raises(ValueError, match="records/other.json is damaged: .* It belongs to no video in `videos`"):
         prepare(tmp_path, dance)
 
 
@@ -283,7 +283,7 @@ def test_options_that_are_damaged_are_refused_once_there_are_clips(tmp_path, dan
     for damage in (b"", b"[]", b"{", b"5", b"\xff"):
         (tmp_path / "out" / "options.json").write_bytes(damage)
         before = files_of(tmp_path / "out")
-        with pytest.raises(ValueError, match="`output` holds a damaged options.json, .*out; choose another folder"):
+        with pytest.raises(ValueError, match="`output` contains a damaged options.json, .*out; choose another folder"):
             prepare(tmp_path, dance)
         assert files_of(tmp_path / "out") == before
     (tmp_path / "new").mkdir()

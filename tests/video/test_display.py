@@ -70,7 +70,7 @@ def test_every_display_matrix_is_applied(tmp_path, matrix):
 
 def test_other_angles_are_refused(tmp_path):
     write_turned(tmp_path / "slanted.mp4", (0.8, 0.6, -0.6, 0.8))
-    with pytest.raises(ValueError, match="slanted.mp4' is to be shown turned by 37 degrees; bring it upright first"):
+    with pytest.raises(ValueError, match="slanted.mp4' has a display rotation of 37 degrees; make it upright first"):
         read_video(tmp_path / "slanted.mp4")
     write_turned(tmp_path / "level.mp4", (1, 0.01, -0.01, 1))
     assert seen_corners(read_video(tmp_path / "level.mp4").frames[0]) == [0, 1, 2, 3]
@@ -290,7 +290,7 @@ def test_a_rate_that_no_video_has_is_an_error(tmp_path):
         ("clip.webp", [40, 40, 40, 40], 25),
         ("clip.png", [50, 150, 100, 100], 10),
         ("clip.gif", [0, 0, 0, 0], 10),  # as browsers show what is to be shown for no time
-        ("clip.webp", [50], 25),  # a picture that does not move
+        ("clip.webp", [50], 25),  # an image that does not move
     ],
 )
 def test_rates_of_images_that_move(tmp_path, name, durations, expected):

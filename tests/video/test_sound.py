@@ -74,7 +74,7 @@ def test_shorter_sound_keeps_its_length(tmp_path, sound):
 
 @pytest.mark.parametrize("sound", ["aac", "flac", "pcm_s16le"])
 @pytest.mark.parametrize(("sound_start", "video_start"), [(0.2, 0.0), (0.0, 0.2), (1.0, 1.2)])
-def test_sound_and_pictures_stay_together_where_one_begins_later(tmp_path, sound, sound_start, video_start):
+def test_sound_and_images_stay_together_where_one_begins_later(tmp_path, sound, sound_start, video_start):
     clip = write_clip(tmp_path / "clip.mkv", sound, sound_start=sound_start, video_start=video_start)
     write_video(tmp_path / "out.mp4", FRAMES, FPS, audio_from=clip)
     assert tone_start(tmp_path / "out.mp4") == pytest.approx(TONE + sound_start - video_start, abs=NEAR)

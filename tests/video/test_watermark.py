@@ -25,7 +25,7 @@ HIDDEN = Watermark(text=None, invisible=True)
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [Image.fromarray(frame) for frame in SCENE.render(range(3), height=HEIGHT, width=WIDTH).frames]
 
 
@@ -35,22 +35,22 @@ def difference(one, other):
 
 @pytest.mark.parametrize("size", [(96, 160), (512, 896)])
 def test_the_label_is_in_the_corner_and_can_be_read(size):
-    picture = Image.new("RGB", size, (128, 128, 128))
-    labelled = np.asarray(Watermark()(picture))
-    rows, columns, _ = np.nonzero(difference(labelled, picture))
+    image = Image.new("RGB", size, (128, 128, 128))
+    labelled = np.asarray(Watermark()(image))
+    rows, columns, _ = np.nonzero(difference(labelled, image))
     width, height = size
     assert rows.min() > height * 0.9 and rows.max() < height
     assert columns.min() > width * 0.2 and width * 0.9 < columns.max() < width
     assert labelled.max() > 220 and labelled.min() < 20
-    other = np.asarray(Watermark("AI generated")(picture))
+    other = np.asarray(Watermark("AI generated")(image))
     assert not np.array_equal(other, labelled)
 
 
-def test_the_invisible_mark_survives_the_video_file_and_its_own_library_reads_it(pictures, tmp_path):
-    marked = [HIDDEN(picture) for picture in pictures]
-    assert difference(marked[0], pictures[0]).mean() < 4
+def test_the_invisible_mark_survives_the_video_file_and_its_own_library_reads_it(images, tmp_path):
+    marked = [HIDDEN(image) for image in images]
+    assert difference(marked[0], images[0]).mean() < 4
     write_video(tmp_path / "marked.mp4", marked, 30)
-    write_video(tmp_path / "plain.mp4", pictures, 30)
+    write_video(tmp_path / "plain.mp4", images, 30)
     assert read_watermark(tmp_path / "marked.mp4") == 1
     assert read_watermark(tmp_path / "marked.mp4", max_frames=1) > 0.9
     assert 0.2 < read_watermark(tmp_path / "plain.mp4") < 0.8
@@ -66,10 +66,10 @@ def test_black_and_white_hold_the_invisible_mark(tmp_path, level):
     assert read_watermark(tmp_path / "flat.mp4") > 0.9
 
 
-def test_both_marks_together(pictures, tmp_path):
-    both = Watermark("generated", invisible=True)(pictures[0])
-    label = difference(Watermark("generated")(pictures[0]), pictures[0]).max(axis=-1) > 100
-    assert label.any() and difference(both, pictures[0]).max(axis=-1)[label].min() > 50
+def test_both_marks_together(images, tmp_path):
+    both = Watermark("generated", invisible=True)(images[0])
+    label = difference(Watermark("generated")(images[0]), images[0]).max(axis=-1) > 100
+    assert label.any() and difference(both, images[0]).max(axis=-1)[label].min() > 50
     write_video(tmp_path / "both.mp4", [both], 30)
     assert read_watermark(tmp_path / "both.mp4") > 0.9
 
@@ -78,7 +78,7 @@ def test_both_marks_together(pictures, tmp_path):
     ("arguments", "message"),
     [
         ({"text": None}, "`watermark` must have a `text` or be `invisible`, got neither."),
-        ({"text": " "}, "its text must be printable ASCII, as Pillow's font is, got ' '"),
+        ({"text": " "}, "its text must be printable ASCII, as in Pillow's font, got ' '"),
         ({"text": "künstlich"}, "its text must be printable ASCII"),
         ({"text": "two\nlines"}, "its text must be printable ASCII"),
         ({"text": 20000 * "x"}, "x' does not fit into 16384x180 pixels"),
@@ -97,13 +97,13 @@ def test_a_number_of_frames_that_cannot_be_read(tmp_path, max_frames):
         read_watermark(tmp_path / "any.mp4", max_frames)
 
 
-def test_pictures_that_cannot_be_marked(pictures, tmp_path):
+def test_images_that_cannot_be_marked(images, tmp_path):
     with pytest.raises(ValueError, match="needs frames of at least 65536 pixels, got 96x160"):
         HIDDEN(Image.new("RGB", (96, 160)))
     with pytest.raises(ValueError, match="'made by a computer' does not fit into 64x160 pixels"):
         Watermark("made by a computer")(Image.new("RGB", (64, 160)))
     write_video(tmp_path / "small.mp4", [Image.new("RGB", (96, 160))], 30)
-    with pytest.raises(ValueError, match="small.mp4' is too small to hold an invisible watermark: 96x160"):
+    with pytest.raises(ValueError, match="small.mp4' is too small for an invisible watermark: 96x160"):
         read_watermark(tmp_path / "small.mp4")
 
 
@@ -114,9 +114,9 @@ def test_the_missing_extra_is_named_at_once(monkeypatch):
         HIAAnimator(watermark=Watermark(invisible=True))
 
 
-def test_a_comment_is_stored_where_it_is_given(pictures, tmp_path):
-    write_video(tmp_path / "with.mp4", pictures, 30, comment="erzeugt: ü")
-    write_video(tmp_path / "without.mp4", pictures, 30)
+def test_a_comment_is_stored_where_it_is_given(images, tmp_path):
+    write_video(tmp_path / "with.mp4", images, 30, comment="erzeugt: ü")
+    write_video(tmp_path / "without.mp4", images, 30)
     assert read_comment(tmp_path / "with.mp4") == "erzeugt: ü"
     assert read_comment(tmp_path / "without.mp4") is None
     np.testing.assert_array_equal(
@@ -126,24 +126,24 @@ def test_a_comment_is_stored_where_it_is_given(pictures, tmp_path):
 
 def test_the_animator_marks_frames_whether_kept_or_written(pipe, tmp_path):
     driving = keypoints_of(dancer_boxes(2))
-    picture = Image.new("RGB", (96, 64))
+    image = Image.new("RGB", (96, 64))
     size = {"height": 64, "width": 96}
 
     def steps():
         return {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": torch.Generator().manual_seed(0)}
 
-    plain = HIAAnimator(pipe)(picture, driving, **size, **steps())
+    plain = HIAAnimator(pipe)(image, driving, **size, **steps())
     animator = HIAAnimator(pipe, watermark=Watermark("AI"))
-    kept = animator(picture, driving, **size, **steps())
+    kept = animator(image, driving, **size, **steps())
     for before, after in zip(plain.frames, kept.frames, strict=True):
         assert difference(after, Watermark("AI")(before)).max() == 0 < difference(after, before).max()
     kept.save(tmp_path / "kept.mp4")
-    animator(picture, driving, tmp_path / "written.mp4", **size, **steps())
+    animator(image, driving, tmp_path / "written.mp4", **size, **steps())
     assert (tmp_path / "written.mp4").read_bytes() == (tmp_path / "kept.mp4").read_bytes()
     assert read_comment(tmp_path / "kept.mp4") == COMMENT
     hiding = HIAAnimator(pipe, watermark=HIDDEN)
     with pytest.raises(ValueError, match="needs frames of at least 65536 pixels, got 96x64"):
-        hiding.prepare(picture, driving, **size)
+        hiding.prepare(image, driving, **size)
 
 
 def test_the_command_marks_what_it_is_asked_to(tmp_path, capsys):

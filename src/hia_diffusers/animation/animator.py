@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""An image and a driving clip to a video, in one call or step by step.
+"""Animation of an image by a driving clip, in one call or step by step.
 
 Axes: F frames, H, W.
 """
@@ -44,34 +44,33 @@ logger = logging.getLogger(__name__)
 
 
 class HIAAnimator:
-    r"""
-    Animates the person in an image with the motion of a driving clip, which may be a video of another person,
-    keypoints or an OpenPose-style pose video.
+    r"""Animate the person in an image with the motion of a driving clip: a video of another person, keypoints or an
+    OpenPose-style pose video.
 
     ```py
     animator = HIAAnimator(pipe)
     animation = animator("person.png", "dance.mp4", output="out.mp4")
     ```
 
-    A call runs these steps; each is a method, and what each returns is an attribute of the [`HIAAnimation`] and can be
-    given to the next call in place of being computed:
+    A call runs these steps. Each is a method, and its result is an attribute of the [`HIAAnimation`], which you can
+    pass to the next call instead of computing it again:
 
-    1. `load_driving`: a file becomes frames or keypoints.
-    2. `detect`: the keypoints of the person in a video.
-    3. `smooth`: those without jitter and short gaps.
-    4. `retarget`: the motion gets the proportions and the place of the person in the image.
-    5. `condition`: keypoints become what the ControlNet reads.
-    6. `generate`: the pipeline makes the frames.
+    1. `load_driving`: read a file as frames or keypoints.
+    2. `detect`: detect the keypoints of the person in a video.
+    3. `smooth`: remove jitter and fill short gaps.
+    4. `retarget`: adapt the motion to the proportions and position of the person in the image.
+    5. `condition`: create the conditioning frames for the ControlNet.
+    6. `generate`: generate the frames with the pipeline.
 
-    `prepare` runs all but the last, so that they can be looked at before it, which takes long. What the animator
-    decides by itself, such as which kind of clip a file is, it logs at the level INFO.
+    `prepare` runs all but the last, which takes longest, so that you can inspect their results first. Automatic
+    decisions, such as the type of a clip, are logged at level INFO.
 
     Args:
         pipe ([`HIAPipeline`], *optional*):
-            The pipeline. All steps but `generate` do without; it may be set later, as `animator.pipe`.
+            The pipeline. Only `generate` needs it; it may be set later, as `animator.pipe`.
         detector (`KeypointDetector`, `OpenPoseKeypointDetector` or `dict[str, Any]`, *optional*):
-            What finds people, or the arguments of a [`KeypointDetector`], which is made when it is first needed. The
-            default is one with its default models, which are downloaded then. Needs the `pose` extra.
+            A detector, or the arguments of a [`KeypointDetector`], which is created on first use. By default, one with
+            its default models, which are then downloaded. Needs the `pose` extra.
         watermark ([`~video.watermark.Watermark`], *optional*):
             Marks every frame that is generated. The default marks none.
     """
@@ -89,8 +88,7 @@ class HIAAnimator:
         sound: bool | str | os.PathLike = True,
         **kwargs: Any,
     ) -> HIAAnimation:
-        """
-        From an image and a driving clip to frames, or to a video file.
+        """Animate an image with a driving clip, and return frames or write a video file.
 
         Args:
             image, driving:
@@ -102,10 +100,10 @@ class HIAAnimator:
                 such as `num_inference_steps`, `guidance_scale` and `generator`.
 
         Returns:
-            [`HIAAnimation`]: with `frames`, unless there is an `output`.
+            [`HIAAnimation`]: With `frames`, unless there is an `output`.
 
         Raises:
-            As `prepare` and `generate`. Arguments of `generate` that cannot be used are known before the first step.
+            As `prepare` and `generate`. Invalid arguments of `generate` are detected before the first step.
         """
         names = inspect.signature(self.prepare).parameters
         preparation = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -133,65 +131,64 @@ class HIAAnimator:
         driving_size: tuple[int, int] | None = None,
         area: int | None = None,
     ) -> HIAAnimation:
-        """
-        Every step but the last: what the pipeline is called with.
+        """Run every step but the last, which prepares the inputs of the pipeline.
 
         Args:
             image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-                Image of the person, as [`~images.load_image`] takes it. Where its aspect is not that of the result,
-                it is fitted into it whole, with bars in the colour of its border.
+                Image of the person, as for [`~images.load_image`]. If its aspect ratio differs from that of the
+                result, the whole image is fitted, with bars in its border colour.
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
-                The motion: a video of a person, keypoints (also a file of them, or a pose file of another tool, as
-                [`WholeBodyKeypoints.load`] reads them) or an OpenPose-style pose video.
+                The motion: a video of a person, keypoints (or a file for [`WholeBodyKeypoints.load`], including pose
+                files of other tools) or an OpenPose-style pose video.
             driving_type (`str`, *optional*, defaults to `"auto"`):
-                `"video"`, `"keypoints"` or `"pose"`; `"auto"` tells them apart by the suffix and the colours.
+                `"video"`, `"keypoints"` or `"pose"`; `"auto"` distinguishes them by the suffix and the colours.
             max_frames (`int`, *optional*):
-                Use only the beginning of the motion, of so many frames.
+                Maximum number of frames of the motion.
             person (`Sequence[float]`, *optional*):
-                x0, y0, x1, y1 in pixels, a box around the person to follow in a video. The default follows the largest
+                x0, y0, x1, y1 in pixels, a box around the person to track in a video. By default, the largest person
                 in the first frame.
             retarget (`bool`, *optional*):
-                Whether to give the motion the proportions and the place of the person in the image. The default
-                does so for a video of a person, and where `image_keypoints` are given.
+                Whether to adapt the motion to the proportions and position of the person in the image. By default,
+                this is done for a video of a person, and if `image_keypoints` are given.
             image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
-                The person in `image`, one frame, in pixels of `image`. Detected by default, where needed.
+                The person in `image`, one frame, in pixels of `image`. By default, detected if needed.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
-                How sharp the hands shall be. `"auto"` is as sharp as a camera would show them at their speed,
-                `"driving"` measures it on a video of a person, `"unknown"` switches the blur condition off; numbers in
-                [0, 1] as [`MotionBlurConditioner.__call__`] takes them. A pose video does not say where the hands are:
-                with it the blur condition is off.
+                Sharpness of the hands. `"auto"` is the sharpness with which a camera would show them at their speed,
+                `"driving"` measures it in a video of a person, `"unknown"` disables the blur condition; numbers in [0,
+                1] as for [`MotionBlurConditioner.__call__`]. A pose video does not contain the positions of the hands,
+                which disables the blur condition.
             height, width (`int`, *optional*):
-                Size of the result in pixels, multiples of 8. By default the driving's, rounded. A motion of another
-                aspect that is not aligned to the image is fitted into it as the image is, whole and centred.
+                Size of the result in pixels, multiples of 8. By default, the size of the driving clip, rounded. A
+                motion of another aspect ratio that is not retargeted is fitted whole and centred, like the image.
             detected (`WholeBodyKeypoints`, *optional*):
-                The person in a driving video, in place of what `detect` finds; one per frame of the driving, as the
-                next three.
+                The person in a driving video, which replaces the result of `detect`; with the number of frames of the
+                driving clip, as the next three.
             keypoints (`WholeBodyKeypoints`, *optional*):
-                The person in the driving clip, in place of what `smooth` makes.
+                The person in the driving clip, which replaces the result of `smooth`.
             retargeted (`WholeBodyKeypoints`, *optional*):
-                Keypoints aligned to the fitted image, in place of what `retarget` makes.
+                Keypoints retargeted to the fitted image, which replace the result of `retarget`.
             condition (`MotionBlurCondition`, *optional*):
-                In place of what the step `condition` makes; the result has its size.
+                Conditioning frames, which replace the result of `condition`; the result has their size.
             fps (`float`, *optional*):
-                Frames per second of the result, in place of the driving's.
+                Frames per second of the result; by default, those of the driving clip.
             driving_fps (`float`, *optional*):
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
-                Height and width of the image that a pose file's points lie in, where the file does not state it.
+                Height and width of the image of a pose file that does not state them.
             area (`int`, *optional*):
-                Pixels of a frame of the result, if neither `height` nor `width` is given: in the aspect of the image
-                if the motion is aligned to it, else in that of the driving. By default the `"area"` in the
-                pipeline's `call_defaults`.
+                Pixels of a frame of the result, if neither `height` nor `width` is given: with the aspect ratio of the
+                image if the motion is retargeted, otherwise with that of the driving clip. By default, the `"area"` in
+                the pipeline's `call_defaults`.
 
         Returns:
-            [`HIAAnimation`]: without `frames`.
+            [`HIAAnimation`]: Without `frames`.
 
         Raises:
-            `FileNotFoundError`: there is no such file.
-            `ImportError`: people must be found, and the `pose` extra is not installed.
-            `TypeError`, `ValueError`: an argument cannot be used, alone, with the kind of clip that the driving is or
-                beside what is given in place of a step, or nobody is found. What can be known before people are looked
-                for is.
+            FileNotFoundError: If there is no such file.
+            ImportError: If people must be detected, and the `pose` extra is not installed.
+            TypeError, ValueError: If an argument is invalid by itself, for the type of the driving clip or in
+                combination with a passed result, or no person is detected. Everything that can be checked before
+                detection is.
         """
         step = VAE_SCALE_FACTOR if self.pipe is None else self.pipe.vae_scale_factor
         height = None if height is None else checks.side("height", height, step)
@@ -240,7 +237,7 @@ class HIAAnimator:
         elif condition is None:
             if retarget is None:
                 retarget = motion.kind == "video" or image_keypoints is not None
-            if retarget and retargeted is None:  # one frame, so it goes before the many of the driving
+            if retarget and retargeted is None:  # one frame, so it is checked before the many of the driving clip
                 reference = self._image_keypoints(image, image_keypoints)
             if retargeted is None or measured:
                 if keypoints is None and motion.keypoints is not None:
@@ -264,8 +261,7 @@ class HIAAnimator:
         driving_fps: float | None = None,
         driving_size: tuple[int, int] | None = None,
     ) -> Driving:
-        """
-        Read the driving clip: [`~animation.driving.Driving.load`].
+        """Read the driving clip: [`~animation.driving.Driving.load`].
 
         Args:
             driving, driving_type, max_frames, driving_fps, driving_size:
@@ -274,8 +270,7 @@ class HIAAnimator:
         return Driving.load(driving, driving_type, max_frames, driving_fps, driving_size)
 
     def detect(self, driving: Driving, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
-        """
-        The person in a driving video.
+        """Detect the person in a driving video.
 
         Args:
             driving ([`~animation.driving.Driving`]):
@@ -287,30 +282,28 @@ class HIAAnimator:
         keypoints = people.follow(person)
         found = keypoints.score.any(axis=1)
         if not found.any():
-            raise ValueError("`driving`: nobody is found in it")
-        logger.info("The person is found in %d of %d frames of the driving.", found.sum(), len(found))
+            raise ValueError("`driving`: no person was detected")
+        logger.info("The person was detected in %d of %d frames of the driving clip.", found.sum(), len(found))
         with_others = (~found & (people.counts > 0)).sum()
         if with_others:
             logger.warning(
-                "In %d frames without the person others are found, too far from where the person was or would be; "
-                "where that is the same person, give `person` or cut the clip.",
+                "In %d frames without the person, others were detected, too far from the expected position. If this "
+                "is the same person, pass `person` or split the clip.",
                 with_others,
             )
         return keypoints
 
     def smooth(self, keypoints: WholeBodyKeypoints) -> WholeBodyKeypoints:
-        """
-        The motion without jitter and short gaps: [`smooth_keypoints`].
+        """Remove jitter and fill short gaps: [`smooth_keypoints`].
 
         Args:
             keypoints (`WholeBodyKeypoints`):
-                As detected.
+                The detected keypoints.
         """
         return smooth_keypoints(keypoints)
 
     def retarget(self, keypoints: WholeBodyKeypoints, reference: WholeBodyKeypoints) -> WholeBodyKeypoints:
-        """
-        The motion with the proportions and the place of the person in the image: [`retarget_keypoints`].
+        """Adapt the motion to the proportions and position of the person in the image: [`retarget_keypoints`].
 
         Args:
             keypoints (`WholeBodyKeypoints`):
@@ -322,7 +315,7 @@ class HIAAnimator:
             retargeted = retarget_keypoints(keypoints, reference)
         except ValueError as error:
             raise ValueError(f"`retarget`: {error}") from error
-        logger.info("The motion is aligned to the person in the image.")
+        logger.info("The motion is retargeted to the person in the image.")
         return retargeted
 
     def condition(
@@ -332,9 +325,9 @@ class HIAAnimator:
         width: int,
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
     ) -> MotionBlurCondition:
-        """
-        The condition in the size of the result, with lines as wide as [`MotionBlurConditioner.for_size`] has them. A
-        motion of another aspect is fitted into it whole and centred, as the image is.
+        """Create the conditioning frames at the size of the result, with the line widths of
+        [`MotionBlurConditioner.for_size`]. A motion of another aspect ratio is fitted whole and centred, like the
+        image.
 
         Args:
             motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):
@@ -342,7 +335,7 @@ class HIAAnimator:
             height, width (`int`):
                 Size of the result in pixels.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
-                As [`MotionBlurConditioner.__call__`] takes it.
+                As for [`MotionBlurConditioner.__call__`].
         """
         conditioner = MotionBlurConditioner.for_size(height, width)
         if fitted_place(motion.height, motion.width, height, width)[2:] != (width, height):
@@ -355,9 +348,9 @@ class HIAAnimator:
             )
         if isinstance(motion, WholeBodyKeypoints):
             return conditioner(motion.fit(height, width), sharpness=sharpness)
-        logger.info("A pose video does not say where the hands are: the blur condition is off.")
+        logger.info("A pose video does not contain the positions of the hands: the blur condition is disabled.")
         pose = np.empty((len(motion), height, width, 3), np.uint8)
-        for index, frame in enumerate(motion.frames):  # at its own size, one at a time
+        for index, frame in enumerate(motion.frames):  # at their own size, one at a time
             pose[index] = np.asarray(fit_pose_map(PIL.Image.fromarray(frame), height, width))
         return conditioner.from_pose_video(pose)
 
@@ -368,27 +361,26 @@ class HIAAnimator:
         sound: bool | str | os.PathLike = True,
         **kwargs: Any,
     ) -> HIAAnimation:
-        """
-        Run the pipeline.
+        """Run the pipeline.
 
         Args:
             animation ([`HIAAnimation`]):
-                What `prepare` returned.
+                The result of `prepare`.
             output (`str` or `os.PathLike`, *optional*):
-                A `.mp4` file to write each frame to as it is decoded, in place of keeping them; an existing one is
-                replaced.
+                A `.mp4` file to which each frame is written as it is decoded, instead of keeping the frames; an
+                existing one is replaced.
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
                 As for [`HIAAnimation.save`].
             kwargs:
                 Arguments of [`HIAPipeline.__call__`].
 
         Returns:
-            [`HIAAnimation`]: the same with `frames`, unless there is an `output`.
+            [`HIAAnimation`]: The same with `frames`, unless there is an `output`.
 
         Raises:
-            `TypeError`: the pipeline has no such argument.
-            `ValueError`: there is no pipeline, or it cannot use an argument.
-            `FileNotFoundError`, `OSError`, `ValueError`: as [`~video.writing.write_video`]. What can be known of
+            TypeError: If the pipeline has no such argument.
+            ValueError: If there is no pipeline, or it cannot use an argument.
+            FileNotFoundError, OSError, ValueError: As [`~video.writing.write_video`]. What can be known of
                 `output` and of `sound` before the pipeline runs is.
         """
         self._pipe_for(output, kwargs)
@@ -403,21 +395,20 @@ class HIAAnimator:
         return animation
 
     def stream(self, animation: HIAAnimation, **kwargs: Any) -> Iterator[PIL.Image.Image]:
-        """
-        Run the pipeline and hand out the frames one by one, with the watermark: [`HIAPipeline.stream`].
+        """Run the pipeline and yield the frames one by one, with the watermark: [`HIAPipeline.stream`].
 
         Args:
             animation ([`HIAAnimation`]):
-                What `prepare` returned.
+                The result of `prepare`.
             kwargs:
                 Arguments of [`HIAPipeline.__call__`].
 
         Returns:
-            `Iterator[PIL.Image.Image]`: the F frames. Denoising is done when this returns.
+            `Iterator[PIL.Image.Image]`: The F frames. Denoising is complete when this returns.
 
         Raises:
-            `TypeError`: the pipeline has no such argument.
-            `ValueError`: there is no pipeline, or it cannot use an argument.
+            TypeError: If the pipeline has no such argument.
+            ValueError: If there is no pipeline, or it cannot use an argument.
         """
         pipe = self._pipe_for(None, kwargs)
         height, width = animation.condition.height, animation.condition.width
@@ -425,16 +416,16 @@ class HIAAnimator:
         return frames if self.watermark is None else map(self.watermark, frames)
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":
-        """The pipeline, once it is there and knows the arguments, and the output can be written."""
+        """Return the pipeline, after checking that it exists, accepts the arguments, and the output can be written."""
         if self.pipe is None:
-            raise ValueError("`pipe` must be a HIAPipeline to generate frames, got None.")
+            raise ValueError("`pipe` must be an HIAPipeline to generate frames, got None.")
         known = inspect.signature(type(self.pipe).__call__).parameters.keys() - set(SET_BY_ANIMATOR)
         unknown = sorted(kwargs.keys() - known)
         if unknown:
             raise TypeError(f"`{unknown[0]}` is an argument of neither HIAAnimator nor its pipeline.")
         if output is not None:
             check_output(output)
-        # On the smallest inputs there are: what depends on the true ones is checked with them.
+        # With the smallest possible inputs: checks that depend on the actual ones follow later.
         smallest = PIL.Image.new("RGB", (self.pipe.vae_scale_factor,) * 2)
         given = {name: value for name, value in kwargs.items() if name != "latents"}
         self.pipe.check_inputs(smallest, [smallest], None, None, **given)
@@ -446,17 +437,17 @@ class HIAAnimator:
                 self.detector = KeypointDetector(**(self.detector or {}))
             except ValueError as error:
                 raise ValueError(f"keypoint detector: {error}") from error
-            logger.info("Keypoints are detected with onnxruntime's %s.", self.detector.providers["pose"])
+            logger.info("Keypoint detection runs on onnxruntime's %s.", self.detector.providers["pose"])
         return self.detector
 
     def _image_keypoints(
         self, image: PIL.Image.Image, image_keypoints: str | os.PathLike | WholeBodyKeypoints | None
     ) -> WholeBodyKeypoints:
-        """The keypoints of the person in the image, given or detected."""
+        """Return the given or detected keypoints of the person in the image."""
         if image_keypoints is None:
             keypoints = self._detector()(np.asarray(image)[None], fps=1)
             if not keypoints.score.any():
-                raise ValueError("`image`: nobody is found in it; give `image_keypoints` or `retarget=False`")
+                raise ValueError("`image`: no person was detected; pass `image_keypoints` or `retarget=False`")
             return keypoints
         if isinstance(image_keypoints, WholeBodyKeypoints):
             keypoints = image_keypoints
@@ -474,7 +465,7 @@ class HIAAnimator:
 
 
 def _load_in(image: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoints:
-    """Keypoints of a file, in pixels of the image where the file does not say of which."""
+    """Load keypoints from a file, in pixels of the image if the file does not state a size."""
     try:
         return WholeBodyKeypoints.load(path)
     except NotStatedError:

@@ -10,7 +10,7 @@ from ..conditioning.motion_blur import MotionBlurCondition, sharpness_array
 from .driving import Driving
 
 
-# What can be given in place of a step, and the arguments that nothing reads then.
+# Results of steps that can be passed, and the arguments that are unused in this case.
 UNREAD_BESIDE = {
     "detected": {"person"},
     "keypoints": {"person", "detected"},
@@ -20,7 +20,7 @@ UNREAD_BESIDE["condition"] = {*UNREAD_BESIDE["retargeted"], "retargeted", "sharp
 
 
 def check_arguments(driving: Driving, sharpness: Any, **arguments: Any) -> None:
-    """Arguments that the kind of driving has no use for, or what is given in place of a step."""
+    """Raise an error for arguments without effect for the type of the driving clip or with a passed result."""
     given = {name: value for name, value in arguments.items() if value is not None}
     word = sharpness if isinstance(sharpness, str) else None
     if word not in (None, "auto", "driving", "unknown"):
@@ -28,19 +28,19 @@ def check_arguments(driving: Driving, sharpness: Any, **arguments: Any) -> None:
     if word is None:
         sharpness_array(sharpness, len(driving))
     if driving.kind == "pose" and word not in ("auto", "unknown"):
-        raise ValueError("`sharpness`: a pose video does not say where the hands are; give keypoints or leave it out")
+        raise ValueError("`sharpness`: a pose video has no positions of the hands; use keypoints or omit it")
     if driving.kind != "video" and word == "driving":
-        raise ValueError("`sharpness`: it can be measured on a `driving` that is a video of a person only")
+        raise ValueError("`sharpness`: it can be measured only if `driving` is a video of a person")
     if driving.kind == "pose" and (given.get("retarget") or "image_keypoints" in given):
-        raise ValueError("`retarget`: a pose video has no keypoints that could be aligned to the image")
+        raise ValueError("`retarget`: a pose video has no keypoints that could be retargeted")
     if driving.kind != "video" and "person" in given:
         raise ValueError("`person`: only a video of a person can show several")
     if driving.kind != "video" and "detected" in given:
-        raise ValueError("`detected`: only in a video of a person is somebody looked for")
+        raise ValueError("`detected`: people are detected only in a video of a person")
     if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
-        raise ValueError("`keypoints` and `retargeted`: a pose video is taken as it is; give them as the `driving`")
+        raise ValueError("`keypoints` and `retargeted`: a pose video has no keypoints; pass them as `driving`")
     if "image_keypoints" in given and given.get("retarget") is False:
-        raise ValueError("`image_keypoints`: with `retarget=False` there is no use for them")
+        raise ValueError("`image_keypoints` has no effect with `retarget=False`")
 
     if word != "auto":
         given["sharpness"] = sharpness
@@ -50,7 +50,7 @@ def check_arguments(driving: Driving, sharpness: Any, **arguments: Any) -> None:
             got = len(given[step]) if isinstance(given[step], kind) else type(given[step]).__name__
             raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")
         unread = UNREAD_BESIDE[step] & given.keys()
-        if step == "retargeted" and word == "driving":  # the keypoints say where the hands are in the video
+        if step == "retargeted" and word == "driving":  # the keypoints locate the hands in the video
             unread -= {"person", "detected", "keypoints"}
         if unread:
-            raise ValueError(f"`{min(unread)}`: with `{step}` there is no use for it")
+            raise ValueError(f"`{min(unread)}` has no effect with `{step}`")

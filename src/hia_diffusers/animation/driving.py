@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The driving clip: a video of a person, keypoints or an OpenPose-style pose video, and which of them a file is."""
+"""The driving clip: a video of a person, keypoints or an OpenPose-style pose video, and detection of its type."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from ..video.writing import check_frame_rate
 KINDS = ("video", "keypoints", "pose")
 KEYPOINT_SUFFIXES = (".safetensors", *pose_files.SUFFIXES)
 
-# Pixels along the shorter side of a frame that are looked at.
+# Pixels sampled along the shorter side of a frame.
 SAMPLED_SIDE = 128
 
 logger = logging.getLogger(__name__)
@@ -30,18 +30,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Driving:
-    """
-    The motion that drives an image.
+    """The motion that drives an image.
 
     Args:
         kind (`str`):
             `"video"` of a person, `"keypoints"` or `"pose"`, an OpenPose-style pose video.
         fps (`float`):
-            Frames per second in [0.001, 1000], as videos can have.
+            Frames per second in [0.001, 1000], the range of videos.
         frames (`np.ndarray` or [`~video.reading.VideoFrames`], *optional*):
-            uint8 RGB `(F, H, W, 3)` of a video or a pose video; of a file they are decoded as they are needed.
+            uint8 RGB `(F, H, W, 3)` of a video or a pose video; those of a file are decoded on demand.
         keypoints (`WholeBodyKeypoints`, *optional*):
-            The keypoints, where they drive.
+            The keypoints, if the type is `"keypoints"`.
         sound (`Path`, *optional*):
             A file whose sound, if it has any, belongs to the motion.
     """
@@ -55,7 +54,7 @@ class Driving:
     def __post_init__(self):
         if self.kind not in KINDS or (self.kind == "keypoints") != (self.keypoints is not None):
             given = "frames" if self.keypoints is None else "keypoints"
-            raise ValueError(f"`driving_type` is {self.kind!r}, but the driving holds {given}")
+            raise ValueError(f"`driving_type` is {self.kind!r}, but the driving clip contains {given}")
         if isinstance(self.frames, np.ndarray):
             shape = self.frames.shape
             if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
@@ -76,18 +75,17 @@ class Driving:
         driving_fps: float | None = None,
         driving_size: tuple[int, int] | None = None,
     ) -> "Driving":
-        """
-        Read a driving clip.
+        """Read a driving clip.
 
         Args:
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
-                A video file, keypoints (also a file of them, or a pose file or a folder of another tool, as
-                [`WholeBodyKeypoints.load`] reads them), decoded frames, or what this method returned.
+                A video file, keypoints (or a file or folder for [`WholeBodyKeypoints.load`], including pose files of
+                other tools), decoded frames, or a result of this method.
             driving_type (`str`, *optional*, defaults to `"auto"`):
-                Which kind it is. `"auto"` tells keypoints by their suffix, in any case, and pose videos by their
-                colours.
+                Type of the clip. `"auto"` recognizes keypoints by their suffix, in upper or lower case, and pose
+                videos by their colours.
             max_frames (`int`, *optional*):
-                Use only the beginning, of so many frames.
+                Maximum number of frames.
             driving_fps (`float`, *optional*):
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
@@ -95,10 +93,10 @@ class Driving:
                 for a file that does not state them.
 
         Raises:
-            `TypeError`: `driving` is none of these, or another argument is of another kind.
-            `FileNotFoundError`: there is no such file.
-            `ValueError`: the file cannot be read as the kind that it is or has a frame rate that no video can have,
-                `driving_type` is unknown, or `max_frames` is less than 1.
+            TypeError: If `driving` or another argument has another type.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file cannot be read as its type or has an implausible frame rate, `driving_type` is
+                unknown, or `max_frames` is less than 1.
         """
         checks.one_of("driving_type", driving_type, ("auto", *KINDS))
         max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
@@ -106,7 +104,7 @@ class Driving:
         is_keypoints = is_path and (driving_type == "keypoints" or driving_type == "auto" and _is_pose_file(driving))
         for name, value in (("driving_fps", driving_fps), ("driving_size", driving_size)):
             if value is not None and not is_keypoints:
-                raise ValueError(f"`{name}`: only a pose file may not state it; a `driving` of another kind does")
+                raise ValueError(f"`{name}` applies only to pose files that do not state it")
         if isinstance(driving, Driving):
             keypoints = driving.keypoints
             return replace(
@@ -146,7 +144,7 @@ class Driving:
 
 
 def _is_pose_file(path: Any) -> bool:
-    """Pickles count as one, so that they are refused as what they are."""
+    """Return whether the file contains keypoints. Pickles count too, so that the error message is about them."""
     return Path(path).is_dir() or Path(path).suffix.lower() in (*KEYPOINT_SUFFIXES, *pose_files.PICKLES)
 
 
@@ -156,15 +154,14 @@ def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) 
         return WholeBodyKeypoints.load(path, height, width, fps)
     except NotStatedError as error:
         name = "driving_fps" if "rate" in error.what else "driving_size"
-        raise ValueError(f"`driving`: {path} does not state {error.what}; give `{name}`.") from error
+        raise ValueError(f"`driving`: {path} does not state {error.what}; pass `{name}`.") from error
     except ValueError as error:
         names = {"path": "driving", "height": "driving_size", "width": "driving_size", "fps": "driving_fps"}
         raise ValueError(re.sub(r"^`(\w+)`", lambda name: f"`{names.get(name[1], name[1])}`", str(error))) from error
 
 
 def recognise_video(frames: Iterable[np.ndarray]) -> str:
-    """
-    Tells `"pose"`, which has vivid or white lines on black, from `"video"`, and logs why.
+    """Distinguish `"pose"`, with vivid or white lines on black, from `"video"`, and log the reason.
 
     Args:
         frames (`Iterable[np.ndarray]`):
@@ -183,7 +180,7 @@ def recognise_video(frames: Iterable[np.ndarray]) -> str:
     if black >= 0.5 and vivid >= 0.7:
         kind, meaning = "pose", "an OpenPose-style pose video"
     logger.info(
-        f"The driving is taken as {meaning}: {black:.0%} of its pixels are black, and {vivid:.0%} of the bright ones "
-        "vivid or white. Where that is wrong, say so with `driving_type`."
+        f"The driving clip is treated as {meaning}: {black:.0%} of its pixels are black, and {vivid:.0%} of the "
+        "bright ones vivid or white. If this is wrong, set `driving_type`."
     )
     return kind

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images in the size of the video."""
+"""Images at the size of the video."""
 
 import logging
 
@@ -14,8 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
-    """
-    The whole image in a size, centred. If its aspect differs, with bars in the median colour of the edges that they
+    """The whole image in a size, centred. If its aspect differs, with bars in the median colour of the edges that they
     join.
 
     Args:
@@ -25,7 +24,7 @@ def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
             The size in pixels.
 
     Raises:
-        `ValueError`: not even a pixel would be left of its shorter side.
+        ValueError: If the shorter side would be less than one pixel.
     """
     if min(width * image.height / image.width, height * image.width / image.height) < 1:
         raise ValueError(
@@ -40,8 +39,7 @@ def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def fit_pose_map(pose_map: Image.Image, height: int, width: int) -> Image.Image:
-    """
-    The whole pose map in a size, on black, which says nothing.
+    """Fit the whole pose map to a size, on black, which contains no pose.
 
     Args:
         pose_map (`PIL.Image.Image`):

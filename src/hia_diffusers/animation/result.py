@@ -18,34 +18,33 @@ from ..video.writing import write_video
 from .driving import Driving
 
 
-# In the metadata of every result. The word in brackets is IPTC's for images that a trained model made.
+# In the metadata of every result. The word in brackets is the IPTC term for media created by a trained model.
 COMMENT = "AI-generated with hia-diffusers (trainedAlgorithmicMedia)"
 
 
 @dataclass(eq=False)
 class HIAAnimation:
-    """
-    What [`HIAAnimator`] makes, with the result of every step. `dataclasses.replace` exchanges some of it.
+    """The result of [`HIAAnimator`], with that of every step. Use `dataclasses.replace` to replace parts of it.
 
     Args:
         image (`PIL.Image.Image`):
-            The reference image, fitted into the size of the result.
+            The reference image, fitted to the size of the result.
         driving ([`~animation.driving.Driving`]):
             The driving clip.
         condition (`MotionBlurCondition`):
-            The condition of F frames, in the size of the result.
+            The conditioning frames, F frames at the size of the result.
         fps (`float`):
             Frames per second of the result.
         detected (`WholeBodyKeypoints`, *optional*):
-            The person in a driving video, as found. `None` where nobody was looked for.
+            The person in a driving video, as detected. `None` without detection.
         keypoints (`WholeBodyKeypoints`, *optional*):
-            The person in the driving clip, smoothed where detected. `None` where the driving is a pose video.
+            The person in the driving clip, smoothed after detection. `None` for a pose video.
         image_keypoints (`WholeBodyKeypoints`, *optional*):
-            The person in the image as it was given, one frame. `None` where the motion is not aligned to it.
+            The person in the original image, one frame. `None` if the motion is not retargeted.
         retargeted (`WholeBodyKeypoints`, *optional*):
-            `keypoints` aligned to the person in `image`. `None` where they are not.
+            `keypoints` retargeted to the person in `image`. `None` if they are not retargeted.
         frames (`list[PIL.Image.Image]`, *optional*):
-            The F frames of the result. `None` before they are generated, and where they went to a file instead.
+            The F frames of the result. `None` before they are generated, and if they were written to a file instead.
     """
 
     image: PIL.Image.Image
@@ -59,25 +58,23 @@ class HIAAnimation:
     frames: Sequence[Any] | None = None
 
     def save(self, path: str | os.PathLike, sound: bool | str | os.PathLike = True) -> None:
-        """
-        Write the frames to an MP4 file, with a comment in its metadata that says that they are generated.
+        """Write the frames to an MP4 file, with a comment in its metadata that discloses that they are generated.
 
         Args:
             path (`str` or `os.PathLike`):
                 The `.mp4` file; an existing one is replaced.
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
-                Whether to add the sound of the driving clip, where it has any, or another file whose sound to add.
+                Whether to add the sound of the driving clip, if it has any, or another file whose sound to add.
 
         Raises:
-            `FileNotFoundError`, `OSError`, `ValueError`: as [`~video.writing.write_video`], or there are no frames.
+            FileNotFoundError, OSError, ValueError: As [`~video.writing.write_video`], or there are no frames.
         """
         if self.frames is None:
-            raise ValueError("`frames` are not there: they were not generated, or written to a file instead.")
+            raise ValueError("`frames` is None: the frames were not generated, or written to a file instead.")
         write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound), comment=COMMENT)
 
     def preview(self) -> list[PIL.Image.Image]:
-        """
-        Image, condition and, if they are there, frames side by side.
+        """Image, condition and, if they are there, frames side by side.
 
         Returns:
             `list[PIL.Image.Image]`: F RGB images, two or three times as wide as the frames.
@@ -88,15 +85,14 @@ class HIAAnimation:
         return [PIL.Image.fromarray(np.hstack(row)) for row in zip(*columns, strict=True)]
 
     def sound_file(self, sound: bool | str | os.PathLike = True) -> str | os.PathLike | None:
-        """
-        The file whose sound the result gets, once that is known to be readable; `None` where there is no sound.
+        """Return the file of the result's sound, after checking that it is readable; `None` without sound.
 
         Args:
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
                 As for [`~HIAAnimation.save`].
 
         Raises:
-            `FileNotFoundError`, `ValueError`: as [`~video.sound.has_sound`].
+            FileNotFoundError, ValueError: As [`~video.sound.has_sound`].
         """
         file: Any = self.driving.sound if sound is True else None
         if not isinstance(sound, (bool, np.bool_)):

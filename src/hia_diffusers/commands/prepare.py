@@ -37,7 +37,7 @@ RULES = {
     "max_multi_person_ratio": "several_people: clips with several people in a larger part of the frames are left out",
     "min_person_height": "small_person: clips of a smaller person, as a fraction of the image, are left out",
     "min_score": "low_scores: clips with a lower mean score of the body points are left out",
-    "max_outside_ratio": "outside_picture: clips with a larger part of the body points outside of --size are left out",
+    "max_outside_ratio": "outside_image: clips with a larger part of the body points outside of --size are left out",
     "min_motion": "little_motion: clips with less motion, in heights of the person per second, are left out",
 }
 

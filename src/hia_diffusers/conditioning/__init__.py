@@ -1,3 +1,3 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""From whole-body keypoints to the six-channel condition that `HIAControlNetModel` reads."""
+"""From whole-body keypoints to the six-channel conditioning frames of `HIAControlNetModel`."""

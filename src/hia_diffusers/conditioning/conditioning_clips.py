@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The conditioning frames of a call, in any form that a user may give them.
+"""The conditioning frames of a call, in any form that a user may pass.
 
 Axes: B clips, F frames, C channels, H, W.
 """
@@ -18,23 +18,24 @@ from ..images import number_tensor
 from .motion_blur import MotionBlurCondition, MotionBlurConditioner
 
 
-# Of a condition, and of those the first that are the pose.
+# Channels of the conditioning frames; the first of them are the pose.
 CHANNELS, POSE_CHANNELS = 6, 3
 
 
 @dataclass(frozen=True)
 class ConditioningClips:
-    """
-    Clips of equal length and size, made into tensors only where they are read: a long clip is never whole in memory.
+    """Clips of equal length and size, converted to tensors window by window: a long clip is never in memory as a
+    whole.
 
     Args:
         clips (`tuple`):
             B clips, each a `MotionBlurCondition` or a tensor `(F, 3 or C, H, W)` in [0, 1].
         channels (`int`):
-            C, those that the ControlNet takes. Pose maps of 3 channels serve for 6: the blur is then unknown. Of 6
-            channels the 3 of the pose serve for a ControlNet that takes no more.
+            C, the channels of the ControlNet. Pose maps with 3 channels are extended to 6 with unknown blur. Of 6
+            channels, a ControlNet with 3 channels uses those of the pose.
         height, width (`int`):
-            Of what is read, in pixels. Clips of another size are resized, those of another aspect whole and centred.
+            Size of the frames that are read, in pixels. Clips of another size are resized; clips of another aspect
+            ratio are fitted whole and centred.
     """
 
     clips: tuple[MotionBlurCondition | torch.Tensor, ...]
@@ -44,17 +45,16 @@ class ConditioningClips:
 
     @classmethod
     def from_any(cls, conditioning_frames: Any, channels: int) -> "ConditioningClips":
-        """
-        The clips of a call.
+        """Create the clips of a call.
 
-        Args:
-            conditioning_frames:
-                As [`HIAPipeline.__call__`](hia_diffusers.HIAPipeline) takes them.
-            channels (`int`):
-                C.
+               Args:
+                   conditioning_frames:
+                       As for [`HIAPipeline.__call__`](hia_diffusers.HIAPipeline).
+                   channels (`int`):
+        C, the channels of the ControlNet.
 
-        Raises:
-            `TypeError`, `ValueError`: they have another form, or clips of different shapes, or values beyond [0, 1].
+               Raises:
+                   TypeError, ValueError: If they have another form, different shapes, or values outside [0, 1].
         """
         if isinstance(conditioning_frames, cls):
             return conditioning_frames
@@ -72,7 +72,7 @@ class ConditioningClips:
                 f"{', '.join(map(str, sorted(shapes)))}."
             )
         if not clips or 0 in next(iter(shapes)) or not all(map(_is_in_range, clips)):
-            raise ValueError("`conditioning_frames` must hold at least one frame, finite and in [0, 1].")
+            raise ValueError("`conditioning_frames` must contain at least one frame with finite values in [0, 1].")
         _, found, height, width = next(iter(shapes))
         if found != channels and {found, channels} != {POSE_CHANNELS, CHANNELS}:
             raise ValueError(
@@ -81,7 +81,7 @@ class ConditioningClips:
         return cls(clips, channels, height, width)
 
     def __len__(self) -> int:
-        """B."""
+        """Number of clips, B."""
         return len(self.clips)
 
     @property
@@ -89,21 +89,20 @@ class ConditioningClips:
         return len(self.clips[0])
 
     def resize(self, height: int, width: int) -> "ConditioningClips":
-        """The clips, read at another size."""
+        """Return the clips, read at another size."""
         return replace(self, height=height, width=width)
 
     def repeat_to(self, batch_size: int) -> "ConditioningClips":
-        """Each clip repeated so that there are `batch_size`, repetitions of one clip side by side."""
+        """Repeat each clip to a total of `batch_size` clips, with repetitions of one clip next to each other."""
         repeats = batch_size // len(self)
         return replace(self, clips=tuple(clip for clip in self.clips for _ in range(repeats)))
 
     def read(self, frames: Sequence[int]) -> torch.Tensor:
-        """
-        Some frames of all clips.
+        """Read some frames of all clips.
 
         Args:
             frames (`Sequence[int]`):
-                Their numbers, from 0 on.
+                Frame numbers, from 0.
 
         Returns:
             `torch.Tensor` of shape `(B, len(frames), C, height, width)`: float32 in [0, 1].
@@ -111,7 +110,8 @@ class ConditioningClips:
         numbers = list(frames)
         read = [clip[numbers] for clip in self.clips]
         batch = torch.stack([clip if isinstance(clip, torch.Tensor) else clip.to_tensor() for clip in read]).float()
-        # Of a pose map alone, the blur is unknown, as MotionBlurConditioner.from_pose_video has it. Too many are cut.
+        # With a pose map only, the blur is unknown, as in MotionBlurConditioner.from_pose_video. Excess channels are
+        # cut.
         batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, self.channels - batch.shape[2]))
         fitted = fit_images(batch.flatten(0, 1), self.height, self.width)
         return fitted.unflatten(0, batch.shape[:2])
@@ -136,18 +136,18 @@ def _as_clip(conditioning_frames: Any) -> MotionBlurCondition | torch.Tensor:
     if isinstance(conditioning_frames, list) and conditioning_frames:
         if all(isinstance(frame, PIL.Image.Image) for frame in conditioning_frames):
             if len({frame.size for frame in conditioning_frames}) > 1:
-                raise ValueError("`conditioning_frames` must be pictures of one size.")
+                raise ValueError("`conditioning_frames` must be images of one size.")
             return MotionBlurConditioner().from_pose_video(conditioning_frames)
     if isinstance(conditioning_frames, torch.Tensor):
-        if conditioning_frames.ndim == 4 or conditioning_frames.is_nested:  # which is refused there
+        if conditioning_frames.ndim == 4 or conditioning_frames.is_nested:  # rejected there
             return number_tensor(conditioning_frames, "conditioning_frames")
         raise ValueError(
             "`conditioning_frames` must have the shape (F, C, H, W), or (B, F, C, H, W) for a batch, got"
             f" {tuple(conditioning_frames.shape)}."
         )
     if isinstance(conditioning_frames, list) and not conditioning_frames:
-        raise ValueError("`conditioning_frames` must hold at least one frame, got none.")
+        raise ValueError("`conditioning_frames` must contain at least one frame, got none.")
     raise TypeError(
-        "`conditioning_frames` must be a MotionBlurCondition, a list of PIL pictures, a tensor (F, C, H, W), or a list"
+        "`conditioning_frames` must be a MotionBlurCondition, a list of PIL images, a tensor (F, C, H, W), or a list"
         f" of those for a batch, got {type(conditioning_frames).__name__}."
     )

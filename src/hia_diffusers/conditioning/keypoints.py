@@ -4,7 +4,7 @@
 
 Axes: F frames, K = 133 keypoints in COCO-WholeBody order, P people.
 
-Pixel convention, used by the whole package: coordinates are continuous, the picture covers `[0, width] x [0, height]`,
+Pixel convention, used by the whole package: coordinates are continuous, the image covers `[0, width] x [0, height]`,
 and pixel `(i, j)` is the unit square whose centre is `(i + 0.5, j + 0.5)`. A point is drawn at `(int(x), int(y))`, a
 mirrored point is at `width - x`, and a resized one at `x * new_width / width`.
 """
@@ -32,7 +32,7 @@ from .tracking import follow_boxes, largest_track
 
 NUM_KEYPOINTS = 133
 
-# So many a file may hold, two hours and a half at 30 per second: reading it takes no more than a gigabyte of memory.
+# Maximum number of frames in a file, two and a half hours at 30 per second: reading it takes at most a gigabyte.
 MAX_FRAMES = 2**18
 
 # Points with a score of at most this are taken for missing where nothing else is said.
@@ -56,7 +56,7 @@ _BODY_IN_OPENPOSE = {
 _FEET_IN_OPENPOSE_25 = slice(19, 25)
 _OPENPOSE_NECK = 1
 
-# The arrays of a file with the largest shape of each, what numbers they may be, and what stands before them in npz.
+# The arrays of a file with the largest shape of each, their kinds of numbers, and their prefix in npz.
 _LARGEST_SHAPES = {
     "xy": (MAX_FRAMES, NUM_KEYPOINTS, 2),
     "score": (MAX_FRAMES, NUM_KEYPOINTS),
@@ -70,20 +70,20 @@ _PART_SIZES = {
     **{"left_hand": (21,), "right_hand": (21,), "face": (68, 70)},
 }
 
-# Coordinates of a picture that has more pixels are fractions of it where none of them is greater.
+# In a larger image, coordinates that never exceed this value are fractions of the image.
 _GREATEST_FRACTION = 2.0
 
 logger = logging.getLogger(__name__)
 
 
 def _mirror_permutation() -> np.ndarray:
-    """For each keypoint, the index of the keypoint that takes its place when the picture is mirrored."""
+    """Return, for each keypoint, the index of the keypoint that replaces it when the image is mirrored."""
     face_68 = [
         *reversed(range(0, 17)),  # jaw
         *reversed(range(17, 27)),  # brows
         *range(27, 31),  # nose bridge
         *reversed(range(31, 36)),  # nostrils
-        *(45, 44, 43, 42, 47, 46),  # the eye on the right of the picture, corner to corner, then its lower lid
+        *(45, 44, 43, 42, 47, 46),  # the eye on the right of the image, corner to corner, then its lower lid
         *(39, 38, 37, 36, 41, 40),
         *reversed(range(48, 55)),  # outer lip, upper then lower
         *reversed(range(55, 60)),
@@ -100,50 +100,48 @@ _MIRROR = _mirror_permutation()
 
 
 class NotStatedError(ValueError):
-    """
-    A pose file does not state what must be known to use it.
+    """A pose file does not state a size or frame rate that is needed to use it.
 
     Args:
         path (`Path`):
             The file.
         what (`str`):
-            What it does not state.
+            What the file does not state.
         arguments (`str`):
-            Those that say it instead.
+            The arguments that provide it instead.
     """
 
     def __init__(self, path: Path, what: str, arguments: str):
-        super().__init__(f"`path`: {path} does not state {what}; give {arguments}.")
+        super().__init__(f"`path`: {path} does not state {what}; pass {arguments}.")
         self.what = what
 
 
 @dataclass(eq=False)
 class WholeBodyKeypoints:
-    r"""
-    The 133 COCO-WholeBody keypoints of one person in every frame of a clip: 17 body points, 6 foot points, 68 face
+    r"""The 133 COCO-WholeBody keypoints of one person in every frame of a clip: 17 body points, 6 foot points, 68 face
     points, 21 points of the left hand and 21 of the right hand. Left and right are the person's.
 
     A missing point has score 0 and coordinates NaN. Points given with a score that is zero, negative or not finite, or
-    with a coordinate that is not finite, are brought to that form; scores above 1, which RTMPose can give, are clipped
-    to 1.
+    with a coordinate that is not finite, are converted to this form. Scores above 1, which RTMPose can give, are
+    clipped to 1.
 
     Args:
         xy (`np.ndarray`, `torch.Tensor` or nested lists of shape `(F, 133, 2)`):
             Coordinates in pixels, stored as float32. Pixel `(i, j)` has its centre at `(i + 0.5, j + 0.5)`. They may
-            lie outside the picture.
+            lie outside the image.
         score (`np.ndarray`, `torch.Tensor` or nested lists of shape `(F, 133)`):
             Confidence in `[0, 1]`, stored as float32.
         height (`int`):
-            Height of the picture in pixels.
+            Height of the image in pixels.
         width (`int`):
-            Width of the picture in pixels.
+            Width of the image in pixels.
         fps (`float`):
             Frames per second.
 
     Raises:
-        `TypeError`: `xy` or `score` is no array of numbers, or a size is no integer.
-        `ValueError`: a shape is wrong, there are no frames, a size is not from 1 to 16384, or `fps` not positive and
-            finite.
+        TypeError: If `xy` or `score` is not an array of numbers, or a size is not an integer.
+        ValueError: If a shape is wrong, there are no frames, a size is not from 1 to 16384, or `fps` is not positive
+            and finite.
     """
 
     xy: np.ndarray
@@ -170,7 +168,7 @@ class WholeBodyKeypoints:
         return len(self.xy)
 
     def __getitem__(self, frames: slice) -> "WholeBodyKeypoints":
-        """A range of frames. A step thins the frames out, and `fps` with them."""
+        """Select a range of frames. A step also divides `fps`."""
         if not isinstance(frames, slice):
             raise TypeError(f"`frames` must be a slice such as keypoints[4:20], got {frames!r}.")
         xy = self.xy[frames]
@@ -179,26 +177,25 @@ class WholeBodyKeypoints:
         return replace(self, xy=xy, score=self.score[frames], fps=self.fps / abs(frames.step or 1))
 
     def previous_frames(self) -> "WholeBodyKeypoints":
-        """The person a frame earlier: for each frame the points of the one before it, and none before the first."""
+        """Return, for each frame, the points of the previous frame; the first frame has none."""
         xy, score = (np.concatenate([values[:1], values[:-1]]) for values in (self.xy, self.score))
         score[0] = 0
         return replace(self, xy=xy, score=score)
 
     def save(self, path: str | os.PathLike) -> None:
-        """
-        Write the keypoints to a file.
+        """Write the keypoints to a file.
 
         Args:
             path (`str` or `os.PathLike`):
-                Where to write; the suffix, `.safetensors` or `.npz`, chooses the format. An existing file is replaced
-                in one step.
+                Output file; the suffix, `.safetensors` or `.npz`, selects the format. An existing file is replaced
+                atomically.
 
         Raises:
-            `ValueError`: another suffix, or more than 2**18 frames, which no file may hold.
+            ValueError: If the suffix is another one, or there are more than 2**18 frames.
         """
         path = Path(checks.path("path", path))
         if len(self) > MAX_FRAMES:
-            raise ValueError(f"`path`: a file holds at most {MAX_FRAMES} frames, got {len(self)}.")
+            raise ValueError(f"`path`: a file can contain at most {MAX_FRAMES} frames, got {len(self)}.")
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
         if _checked_suffix(path) == ".safetensors":
             content = safetensors.numpy.save(arrays)
@@ -218,34 +215,38 @@ class WholeBodyKeypoints:
         fps: float | None = None,
         person: int | None = None,
     ) -> "WholeBodyKeypoints":
-        """
-        Read keypoints that [`~WholeBodyKeypoints.save`] wrote, or a pose file of another tool.
+        """Read keypoints saved by [`~WholeBodyKeypoints.save`], or a pose file of another tool.
 
-        Suffixes may be in any case. Of other tools are read: OpenPose's JSON, one file with one frame or, as ComfyUI
-        saves it, with a list of frames, or a folder with a file per frame in the order of their numbers; the JSON of
-        MMPose, and of AlphaPose and others in the form of COCO's results, with 17 or 133 points; `.npz` and `.npy`
-        arrays of RTMPose and DWPose, `keypoints` `(F, P, 133, 2)` with `scores` `(F, P, 133)` or x, y, score in one,
-        133 or DWPose's 134, or DWPose's `bodies`, `hands` and `faces` of one person. Pickles are not opened.
+        Suffixes are not case-sensitive. The following formats of other tools are supported:
 
-        Coordinates that are fractions of the picture are recognised and brought to pixels.
+        - OpenPose's JSON: a file with one frame, a file with a list of frames as saved by ComfyUI, or a folder with
+          one file per frame, sorted by their numbers;
+        - the JSON of MMPose, and of AlphaPose and others in the format of COCO results, with 17 or 133 points;
+        - `.npz` and `.npy` arrays of RTMPose and DWPose: `keypoints` `(F, P, 133, 2)` with `scores` `(F, P, 133)`, or
+          x, y, score in one array, with 133 points or DWPose's 134, or DWPose's `bodies`, `hands` and `faces` of one
+          person.
+
+        Pickles are not opened.
+
+        Coordinates given as fractions of the image are recognized and converted to pixels.
 
         Args:
             path (`str` or `os.PathLike`):
-                The file: `.safetensors` or `.npz` with the arrays `xy`, `score`, `height`, `width` and `fps`, or one
-                of those above.
+                The file: `.safetensors` or `.npz` with the arrays `xy`, `score`, `height`, `width` and `fps`,
+                or one of the formats above.
             height, width (`int`, *optional*):
-                Of the picture that the points lie in, in pixels, for files that do not state it.
+                Size of the image in pixels, for files that do not state it.
             fps (`float`, *optional*):
-                Frames per second, for files that do not state them. A single frame does without, and has 1.
+                Frames per second, for files that do not state them. For a single frame it defaults to 1.
             person (`int`, *optional*):
-                Which of several people to take in every frame. By default the largest is followed, as
-                [`DetectedPeople.follow`] does it, and a warning says so.
+                Index of the person in every frame, if there are several. By default, the largest person is
+                tracked as in [`DetectedPeople.follow`], with a warning.
 
         Raises:
-            `FileNotFoundError`: there is no such file.
-            [`NotStatedError`]: a size or a frame rate that the file does not state is not given.
-            `ValueError`: another kind of file, a damaged one, an array that is missing or invalid, or a size or a
-                frame rate is given that the file states otherwise.
+            FileNotFoundError: If there is no such file.
+            NotStatedError: If a size or a frame rate that the file does not state is not given.
+            ValueError: If the file is of another kind or damaged, an array is missing or invalid, or a given
+                size or frame rate differs from that in the file.
         """
         path = Path(checks.path("path", path))
         if path.suffix.lower() == ".safetensors" or path.suffix.lower() == ".npz" and _holds_own_arrays(path):
@@ -254,7 +255,7 @@ class WholeBodyKeypoints:
             frames, stated_fps = pose_files.read_pose_file(path)
             size = _size_of(frames, path)
             if size is None and (height is None or width is None):
-                raise NotStatedError(path, "the size of its picture", "`height` and `width`")
+                raise NotStatedError(path, "the size of its image", "`height` and `width`")
             if stated_fps is None:
                 stated_fps = 1.0 if len(frames) == 1 and fps is None else fps
             if stated_fps is None:
@@ -262,42 +263,41 @@ class WholeBodyKeypoints:
             try:
                 keypoints = cls._from_pose_frames(frames, *(size or (height, width)), stated_fps, person)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"`path` holds invalid keypoints: {path}. {error}") from error
+                raise ValueError(f"`path` contains invalid keypoints: {path}. {error}") from error
         for name, given in (("height", height), ("width", width), ("fps", fps)):
             stated = getattr(keypoints, name)
             if given is not None and given != stated:
-                raise ValueError(f"`{name}` must be left out or {stated:g}, as {path} states, got {given!r}.")
+                raise ValueError(f"`{name}` must be omitted or {stated:g}, as {path} states, got {given!r}.")
         return keypoints
 
     @classmethod
     def _load_own(cls, path: Path) -> "WholeBodyKeypoints":
         suffix = _checked_suffix(path)
         if not path.is_file():
-            raise FileNotFoundError(f"`path` is no file: {path}.")
+            raise FileNotFoundError(f"`path` is not a file: {path}.")
         try:
             arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
         except MemoryError:
             raise
-        except Exception as error:  # damaged files make the readers fail in many ways
+        except Exception as error:  # damaged files raise many kinds of errors
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({reason}).") from error
         absent = [name for name in cls.__dataclass_fields__ if name not in arrays]
         if absent:
-            raise ValueError(f"`path` holds no {', '.join(absent)}: {path}.")
+            raise ValueError(f"`path` contains no {', '.join(absent)}: {path}.")
         try:
             return cls(arrays["xy"], arrays["score"], *(arrays[name].item() for name in ("height", "width", "fps")))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"`path` holds invalid keypoints: {path}. {error}") from error
+            raise ValueError(f"`path` contains invalid keypoints: {path}. {error}") from error
 
     def flip_horizontal(self) -> "WholeBodyKeypoints":
-        """The person in the mirrored picture: `x` becomes `width - x`, and left and right points change places."""
+        """Mirror the image: `x` becomes `width - x`, and left and right points are swapped."""
         xy = self.xy[:, _MIRROR].copy()
         xy[..., 0] = self.width - xy[..., 0]
         return replace(self, xy=xy, score=self.score[:, _MIRROR])
 
     def resize(self, height: int, width: int) -> "WholeBodyKeypoints":
-        """
-        The person in the resized picture. [`~WholeBodyKeypoints.fit`] brings it to any size without stretching it.
+        """Resize the image without changing its aspect ratio. [`~WholeBodyKeypoints.fit`] accepts any size.
 
         Args:
             height (`int`):
@@ -306,20 +306,20 @@ class WholeBodyKeypoints:
                 New width in pixels.
 
         Raises:
-            `ValueError`: the person would be stretched: the aspect differs by more than the rounding to whole pixels.
+            ValueError: If the aspect ratio differs by more than the rounding to whole pixels, which would stretch the
+                person.
         """
         height, width = checks.side("height", height), checks.side("width", width)
         if not _is_same_aspect(self.height, self.width, height, width):
             raise ValueError(
                 f"`height` and `width`: {self.width}x{self.height} would be stretched to {width}x{height}; "
-                "`fit` takes the whole picture there, centred, and `crop` cuts a part out."
+                "use `fit` to fit the whole image, centred, or `crop` to cut out a part."
             )
         scale = np.array([width / self.width, height / self.height], dtype=np.float32)
         return replace(self, xy=self.xy * scale, height=height, width=width)
 
     def fit(self, height: int, width: int) -> "WholeBodyKeypoints":
-        """
-        The person in the picture fitted into another size, whole and centred, as the reference picture is fitted.
+        """Fit the whole image into another size, centred, in the same way as the reference image.
 
         Args:
             height (`int`):
@@ -334,14 +334,13 @@ class WholeBodyKeypoints:
         return replace(self, xy=self.xy * scale + offset, height=height, width=width)
 
     def crop(self, x0: int, y0: int, x1: int, y1: int) -> "WholeBodyKeypoints":
-        """
-        The person in a part of the picture. Points outside it are kept, with coordinates outside the new picture.
+        """Crop the image. Points outside are kept, with coordinates outside the new image.
 
         Args:
             x0 (`int`):
-                First column of the part.
+                First column of the crop.
             y0 (`int`):
-                First row of the part.
+                First row of the crop.
             x1 (`int`):
                 Column after the last, `x0 < x1 <= width`.
             y1 (`int`):
@@ -358,9 +357,8 @@ class WholeBodyKeypoints:
         )
 
     def openpose_body(self) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The 18 body points of OpenPose. The neck, which COCO does not have, is the middle of the shoulders with the
-        lower of their scores.
+        """Return the 18 body points of OpenPose. The neck, which COCO does not have, is the midpoint of the shoulders,
+        with the lower of their scores.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: float32 coordinates `(F, 18, 2)` and scores `(F, 18)`; a missing point is
@@ -387,15 +385,14 @@ class WholeBodyKeypoints:
         width: int,
         fps: float,
     ) -> "WholeBodyKeypoints":
-        """
-        Keypoints from OpenPose points given frame by frame.
+        """Create keypoints from OpenPose points, frame by frame.
 
-        Each of `body`, `left_hand`, `right_hand` and `face` has one entry per frame: `None` where the part was not
-        found, else its points, each `None`, `(x, y)` (score 1) or `(x, y, score)` in pixels.
+        Each of `body`, `left_hand`, `right_hand` and `face` has one entry per frame: `None` if the part was not
+        detected, otherwise its points, each `None`, `(x, y)` (score 1) or `(x, y, score)` in pixels.
 
         Args:
             body (`Sequence`):
-                18 or 25 points per frame. The neck and the mid-hip are dropped; the feet come from the 25.
+                18 or 25 points per frame. The neck and the mid-hip are dropped; only the 25 points include feet.
             left_hand (`Sequence`, *optional*):
                 21 points per frame.
             right_hand (`Sequence`, *optional*):
@@ -403,9 +400,9 @@ class WholeBodyKeypoints:
             face (`Sequence`, *optional*):
                 68 points per frame, or 70 with the pupils, which are dropped.
             height (`int`):
-                Height of the picture in pixels.
+                Height of the image in pixels.
             width (`int`):
-                Width of the picture in pixels.
+                Width of the image in pixels.
             fps (`float`):
                 Frames per second.
         """
@@ -432,29 +429,28 @@ class WholeBodyKeypoints:
         fps: float,
         person: int | None = None,
     ) -> "WholeBodyKeypoints":
-        """
-        Keypoints from OpenPose's JSON, from files or as it was parsed.
+        """Create keypoints from OpenPose's JSON, as files or already parsed.
 
         Args:
             source (`str`, `os.PathLike` or `Sequence`):
-                A file with a frame or a list of frames; a folder, whose `*.json` files are the frames in the order of
-                the numbers in their names; or a list of files and of parsed dictionaries. Bodies have 18 or 25 points,
-                faces 68 or 70. A frame without people becomes a frame of missing points. Where a frame states
-                `canvas_width` and `canvas_height`, its coordinates are scaled from that canvas to `width` and
-                `height`; fractions of the picture are recognised.
+                A file with one frame or a list of frames; a folder with `*.json` files, which are sorted by the
+                numbers in their names; or a list of files and parsed dictionaries. Bodies have 18 or 25 points, faces
+                68 or 70. A frame without people becomes a frame of missing points. If a frame states `canvas_width`
+                and `canvas_height`, its coordinates are scaled from that canvas to `width` and `height`. Fractions of
+                the image are recognized.
             height (`int`):
-                Height of the picture in pixels.
+                Height of the image in pixels.
             width (`int`):
-                Width of the picture in pixels.
+                Width of the image in pixels.
             fps (`float`):
                 Frames per second.
             person (`int`, *optional*):
-                Which entry of `people` to take in every frame. By default the largest person is followed, as
-                [`DetectedPeople.follow`] does it.
+                Index into `people` in every frame. By default, the largest person is tracked as in
+                [`DetectedPeople.follow`].
 
         Raises:
-            `FileNotFoundError`: the folder or a file does not exist.
-            `ValueError`: a file is no OpenPose JSON, or no frame has that `person`.
+            FileNotFoundError: If the folder or a file does not exist.
+            ValueError: If a file is not an OpenPose JSON, or no frame has that `person`.
         """
         return cls._from_pose_frames(pose_files.read_json(source, "source"), height, width, fps, person)
 
@@ -468,22 +464,21 @@ class WholeBodyKeypoints:
         fps: float,
         person: int | None = 0,
     ) -> "WholeBodyKeypoints":
-        """
-        Keypoints from what rtmlib's `Wholebody(to_openpose=False)` returns for each frame.
+        """Create keypoints from the results of rtmlib's `Wholebody(to_openpose=False)` for each frame.
 
         Args:
             keypoints (`Sequence[np.ndarray]` or `np.ndarray`):
-                Per frame `(P, 133, 2)` with any number of people P, also none, or `(133, 2)`; pixels.
+                `(P, 133, 2)` per frame with any number of people P, including none, or `(133, 2)`; in pixels.
             scores (`Sequence[np.ndarray]` or `np.ndarray`):
-                Per frame `(P, 133)` or `(133,)`. Scores above 1 are clipped to 1.
+                `(P, 133)` or `(133,)` per frame. Scores above 1 are clipped to 1.
             height (`int`):
-                Height of the picture in pixels.
+                Height of the image in pixels.
             width (`int`):
-                Width of the picture in pixels.
+                Width of the image in pixels.
             fps (`float`):
                 Frames per second.
             person (`int`, *optional*, defaults to `0`):
-                Which person to take in every frame; `None` follows the largest, as [`DetectedPeople.follow`] does it.
+                Index of the person in every frame; `None` tracks the largest person as in [`DetectedPeople.follow`].
                 Frames without that person become frames of missing points.
         """
         if len(_checked_frames("keypoints", keypoints)) != len(_checked_frames("scores", scores)):
@@ -518,7 +513,9 @@ class WholeBodyKeypoints:
         person: int | None,
         canvases: Sequence[tuple[float, float] | None] = (),
     ) -> "WholeBodyKeypoints":
-        """One of the people of each frame, x, y, score `(P, 133, 3)`, in pixels of their canvas, if there is one."""
+        """Select one person from the people of each frame, x, y, score `(P, 133, 3)`, in pixels of the canvas if there
+        is one.
+        """
         height, width = checks.side("height", height), checks.side("width", width)
         fps = checks.number("fps", fps, above=0)
         if _are_fractions(frames, height, width):
@@ -536,12 +533,12 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_same_aspect(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Whether a size is that of the resized picture, but for the rounding of one of its sides or of the picture's."""
+    """Return whether a size is that of the resized image, up to rounding of a side of either."""
     return 2 * abs(height * new_width - width * new_height) <= max(height, width, new_height, new_width)
 
 
 def _float_array(name: str, value: Any) -> np.ndarray:
-    """A float32 copy of an array, tensor or nested list."""
+    """Copy an array, tensor or nested list as float32."""
     try:
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
@@ -563,7 +560,7 @@ def _checked_suffix(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Those of the arrays of keypoints that the file holds, and no others."""
+    """Read the arrays of keypoints in the file, and no others."""
     arrays = {}
     with safetensors.safe_open(path, framework="np") as file:
         for name in _LARGEST_SHAPES.keys() & file.keys():
@@ -576,7 +573,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Those of the arrays of keypoints that the file holds, and no others."""
+    """Read the arrays of keypoints in the file, and no others."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for name in _LARGEST_SHAPES.keys() & {member.removesuffix(".npy") for member in archive.namelist()}:
@@ -589,12 +586,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_shape(name: str, shape: Sequence[int]) -> None:
     largest = _LARGEST_SHAPES[name]
     if len(shape) != len(largest) or any(side > most for side, most in zip(shape, largest, strict=True)):
-        raise ValueError(f"{name} has the shape {tuple(shape)}, not one up to {largest}")
+        raise ValueError(f"{name} has the shape {tuple(shape)}, expected at most {largest}")
 
 
 def _holds_own_arrays(path: Path) -> bool:
-    """Whether an .npz file is one of ours; damaged ones are taken for that, and named where they are read."""
-    if not path.is_file():  # to open a FIFO would wait for ever
+    """Return whether an .npz file is one of ours. Damaged files count as ours, and reading them raises the error."""
+    if not path.is_file():  # opening a FIFO would block
         return True
     try:
         with zipfile.ZipFile(path) as archive:
@@ -604,27 +601,27 @@ def _holds_own_arrays(path: Path) -> bool:
 
 
 def _size_of(frames: Sequence[pose_files.PoseFrame], path: Path) -> tuple[int, int] | None:
-    """Height and width that all frames of a file state."""
+    """Return the height and width that all frames of a file state."""
     canvases = {frame.canvas for frame in frames if frame.people or frame.canvas}
     if len(canvases) > 1:
-        raise ValueError(f"`path`: the frames of {path} state several sizes of their pictures, or some state none.")
+        raise ValueError(f"`path`: the frames of {path} state several sizes of their images, or some state none.")
     canvas = next(iter(canvases), None)
     return None if canvas is None else (round(canvas[0]), round(canvas[1]))
 
 
 def _are_fractions(frames: Sequence[np.ndarray], height: int, width: int) -> bool:
-    """Whether coordinates are in parts of the picture."""
+    """Return whether coordinates are fractions of the image."""
     found = [people[(people[..., 2] > 0) & np.isfinite(people).all(axis=-1)][:, :2] for people in frames]
     xy = np.concatenate([np.empty((0, 2)), *found])
     if not len(xy) or min(height, width) <= 2 * _GREATEST_FRACTION or np.abs(xy).max() > _GREATEST_FRACTION:
         return False
     if xy.min() < -0.5:
-        raise ValueError("The coordinates are neither pixels nor fractions of the picture from 0 to 1: save pixels.")
+        raise ValueError("The coordinates are neither pixels nor fractions of the image from 0 to 1: save pixels.")
     return True
 
 
 def _select_person(frames: Sequence[np.ndarray], person: int | None, fps: float) -> np.ndarray:
-    """From x, y, score `(P, 133, 3)` of each frame, those of one person `(F, 133, 3)`, NaN where he is absent."""
+    """Select the points of one person `(F, 133, 3)` from x, y, score `(P, 133, 3)` of each frame; NaN if absent."""
     most_people = max((len(people) for people in frames), default=0)
     if person is not None and not (_is_int(person) and 0 <= person < max(most_people, 1)):
         raise ValueError(f"`person` must be an index below {most_people}, the most people in a frame, got {person!r}.")
@@ -646,14 +643,14 @@ def _select_person(frames: Sequence[np.ndarray], person: int | None, fps: float)
     if most_people > 1:
         found = sum(track in names for names in tracks)
         logger.warning(
-            "Of up to %d people in a frame the largest is followed, who is found in %d of %d frames.",
+            "There are up to %d people in a frame. The largest is tracked and was found in %d of %d frames.",
             *(most_people, found, len(frames)),
         )
     return selected
 
 
 def _box_of(points: np.ndarray) -> np.ndarray:
-    """x0, y0, x1, y1 of a person's points x, y, score."""
+    """Return the box x0, y0, x1, y1 of a person's points x, y, score."""
     found = points[(points[:, 2] > 0) & np.isfinite(points).all(axis=-1), :2]
     return np.concatenate([found.min(axis=0), found.max(axis=0)]) if len(found) else np.zeros(4)
 
@@ -665,21 +662,21 @@ def _checked_frames(name: str, frames: Any) -> Any:
 
 
 def _point_array(name: str, points: Any) -> np.ndarray:
-    """Points `None`, `(x, y)` or `(x, y, score)` as x, y, score `(n, 3)`, NaN where there is none."""
+    """Convert points `None`, `(x, y)` or `(x, y, score)` to x, y, score `(n, 3)`, with NaN for `None`."""
     if not isinstance(points, (Sequence, np.ndarray)):
-        raise TypeError(f"`{name}` must hold a sequence of points per frame, got {points!r}.")
+        raise TypeError(f"`{name}` must contain a sequence of points per frame, got {points!r}.")
     array = np.full((len(points), 3), np.nan, dtype=np.float32)
     for row, point in zip(array, points, strict=True):
         if point is not None:
             point = _float_array(name, point)
             if point.shape not in ((2,), (3,)):
-                raise ValueError(f"`{name}` must hold points None, (x, y) or (x, y, score), got {point.tolist()}.")
+                raise ValueError(f"`{name}` must contain points None, (x, y) or (x, y, score), got {point.tolist()}.")
             row[:] = (*point, 1.0)[:3]
     return array
 
 
 def _join_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
-    """Parts as `pose_files` names them, each x, y, score `(n, 3)`, in COCO-WholeBody order `(133, 3)`."""
+    """Join parts as named by `pose_files`, each x, y, score `(n, 3)`, in COCO-WholeBody order `(133, 3)`."""
     for name, points in parts.items():
         if len(points) not in _PART_SIZES[name]:
             accepted = " or ".join(str(size) for size in _PART_SIZES[name])

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The motion blur condition: an OpenPose map with the motion and the sharpness of each hand painted over its box.
+"""The motion blur condition: an OpenPose map, and the motion and sharpness of each hand drawn in its box.
 
 Axes: F frames, H, W; hands are ordered left, right (the person's). Pixels follow the convention of `keypoints.py`.
 """
@@ -34,51 +34,49 @@ from .openpose import MAX_COORDINATE, draw_openpose
 
 NOMINAL_FPS = 30
 
-# The shorter side at which the lines of the OpenPose map have the width that pretrained ControlNets know.
+# The shorter side at which the lines of the OpenPose map have the width that pretrained ControlNets expect.
 OPENPOSE_SIDE = 512
 
-# A box around fewer points, or smaller than a pixel, says nothing about where the hand is.
+# A box around fewer points, or smaller than a pixel, does not locate the hand.
 MIN_HAND_POINTS = 3
 MIN_BOX_SIDE = 1.0
 
-# Where the hand points are missing: how far beyond the wrist the hand's centre lies and how large its box is, in
-# forearm lengths.
+# If the hand points are missing: distance of the hand's centre from the wrist and size of its box, in forearm lengths.
 HAND_CENTER_BEYOND_WRIST = 0.35
 HAND_SIDE_PER_FOREARM = 0.9
 
-# Sharpness is measured only where at least this part of the hand box's side lies in the picture.
+# Sharpness is measured only if at least this fraction of the hand box's side lies in the image.
 MIN_VISIBLE_SIDE = 0.25
 
-# Standard deviation, in pixels at `sharpness_side`, of the Gaussian that the Laplacian is taken of. The finest detail
-# of a resized picture tells how it was resized more than how sharp it was.
+# Standard deviation, in pixels at `sharpness_side`, of the Gaussian before the Laplacian. The finest details of a
+# resized image depend more on the resizing than on its sharpness.
 SHARPNESS_SMOOTHING = 0.7
 
-# Points, wrist and elbow of the left and of the right hand.
+# Points, wrist and elbow of the left and right hand.
 HANDS = ((LEFT_HAND, LEFT_WRIST, LEFT_ELBOW), (RIGHT_HAND, RIGHT_WRIST, RIGHT_ELBOW))
 
 
 @dataclass(eq=False)
 class MotionBlurCondition:
-    """
-    The condition of a clip, as [`MotionBlurConditioner`] makes it.
+    """The conditioning frames of a clip, created by [`MotionBlurConditioner`].
 
     Args:
         pose (`np.ndarray`):
             uint8 RGB OpenPose maps `(F, H, W, 3)`.
         hand_boxes (`np.ndarray`):
-            float32 `(F, 2, 4)`, `x0, y0, x1, y1` in pixels of the square box of the left and of the right hand. Boxes
-            may reach over the border of the picture; NaN where there is none.
+            float32 `(F, 2, 4)`, `x0, y0, x1, y1` in pixels of the square boxes of the left and right hand. Boxes may
+            extend beyond the image; NaN means that there is no box.
         hand_motion (`np.ndarray`):
-            float32 `(F, 2, 2)`, `v_x, v_y` in hand-box sides per frame at 30 frames per second; NaN where unknown.
+            float32 `(F, 2, 2)`, `v_x, v_y` in hand-box sides per frame at 30 frames per second; NaN if unknown.
         hand_sharpness (`np.ndarray`):
-            float32 `(F, 2)`, squashed to `[0, 1]`; NaN where unknown.
+            float32 `(F, 2)`, normalized to `[0, 1]`; NaN if unknown.
         max_motion (`float`, *optional*, defaults to `1.0`):
             The motion stored as 1 (and its negative as 0) in the maps.
 
     Raises:
-        `TypeError`: `pose` is no array, another array holds no numbers, or `max_motion` is none.
-        `ValueError`: a shape or the dtype of `pose` is another, there are no frames, a value is infinite or, of the
-            sharpness, not in [0, 1], a box is not whole or has no area, or `max_motion` is not positive.
+        TypeError: If `pose` is not an array, another array contains no numbers, or `max_motion` is none.
+        ValueError: If a shape or the dtype of `pose` is wrong, there are no frames, a value is infinite, a sharpness
+            is not in [0, 1], a box is partly NaN or has no area, or `max_motion` is not positive.
     """
 
     pose: np.ndarray
@@ -97,13 +95,13 @@ class MotionBlurCondition:
             if values.shape != (len(self), 2, *last):
                 raise ValueError(f"`{name}` must have the shape {(len(self), 2, *last)}, got {values.shape}.")
             if np.isinf(values).any():
-                raise ValueError(f"`{name}` must be finite, or NaN where there is none, got infinite values.")
+                raise ValueError(f"`{name}` must be finite, or NaN without a hand, got infinite values.")
             setattr(self, name, values.astype(np.float32, copy=False))
         boxes = self.hand_boxes[np.isfinite(self.hand_boxes).any(axis=-1)]
         if not (boxes[:, 2:] > boxes[:, :2]).all():
             raise ValueError("`hand_boxes` must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, or all NaN.")
         if (self.hand_sharpness < 0).any() or (self.hand_sharpness > 1).any():
-            raise ValueError("`hand_sharpness` must be in [0, 1], or NaN where it is unknown.")
+            raise ValueError("`hand_sharpness` must be in [0, 1], or NaN if unknown.")
         self.max_motion = checks.number("max_motion", self.max_motion, above=0)
 
     def __len__(self) -> int:
@@ -111,7 +109,7 @@ class MotionBlurCondition:
         return len(self.pose)
 
     def __getitem__(self, frames: slice | Sequence[int]) -> "MotionBlurCondition":
-        """The condition of some of the frames, by a slice or a list of their numbers."""
+        """Select frames by a slice or a list of their numbers."""
         return MotionBlurCondition(
             self.pose[frames],
             self.hand_boxes[frames],
@@ -129,14 +127,13 @@ class MotionBlurCondition:
         return self.pose.shape[2]
 
     def to_tensor(self) -> torch.Tensor:
-        """
-        The maps that the ControlNet reads.
+        """Return the input of the ControlNet.
 
         Returns:
             `torch.Tensor`: float32 `(F, 6, H, W)` in `[0, 1]`. Channels 0-2 are the OpenPose map in RGB order.
-            Channels 3-5 are zero outside the hand boxes and where the sharpness is unknown; inside they are
-            `0.5 + 0.5 * clip(v / max_motion, -1, 1)` for `v_x` and `v_y` (0.5 where the motion is unknown) and the
-            sharpness. A pixel in two boxes belongs to the one whose centre is nearer.
+            Channels 3-5 are zero outside the hand boxes and if the sharpness is unknown. Inside, they are `0.5 + 0.5 *
+            clip(v / max_motion, -1, 1)` for `v_x` and `v_y` (0.5 if the motion is unknown) and the sharpness. A pixel
+            in two boxes belongs to the one whose centre is nearer.
         """
         maps = np.zeros((len(self), 6, self.height, self.width), dtype=np.float32)
         np.divide(self.pose.transpose(0, 3, 1, 2), np.float32(255), out=maps[:, :3])
@@ -146,22 +143,22 @@ class MotionBlurCondition:
         return torch.from_numpy(maps)
 
     def preview(self) -> list[PIL.Image.Image]:
-        """
-        Pictures to look at: the OpenPose map, its hand boxes filled with `(v_x, v_y, sharpness)` as an RGB colour.
+        """Visualize the conditioning frames: the OpenPose map, with `(v_x, v_y, sharpness)` as RGB colour in the hand
+        boxes.
 
         Returns:
-            `list[PIL.Image.Image]`: one RGB picture per frame.
+            `list[PIL.Image.Image]`: One RGB image per frame.
         """
-        pictures = self.pose.copy()
+        images = self.pose.copy()
         for frame, hand, values in self._known_hands():
             rows, columns, owned = self._pixels_of_hand(frame, hand)
-            region = pictures[frame, rows, columns]
+            region = images[frame, rows, columns]
             background = owned & ~region.any(axis=-1)
             region[background] = (255 * values).round()
-        return [PIL.Image.fromarray(picture) for picture in pictures]
+        return [PIL.Image.fromarray(image) for image in images]
 
     def _known_hands(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Frame, hand and the values `(v_x, v_y, s)` in [0, 1] of each hand whose box and sharpness are known."""
+        """Iterate over frame, hand and values `(v_x, v_y, s)` in [0, 1] of each hand with known box and sharpness."""
         motion = np.nan_to_num(np.clip(self.hand_motion / self.max_motion, -1, 1), nan=0.0)
         values = np.concatenate([0.5 + 0.5 * motion, self.hand_sharpness[..., None]], axis=-1).astype(np.float32)
         known = np.isfinite(self.hand_sharpness) & np.isfinite(self.hand_boxes).all(axis=-1)
@@ -169,7 +166,9 @@ class MotionBlurCondition:
             yield frame, hand, values[frame, hand]
 
     def _pixels_of_hand(self, frame: int, hand: int) -> tuple[slice, slice, np.ndarray]:
-        """Rows and columns whose pixel centres lie in a hand's box, and which of those pixels are not the other's."""
+        """Return the rows and columns whose pixel centres lie in a hand's box, and which of these pixels belong to
+        it.
+        """
         box, other = self.hand_boxes[frame, [hand, 1 - hand]].astype(np.float64)
         size = [self.width, self.height]
         x0, y0 = np.ceil(box[:2] - 0.5).clip(0, size).astype(int)
@@ -181,31 +180,29 @@ class MotionBlurCondition:
 
 
 class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
-    r"""
-    Makes the six-channel condition of HIA (Sec. 3.2 of https://arxiv.org/abs/2409.19580): an OpenPose map, over
-    whose hand boxes the motion and the sharpness of each hand are laid.
+    r"""Create the six-channel conditioning frames of HIA (Sec. 3.2 of https://arxiv.org/abs/2409.19580): an OpenPose
+    map, and the motion and sharpness of each hand in its box.
 
-    A hand's box is a square around its visible points. Where fewer than 3 of the 21 are visible, it comes from wrist
-    and elbow; where those are missing too, or where the box lies outside the picture, there is none.
+    A hand's box is a square around its visible points. If fewer than 3 of the 21 are visible, it is estimated from
+    wrist and elbow. If these are missing too, or the box lies outside the image, there is no box.
 
-    Motion is the mean displacement, since the frame before, of the hand's points that are visible in both frames (of
-    the wrist, if a box comes from wrist and elbow), divided by the side of the hand's box and brought to 30 frames
-    per second. It depends neither on resolution nor on frame rate.
+    Motion is the mean displacement, since the previous frame, of the hand's points that are visible in both frames (of
+    the wrist, if the box is estimated from wrist and elbow), divided by the side of the hand's box and converted to 30
+    frames per second. It depends neither on resolution nor on frame rate.
 
-    Sharpness is the variance of the Laplacian (Eq. 3) of the hand's grey picture (0-255), whose box is brought to
-    `sharpness_side` pixels and slightly smoothed first, so that it does not depend on the size of the hand as long as
-    the box has at least that many pixels. It is squashed to `variance / (variance + sharpness_scale)`.
+    Sharpness is based on the variance of the Laplacian (Eq. 3) of the hand's grey values (0-255). The box is first
+    resized to `sharpness_side` pixels and slightly smoothed, so that the variance does not depend on the size of the
+    hand as long as the box has at least this size. It is normalized to `variance / (variance + sharpness_scale)`.
 
-    Where nobody says how sharp a hand shall be, it is as sharp as a camera would show it at its speed `|v|`. The
-    relation is fitted to the true motion blur of procedural people:
-    `variance = rest_variance * min(1, side / sharpness_side) ** small_box_exponent`
-    `/ (1 + (|v| / blurring_motion) ** blur_exponent)`.
+    By default, a hand is as sharp as a camera would show it at its speed `|v|`. The relation is fitted to the
+    ground-truth motion blur of procedural people: `variance = rest_variance * min(1, side / sharpness_side) **
+    small_box_exponent` `/ (1 + (|v| / blurring_motion) ** blur_exponent)`.
 
     Args:
         score_threshold (`float`, *optional*, defaults to `0.3`):
             Keypoints are visible when their score is above this, in `[0, 1)`.
         max_motion (`float`, *optional*, defaults to `1.0`):
-            Motion, in hand-box sides per frame at 30 frames per second, that is stored as 1; faster is clipped.
+            Motion, in hand-box sides per frame at 30 frames per second, that is stored as 1; faster motion is clipped.
         sharpness_scale (`float`, *optional*, defaults to `40.0`):
             Variance of the Laplacian that is stored as 0.5.
         sharpness_side (`int`, *optional*, defaults to `32`):
@@ -213,15 +210,15 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         rest_variance (`float`, *optional*, defaults to `350.0`):
             Expected variance of the Laplacian of a hand at rest.
         blurring_motion (`float`, *optional*, defaults to `0.2`):
-            Motion at which the expected variance has halved, in hand-box sides per frame at 30 frames per second.
+            Motion that halves the expected variance, in hand-box sides per frame at 30 frames per second.
         blur_exponent (`float`, *optional*, defaults to `1.3`):
-            How fast the expected variance falls with faster motion.
+            How fast the expected variance decreases with faster motion.
         small_box_exponent (`float`, *optional*, defaults to `1.65`):
-            How fast the expected variance falls with the side of a box that has fewer pixels than `sharpness_side`.
+            How fast the expected variance decreases with the side of a box smaller than `sharpness_side`.
         hand_box_margin (`float`, *optional*, defaults to `0.2`):
             Margin around the hand's points on each side, in units of their extent.
         line_scale (`float`, *optional*, defaults to `1.0`):
-            Factor on the line widths of the OpenPose map, for pictures much smaller than 512 pixels.
+            Factor on the line widths of the OpenPose map, for images much smaller than 512 pixels.
     """
 
     config: Any
@@ -255,15 +252,14 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
 
     @classmethod
     def for_size(cls, height: int, width: int, **kwargs: Any) -> "MotionBlurConditioner":
-        """
-        A conditioner for pictures of a size: below 512 pixels the lines of the OpenPose map get thinner in proportion
-        to the shorter side, so that fingers and faces stay apart.
+        """Create a conditioner for images of a given size. Below 512 pixels, the lines of the OpenPose map get thinner
+        in proportion to the shorter side, so that fingers and faces remain distinct.
 
         Args:
             height (`int`):
-                Height of the pictures in pixels.
+                Height of the images in pixels.
             width (`int`):
-                Width of the pictures in pixels.
+                Width of the images in pixels.
             kwargs (`dict[str, Any]`, *optional*):
                 Other arguments of the conditioner.
         """
@@ -274,8 +270,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
     ) -> "MotionBlurConditioner":
-        """
-        Load a conditioner from a local folder or from the Hub.
+        """Load a conditioner from a local folder or from the Hub.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
@@ -293,12 +288,11 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return conditioner
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """
-        Write `conditioner_config.json`, which [`~MotionBlurConditioner.from_pretrained`] reads.
+        """Write `conditioner_config.json`, which [`~MotionBlurConditioner.from_pretrained`] reads.
 
         Args:
             save_directory (`str` or `os.PathLike`):
-                Folder to write to; it is created if it does not exist.
+                Output folder; it is created if it does not exist.
             push_to_hub (`bool`, *optional*, defaults to `False`):
                 Whether to upload the folder to the Hub afterwards.
             kwargs (`dict[str, Any]`, *optional*):
@@ -313,34 +307,33 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
         previous_keypoints: WholeBodyKeypoints | None = None,
     ) -> MotionBlurCondition:
-        """
-        Make the condition of a clip.
+        """Create the conditioning frames of a clip.
 
         Args:
             keypoints (`WholeBodyKeypoints`):
                 The person in each of the F frames.
             frames (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`, *optional*):
-                The pictures that the keypoints were found in, of the keypoints' height and width: PIL pictures, uint8
-                or float `[0, 1]` arrays `(F, H, W, 3)`, a float tensor `(F, 3, H, W)` in `[0, 1]`, or
-                [`~data.video.VideoFrames`], which are measured as they are decoded.
+                The video frames in which the keypoints were detected, of the keypoints' height and width: PIL images,
+                uint8 or float `[0, 1]` arrays `(F, H, W, 3)`, a float tensor `(F, 3, H, W)` in `[0, 1]`, or
+                [`~video.reading.VideoFrames`], which are measured as they are decoded.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
-                `"auto"` measures it on `frames`; without frames it is [`~MotionBlurConditioner.expected_sharpness`],
-                what a camera would show. A number in `[0, 1]` is used for both hands, two numbers for the left and the
-                right hand, and an array `(F, 2)` for each hand in each frame, NaN standing for unknown. `"unknown"`
-                switches the blur condition off: channels 3-5 are zero, an input that models are trained on, too.
+                `"auto"` measures it in `frames`; without frames it is [`~MotionBlurConditioner.expected_sharpness`]. A
+                number in `[0, 1]` applies to both hands, two numbers to the left and right hand, and an array `(F, 2)`
+                to each hand in each frame, where NaN means unknown. `"unknown"` disables the blur condition: channels
+                3-5 are zero, an input that models are also trained on.
             previous_keypoints (`WholeBodyKeypoints`, *optional*):
-                The person in the frame before each of the F frames, a frame period earlier, which motion is measured
-                from. By default the frames follow each other, and nothing is known before the first. For frames that
-                are picked from a clip: motion is since the clip's previous frame however far apart they are.
+                The person one frame before each of the F frames, from which motion is measured. By default, the frames
+                are consecutive, and the first has no motion. Pass this for frames selected from a clip, so that motion
+                is relative to the previous frame of the clip, however far apart they are.
 
         Returns:
-            `MotionBlurCondition`: the maps, boxes, motion and sharpness of the clip.
+            `MotionBlurCondition`: The maps, boxes, motion and sharpness of the clip.
 
         Raises:
-            `TypeError`: `keypoints` or `previous_keypoints` are no `WholeBodyKeypoints`, `frames` no pictures, or
-                `sharpness` no numbers.
-            `ValueError`: `frames` or `previous_keypoints` do not match the keypoints, or `sharpness` has another shape
-                or range.
+            TypeError: If `keypoints` or `previous_keypoints` are not `WholeBodyKeypoints`, `frames` are not images, or
+                `sharpness` is not numeric.
+            ValueError: If `frames` or `previous_keypoints` do not match the keypoints, or the shape or range of
+                `sharpness` is wrong.
         """
         if not isinstance(keypoints, WholeBodyKeypoints):
             raise TypeError(f"`keypoints` must be WholeBodyKeypoints, got {type(keypoints).__name__}.")
@@ -348,7 +341,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         if not isinstance(previous, WholeBodyKeypoints):
             raise TypeError(f"`previous_keypoints` must be WholeBodyKeypoints, got {type(previous).__name__}.")
         wanted_sharpness = sharpness_array(sharpness, len(keypoints))
-        pictures = None if frames is None else _pictures_of(keypoints, frames)
+        images = None if frames is None else _images_of(keypoints, frames)
         clip_shape = (len(keypoints), keypoints.height, keypoints.width)
         previous_shape = (len(previous), previous.height, previous.width)
         if previous_shape != clip_shape:
@@ -359,8 +352,8 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         motion = self._hand_motion(keypoints, boxes, from_points, previous)
         if wanted_sharpness is not None:
             hand_sharpness = wanted_sharpness
-        elif pictures is not None:
-            hand_sharpness = self._sharpness(pictures, boxes)
+        elif images is not None:
+            hand_sharpness = self._sharpness(images, boxes)
         else:
             is_visible = _visible_parts(boxes, (keypoints.width, keypoints.height)).min(axis=-1) >= MIN_VISIBLE_SIDE
             expected = self.expected_sharpness(_speed(motion), boxes[..., 2] - boxes[..., 0])
@@ -374,38 +367,35 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         )
 
     def measure_sharpness(self, keypoints: WholeBodyKeypoints, frames: Any) -> np.ndarray:
-        """
-        The sharpness of the hands in a clip, without its condition.
+        """Measure the sharpness of the hands in a clip.
 
         Args:
             keypoints, frames:
                 As for a call.
 
         Returns:
-            `np.ndarray` of shape `(F, 2)`: float32 in [0, 1] for the left and the right hand, NaN where there is none.
+            `np.ndarray` of shape `(F, 2)`: float32 in [0, 1] for the left and right hand, NaN without a hand.
 
         Raises:
-            `TypeError`, `ValueError`: as a call.
+            TypeError, ValueError: As a call.
         """
-        sharpness = self._sharpness(_pictures_of(keypoints, frames), self._hand_boxes(keypoints)[0])
+        sharpness = self._sharpness(_images_of(keypoints, frames), self._hand_boxes(keypoints)[0])
         return sharpness.astype(np.float32)
 
     def from_pose_video(self, frames: Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor) -> MotionBlurCondition:
-        """
-        Make a condition from an OpenPose-style video alone. Its hands are unknown: channels 3-5 are zero.
+        """Create conditioning frames from an OpenPose-style video. Its hands are unknown: channels 3-5 are zero.
 
         Args:
             frames (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`):
-                PIL pictures, uint8 or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in
+                PIL images, uint8 or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in
                 `[0, 1]`.
         """
-        pose = _picture_array(frames)
+        pose = _image_array(frames)
         unknown = np.full((len(pose), 2, 4), np.nan, dtype=np.float32)
         return MotionBlurCondition(pose, unknown, unknown[..., :2], unknown[..., 0], self.config.max_motion)
 
     def squash_sharpness(self, variance: float | np.ndarray) -> np.ndarray:
-        """
-        Map a variance of the Laplacian to `[0, 1)`: `variance / (variance + sharpness_scale)`.
+        """Map a variance of the Laplacian to `[0, 1)`: `variance / (variance + sharpness_scale)`.
 
         Args:
             variance (`float` or `np.ndarray`):
@@ -417,8 +407,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return variance / (variance + self.config.sharpness_scale)
 
     def unsquash_sharpness(self, sharpness: float | np.ndarray) -> np.ndarray:
-        """
-        The variance of the Laplacian that [`~MotionBlurConditioner.squash_sharpness`] maps to a sharpness.
+        """Map a sharpness to a variance of the Laplacian, the inverse of [`~MotionBlurConditioner.squash_sharpness`].
 
         Args:
             sharpness (`float` or `np.ndarray`):
@@ -430,14 +419,14 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return self.config.sharpness_scale * sharpness / (1 - sharpness)
 
     def expected_sharpness(self, speed: float | np.ndarray, side: float | np.ndarray) -> np.ndarray:
-        """
-        How sharp a camera would show hands that move at a speed, squashed to `[0, 1)`: the relation above.
+        """Return the sharpness in `[0, 1)` with which a camera would show hands at a given speed, by the relation
+        above.
 
         Args:
             speed (`float` or `np.ndarray`):
                 Magnitudes of motion, in hand-box sides per frame at 30 frames per second; NaN stays NaN.
             side (`float` or `np.ndarray`):
-                Sides of the boxes in pixels, of a shape that goes with the speed's.
+                Sides of the boxes in pixels, broadcastable with `speed`.
         """
         side = np.asarray(side, dtype=np.float64)
         of_size = np.minimum(side / self.config.sharpness_side, 1) ** self.config.small_box_exponent
@@ -445,10 +434,10 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return self.squash_sharpness(self.config.rest_variance * of_size / of_speed)
 
     def _hand_boxes(self, keypoints: WholeBodyKeypoints) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes `(F, 2, 4)`, NaN where there is none, and whether each comes from hand points `(F, 2)`."""
+        """Return boxes `(F, 2, 4)`, NaN without a hand, and whether each is based on hand points `(F, 2)`."""
         boxes = np.full((len(keypoints), 2, 4), np.nan)
         from_points = np.zeros((len(keypoints), 2), dtype=bool)
-        picture = np.array([keypoints.width, keypoints.height])
+        image = np.array([keypoints.width, keypoints.height])
         xy = np.where(self._visible(keypoints)[..., None], keypoints.xy.astype(np.float64), np.nan)
         for frame, hand in np.ndindex(from_points.shape):
             points, wrist, elbow = HANDS[hand]
@@ -456,7 +445,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             from_points[frame, hand] = box is not None
             if box is None:
                 box = _box_beyond_wrist(xy[frame, wrist], xy[frame, elbow])
-            if box is not None and (box[2:] > 0).all() and (box[:2] < picture).all():
+            if box is not None and (box[2:] > 0).all() and (box[:2] < image).all():
                 boxes[frame, hand] = box
         return boxes, from_points
 
@@ -470,7 +459,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     def _hand_motion(
         self, keypoints: WholeBodyKeypoints, boxes: np.ndarray, from_points: np.ndarray, previous: WholeBodyKeypoints
     ) -> np.ndarray:
-        """Motion `(F, 2, 2)` in box sides per frame at the nominal frame rate, NaN where unknown."""
+        """Return motion `(F, 2, 2)` in box sides per frame at the nominal frame rate, NaN if unknown."""
         motion = np.full((len(keypoints), 2, 2), np.nan)
         previous_boxes, previous_from_points = self._hand_boxes(previous)
         both_have_boxes = np.isfinite(boxes[..., 0]) & np.isfinite(previous_boxes[..., 0])
@@ -486,11 +475,13 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 motion[frame, hand] = displacement / side * (keypoints.fps / NOMINAL_FPS)
         return motion
 
-    def _sharpness(self, pictures: Iterable[np.ndarray], boxes: np.ndarray) -> np.ndarray:
-        """Squashed variance of the Laplacian in each box `(F, 2)`, NaN where there is no box or too little of it."""
+    def _sharpness(self, images: Iterable[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+        """Return the normalized variance of the Laplacian in each box `(F, 2)`, NaN without a box or with too little
+        of it.
+        """
         variance = np.full(boxes.shape[:2], np.nan)
-        for frame, picture in enumerate(pictures):
-            grey = PIL.Image.fromarray(picture.astype(np.float32) @ np.array(LUMA, dtype=np.float32))
+        for frame, image in enumerate(images):
+            grey = PIL.Image.fromarray(image.astype(np.float32) @ np.array(LUMA, dtype=np.float32))
             for hand in range(2):
                 if np.isfinite(boxes[frame, hand]).all():
                     variance[frame, hand] = _laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)
@@ -513,14 +504,13 @@ def _square(center: np.ndarray, side: float) -> np.ndarray | None:
 
 
 def _squared_distance(x: np.ndarray, y: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """From each point to the centre of a box."""
+    """Return the squared distance of each point from the centre of a box."""
     return (x - (box[0] + box[2]) / 2) ** 2 + (y - (box[1] + box[3]) / 2) ** 2
 
 
 def _speed(motion: np.ndarray) -> np.ndarray:
-    """
-    Magnitude of motion `(F, 2)`. Where it is unknown, as in the first frame, that of the motion to the next frame;
-    where that is unknown as well, the hand is at rest, as it is painted.
+    """Return the magnitude of motion `(F, 2)`. If it is unknown, as in the first frame, it is that of the motion to
+    the next frame; if that is unknown as well, the hand is at rest, as it is drawn.
     """
     speed = np.linalg.norm(motion, axis=-1)
     following = np.append(speed[1:], np.full_like(speed[:1], np.nan), axis=0)
@@ -528,7 +518,7 @@ def _speed(motion: np.ndarray) -> np.ndarray:
 
 
 def _visible_parts(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Which part of the width and of the height of boxes `(..., 4)` lies in a picture of a width and height."""
+    """Return the fraction of the width and of the height of boxes `(..., 4)` that lies in an image."""
     low, high = boxes[..., :2].clip(0), boxes[..., 2:].clip(max=size)
     return (high - low) / (boxes[..., 2:] - boxes[..., :2])
 
@@ -539,29 +529,29 @@ def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> fl
     if visible.min() < MIN_VISIBLE_SIDE:
         return np.nan
     size = tuple(np.rint(side * visible).astype(int).tolist())
-    # Of Pillow's antialiasing filters, bilinear makes the figure depend least on the size of the hand.
+    # Among Pillow's antialiasing filters, bilinear makes the value depend least on the size of the hand.
     crop = np.asarray(grey.resize(size, PIL.Image.Resampling.BILINEAR, box=(*low.tolist(), *high.tolist())))
     crop = cv2.GaussianBlur(crop, (0, 0), SHARPNESS_SMOOTHING)
     neighbours = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:]
     return float(np.var(neighbours - 4 * crop[1:-1, 1:-1]))
 
 
-def _pictures_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
-    """Pictures that the keypoints were found in, in any accepted form, as uint8 `(F, H, W, 3)` to pass over."""
+def _images_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
+    """Convert the video frames of the keypoints, in any accepted form, to an iterable of uint8 frames."""
     is_array = isinstance(frames, (np.ndarray, torch.Tensor))
     is_stream = not is_array and isinstance(frames, Iterable) and len(getattr(frames, "shape", ())) == 4
-    pictures = frames if is_stream else _picture_array(frames)
+    images = frames if is_stream else _image_array(frames)
     clip_shape = (len(keypoints), keypoints.height, keypoints.width)
-    if pictures.shape[:3] != clip_shape:
+    if images.shape[:3] != clip_shape:
         raise ValueError(
-            f"`frames` must match `keypoints`: (F, H, W) is {pictures.shape[:3]} for the frames and {clip_shape} "
+            f"`frames` must match `keypoints`: (F, H, W) is {images.shape[:3]} for the frames and {clip_shape} "
             "for the keypoints."
         )
-    return pictures
+    return images
 
 
-def _picture_array(frames: Any) -> np.ndarray:
-    """Pictures in any accepted form as uint8 `(F, H, W, 3)`."""
+def _image_array(frames: Any) -> np.ndarray:
+    """Convert images in any accepted form to uint8 `(F, H, W, 3)`."""
     if isinstance(frames, (list, tuple)) and frames and all(isinstance(frame, PIL.Image.Image) for frame in frames):
         sizes = sorted({frame.size for frame in frames})
         if len(sizes) > 1:
@@ -574,9 +564,9 @@ def _picture_array(frames: Any) -> np.ndarray:
             )
         frames = frames.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
     if not isinstance(frames, np.ndarray):
-        raise TypeError(f"`frames` must be a list of PIL pictures, an array or a tensor, got {type(frames).__name__}.")
+        raise TypeError(f"`frames` must be a list of PIL images, an array or a tensor, got {type(frames).__name__}.")
     if np.ma.is_masked(frames):
-        raise ValueError("`frames` is masked in places; say what is there, as by its method `filled`.")
+        raise ValueError("`frames` is a masked array; fill it first, for example with its method `filled`.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
         raise ValueError(f"`frames` must have shape (F, H, W, 3) with F >= 1, got {frames.shape}.")
     if frames.dtype == np.uint8:
@@ -594,17 +584,16 @@ def _float_array(name: str, values: Any) -> np.ndarray:
 
 
 def sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
-    """
-    The sharpness that is asked for.
+    """Convert the requested sharpness to an array.
 
     Args:
         sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`):
-            As [`MotionBlurConditioner.__call__`] takes it.
+            As for [`MotionBlurConditioner.__call__`].
         num_frames (`int`):
             F.
 
     Returns:
-        `np.ndarray`, *optional*: float64 `(F, 2)`; NaN where unknown; `None` for "auto".
+        `np.ndarray`, *optional*: float64 `(F, 2)`, NaN if unknown; `None` for "auto".
     """
     accepted = (
         f'"auto", "unknown", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'

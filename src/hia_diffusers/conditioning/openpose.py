@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenPose map: the look that pretrained OpenPose ControlNets were trained on.
+"""The OpenPose map, as pretrained OpenPose ControlNets expect it.
 
 At `line_scale=1.0` the pixels equal those of controlnet-aux's `OpenposeDetector` for the same points. That is why
-coordinates are divided by the picture's size and multiplied by it again, hands and faces in float32, and why hand and
-face points in the first row or column are left out: the detector marks a missing point that way.
+coordinates are divided by the image's size and multiplied by it again, hands and faces in float32, and why hand and
+face points in the first row or column are omitted: the detector marks a missing point that way.
 
 Axes: F frames, H, W.
 """
@@ -45,26 +45,25 @@ FACE_POINT_COLOR = (255, 255, 255)
 
 LIMB_BRIGHTNESS = 0.6
 
-# OpenCV keeps coordinates in fixed point; points farther out than this are treated as missing.
+# OpenCV stores coordinates in fixed point; points farther out than this are treated as missing.
 MAX_COORDINATE = 2**15 - 1
 
 
 def draw_openpose(
     keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD, line_scale: float = 1.0
 ) -> np.ndarray:
-    """
-    Draw the body limbs, hands and face points of every frame.
+    """Draw the body limbs, hands and face points of every frame.
 
     Args:
         keypoints (`WholeBodyKeypoints`):
-            The person to draw. Feet are not part of the map.
+            The person to draw. The map does not include feet.
         score_threshold (`float`, *optional*, defaults to `0.3`):
             Points are drawn when their score is above this, in `[0, 1)`.
         line_scale (`float`, *optional*, defaults to `1.0`):
-            Factor on stick widths and point radii, for pictures much smaller than 512 pixels.
+            Factor on stick widths and point radii, for images much smaller than 512 pixels.
 
     Returns:
-        `np.ndarray`: uint8 RGB pictures `(F, H, W, 3)`, black where nothing is drawn.
+        `np.ndarray`: uint8 RGB images `(F, H, W, 3)` on black.
     """
     maps = np.zeros((len(keypoints), keypoints.height, keypoints.width, 3), dtype=np.uint8)
     size = (keypoints.width, keypoints.height)
@@ -81,7 +80,7 @@ def draw_openpose(
 
 
 def _drawable(xy: np.ndarray, score: np.ndarray, size: tuple[int, int], score_threshold: float) -> np.ndarray:
-    """Coordinates as the detector's normalised points give them back, NaN where a point is not to be drawn."""
+    """Return coordinates rounded as the detector's normalized points are, NaN for points that are not drawn."""
     divisor = np.asarray(size, dtype=xy.dtype)
     visible = (score > score_threshold) & (np.abs(xy) < MAX_COORDINATE).all(axis=-1)
     return np.where(visible[..., None], xy / divisor * divisor, np.nan)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pose files of other tools: OpenPose's JSON, also as ComfyUI saves it, that of MMPose and AlphaPose, DWPose's arrays.
+"""Pose files of other tools: JSON of OpenPose, ComfyUI, MMPose and AlphaPose, and arrays of DWPose.
 
 Axes: F frames, P people in a frame, n points of a part. A person is a dictionary of parts, each x, y, score `(n, 3)`:
 `body` of OpenPose's 18 or 25 points or `coco_body` of 17, `feet` of 6, `face` of 68 or 70, and `left_hand` and
@@ -24,17 +24,17 @@ from .. import checks
 from ..natural_order import natural_order
 
 
-# Of files, in lower case; folders of .json files are read as well.
+# Suffixes of files, in lower case; folders of .json files are supported as well.
 SUFFIXES = (".json", ".npz", ".npy")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 
-# Of a file, or of an array in it, so that reading it is bounded.
+# Maximum size of a file, or of an array in it, which bounds the memory of reading it.
 MAX_BYTES = 2**30
 
-# Frames without people that may be left out for each that is not, where people are numbered by frames.
+# If people are numbered by frames: maximum number of missing frames, without people, for each frame that is present.
 MAX_GAPS = 100
 
-# How many points people of other tools have, and which part lies where in them.
+# Numbers of points of a person in other tools, and the position of each part.
 LAYOUTS = {
     17: {"coco_body": slice(0, 17)},
     133: {
@@ -55,7 +55,7 @@ OPENPOSE_KEYS = {
 }
 COCO_KEYS = {"feet": "foot_kpts", "face": "face_kpts", "left_hand": "lefthand_kpts", "right_hand": "righthand_kpts"}
 
-# Names under which arrays of all points and of their scores are saved, and those of DWPose's parts.
+# Names of the arrays of all points and of their scores, and of DWPose's parts.
 ARRAY_NAMES = (("keypoints", "scores"), ("keypoints", "keypoint_scores"), ("candidate", "subset"))
 PART_NAMES = {"bodies": "body_scores", "faces": "faces_scores", "hands": "hands_scores"}
 
@@ -64,14 +64,13 @@ Person = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PoseFrame:
-    """
-    The people in a frame.
+    """The people in a frame.
 
-    Args:
-        people (`list[dict[str, np.ndarray]]`):
-            Their parts.
-        canvas (`tuple[float, float]`, *optional*):
-            Height and width of the picture that the points lie in, where the file states them.
+       Args:
+           people (`list[dict[str, np.ndarray]]`):
+    The parts of each person.
+           canvas (`tuple[float, float]`, *optional*):
+               Height and width of the image in which the points lie, if the file states them.
     """
 
     people: list[Person]
@@ -79,32 +78,32 @@ class PoseFrame:
 
 
 def read_pose_file(path: Path) -> tuple[list[PoseFrame], float | None]:
-    """
-    All frames of a file.
+    """Read all frames of a file.
 
     Args:
         path (`Path`):
-            A `.json`, `.npz` or `.npy` file, or a folder of `.json` files in the order of the numbers in their names.
+            A `.json`, `.npz` or `.npy` file, or a folder of `.json` files, which are sorted by the numbers in their
+            names.
 
     Returns:
-        `tuple[list[PoseFrame], float | None]`: the frames, and the frames per second, where the file states them.
+        `tuple[list[PoseFrame], float | None]`: The frames, and the frames per second if the file states them.
 
     Raises:
-        `FileNotFoundError`: there is no such file.
-        `ValueError`: it is a pickle or another kind of file, is damaged, or holds no poses that are known here.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a pickle or another kind of file, is damaged, or contains no known pose format.
     """
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".json":
         return read_json(path, "path"), None
     if suffix in PICKLES:
         raise ValueError(
-            f"`path`: {path} is a pickle, which can run code, and is not opened; save its arrays with "
-            "`numpy.savez(file, keypoints=keypoints, scores=scores)` where it was made."
+            f"`path`: {path} is a pickle, which can run code, and is not opened; save its arrays elsewhere with "
+            "`numpy.savez(file, keypoints=keypoints, scores=scores)`."
         )
     if suffix not in SUFFIXES:
         raise ValueError(f"`path` must end in .safetensors, {', '.join(SUFFIXES)}, or be a folder, got {path}.")
     if not path.is_file():
-        raise FileNotFoundError(f"`path` is no file: {path}.")
+        raise FileNotFoundError(f"`path` is not a file: {path}.")
     try:
         return _frames_of_arrays(_read_arrays(path, suffix))
     except MemoryError:
@@ -114,19 +113,18 @@ def read_pose_file(path: Path) -> tuple[list[PoseFrame], float | None]:
 
 
 def read_json(source: Any, name: str) -> list[PoseFrame]:
-    """
-    The frames of JSON files.
+    """Read the frames of JSON files.
 
-    Args:
-        source (`str`, `os.PathLike`, `dict` or `Sequence`):
-            A file; a folder, whose `.json` files are taken in the order of the numbers in their names; what was parsed
-            of a file; or a list of files and of what was parsed of them.
-        name (`str`):
-            The argument's, for errors.
+       Args:
+           source (`str`, `os.PathLike`, `dict` or `Sequence`):
+               A file; a folder of `.json` files, which are sorted by the numbers in their names; the parsed content of
+               a file; or a list of files and parsed contents.
+           name (`str`):
+    Name of the argument in error messages.
 
-    Raises:
-        `FileNotFoundError`: there is no such file.
-        `ValueError`: a file is no JSON, or holds no poses that are known here.
+       Raises:
+           FileNotFoundError: If there is no such file.
+           ValueError: If a file is not JSON, or contains no known pose format.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -134,7 +132,7 @@ def read_json(source: Any, name: str) -> list[PoseFrame]:
             raise FileNotFoundError(f"`{name}`: there is no file or folder {path}.")
         source = sorted(path.glob("*.json"), key=lambda file: natural_order(file.name)) if path.is_dir() else [path]
         if not source:
-            advice = "for pictures, make a video of them or say where their keypoints are"
+            advice = "for images, encode them as a video or pass the folder of their keypoints"
             raise ValueError(f"`{name}` has no .json files: {path}; {advice}.")
     parsed: list[Any] = []
     for part in source if isinstance(source, Sequence) else [source]:
@@ -145,19 +143,19 @@ def read_json(source: Any, name: str) -> list[PoseFrame]:
         if not file.is_file():
             raise FileNotFoundError(f"`{name}` names a file that does not exist: {file}.")
         if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"`{name}` holds a file of more than {MAX_BYTES} bytes: {file}.")
+            raise ValueError(f"`{name}` contains a file of more than {MAX_BYTES} bytes: {file}.")
         try:
             parsed.append((str(file), json.loads(file.read_text(encoding="utf-8-sig"))))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"`{name}` holds a file that is no JSON: {file} ({_reason(error)}).") from error
+            raise ValueError(f"`{name}` contains a file that is not JSON: {file} ({_reason(error)}).") from error
     frames: list[PoseFrame] = []
     for where, content in parsed:
         try:
             frames += _frames_of_json(content)
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
-            raise ValueError(f"`{name}` holds no poses that can be read: {where} ({_reason(error)}).") from error
+            raise ValueError(f"`{name}` contains no poses that can be read: {where} ({_reason(error)}).") from error
     if not frames:
-        raise ValueError(f"`{name}` must hold at least one frame, got none.")
+        raise ValueError(f"`{name}` must contain at least one frame, got none.")
     return frames
 
 
@@ -169,30 +167,30 @@ def _reason(error: Exception) -> str:
 
 
 def _frames_of_json(content: Any) -> list[PoseFrame]:
-    """What one file, or one entry of a list, holds."""
+    """Parse the content of one file, or of one entry of a list."""
     if isinstance(content, dict) and isinstance(content.get("instance_info"), list):
         content = content["instance_info"]  # MMPose's demos
     entries = content if isinstance(content, list) else [content]
     if not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("it is no dictionary, nor a list of them")
+        raise ValueError("it is neither a dictionary nor a list of dictionaries")
 
     def all_have(*keys: str) -> bool:
         return all(key in entry for entry in entries for key in keys)
 
     found: dict[Any, list[Person]] = {}
-    if all_have("people"):  # OpenPose; a list of frames is what ComfyUI saves
+    if all_have("people"):  # OpenPose; ComfyUI saves a list of frames
         return [_openpose_frame(entry) for entry in entries]
     if all_have("instances"):  # MMPose's inferencer
         for number, entry in enumerate(entries):
             found.setdefault(entry.get("frame_id", number), []).extend(map(_mmpose_person, entry["instances"]))
         return _numbered(found)
-    if all_have("image_id", "keypoints"):  # results in COCO's form: MMPose's tests, AlphaPose
+    if all_have("image_id", "keypoints"):  # COCO results: MMPose's tests, AlphaPose
         for entry in entries:
             found.setdefault(_frame_number(entry["image_id"]), []).append(_coco_person(entry))
         return _numbered(found)
-    if all_have("keypoints", "keypoint_scores"):  # MMPose's inferencer, on one picture
+    if all_have("keypoints", "keypoint_scores"):  # MMPose's inferencer, on one image
         return [PoseFrame([_mmpose_person(entry) for entry in entries])]
-    known = "OpenPose's `people`, MMPose's `instances`, or `image_id` and `keypoints` as in COCO's results"
+    known = "OpenPose's `people`, MMPose's `instances`, or `image_id` and `keypoints` as in COCO results"
     raise ValueError(f"it has none of {known}, but {', '.join(list(map(str, entries[0]))[:6]) or 'nothing'}")
 
 
@@ -210,7 +208,7 @@ def _openpose_frame(entry: Mapping[str, Any]) -> PoseFrame:
 
 
 def _parts(values: Mapping[str, Any]) -> Person:
-    """Parts listed as x, y, score, one after the other or each in a list of its own; none is empty or null."""
+    """Parse parts listed as x, y, score, flat or as one list per point; missing parts are empty or null."""
     parts = {}
     for name, numbers in values.items():
         points = _numbers(numbers if numbers is not None else [])
@@ -234,7 +232,7 @@ def _mmpose_person(entry: Mapping[str, Any]) -> Person:
 
 
 def _split(points: np.ndarray) -> Person:
-    """The parts of all of a person's points `(n, 3)`."""
+    """Split all points of a person `(n, 3)` into parts."""
     if len(points) not in LAYOUTS:
         raise ValueError(f"a person must have {', '.join(map(str, LAYOUTS))} points, got {len(points)}")
     return {part: points[place] for part, place in LAYOUTS[len(points)].items()}
@@ -245,19 +243,19 @@ def _numbers(values: Any) -> np.ndarray:
 
 
 def _frame_number(image_id: Any) -> int:
-    """Of an id, or of a file's name, the last number in it."""
+    """Return the last number in an id or a file name."""
     numbers = re.findall(r"[0-9]+", str(image_id))
     if not numbers:
-        raise ValueError(f"image_id must have a number, got {checks.shown(image_id)}")
+        raise ValueError(f"image_id must contain a number, got {checks.shown(image_id)}")
     return int(numbers[-1])
 
 
 def _numbered(people: Mapping[Any, list[Person]]) -> list[PoseFrame]:
-    """Frames by their numbers, from the first to the last; those left out have nobody."""
+    """Return the frames from the first to the last number; missing frames have no people."""
     numbers = {checks.integer("frame number", number, 0): found for number, found in people.items()}
     first, last = min(numbers), max(numbers)
     if last - first >= (MAX_GAPS + 1) * len(numbers):
-        raise ValueError(f"its {len(numbers)} images are numbered {first} to {last}, which are no frames of a clip")
+        raise ValueError(f"its {len(numbers)} images are numbered {first} to {last}, which are not frames of a clip")
     return [PoseFrame(numbers.get(number, [])) for number in range(first, last + 1)]
 
 
@@ -265,29 +263,28 @@ def _numbered(people: Mapping[Any, list[Person]]) -> list[PoseFrame]:
 
 
 def read_npz_member(archive: zipfile.ZipFile, name: str, most_bytes: int = MAX_BYTES) -> np.ndarray:
-    """
-    An array of an .npz file, of which no more is inflated than it may have.
+    """Read an array of an .npz file without decompressing more than its maximum size.
 
     Args:
         archive (`zipfile.ZipFile`):
             The file.
         name (`str`):
-            The array's.
+            Name of the array.
         most_bytes (`int`, *optional*, defaults to 2**30):
-            What it may have.
+            Maximum size in bytes.
 
     Raises:
         Whatever `zipfile` and NumPy raise for damaged files, and `ValueError` for those that are too large.
     """
     member = archive.getinfo(f"{name}.npy")
     if member.file_size > most_bytes:
-        raise ValueError(f"{name} takes {member.file_size} bytes, more than the {most_bytes} that it may")
+        raise ValueError(f"{name} takes {member.file_size} bytes, more than the maximum of {most_bytes}")
     content = io.BytesIO(archive.read(member))
     major, _ = np.lib.format.read_magic(content)
     header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(content)
     if math.prod(shape) * dtype.itemsize > member.file_size:
-        raise ValueError(f"{name} has the shape {shape}, but not as much in it")
+        raise ValueError(f"{name} has the shape {shape}, but contains less data")
     content.seek(0)
     return np.lib.format.read_array(content, allow_pickle=False)
 
@@ -303,8 +300,8 @@ def _read_arrays(path: Path, suffix: str) -> dict[str, np.ndarray]:
             return {"keypoints": read_npz_member(archive, stored.pop())}
     if not arrays.keys() & wanted:
         raise ValueError(
-            f"it holds {', '.join(sorted(stored)[:6]) or 'nothing'}; known are xy and score of WholeBodyKeypoints, "
-            "keypoints and scores, candidate and subset, or bodies, hands and faces"
+            f"it contains {', '.join(sorted(stored)[:6]) or 'nothing'}; supported are xy and score of "
+            "WholeBodyKeypoints, keypoints and scores, candidate and subset, or bodies, hands and faces"
         )
     return arrays
 
@@ -318,13 +315,13 @@ def _frames_of_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[list[PoseFrame]
     if points.ndim == 3:
         points = points[:, None]  # one person
     if points.ndim != 4 or len(points) == 0:
-        raise ValueError(f"its points must be of F frames, (F, K, 2 or 3) or (F, P, K, 2 or 3), got {points.shape}")
+        raise ValueError(f"its points must have the shape (F, K, 2 or 3) or (F, P, K, 2 or 3), got {points.shape}")
     people = [[_split(person) for person in frame] for frame in points]
     return [PoseFrame(found, canvas) for found in people], fps
 
 
 def _all_points(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """x, y, score `(F, K, 3)` or `(F, P, K, 3)`."""
+    """Return x, y, score `(F, K, 3)` or `(F, P, K, 3)`."""
     names = next((names for names in ARRAY_NAMES if names[0] in arrays and names[1] in arrays), None)
     if names is not None:
         return _with_scores(arrays[names[0]], arrays[names[1]])
@@ -334,9 +331,9 @@ def _all_points(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 def _with_scores(xy: np.ndarray, scores: np.ndarray | None) -> np.ndarray:
     xy = np.asarray(xy, dtype=np.float64)
     if xy.ndim < 2 or xy.shape[-1] not in (2, 3):
-        raise ValueError(f"its points must have x and y, and may have scores, got an array of shape {xy.shape}")
+        raise ValueError(f"its points must have x, y and optionally a score, got an array of shape {xy.shape}")
     if scores is None:
-        # Without scores, a point that was not found is at zero, or at -1 as in DWPose.
+        # Without scores, a missing point is at zero, or at -1 in DWPose.
         found = ~((xy[..., :2] == 0).all(axis=-1) | (xy[..., :2] == -1).all(axis=-1))
         scores = xy[..., 2] if xy.shape[-1] == 3 else found.astype(np.float64)
     scores = np.asarray(scores, dtype=np.float64)
@@ -346,7 +343,9 @@ def _with_scores(xy: np.ndarray, scores: np.ndarray | None) -> np.ndarray:
 
 
 def _joined_dwpose_parts(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Of one person's bodies `(F, 18, 2)`, hands `(F, 2, 21, 2)` and faces `(F, 68, 2)`, x, y, score `(F, 134, 3)`."""
+    """Join the bodies `(F, 18, 2)`, hands `(F, 2, 21, 2)` and faces `(F, 68, 2)` of one person to x, y, score `(F,
+    134, 3)`.
+    """
     num_frames = len(arrays["bodies"])
     joined = np.full((num_frames, 134, 3), np.nan)
     places = {"bodies": slice(0, 18), "faces": slice(24, 92), "hands": slice(92, 134)}
@@ -355,6 +354,8 @@ def _joined_dwpose_parts(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
             points = _with_scores(arrays[name], arrays.get(PART_NAMES[name]))
             size = place.stop - place.start
             if points.size != num_frames * size * 3:
-                raise ValueError(f"{name} must hold {size} points of one person per frame, got {arrays[name].shape}")
+                raise ValueError(
+                    f"{name} must contain {size} points of one person per frame, got {arrays[name].shape}"
+                )
             joined[:, place] = points.reshape(num_frames, size, 3)
     return joined

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes around faces, and boxes as masks. The boxes of hands are those of `MotionBlurConditioner`.
+"""Face boxes, and conversion of boxes to masks. Hand boxes are those of `MotionBlurConditioner`.
 
 Axes: F frames, H, W. Pixels follow the convention of `keypoints.py`.
 """
@@ -10,15 +10,14 @@ import numpy as np
 from .keypoints import FACE, SCORE_THRESHOLD, WholeBodyKeypoints
 
 
-# The landmarks of a face end at the brows; in units of their extent.
+# Extension beyond the landmarks, which end at the brows, in units of their extent.
 FACE_MARGIN = 0.1
 FOREHEAD = 0.4
 MIN_FACE_POINTS = 3
 
 
 def face_boxes(keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD) -> np.ndarray:
-    """
-    Boxes around the face, up to the hair.
+    """Return boxes around the face, up to the hair.
 
     Args:
         keypoints (`WholeBodyKeypoints`):
@@ -27,8 +26,8 @@ def face_boxes(keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THR
             Points are visible when their score is above this.
 
     Returns:
-        `np.ndarray`: float32 `(F, 4)`, `x0, y0, x1, y1` in pixels. Boxes may reach over the border of the picture; NaN
-        where fewer than 3 points of the face are visible.
+        `np.ndarray`: float32 `(F, 4)`, `x0, y0, x1, y1` in pixels. Boxes may extend beyond the image; NaN if fewer
+        than 3 points of the face are visible.
     """
     boxes = np.full((len(keypoints), 4), np.nan, dtype=np.float32)
     visible = keypoints.score[:, FACE] > score_threshold
@@ -42,16 +41,15 @@ def face_boxes(keypoints: WholeBodyKeypoints, score_threshold: float = SCORE_THR
 
 
 def box_masks(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """
-    The pixels whose centres lie in a box.
+    """Return the pixels whose centres lie in a box.
 
     Args:
         boxes (`np.ndarray` of shape `(..., 4)`):
-            `x0, y0, x1, y1` in pixels; a box of NaN holds no pixel.
+            `x0, y0, x1, y1` in pixels; a box of NaN contains no pixel.
         height (`int`):
-            Height of the picture in pixels.
+            Height of the image in pixels.
         width (`int`):
-            Width of the picture in pixels.
+            Width of the image in pixels.
 
     Returns:
         `np.ndarray`: bool `(..., H, W)`.

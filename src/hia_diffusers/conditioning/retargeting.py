@@ -1,7 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes detected keypoints fit to drive a picture: fills short gaps, smooths jitter, and brings the driver's limbs to
-the lengths of the person in the picture.
+"""Prepare detected keypoints to drive an image: fill short gaps, smooth jitter, and give the driver's limbs the
+lengths of those of the person in the image.
 
 Axes: F frames, K = 133 keypoints, P = 135 points: the keypoints, then the neck and the pelvis.
 """
@@ -40,7 +40,7 @@ from .keypoints import (
 )
 
 
-# The wrists go with the hands: a smoothed wrist under an unsmoothed hand would tear the hand off the arm.
+# The wrists belong to the hands: a smoothed wrist with an unsmoothed hand would detach the hand from the arm.
 SMOOTHABLE_PARTS = {
     "body": (*range(LEFT_WRIST), *range(LEFT_HIP, RIGHT_ANKLE + 1)),
     "feet": tuple(range(FEET.start, FEET.stop)),
@@ -48,20 +48,20 @@ SMOOTHABLE_PARTS = {
     "hands": (LEFT_WRIST, RIGHT_WRIST, *range(LEFT_HAND.start, RIGHT_HAND.stop)),
 }
 POLYNOMIAL_ORDER = 2
-LONGEST = 3600.0  # in seconds, of windows and gaps
+LONGEST = 3600.0  # maximum of windows and gaps in seconds
 
 # COCO-WholeBody has no joint between the shoulders and none between the hips.
 NECK, PELVIS = NUM_KEYPOINTS, NUM_KEYPOINTS + 1
 
-# How much a difference of place and size in the picture counts against a difference of pose, when the driving frame
-# most like the reference is looked for.
+# Weight of differences in position and size relative to differences in pose, for the choice of the driving frame most
+# similar to the reference.
 PLACE_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
 class _Limb:
-    """
-    Points that hang on a joint and are moved away from it by one factor, on each side of the body where it has two.
+    """Points attached to a joint, whose distances from it are scaled by one factor, on each side of the body if it has
+    two.
 
     The limb's size is the root mean square distance of its `measured` points from the joint. A size relative to the
     whole body that differs more than `max_proportion` between two people comes from foreshortening.
@@ -90,8 +90,9 @@ _BONES = (
     _bone((LEFT_KNEE, RIGHT_KNEE), (LEFT_ANKLE, RIGHT_ANKLE)),
 )
 
-# What ends a chain: the head around the nose, the feet around the ankles, the hands around the wrists. The palm tells
-# a hand's size whatever the fingers do, and a child's head is far larger for its body than an adult's.
+# The ends of the chains: the head around the nose, the feet around the ankles, the hands around the wrists. The palm
+# gives the size of a hand, independent of the fingers; relative to its body, a child's head is much larger than an
+# adult's.
 _HEAD_POINTS = [LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR, *range(FACE.start, FACE.stop)]
 _FOOT_POINTS = ([*range(FEET.start, FEET.start + 3)], [*range(FEET.start + 3, FEET.stop)])
 _HAND_POINTS = ([*range(LEFT_HAND.start, LEFT_HAND.stop)], [*range(RIGHT_HAND.start, RIGHT_HAND.stop)])
@@ -102,32 +103,31 @@ _ENDS = (
     _Limb((LEFT_WRIST, RIGHT_WRIST), _HAND_POINTS, _PALM_POINTS),
 )
 
-# The joint that each point hangs on; the pelvis hangs on nothing.
+# The joint to which each point is attached; the pelvis has none.
 _JOINT_OF = np.full(NUM_KEYPOINTS + 2, PELVIS)
 for _limb in (*_BONES, *_ENDS):
     for _joint, _points in zip(_limb.joints, _limb.points, strict=True):
         _JOINT_OF[_points] = _joint
 
-# One of these pairs is the least that gives a size and a place. Where the ankles are seen, they tell the place better.
+# One of these pairs is required for a size and a position. Visible ankles give a better position.
 _CORE_PAIRS = {"hips": [LEFT_HIP, RIGHT_HIP], "shoulders": [LEFT_SHOULDER, RIGHT_SHOULDER]}
 _ANKLES = [LEFT_ANKLE, RIGHT_ANKLE]
 
-# The joints whose places make a pose.
+# The joints that define a pose.
 _POSE_JOINTS = [NOSE, *range(LEFT_SHOULDER, RIGHT_ANKLE + 1)]
 
 
 def fill_gaps(
     keypoints: WholeBodyKeypoints, max_gap: float = 0.1, score_threshold: float = SCORE_THRESHOLD
 ) -> WholeBodyKeypoints:
-    """
-    Interpolate points over short gaps.
+    """Interpolate points over short gaps.
 
-    A point's gap is a run of frames in which its score is not above the threshold. It is crossed on the cubic through
-    the two frames before and the two after it in which the point is found, or, near the ends of the clip, on the
-    parabola or line through as many as there are. Its score there is `1 - distance / (n + 1)` of the way from the
-    threshold to the lower score of the two frames beside the gap: distance is that to the nearer of the two, and n the
-    longest gap, in frames. So it counts as found, and for less than its neighbours. A longer gap, or one at the
-    beginning or end of the clip, stays as it is.
+    A gap of a point is a run of frames in which its score is not above the threshold. It is filled by the cubic
+    through the two detected frames before and after it or, near the ends of the clip, by the parabola or line through
+    the available frames. The score in the gap is `1 - distance / (n + 1)` of the way from the threshold to the lower
+    score of the two frames next to the gap, where distance is that to the nearer of them and n the longest gap, in
+    frames. The point therefore counts as detected, but less than its neighbours. A longer gap, or one at the beginning
+    or end of the clip, is not filled.
 
     Args:
         keypoints (`WholeBodyKeypoints`):
@@ -135,14 +135,14 @@ def fill_gaps(
         max_gap (`float`, *optional*, defaults to `0.1`):
             The longest gap to fill, in seconds, rounded to whole frames; 0 fills none.
         score_threshold (`float`, *optional*, defaults to `0.3`):
-            Points are taken as found when their score is above this, in `[0, 1)`.
+            Points count as detected when their score is above this, in `[0, 1)`.
 
     Returns:
-        `WholeBodyKeypoints`: the clip with its short gaps filled.
+        `WholeBodyKeypoints`: The clip with its short gaps filled.
 
     Raises:
-        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, or another argument is no number.
-        `ValueError`: `max_gap` is negative or more than an hour, or `score_threshold` is outside `[0, 1)`.
+        TypeError: If `keypoints` are not `WholeBodyKeypoints`, or another argument is not a number.
+        ValueError: If `max_gap` is negative or more than an hour, or `score_threshold` is outside `[0, 1)`.
     """
     checks.instance("keypoints", keypoints, WholeBodyKeypoints)
     checks.number("max_gap", max_gap, 0, LONGEST)
@@ -172,35 +172,34 @@ def smooth_keypoints(
     max_gap: float = 0.1,
     score_threshold: float = SCORE_THRESHOLD,
 ) -> WholeBodyKeypoints:
-    """
-    Fill short gaps, then take the jitter out of the body.
+    """Fill short gaps, then remove jitter from the body.
 
-    Each run of frames in which a point is found is smoothed with a Savitzky-Golay filter: quadratics fitted over a
-    moving window, which neither lags behind the motion nor flattens it as an average would. Hands are much faster than
-    the rest, and their motion is what [`MotionBlurConditioner`] reads: by default they are left alone, and with them
-    the wrists, so that hands stay on their arms.
+    Each run of frames in which a point is detected is smoothed with a Savitzky-Golay filter: quadratics fitted over a
+    moving window, which neither lag behind the motion nor flatten it as an average would. Hands are much faster than
+    the rest of the body, and [`MotionBlurConditioner`] uses their motion. By default, hands are therefore not
+    smoothed, and neither are the wrists, so that hands stay attached to the arms.
 
     Args:
         keypoints (`WholeBodyKeypoints`):
             The person in every frame.
         window (`float`, *optional*, defaults to `0.25`):
-            Length of the moving window in seconds, brought to the nearest odd number of frames. Where that is 3 or
-            fewer, as it is below 16 frames per second by default, jitter cannot be told from motion: nothing is
-            smoothed.
+            Length of the moving window in seconds, rounded to an odd number of frames. If this is 3 or less, as it is
+            below 16 frames per second by default, jitter cannot be distinguished from motion, and nothing is smoothed.
         parts (`Sequence[str]`, *optional*, defaults to `("body",)`):
-            What to smooth: `"body"` (without the wrists), `"feet"`, `"face"`, `"hands"` (with the wrists).
+            Parts to smooth: `"body"` (without the wrists), `"feet"`, `"face"`, `"hands"` (with the wrists).
         max_gap (`float`, *optional*, defaults to `0.1`):
             The longest gap to fill, in seconds, as in [`fill_gaps`]; gaps are filled in every part.
         score_threshold (`float`, *optional*, defaults to `0.3`):
-            Points are taken as found when their score is above this, in `[0, 1)`. Others neither change nor count.
+            Points count as detected when their score is above this, in `[0, 1)`. Other points are neither changed nor
+            used.
 
     Returns:
-        `WholeBodyKeypoints`: the smoothed clip, with the scores that [`fill_gaps`] gives.
+        `WholeBodyKeypoints`: The smoothed clip, with the scores of [`fill_gaps`].
 
     Raises:
-        `ImportError`: scipy is not installed.
-        `TypeError`: `keypoints` are no `WholeBodyKeypoints`, `parts` are no list, or a number is none.
-        `ValueError`: a number is out of range, or one of `parts` is none of these names.
+        ImportError: If scipy is not installed.
+        TypeError: If `keypoints` are not `WholeBodyKeypoints`, `parts` is not a list, or a number is of another type.
+        ValueError: If a number is out of range, or an entry of `parts` is unknown.
     """
     checks.instance("keypoints", keypoints, WholeBodyKeypoints)
     checks.number("window", window, above=0, high=LONGEST)
@@ -225,39 +224,38 @@ def smooth_keypoints(
 def retarget_keypoints(
     driving: WholeBodyKeypoints, reference: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD
 ) -> WholeBodyKeypoints:
-    """
-    Let the person in the reference picture make the driver's motion: every limb keeps the driver's direction and takes
-    the length that it has in the picture.
+    """Retarget the driver's motion to the person in the reference image: every limb keeps the driver's direction and
+    takes the length that it has in the image.
 
-    In the driving frame whose pose is most like the reference's, the result has the size of the reference and stands
-    on the same spot: its ankles, or else its hips or shoulders, are where they are in the picture. The driver's way
-    from there and back is kept, in the scale of the reference's legs, and so is the camera: a driver who comes closer
-    and grows makes the result grow by the same factor.
+    In the driving frame with the pose most similar to the reference, the result has the size of the reference and
+    stands on the same spot: its ankles, or otherwise its hips or shoulders, are where they are in the image. The
+    driver's path relative to this spot is kept, scaled by the leg length, and so is the camera: if the driver comes
+    closer and grows, the result grows by the same factor.
 
-    Each limb has one factor for the whole clip: its length in the reference over its length in the driving frame most
-    like the reference in which it is found. Equal poses are foreshortened equally, which leaves the ratio as it is. Of
-    limbs that come in pairs, the longer one is measured, since foreshortening only shortens; this also serves the limb
-    that the reference does not show. Head, hands and feet have their own factors and hang on nose, wrists and ankles.
-    A limb that is nowhere found in both, or whose length relative to the body differs by more than a factor of 1.5
-    (2.5 for the head), takes the factor of the whole body: the median over its bones.
+    Each limb has one factor for the whole clip: its length in the reference divided by its length in the most similar
+    driving frame in which it is detected. Equal poses are foreshortened equally, so the ratio is unaffected. Of a pair
+    of limbs, the longer one is measured, since foreshortening only shortens; its factor also applies to a limb that
+    the reference does not show. Head, hands and feet have their own factors and are attached to nose, wrists and
+    ankles. If a limb is not detected in both, or its length relative to the body differs by more than a factor of 1.5
+    (2.5 for the head), the factor of the whole body is used: the median over its bones.
 
-    A reference that is an own frame of the driving clip leaves the clip as it is.
+    If the reference is a frame of the driving clip, the clip is unchanged.
 
     Args:
         driving (`WholeBodyKeypoints`):
             The driver in every frame.
         reference (`WholeBodyKeypoints`):
-            One frame: the person in the reference picture.
+            One frame: the person in the reference image.
         score_threshold (`float`, *optional*, defaults to `0.3`):
-            Points are measured when their score is above this, in `[0, 1)`. Others of the driver move along.
+            Points are measured when their score is above this, in `[0, 1)`. Other points of the driver move along.
 
     Returns:
-        `WholeBodyKeypoints`: the driving motion in the reference's picture, with the driver's scores and frame rate.
-        Points that the driver misses stay missing.
+        `WholeBodyKeypoints`: The driving motion in the reference's image, with the driver's scores and frame rate.
+        Missing points stay missing.
 
     Raises:
-        `TypeError`: `driving` or `reference` are no `WholeBodyKeypoints`, or `score_threshold` is no number.
-        `ValueError`: `reference` has several frames, `reference` shows neither both shoulders nor both hips,
+        TypeError: If `driving` or `reference` are not `WholeBodyKeypoints`, or `score_threshold` is not a number.
+        ValueError: If `reference` has several frames, `reference` shows neither both shoulders nor both hips,
             `driving` never shows the same two of them, or `score_threshold` is outside `[0, 1)`.
     """
     checks.instance("driving", driving, WholeBodyKeypoints)
@@ -280,7 +278,7 @@ def retarget_keypoints(
     body_ratio[usable] = np.nanmedian(bone_ratios[:, usable], axis=0)
     distance = _pose_distance(target, source, (reference.width, reference.height), (driving.width, driving.height))
     distance[~usable] = np.inf
-    # Frames of one body pose may still differ in the hands.
+    # Frames with equal body poses may differ in the hands.
     rest = np.where(np.isfinite(source - target), np.abs(source - target), 0).sum(axis=(1, 2))
     ranking = np.lexsort((rest, distance))[: usable.sum()]
     anchor = ranking[0]
@@ -306,7 +304,7 @@ def retarget_keypoints(
 
 
 def _found_points(keypoints: WholeBodyKeypoints, score_threshold: float) -> np.ndarray:
-    """float64 `(F, P, 2)`: the points with scores above the threshold, NaN for the others."""
+    """Return the points `(F, P, 2)` in float64, with NaN for scores not above the threshold."""
     found = np.where(keypoints.score[..., None] > score_threshold, keypoints.xy, np.nan).astype(np.float64)
     neck = found[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(axis=1, keepdims=True)
     pelvis = found[:, [LEFT_HIP, RIGHT_HIP]].mean(axis=1, keepdims=True)
@@ -314,7 +312,9 @@ def _found_points(keypoints: WholeBodyKeypoints, score_threshold: float) -> np.n
 
 
 def _size_ratios(limb: _Limb, target: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """`(F,)`: the limb's size in the target `(P, 2)` over that in each frame of the source `(F, P, 2)`, or NaN."""
+    """Return the limb's size in the target `(P, 2)` divided by that in each source frame `(F, P, 2)`, NaN if
+    unknown.
+    """
     squared_sizes = np.zeros((2, len(source)))
     for joint, points in zip(limb.joints, limb.measured, strict=True):
         offsets = np.stack(np.broadcast_arrays(target[points] - target[joint], source[:, points] - source[:, [joint]]))
@@ -326,7 +326,7 @@ def _size_ratios(limb: _Limb, target: np.ndarray, source: np.ndarray) -> np.ndar
 
 
 def _proportion(limb: _Limb, proportions: np.ndarray) -> float:
-    """The first known of a limb's proportions, or 1 where there is none or it cannot be a person's."""
+    """Return the first known proportion of a limb, or 1 if there is none or it is not plausible for a person."""
     known = proportions[np.isfinite(proportions)]
     plausible = len(known) and 1 / limb.max_proportion <= known[0] <= limb.max_proportion
     return known[0] if plausible else 1.0
@@ -335,9 +335,8 @@ def _proportion(limb: _Limb, proportions: np.ndarray) -> float:
 def _pose_distance(
     target: np.ndarray, source: np.ndarray, target_size: tuple[int, int], source_size: tuple[int, int]
 ) -> np.ndarray:
-    """
-    `(F,)`: how different the poses are, whatever their size and place, plus a little for how different their sizes and
-    places in their pictures are. Joints of the target that the source misses count as different.
+    """Return the difference of the poses `(F,)`, independent of size and position, plus a small weight for the
+    difference of sizes and positions. Joints of the target that the source lacks count as different.
     """
     target, source = target[_POSE_JOINTS], source[:, _POSE_JOINTS]
     common = np.isfinite(target).all(axis=-1) & np.isfinite(source).all(axis=-1)
@@ -357,9 +356,8 @@ def _pose_distance(
 
 
 def _joints_in_every_frame(found: np.ndarray) -> np.ndarray:
-    """
-    The points `(F, P, 2)` with every joint in every frame. A joint that a frame misses keeps its place relative to the
-    joint it hangs on, interpolated over time; one that no frame shows lies on it.
+    """Return the points `(F, P, 2)` with every joint in every frame. A missing joint keeps its position relative to
+    the joint to which it is attached, interpolated over time; one that no frame shows coincides with it.
     """
     joints = found.copy()
     for middle, left, right in ((NECK, LEFT_SHOULDER, RIGHT_SHOULDER), (PELVIS, LEFT_HIP, RIGHT_HIP)):
@@ -374,12 +372,12 @@ def _joints_in_every_frame(found: np.ndarray) -> np.ndarray:
 
 
 def _fill(points: np.ndarray, values: np.ndarray) -> None:
-    """Put values where points `(F, 2)` are NaN."""
+    """Replace points `(F, 2)` that are NaN by values."""
     np.copyto(points, values, where=np.isnan(points))
 
 
 def _over_time(vectors: np.ndarray) -> np.ndarray:
-    """Vectors `(F, 2)` with NaN interpolated, constant before the first and after the last, zero where all are NaN."""
+    """Interpolate vectors `(F, 2)` over NaN, constant before the first and after the last, zero if all are NaN."""
     known = np.flatnonzero(np.isfinite(vectors).all(axis=-1))
     if len(known) == 0:
         return np.zeros_like(vectors)
@@ -387,7 +385,7 @@ def _over_time(vectors: np.ndarray) -> np.ndarray:
 
 
 def _bone_ends() -> Iterator[tuple[int, int]]:
-    """Every bone as the joint it hangs on and the joint at its other end, from the pelvis outwards."""
+    """Iterate over the bones as pairs of joints, from the pelvis outwards."""
     for bone in _BONES:
         for joint, (end,) in zip(bone.joints, bone.points, strict=True):
             yield joint, end

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who is who from frame to frame, told by boxes alone.
+"""Tracking of people from frame to frame by their boxes.
 
 Axes: F frames, P people in a frame. A box is x0, y0, x1, y1 in pixels.
 """
@@ -12,46 +12,44 @@ import torch
 from torchvision.ops import box_area, box_iou
 
 
-# A box continues a person's track where intersection over union with the place where he is expected is at least this.
+# A box continues a track if its intersection over union with the expected position is at least this.
 MIN_OVERLAP = 0.2
 
-# A person may move by so many times the longer side of his box in a second; a sprinter runs 6 of his heights.
+# Maximum motion of a person per second, in longer sides of the box; a sprinter runs 6 body heights.
 MAX_SPEED = 6.0
 
-# For so many frames someone who is missed is also expected where his last step leads.
+# Number of frames for which a missed person is also expected at the extrapolated position.
 MAX_FRAMES_MOVED_ON = 8
 
-# A person who was alone may be missed for so many seconds, or for one frame, and is the same wherever he is next.
+# A single person may be missed for this many seconds, or for one frame, and keeps the track wherever they reappear.
 MAX_GAP = 1.0
 
 
 def follow_boxes(boxes: Sequence[np.ndarray], fps: float) -> list[np.ndarray]:
-    """
-    Tracks of everyone.
+    """Track everyone.
 
     Args:
         boxes (`Sequence[np.ndarray]`):
-            The people `(P, 4)` of each frame.
+            The boxes of the people `(P, 4)` in each frame.
         fps (`float`):
-            Frames per second: how far a person may move from one frame to the next depends on it.
+            Frames per second, which determine how far a person may move between frames.
 
     Returns:
-        `list[np.ndarray]`: for each frame, the number of the track that each of its people belongs to, `(P,)`.
+        `list[np.ndarray]`: For each frame, the track numbers of its people `(P,)`.
     """
     tracks = _follow_each(boxes, MAX_SPEED / fps)
     return _joined_where_alone(tracks, max(2.0, MAX_GAP * fps))
 
 
 def largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> int:
-    """
-    Of the person with the largest box in the first frame with someone.
+    """Return the track of the person with the largest box in the first frame that shows anyone.
 
     Args:
         boxes, tracks (`Sequence[np.ndarray]`):
-            What [`follow_boxes`] was given, and what it returned.
+            The argument and the result of [`follow_boxes`].
 
     Returns:
-        `int`: the number of the track, -1 where there is nobody.
+        `int`: The track number, -1 if there is nobody.
     """
     for people, names in zip(boxes, tracks, strict=True):
         if len(people):
@@ -60,14 +58,13 @@ def largest_track(boxes: Sequence[np.ndarray], tracks: Sequence[np.ndarray]) -> 
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """
-    Intersection over union.
+    """Return the intersection over union of boxes.
 
     Args:
         boxes (`np.ndarray` of shape `(A, 4)`):
-            Some boxes.
+            First boxes.
         others (`np.ndarray` of shape `(B, 4)`):
-            Others.
+            Second boxes.
 
     Returns:
         `np.ndarray` of shape `(A, B)`.
@@ -76,9 +73,8 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _follow_each(boxes: Sequence[np.ndarray], reach: float) -> list[np.ndarray]:
-    """Tracks of people who move by at most `reach` sides of their boxes in a frame."""
-    # Of every track its last box, the step of the box's middle to there from the frame before, zero where that is
-    # unknown, and how many frames ago it was.
+    """Track people who move by at most `reach` sides of their boxes per frame."""
+    # For each track: its last box, the preceding step of the box's centre (zero if unknown), and its age in frames.
     last, steps, ages = np.empty((0, 4)), np.empty((0, 2)), np.empty(0, dtype=int)
     tracks: list[np.ndarray] = []
     for people in boxes:
@@ -87,9 +83,9 @@ def _follow_each(boxes: Sequence[np.ndarray], reach: float) -> list[np.ndarray]:
         expected = last + np.tile(steps * np.where(ages <= MAX_FRAMES_MOVED_ON, ages, 0)[:, None], 2)
         overlap = overlaps(expected, people)
         overlap[~seen] = np.maximum(overlap, overlaps(last, people))[~seen]
-        # Who was seen in the last frame goes before the missed, whose last boxes others may walk through.
+        # People seen in the last frame take precedence over missed ones, whose last boxes others may cross.
         names = _matched(np.where(overlap >= MIN_OVERLAP, overlap + seen[:, None], 0))
-        # The box of someone fast may overlap neither, as where he turns round.
+        # A fast person may overlap neither box, for example when turning around.
         distance = _distances(expected, people)
         nearest = np.minimum(distance, _distances(last, people))
         free = seen & ~np.isin(np.arange(len(last)), names)
@@ -109,7 +105,7 @@ def _follow_each(boxes: Sequence[np.ndarray], reach: float) -> list[np.ndarray]:
 
 
 def _matched(ranks: np.ndarray) -> np.ndarray:
-    """For each column the row that it is matched with, -1 for none: the highest ranks first, none of zero."""
+    """Match each column with a row, highest ranks first and never rank zero; -1 without a match."""
     ranks = ranks.copy()
     rows = np.full(ranks.shape[1], -1)
     while ranks.any():
@@ -124,14 +120,14 @@ def _middles(boxes: np.ndarray) -> np.ndarray:
 
 
 def _distances(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Between the middles of boxes, in their mean longer side `(A, B)`."""
+    """Return the distances `(A, B)` of the centres of boxes, in units of their mean longer side."""
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)[:, None] + (others[:, 2:] - others[:, :2]).max(axis=1)
     distance = np.linalg.norm(_middles(boxes)[:, None] - _middles(others), axis=-1)
     return np.divide(2 * distance, sides, out=np.full(distance.shape, np.inf), where=sides > 0)
 
 
 def _joined_where_alone(tracks: Sequence[np.ndarray], max_gap: float) -> list[np.ndarray]:
-    """Tracks that follow one another while nobody else is there are one person, unless both are seen in one frame."""
+    """Join consecutive tracks while nobody else is present, unless both appear in one frame."""
     frames: dict[int, set[int]] = {}
     for frame, names in enumerate(tracks):
         for name in names.tolist():

@@ -35,8 +35,7 @@ MOTION_TABLE = KeyTable(
 
 
 def motion_max_seq_length(weights: StateDict) -> int:
-    """
-    How many frames the motion modules can tell apart.
+    """How many frames the motion modules can tell apart.
 
     Args:
         weights ([`StateDict`]):
@@ -50,18 +49,17 @@ def motion_max_seq_length(weights: StateDict) -> int:
             return tensor.shape[1]
     if any(key.endswith(".pos_embed.pe") for key in weights.tensors):
         raise ValueError(
-            f"`{weights.argument}`: {weights.path} must hold motion modules in the layout of AnimateDiff, but has them"
-            " in that of diffusers, which needs no conversion: `MotionAdapter.load_state_dict` takes it."
+            f"`{weights.argument}`: {weights.path} must contain motion modules in the layout of AnimateDiff, but has "
+            "that of diffusers, which needs no conversion: `MotionAdapter.load_state_dict` accepts it."
         )
     raise ValueError(
-        f"`{weights.argument}`: {weights.path} must hold motion modules in the layout of AnimateDiff, but has no"
+        f"`{weights.argument}`: {weights.path} must contain motion modules in the layout of AnimateDiff, but has no"
         " position embeddings, whose keys end in pos_encoder.pe."
     )
 
 
 def has_motion_mid_block(weights: StateDict) -> bool:
-    """
-    Whether there is a motion module in the middle block.
+    """Whether there is a motion module in the middle block.
 
     Args:
         weights ([`StateDict`]):
@@ -87,7 +85,7 @@ def convert_motion_adapter(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of a `MotionAdapter`, for [`HIAUNetMotionModel.from_unet2d`] and for training. AnimateDiff
+        [`Conversion`]: Of a `MotionAdapter`, for [`HIAUNetMotionModel.from_unet2d`] and for training. AnimateDiff
         computes what a UNet with `motion_norm="frame"` and, for version 1 only, `resnet_norm="clip"` does.
 
     Raises:

@@ -67,8 +67,7 @@ class Conversion:
     feature_extractor: CLIPImageProcessor | None = None
 
     def save_pretrained(self, folder: str | os.PathLike, **kwargs: Any) -> None:
-        """
-        Save the result, as safetensors, under another name first: a folder of this name is whole.
+        """Save the result, as safetensors, under another name first: a folder of this name is whole.
 
         Args:
             folder (`str` or `os.PathLike`):
@@ -94,8 +93,7 @@ class Conversion:
 
 
 def check_new_folder(argument: str, folder: Path) -> None:
-    """
-    Whether a folder can be made.
+    """Whether a folder can be made.
 
     Args:
         argument (`str`):

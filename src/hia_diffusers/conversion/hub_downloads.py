@@ -25,8 +25,7 @@ def download_checkpoint(
     revision: str | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Path]:
-    """
-    The files of a published checkpoint, from the cache or from the Hub. An interrupted download resumes.
+    """The files of a published checkpoint, from the cache or from the Hub. An interrupted download resumes.
 
     Args:
         checkpoint ([`PublishedCheckpoint`]):
@@ -39,7 +38,7 @@ def download_checkpoint(
             Is given the size and the license before anything is downloaded.
 
     Returns:
-        `dict[str, Path]`: the folder of each repository, by the argument of the converter that reads it.
+        `dict[str, Path]`: The folder of each repository, by the argument of the converter that reads it.
 
     Raises:
         ConnectionError: If the Hub cannot be reached, or a download breaks off.
@@ -74,8 +73,7 @@ def converted_checkpoint(
     revision: str | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """
-    The folder of a published checkpoint as a pipeline. It is downloaded and converted the first time, and kept.
+    """The folder of a published checkpoint as a pipeline. It is downloaded and converted the first time, and kept.
 
     Args:
         name (`str`):

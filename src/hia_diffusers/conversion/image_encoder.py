@@ -37,7 +37,7 @@ def convert_image_encoder(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of a `CLIPVisionModelWithProjection`, with its `feature_extractor`.
+        [`Conversion`]: Of a `CLIPVisionModelWithProjection`, with its `feature_extractor`.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
@@ -48,8 +48,7 @@ def convert_image_encoder(
 
 
 def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, Path, Path | None]:
-    """
-    Where the parts lie, without reading them.
+    """Where the parts lie, without reading them.
 
     Args:
         argument (`str`):
@@ -58,7 +57,7 @@ def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, 
             As for [`convert_image_encoder`].
 
     Returns:
-        `tuple[str, Path, Path | None]`: the argument, the folder of the encoder, and that of the feature extractor, if
+        `tuple[str, Path, Path | None]`: The argument, the folder of the encoder, and that of the feature extractor, if
         there is one.
     """
     folder = as_folder(argument, weights)
@@ -71,8 +70,7 @@ def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, 
 
 
 def check_kind(argument: str, folder: Path) -> None:
-    """
-    Refuse another model than a CLIP image encoder.
+    """Refuse another model than a CLIP image encoder.
 
     Args:
         argument, folder:
@@ -84,15 +82,14 @@ def check_kind(argument: str, folder: Path) -> None:
     kind = read_config(argument, folder).get("model_type")
     if kind != "clip_vision_model":
         raise ValueError(
-            f"`{argument}`: {folder} must hold a CLIPVisionModelWithProjection, got the model type {kind}."
+            f"`{argument}`: {folder} must contain a CLIPVisionModelWithProjection, got the model type {kind}."
         )
 
 
 def load_image_encoder(
     argument: str, folder: Path, extractor_folder: Path | None, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor, list[ComponentKeys]]:
-    """
-    Read what [`find_image_encoder`] found.
+    """Read what [`find_image_encoder`] found.
 
     Args:
         argument, folder, extractor_folder:

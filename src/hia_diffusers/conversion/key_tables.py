@@ -30,8 +30,7 @@ class KeyTable:
     unused: tuple[str, ...] = ()
 
     def target(self, key: str) -> str | None:
-        """
-        The component's key, or None if the key is not used.
+        """The component's key, or None if the key is not used.
 
         Args:
             key (`str`):
@@ -69,8 +68,7 @@ class ComponentKeys:
 
 
 def is_allowed(key: str, allow: Collection[str]) -> bool:
-    """
-    Whether a key is named, or matches a pattern such as `model_ema.*`.
+    """Whether a key is named, or matches a pattern such as `model_ema.*`.
 
     Args:
         key (`str`):
@@ -103,7 +101,7 @@ def fill(
             Of the weights.
 
     Returns:
-        `list[ComponentKeys]`: one for each source, and one for what is new, if anything is.
+        `list[ComponentKeys]`: One for each source, and one for what is new, if anything is.
 
     Raises:
         ValueError: If keys are left or missing that `allow` does not name, or of another shape than the model's.
@@ -126,8 +124,8 @@ def fill(
         where = " and ".join(f"`{state_dict.argument}`" for state_dict in _by_argument(sources))
         paths = " and ".join(str(state_dict.path) for state_dict, _ in sources)
         raise ValueError(
-            f"{where}: {paths} must hold all weights of the {component}, but {_listed(refused)} missing; name what may"
-            " be missing in `allow`."
+            f"{where}: {paths} must contain all weights of the {component}, but {_listed(refused)} missing; list "
+            "keys that may be missing in `allow`."
         )
     if missing:
         new = model if not next(iter(expected.values())).is_meta else type(model).from_config(model.config)
@@ -161,20 +159,20 @@ def _sort(
             if target is not None and not is_allowed(key, allow):
                 refused.append(key)
         elif not tensor.is_floating_point():
-            raise ValueError(f"{start} must hold floating-point weights, but {key} is of dtype {tensor.dtype}.")
+            raise ValueError(f"{start} must contain floating-point weights, but {key} is of dtype {tensor.dtype}.")
         elif tensor.shape != expected[target].shape:
             raise ValueError(
                 f"{start} must fit the {component}, but {key} has the shape {tuple(tensor.shape)} and not"
                 f" {tuple(expected[target].shape)}."
             )
         elif target in taken and not _equal(tensor, state_dict.tensors[taken[target][0]]):
-            raise ValueError(f"{start} must hold {target} once, but {taken[target][0]} and {key} differ.")
+            raise ValueError(f"{start} must contain {target} once, but {taken[target][0]} and {key} differ.")
         else:
             taken.setdefault(target, []).append(key)
     if refused:
         raise ValueError(
-            f"{start} must hold weights of the {component} only, but {_listed(refused)} none; name what may be left in"
-            " `allow`."
+            f"{start} must contain weights of the {component} only, but {_listed(refused)} none; list keys "
+            "that may be unused in `allow`."
         )
     return taken, left
 
@@ -188,8 +186,7 @@ def _by_argument(sources: Sequence[tuple[StateDict, KeyTable]]) -> list[StateDic
 
 
 def shortened(keys: Sequence[str], shown: int = 40) -> str:
-    """
-    Names of keys, and how many more there are.
+    """Names of keys, and how many more there are.
 
     Args:
         keys (`Sequence[str]`):

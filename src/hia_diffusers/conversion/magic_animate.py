@@ -64,7 +64,7 @@ def convert_magic_animate(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of an [`HIAPipeline`] with DensePose maps of 3 channels as conditioning frames.
+        [`Conversion`]: Of an [`HIAPipeline`] with DensePose maps of 3 channels as conditioning frames.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.

@@ -85,7 +85,7 @@ def convert_moore_animate_anyone(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of an [`HIAPipeline`] with pose maps of 3 channels as conditioning frames.
+        [`Conversion`]: Of an [`HIAPipeline`] with pose maps of 3 channels as conditioning frames.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
@@ -133,7 +133,7 @@ def convert_champ(
             As for [`convert_moore_animate_anyone`].
 
     Returns:
-        [`Conversion`]: of an [`HIAPipeline`] with a new pose guider of 3 channels, which adds nothing before it is
+        [`Conversion`]: Of an [`HIAPipeline`] with a new pose guider of 3 channels, which adds nothing before it is
         trained.
 
     Raises:
@@ -234,7 +234,7 @@ def _pose_guider_options(weights: StateDict) -> Mapping[str, Any]:
             widening[int(match[1])] = tensor.shape[0]
     if convolution is None or convolution.ndim != 4 or last is None or not widening:
         raise ValueError(
-            f"`weights`: {weights.path} must hold a pose guider, whose keys are conv_in, blocks.0 to blocks.5 and"
+            f"`weights`: {weights.path} must contain a pose guider, whose keys are conv_in, blocks.0 to blocks.5 and"
             " conv_out."
         )
     return {

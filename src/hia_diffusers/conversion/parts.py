@@ -112,7 +112,7 @@ def convert_parts(
             Of the weights of a checkpoint, such as `"fp16"`.
 
     Returns:
-        [`Conversion`]: of an [`HIAPipeline`].
+        [`Conversion`]: Of an [`HIAPipeline`].
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -128,7 +128,7 @@ def convert_parts(
     }
     schedule = {name: value for name, value in (schedule or {}).items() if value is not None}
     if unknown := [name for name in schedule if name not in SCHEDULE_OPTIONS]:
-        raise ValueError(f"`schedule` must hold {' and '.join(SCHEDULE_OPTIONS)} only, got {', '.join(unknown)}.")
+        raise ValueError(f"`schedule` must contain {' and '.join(SCHEDULE_OPTIONS)} only, got {', '.join(unknown)}.")
     if schedule.get("prediction_type") not in (None, *PREDICTION_TYPES):
         raise ValueError(
             f"`prediction_type` must be one of {', '.join(PREDICTION_TYPES)}, got {schedule['prediction_type']!r}."
@@ -514,9 +514,9 @@ def _read_entries(base: Any) -> dict[str, dict[str, Any]]:
         try:
             entries = yaml.safe_load(Path(base).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"`base`: {base} is no YAML file: {error}") from error
+            raise ValueError(f"`base`: {base} is not a YAML file: {error}") from error
         if not isinstance(entries, Mapping):
-            raise ValueError(f"`base`: {base} must hold a mapping, got {type(entries).__name__}.")
+            raise ValueError(f"`base`: {base} must contain a mapping, got {type(entries).__name__}.")
     known = ("unet", "controlnet", "vae", "image_encoder", "scheduler")
     if unknown := [str(name) for name in entries if name not in known]:
         raise ValueError(f"`base` has the unknown entries {', '.join(unknown)}; known are {', '.join(known)}.")
@@ -629,7 +629,7 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
 
 
 def _keys(component: Any, motion: bool = False) -> list[str]:
-    """Keys of a network's weights: without its motion modules, or theirs. None of what is no network."""
+    """Keys of a network's weights: without its motion modules, or theirs. None of what is not a network."""
     keys = component.state_dict() if isinstance(component, nn.Module) else ()
     return [key for key in keys if (".motion_modules." in key) == motion]
 

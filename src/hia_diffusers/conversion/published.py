@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """
-    The files of one repository on the Hub that a converter reads.
+    """The files of one repository on the Hub that a converter reads.
 
     Args:
         repo_id (`str`):
@@ -34,8 +33,7 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """
-    A checkpoint that others have published.
+    """A checkpoint that others have published.
 
     Args:
         title (`str`):
@@ -66,8 +64,7 @@ class PublishedCheckpoint:
         return sum(sum(files.sizes.values()) for files in self.sources.values())
 
     def convert(self, folders: Mapping[str, Path], **options: Any) -> "Conversion":
-        """
-        Convert downloaded files.
+        """Convert downloaded files.
 
         Args:
             folders (`Mapping[str, Path]`):
@@ -193,8 +190,7 @@ PUBLISHED = {
 
 
 def published_checkpoint(name: str) -> PublishedCheckpoint:
-    """
-    A checkpoint of `PUBLISHED`.
+    """A checkpoint of `PUBLISHED`.
 
     Args:
         name (`str`):

@@ -23,8 +23,7 @@ CONTROLNET = ("a ControlNet in a single file", "controlnet")
 
 
 def recognize_layout(path: str | os.PathLike) -> str | None:
-    """
-    A sentence that says whose layout a file or folder has and how to convert it.
+    """A sentence that says whose layout a file or folder has and how to convert it.
 
     Args:
         path (`str` or `os.PathLike`):

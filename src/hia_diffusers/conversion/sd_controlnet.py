@@ -47,7 +47,7 @@ def convert_controlnet(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of an [`HIAControlNetModel`].
+        [`Conversion`]: Of an [`HIAControlNetModel`].
 
     Raises:
         FileNotFoundError: If there is nothing at `weights`, or a part is missing.
@@ -83,7 +83,7 @@ def _from_single_file(
     if not taken or refused:
         others = f"has {len(refused)} others: {shortened(refused)}" if refused else "has none"
         raise ValueError(
-            f"`weights`: {path} must hold a ControlNet and nothing else, with keys that start with"
+            f"`weights`: {path} must contain a ControlNet and nothing else, with keys that start with"
             f" {SINGLE_FILE_PREFIX}, but {others}; name what may be left in `allow`."
         )
     model = load_from_single_file(

@@ -9,8 +9,7 @@ import torch
 
 
 def read_described_config(component: str, model_class: Any, config: str, **kwargs: Any) -> Any:
-    """
-    The configuration of what is in a single file, which does not say it itself.
+    """The configuration of what is in a single file, which does not say it itself.
 
     Args:
         component (`str`):
@@ -43,8 +42,7 @@ def load_from_single_file(
     dtype: torch.dtype,
     **kwargs: Any,
 ) -> Any:
-    """
-    A component by diffusers' `from_single_file`, with no key left or missing, about which that is silent.
+    """A component by diffusers' `from_single_file`, with no key left or missing, about which that is silent.
 
     Args:
         component (`str`):
@@ -81,6 +79,6 @@ def load_from_single_file(
 
 def _mismatch(component: str, path: Path, config: str, expected: int, found: int) -> ValueError:
     return ValueError(
-        f"`weights`: {path} must hold the {expected} tensors of the {component} that `config` describes, those of"
+        f"`weights`: {path} must contain the {expected} tensors of the {component} that `config` describes, those of"
         f" {config}, but has {found} for it, or others."
     )

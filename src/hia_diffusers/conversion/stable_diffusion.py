@@ -59,8 +59,7 @@ SINGLE_FILE_UNUSED = KeyTable(
 
 
 def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionModel:
-    """
-    A motion UNet without weights, on the meta device, for those of Stable Diffusion and of motion modules.
+    """A motion UNet without weights, on the meta device, for those of Stable Diffusion and of motion modules.
 
     Args:
         config (`dict[str, Any]`):
@@ -74,8 +73,7 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
 
 
 def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
-    """
-    Refuse a UNet that does more than denoise latents.
+    """Refuse a UNet that does more than denoise latents.
 
     Args:
         argument (`str`):
@@ -97,8 +95,7 @@ def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
 
 
 def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
-    """
-    Name of the argument that leads to the autoencoder, and its folder: the first two arguments of [`load_vae`].
+    """Name of the argument that leads to the autoencoder, and its folder: the first two arguments of [`load_vae`].
 
     Args:
         base (`Path`):
@@ -117,8 +114,7 @@ def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
 def load_vae(
     argument: str, folder: Path, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[AutoencoderKL, list[ComponentKeys]]:
-    """
-    An autoencoder in the layout of diffusers.
+    """An autoencoder in the layout of diffusers.
 
     Args:
         argument (`str`):
@@ -135,8 +131,7 @@ def load_vae(
 
 
 def check_text_encoder(argument: str, folder: Path) -> None:
-    """
-    Whether the files of a text encoder are there.
+    """Whether the files of a text encoder are there.
 
     Args:
         argument, folder:
@@ -152,8 +147,7 @@ def check_text_encoder(argument: str, folder: Path) -> None:
 def load_text_encoder(
     argument: str, folder: Path, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[CLIPTextModel, CLIPTokenizer, list[ComponentKeys]]:
-    """
-    The text encoder and the tokenizer of a pipeline in the layout of diffusers.
+    """The text encoder and the tokenizer of a pipeline in the layout of diffusers.
 
     Args:
         argument (`str`):
@@ -198,7 +192,7 @@ def convert_stable_diffusion(
             Of the weights.
 
     Returns:
-        [`Conversion`]: of a `StableDiffusionPipeline` without safety checker, which training starts from.
+        [`Conversion`]: Of a `StableDiffusionPipeline` without safety checker, which training starts from.
 
     Raises:
         FileNotFoundError: If there is nothing at `weights`, or a part is missing.
@@ -254,13 +248,13 @@ def _from_single_file(
     }
     if empty := [SINGLE_FILE_PREFIXES[name] for name, part in parts.items() if not part]:
         raise ValueError(
-            f"`weights`: {path} must hold Stable Diffusion 1.5, but has no keys that start with {' or '.join(empty)}."
+            f"`weights`: {path} must contain Stable Diffusion 1.5, but no keys start with {' or '.join(empty)}."
         )
     others = [key for key in whole.tensors if not key.startswith(tuple(SINGLE_FILE_PREFIXES.values()))]
     refused = [key for key in others if SINGLE_FILE_UNUSED.target(key) is not None and not is_allowed(key, allow)]
     if refused:
         raise ValueError(
-            f"`weights`: {path} must hold Stable Diffusion 1.5 only, but {len(refused)} of its keys are of none:"
+            f"`weights`: {path} must contain Stable Diffusion 1.5 only, but {len(refused)} of its keys are of none:"
             f" {shortened(refused)}; name what may be left in `allow`."
         )
     first = parts["unet"].get(f"{SINGLE_FILE_PREFIXES['unet']}input_blocks.0.0.weight")

@@ -22,8 +22,7 @@ SHOWN_FILES = 5
 
 
 def as_folder(argument: str, path: str | os.PathLike) -> Path:
-    """
-    The folder that an argument leads to.
+    """The folder that an argument leads to.
 
     Args:
         argument (`str`):
@@ -32,7 +31,7 @@ def as_folder(argument: str, path: str | os.PathLike) -> Path:
             Its value.
 
     Raises:
-        TypeError: If it is no path.
+        TypeError: If it is not a path.
         FileNotFoundError: If there is no such folder.
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -43,8 +42,8 @@ def as_folder(argument: str, path: str | os.PathLike) -> Path:
 
 
 def find_file(argument: str, *candidates: Path) -> Path:
-    """
-    The first file that is there, or the only one whose name has a number of steps, as in `denoising_unet-30000.pth`.
+    """The first file that is there, or the only one whose name has a number of steps, as in
+    `denoising_unet-30000.pth`.
 
     Args:
         argument (`str`):
@@ -69,8 +68,7 @@ def find_file(argument: str, *candidates: Path) -> Path:
 
 
 def find_weights(argument: str, folder: Path) -> Path:
-    """
-    The weights of a component of diffusers or transformers, in float32 before those in float16.
+    """The weights of a component of diffusers or transformers, in float32 before those in float16.
 
     Args:
         argument (`str`):
@@ -86,8 +84,7 @@ def find_weights(argument: str, folder: Path) -> Path:
 
 
 def read_config(argument: str, folder: Path) -> dict[str, Any]:
-    """
-    The configuration of a component.
+    """The configuration of a component.
 
     Args:
         argument (`str`):
@@ -103,4 +100,4 @@ def read_config(argument: str, folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"`{argument}`: {path} is no JSON of a configuration: {error}") from error
+        raise ValueError(f"`{argument}`: {path} is not JSON of a configuration: {error}") from error

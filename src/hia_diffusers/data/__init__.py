@@ -1,3 +1,3 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training data: prepared or drawn clips, samples and batches."""
+"""Training data: prepared or procedural clips, samples and batches."""

@@ -13,11 +13,10 @@ from .dataset import HIADataset
 
 
 class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
-    r"""
-    Batches of samples of one size, in random order, for one of several ranks. At every step all ranks have batches of
-    the same size; together they have the batch that a single rank with `num_replicas * batch_size` would have. Every
-    sample of the dataset comes in every epoch; where the samples of a size do not fill their last batch, some come
-    again.
+    r"""Batches of samples of one size, in random order, for one of several ranks. At every step, all ranks have
+    batches of the same size, and together the batch that a single rank with `num_replicas * batch_size` would have.
+    Every epoch contains every sample of the dataset; if the samples of a size do not fill their last batch, some are
+    repeated.
 
     ```python
     sampler = AspectBucketBatchSampler(dataset, batch_size=4, num_replicas=world_size, rank=rank, seed=0)
@@ -32,17 +31,17 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         dataset (`HIADataset`):
             The dataset.
         batch_size (`int`):
-            Samples in a batch of one rank.
+            Number of samples in a batch of one rank.
         num_replicas (`int`, *optional*, defaults to `1`):
             Number of ranks.
         rank (`int`, *optional*, defaults to `0`):
-            Which of them this is.
+            Rank of this process.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the order, the same on all ranks.
 
     Raises:
-        `TypeError`: `dataset` is no `HIADataset`, or a number is no integer.
-        `ValueError`: a number is out of range.
+        TypeError: If `dataset` is not an `HIADataset`, or a number is not an integer.
+        ValueError: If a number is out of range.
     """
 
     def __init__(self, dataset: HIADataset, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0):
@@ -62,18 +61,17 @@ class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         self._buckets = [np.array(indices_of_size[size]) for size in sorted(indices_of_size)]
 
     def __len__(self) -> int:
-        """Number of batches of each rank in a whole epoch."""
+        """Number of batches of each rank in an epoch."""
         return sum(math.ceil(len(bucket) / self._global_batch_size) for bucket in self._buckets)
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
-        """
-        Choose the epoch of this sampler and of its dataset.
+        """Choose the epoch of this sampler and of its dataset.
 
         Args:
             epoch (`int`):
                 Number of the epoch, from 0.
             position (`int`, *optional*, defaults to `0`):
-                How many batches of it to leave out at the beginning, to go on where a run was interrupted.
+                Number of batches to skip at the beginning, to resume an interrupted run.
         """
         if not 0 <= checks.integer("position", position, 0) < len(self):
             raise ValueError(f"`position` must be less than the number of batches ({len(self)}), got {position}.")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where training samples come from: clips that were prepared, or procedural people.
+"""Sources of training samples: prepared clips, or procedural people.
 
 Axes: n frames of a clip as loaded, H, W; hands are ordered left, right (the person's). Pixels follow the convention of
 `keypoints.py`.
@@ -35,11 +35,10 @@ class UnreadableClipError(ValueError):
 
 @dataclass(eq=False)
 class ClipFrames:
-    """
-    Frames of one clip, as a source gives them to [`HIADataset`].
+    """Frames of one clip, passed from a source to [`HIADataset`].
 
     Args:
-        pictures (`np.ndarray`):
+        images (`np.ndarray`):
             uint8 RGB `(n, H, W, 3)`.
         keypoints (`WholeBodyKeypoints`):
             The person in these n frames; `fps` is that of the whole clip.
@@ -48,12 +47,12 @@ class ClipFrames:
         hand_masks (`np.ndarray`):
             bool `(n, 2, H, W)`, left and right hand.
         hand_sharpness (`np.ndarray`, *optional*):
-            float32 `(n, 2)` in `[0, 1]`, NaN where unknown. By default it is measured on the pictures.
+            float32 `(n, 2)` in `[0, 1]`, NaN if unknown. By default, it is measured in the images.
         previous_keypoints (`WholeBodyKeypoints`, *optional*):
-            The person in the clip's frame before each of these n, nobody before its first.
+            The person in the previous frame of the clip, for each of the n frames; nobody before the first frame.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     keypoints: WholeBodyKeypoints
     face_mask: np.ndarray
     hand_masks: np.ndarray
@@ -61,9 +60,9 @@ class ClipFrames:
     previous_keypoints: WholeBodyKeypoints | None = None
 
     def flip_horizontal(self) -> "ClipFrames":
-        """The mirrored frames, in which the left hand is the right one."""
+        """Mirror the frames, which swaps the left and right hand."""
         return ClipFrames(
-            self.pictures[:, :, ::-1],
+            self.images[:, :, ::-1],
             self.keypoints.flip_horizontal(),
             self.face_mask[..., ::-1],
             self.hand_masks[:, ::-1, :, ::-1],
@@ -72,15 +71,14 @@ class ClipFrames:
         )
 
     def take(self, order: np.ndarray) -> "ClipFrames":
-        """
-        Some of the frames, in any order and also several times.
+        """Select frames, in any order and possibly repeated.
 
         Args:
             order (`np.ndarray`):
                 Positions among the n frames.
         """
         return ClipFrames(
-            self.pictures[order],
+            self.images[order],
             _take(self.keypoints, order),
             self.face_mask[order],
             self.hand_masks[order],
@@ -90,33 +88,32 @@ class ClipFrames:
 
 
 class PreparedClips:
-    """
-    The clips of a folder that `hia-diffusers prepare` wrote. Each is cropped to the aspect of the sample, such
-    that the person stays in the picture, and resized to it; a small clip is enlarged. Masks are filled boxes.
+    """The clips of a folder that `hia-diffusers prepare` wrote. Each is cropped to the aspect of the sample, such
+    that the person stays in the image, and resized to it; a small clip is enlarged. Masks are filled boxes.
 
     Args:
         root (`str` or `os.PathLike`):
-            The folder, or any fsspec URL of it, such as `s3://bucket/dance`. Only the index is read at first; a
-            clip's files are opened when one of its samples is asked for. `simplecache::s3://bucket/dance` keeps
-            them on the local disk from then on.
+            The folder, or its fsspec URL, such as `s3://bucket/dance`. At first, only the index is read; the files of
+            a clip are opened when one of its samples is requested. `simplecache::s3://bucket/dance` caches them on the
+            local disk.
 
     Raises:
-        `FileNotFoundError`: `root` has no index.
-        `ValueError`: the index is invalid or holds no clip.
+        FileNotFoundError: If `root` has no index.
+        ValueError: If the index is invalid or contains no clip.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = checks.path("root", root)
         self._rows = read_index(self.root)
         if not self._rows:
-            raise ValueError(f"`root` holds no clips: {self.root}.")
+            raise ValueError(f"`root` contains no clips: {self.root}.")
 
     def __len__(self) -> int:
         """Number of clips."""
         return len(self._rows)
 
     def name(self, clip: int) -> str:
-        """The id of a clip in the index."""
+        """Return the id of a clip in the index."""
         return self._rows[clip]["clip"]
 
     def num_frames(self, clip: int) -> int:
@@ -124,7 +121,7 @@ class PreparedClips:
         return self._rows[clip]["num_frames"]
 
     def choose_size(self, clip: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Of several `(height, width)`, the one whose aspect is nearest to the clip's."""
+        """Choose the `(height, width)` whose aspect ratio is closest to that of the clip."""
         row = self._rows[clip]
         aspect = math.log(row["height"] / row["width"])
         return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - aspect))
@@ -137,28 +134,27 @@ class PreparedClips:
         rng: np.random.Generator,
         with_previous: bool = False,
     ) -> ClipFrames:
-        """
-        Read frames of a clip.
+        """Read frames of a clip.
 
         Args:
             clip (`int`):
-                Which clip.
+                Number of the clip.
             frames (`Sequence[int]`):
-                Which of its frames.
+                Frame numbers in the clip.
             size (`tuple[int, int]`):
-                Height and width to bring them to.
+                Height and width of the result.
             rng (`np.random.Generator`):
-                Draws the position of the crop, the same one for all frames.
+                Random generator for the position of the crop, which is the same for all frames.
             with_previous (`bool`, *optional*, defaults to `False`):
-                Also give `previous_keypoints`.
+                Whether to also return `previous_keypoints`.
 
         Raises:
-            `UnreadableClipError`: a file of the clip is missing or damaged.
+            UnreadableClipError: If a file of the clip is missing or damaged.
         """
         try:
             return self._load(self._rows[clip], frames, size, rng, with_previous)
-        except Exception as error:  # damaged files lead to more of them than can be listed
-            reason = " ".join(str(error).split()) or "too little memory"
+        except Exception as error:  # damaged files raise more kinds of errors than can be listed
+            reason = " ".join(str(error).split()) or "out of memory"
             if not isinstance(error, (OSError, ValueError)):
                 reason = f"{type(error).__name__}: {reason}"
             raise UnreadableClipError(f"Clip {self.name(clip)!r} of {self.root} cannot be read: {reason}") from error
@@ -179,12 +175,12 @@ class PreparedClips:
         if any(row[name] != value for name, value in of_clip.items()):
             raise ValueError(f"its annotations state {of_clip}, its index { ({name: row[name] for name in of_clip}) }")
         with filesystem.open(f"{folder}/{row['file_name']}", "rb") as file:
-            pictures = read_frames(file, frames)
+            images = read_frames(file, frames)
         whole_clip = WholeBodyKeypoints(annotations["xy"], annotations["score"], **of_clip)
         keypoints = _take(whole_clip, frames)
-        if pictures.shape[1:3] != (keypoints.height, keypoints.width):
+        if images.shape[1:3] != (keypoints.height, keypoints.width):
             raise ValueError(
-                f"its pictures are {pictures.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
+                f"its images are {images.shape[1:3]}, its keypoints {(keypoints.height, keypoints.width)}"
             )
 
         x0, y0, x1, y1 = _crop_around_person(keypoints, size, rng)
@@ -193,7 +189,7 @@ class PreparedClips:
         boxes = np.concatenate([annotations["face_boxes"][:, None], annotations["hand_boxes"]], axis=1)[frames]
         masks = box_masks((boxes - np.array([x0, y0, x0, y0])) * to_sample, height, width)
         loaded = ClipFrames(
-            np.stack([_resize(picture[y0:y1, x0:x1], size) for picture in pictures]),
+            np.stack([_resize(image[y0:y1, x0:x1], size) for image in images]),
             keypoints.crop(x0, y0, x1, y1).resize(height, width),
             masks[:, 0],
             masks[:, 1:],
@@ -206,8 +202,7 @@ class PreparedClips:
 
 
 class ProceduralClips:
-    """
-    Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks. Every clip has
+    """Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks. Every clip has
     its own person, dance and setting.
 
     Args:
@@ -222,7 +217,7 @@ class ProceduralClips:
     """
 
     def __init__(self, split: str = "train", num_clips: int = 1000, num_frames: int = 300, fps: float = 30.0):
-        ProceduralScene(split=split, identity=0, motion=0, setting=0)  # refuses an unknown split
+        ProceduralScene(split=split, identity=0, motion=0, setting=0)  # raises an error for an unknown split
         self.split = split
         self.num_clips = checks.integer("num_clips", num_clips)
         self.clip_length = checks.integer("num_frames", num_frames)
@@ -233,7 +228,7 @@ class ProceduralClips:
         return self.num_clips
 
     def name(self, clip: int) -> str:
-        """Split and number of a clip."""
+        """Return the split and number of a clip."""
         return f"procedural-{self.split}-{clip}"
 
     def num_frames(self, clip: int) -> int:
@@ -241,7 +236,7 @@ class ProceduralClips:
         return self.clip_length
 
     def choose_size(self, clip: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Of several `(height, width)`, each for as many clips as any other."""
+        """Choose a `(height, width)`, each for the same number of clips."""
         return sizes[clip % len(sizes)]
 
     def load(
@@ -252,20 +247,19 @@ class ProceduralClips:
         rng: np.random.Generator,
         with_previous: bool = False,
     ) -> ClipFrames:
-        """
-        Render frames of a clip.
+        """Render frames of a clip.
 
         Args:
             clip (`int`):
-                Which clip.
+                Number of the clip.
             frames (`Sequence[int]`):
-                Which of its frames.
+                Frame numbers in the clip.
             size (`tuple[int, int]`):
-                Height and width of the picture.
+                Height and width of the image.
             rng (`np.random.Generator`):
-                Not used: the clip alone says what is in its frames.
+                Unused: the frames depend only on the clip.
             with_previous (`bool`, *optional*, defaults to `False`):
-                Also give `previous_keypoints`.
+                Whether to also return `previous_keypoints`.
         """
         height, width = size
         scene = ProceduralScene(split=self.split, identity=clip, motion=clip, setting=clip)
@@ -279,26 +273,28 @@ class ProceduralClips:
 
 
 def _check_files(annotations: str, video: str, num_frames: int) -> None:
-    """To open a FIFO would wait for ever, and to read any amount of bytes take any amount of memory."""
+    """Check a file: opening a FIFO would block, and reading an unlimited number of bytes would need unlimited
+    memory.
+    """
     for path in (annotations, video):
         if os.path.exists(path) and not os.path.isfile(path):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
     if os.path.exists(annotations) and os.path.getsize(annotations) > num_frames * MAX_BYTES_PER_FRAME + 2**20:
         raise ValueError(f"{annotations} is too large for the annotations of {num_frames} frames")
 
 
 def _annotations(content: bytes, num_frames: int) -> dict[str, np.ndarray]:
-    """The arrays of an annotation file."""
+    """Read the arrays of an annotation file."""
     arrays = safetensors.numpy.load(content)
     shapes = {"xy": (133, 2), "score": (133,), "hand_boxes": (2, 4), "hand_sharpness": (2,), "face_boxes": (4,)}
     absent = {*shapes, "height", "width", "fps"} - arrays.keys()
     if absent:
-        raise ValueError(f"its annotations hold no {', '.join(sorted(absent))}")
+        raise ValueError(f"its annotations contain no {', '.join(sorted(absent))}")
     for name, shape in shapes.items():
         if arrays[name].shape != (num_frames, *shape):
             raise ValueError(f"`{name}` must have shape {(num_frames, *shape)}, got {arrays[name].shape}")
         if arrays[name].dtype.kind != "f":
-            raise ValueError(f"`{name}` must hold floating-point numbers, got {arrays[name].dtype}")
+            raise ValueError(f"`{name}` must contain floating-point numbers, got {arrays[name].dtype}")
     if (arrays["hand_sharpness"] < 0).any() or (arrays["hand_sharpness"] > 1).any():
         raise ValueError("`hand_sharpness` must be in [0, 1] or NaN")
     return arrays
@@ -311,12 +307,14 @@ def _take(keypoints: WholeBodyKeypoints, order: Sequence[int] | np.ndarray) -> W
 def _crop_around_person(
     keypoints: WholeBodyKeypoints, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """`x0, y0, x1, y1` of the largest part of the aspect of `size`, anywhere that keeps the person in all frames."""
-    picture = np.array([keypoints.width, keypoints.height])
-    scale = (picture / size[::-1]).min()
-    part = np.minimum(np.rint(scale * np.array(size[::-1])).astype(int), picture)
-    free = picture - part
-    points = keypoints.xy[keypoints.score > SCORE_THRESHOLD].clip(0, picture)
+    """Return `x0, y0, x1, y1` of the largest crop with the aspect ratio of `size`, at a random position that keeps the
+    person in all frames.
+    """
+    image = np.array([keypoints.width, keypoints.height])
+    scale = (image / size[::-1]).min()
+    part = np.minimum(np.rint(scale * np.array(size[::-1])).astype(int), image)
+    free = image - part
+    points = keypoints.xy[keypoints.score > SCORE_THRESHOLD].clip(0, image)
     if len(points) == 0:
         start = rng.integers(free, endpoint=True)
     else:
@@ -330,6 +328,6 @@ def _crop_around_person(
     return x0, y0, x1, y1
 
 
-def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    shrinks = picture.shape[0] > size[0]
-    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = image.shape[0] > size[0]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -20,82 +20,82 @@ from ..conditioning.motion_blur import MotionBlurConditioner
 from .clip_sources import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 
 
-# Counts up when the same options give other samples, so that those which were kept before are not taken for them.
+# Incremented when the same options give different samples, so that older cached samples are not used.
 SAMPLES_VERSION = 3
 
-# A sample stands in for at most this many unreadable clips in a row: more are no accident.
+# A sample replaces at most this many unreadable clips in a row; more indicate a systematic problem.
 MAX_SKIPPED = 8
 
-# What is drawn for a sample: all that is in it, and what is dropped of it.
+# Random streams of a sample: its content, and the dropped conditions.
 CONTENT_DRAW, DROPOUT_DRAW = 0, 1
 
 
 class HIADataset(torch.utils.data.Dataset):
-    r"""
-    Training samples of HIA (Sec. 3.3, A.5 of https://arxiv.org/abs/2409.19580): a reference picture of a person, and
-    one or more other frames of the same clip with their condition.
+    r"""Training samples of HIA (Sec. 3.3, A.5 of https://arxiv.org/abs/2409.19580): a reference image of a person, and
+    one or more other frames of the same clip with their conditioning frames.
 
-    What sample `index` holds depends on `seed`, the epoch, `index` and the options only: not on the worker, the rank
-    or what was asked for before. A sample is a dictionary:
+    The content of sample `index` depends only on `seed`, the epoch, `index` and the options, not on the worker, the
+    rank or previous samples. A sample is a dictionary:
 
     | key | type | content |
     | --- | --- | --- |
-    | `reference_pixel_values` | float32 `(3, H, W)` | the reference picture in `[-1, 1]` |
+    | `reference_pixel_values` | float32 `(3, H, W)` | the reference image in `[-1, 1]` |
     | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` |
-    | `conditioning` | float32 `(F, 6, H, W)` | their condition in `[0, 1]`, see [`MotionBlurCondition.to_tensor`] |
+    | `conditioning` | float32 `(F, 6, H, W)` | their conditioning frames in `[0, 1]`, see
+    [`MotionBlurCondition.to_tensor`] |
     | `face_mask` | float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere |
-    | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and in the right hand, 0 elsewhere |
-    | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points; zeros where missing |
-    | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference picture |
-    | `drop_conditions` | bool `()` | train this sample without reference and without ControlNet |
+    | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and right hand, 0 elsewhere |
+    | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points; zeros if missing |
+    | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference image |
+    | `drop_conditions` | bool `()` | whether to train this sample without reference and ControlNet |
     | `clip` | `str` | name of the clip |
     | `frames` | int64 `(F,)` | the target frames' numbers in the clip |
-    | `reference_frame` | int64 `()` | the reference picture's number in the clip |
-    | `skipped` | `str` | one line for each unreadable clip that this sample stands in for, mostly empty |
+    | `reference_frame` | int64 `()` | the reference image's number in the clip |
+    | `skipped` | `str` | one line for each unreadable clip that this sample replaces, usually empty |
 
-    The motion of a hand is that since the clip's previous frame, however far apart the frames of the sample are; where
-    the clip begins it is unknown, and in still pictures zero.
+    The motion of a hand is relative to the previous frame of the clip, however far apart the frames of the sample are.
+    It is unknown in the first frame of the clip, and zero in still images.
 
     Args:
         source ([`PreparedClips`] or [`ProceduralClips`]):
-            Where the clips come from.
+            Source of the clips.
         sizes (`Sequence[tuple[int, int]]`):
-            One or more `(height, width)` of the samples. A clip has the size that its source chooses, which
-            [`AspectBucketBatchSampler`] batches by.
+            One or more `(height, width)` of the samples. The source chooses the size of each clip, and
+            [`AspectBucketBatchSampler`] forms batches of one size.
         num_frames (`int`, *optional*, defaults to `1`):
-            Target frames F of a sample; 1 is the single-frame mode of the spatial and regional stages. Clips too short
-            for it are left out, with a warning.
+            Target frames F of a sample; 1 is the single-frame mode of the spatial and regional stages. Clips that are
+            too short are excluded with a warning.
         frame_stride (`int` or `tuple[int, int]`, *optional*, defaults to `1`):
-            Distance of the target frames in the clip, or the least and the greatest distance to draw it from. What
-            does not fit into a clip is not drawn for it.
+            Distance of the target frames in the clip, or its minimum and maximum. Distances that do not fit into a
+            clip are not drawn for it.
         resolution_scale (`float`, *optional*, defaults to `1.0`):
-            Factor on `sizes`, such as 0.5 for the half-resolution temporal stage. The results must be whole.
+            Factor on `sizes`, such as 0.5 for the half-resolution temporal stage. The results must be integers.
         samples_per_clip (`int`, *optional*, defaults to `1`):
-            Samples that an epoch draws from each clip.
+            Number of samples per clip in an epoch.
         static_clip_probability (`float`, *optional*, defaults to `0.0`):
-            How often a sample is one frame F times, without motion: the full-resolution temporal stage mixes still
-            pictures in.
+            Probability that a sample is one frame F times, without motion: the full-resolution temporal stage also
+            trains on still images.
         horizontal_flip_probability (`float`, *optional*, defaults to `0.0`):
-            How often everything is mirrored: pictures, motion, masks and landmarks; left and right change places.
+            Probability of mirroring images, motion, masks and landmarks, which swaps left and right.
         condition_dropout (`float`, *optional*, defaults to `0.0`):
-            How often `drop_conditions` is true. The training loop does what it says, so that the unconditional branch
-            of animation-CFG (Eq. 4) is trained: neither reference features nor ControlNet residuals.
+            Probability of `drop_conditions`. The training loop then omits reference features and ControlNet residuals,
+            to train the unconditional branch of animation-CFG (Eq. 4).
         blur_condition_dropout (`float`, *optional*, defaults to `0.0`):
-            How often channels 3-5 of the condition are zero, the value for unknown.
+            Probability of zeros in channels 3-5 of the conditioning frames, which mean unknown.
         allow_same_frame (`bool`, *optional*, defaults to `False`):
-            Whether the reference picture may be one of the target frames.
+            Whether the reference image may be one of the target frames.
         conditioner (`MotionBlurConditioner`, *optional*):
-            Makes the condition. The default has default values, but thinner lines where the shorter side is less than
-            512 pixels.
+            Creates the conditioning frames. By default, a conditioner with default values, but thinner lines if the
+            shorter side is below 512 pixels.
         on_error (`str`, *optional*, defaults to `"raise"`):
-            What an unreadable clip leads to: `"raise"` an [`UnreadableClipError`], or `"skip"` it: another clip of the
-            same size, drawn by `seed`, epoch and `index`, takes its place, and `skipped` says so.
+            Treatment of unreadable clips: `"raise"` an [`UnreadableClipError`], or `"skip"` them: another clip of the
+            same size, drawn by `seed`, epoch and `index`, replaces an unreadable one and lists it in `skipped`.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of all draws.
+            Seed of all random numbers.
 
     Raises:
-        `TypeError`: an option has the wrong type.
-        `ValueError`: an option is out of range, or all clips are too short.
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is out of range, or all clips are too short.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class HIADataset(torch.utils.data.Dataset):
         if not isinstance(source, (PreparedClips, ProceduralClips)):
             raise TypeError(f"`source` must be PreparedClips or ProceduralClips, got {source!r}.")
         if not isinstance(sizes, Sequence) or not sizes:
-            raise ValueError(f"`sizes` must hold at least one (height, width), got {sizes!r}.")
+            raise ValueError(f"`sizes` must contain at least one (height, width), got {sizes!r}.")
         resolution_scale = checks.number("resolution_scale", resolution_scale, above=0)
         if not (conditioner is None or isinstance(conditioner, MotionBlurConditioner)):
             raise TypeError(f"`conditioner` must be a MotionBlurConditioner, got {conditioner!r}.")
@@ -137,7 +137,7 @@ class HIADataset(torch.utils.data.Dataset):
         self.seed = checks.integer("seed", seed, 0, checks.MAX_SEED)
         self.sizes = [_scaled_size(size, resolution_scale) for size in sizes]
         self._conditioners = {size: conditioner or MotionBlurConditioner.for_size(*size) for size in self.sizes}
-        # Shared memory: workers that live longer than an epoch see the next one begin.
+        # Shared memory, so that persistent workers see the next epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
         self._clips = [clip for clip in range(len(source)) if self._fitting_strides(source.num_frames(clip))]
@@ -149,7 +149,8 @@ class HIADataset(torch.utils.data.Dataset):
         if len(self._clips) < len(source):
             left_out = len(source) - len(self._clips)
             warnings.warn(
-                f"{left_out} of {len(source)} clips are too short for {num_frames} frames and left out.", stacklevel=2
+                f"{left_out} of {len(source)} clips are too short for {num_frames} frames and excluded.",
+                stacklevel=2,
             )
 
     def __len__(self) -> int:
@@ -158,12 +159,11 @@ class HIADataset(torch.utils.data.Dataset):
 
     @property
     def epoch(self) -> int:
-        """The epoch whose samples are drawn, 0 at first."""
+        """The epoch whose samples are drawn, initially 0."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """
-        Draw the samples of another epoch, in running workers too.
+        """Draw the samples of another epoch, in running workers too.
 
         Args:
             epoch (`int`):
@@ -172,34 +172,31 @@ class HIADataset(torch.utils.data.Dataset):
         self._epoch.fill_(checks.integer("epoch", epoch, 0))
 
     def size(self, index: int) -> tuple[int, int]:
-        """
-        Height and width of a sample; it is the same in every epoch.
+        """Return the height and width of a sample, which are the same in every epoch.
 
         Args:
             index (`int`):
-                Which sample.
+                Number of the sample.
         """
         return self.source.choose_size(self._clip(index), self.sizes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """
-        A sample, as described above.
+        """Return a sample, as described above.
 
         Raises:
-            `IndexError`: there is no such sample.
-            `UnreadableClipError`: the clip cannot be read; with `on_error="skip"`, no clip in its place can either.
+            IndexError: If there is no such sample.
+            UnreadableClipError: If the clip cannot be read and, with `on_error="skip"`, neither can its replacements.
         """
         return self.drop_conditions(self.complete_sample(index), index)
 
     def drop_conditions(self, sample: dict[str, Any], index: int) -> dict[str, Any]:
-        """
-        Of a complete sample, the one in which conditions are dropped as it falls to this sample in this epoch.
+        """Drop conditions of a complete sample, as drawn for this sample in this epoch.
 
         Args:
             sample (`dict[str, Any]`):
-                What [`~HIADataset.complete_sample`] gave in this or, kept since then, in another epoch.
+                The result of [`~HIADataset.complete_sample`] in this epoch or, from a cache, in another one.
             index (`int`):
-                Which sample.
+                Number of the sample.
         """
         rng = np.random.default_rng([self.seed, self.epoch, index, DROPOUT_DRAW])
         drop_all, drop_blur = rng.random(2) < [self.condition_dropout, self.blur_condition_dropout]
@@ -210,15 +207,14 @@ class HIADataset(torch.utils.data.Dataset):
         return {**sample, "conditioning": conditioning, "drop_conditions": torch.tensor(bool(drop_all))}
 
     def complete_sample(self, index: int) -> dict[str, Any]:
-        """
-        A sample of which nothing is dropped: all but `drop_conditions`.
+        """Return a sample without dropped conditions and without `drop_conditions`.
 
         Args:
             index (`int`):
-                Which sample.
+                Number of the sample.
 
         Raises:
-            `IndexError`, `UnreadableClipError`: as above.
+            IndexError, UnreadableClipError: As above.
         """
         clip, size = self._clip(index), self.size(index)
         unreadable: dict[int, UnreadableClipError] = {}
@@ -254,7 +250,7 @@ class HIADataset(torch.utils.data.Dataset):
         return int(rng.choice(others))
 
     def _draw_sample(self, clip: int, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
-        # Both are drawn for every sample, so that none depends on the probability of the other.
+        # Both are drawn for every sample, so that neither depends on the probability of the other.
         is_static, is_flipped = rng.random(2) < [self.static_clip_probability, self.horizontal_flip_probability]
         clip_length = self.source.num_frames(clip)
         stride = int(rng.choice(self._fitting_strides(clip_length)))
@@ -289,7 +285,7 @@ class HIADataset(torch.utils.data.Dataset):
     def _conditioning(self, clip: ClipFrames, size: tuple[int, int]) -> torch.Tensor:
         previous = {"previous_keypoints": clip.previous_keypoints}
         if clip.hand_sharpness is None:
-            condition = self._conditioners[size](clip.keypoints, clip.pictures, **previous)
+            condition = self._conditioners[size](clip.keypoints, clip.images, **previous)
         else:
             condition = self._conditioners[size](clip.keypoints, sharpness=clip.hand_sharpness, **previous)
         return condition.to_tensor()
@@ -297,22 +293,22 @@ class HIADataset(torch.utils.data.Dataset):
 
 def _reference_tensors(clip: ClipFrames) -> dict[str, torch.Tensor]:
     return {
-        "reference_pixel_values": _pixel_values(clip.pictures)[0],
+        "reference_pixel_values": _pixel_values(clip.images)[0],
         "reference_face_landmarks": _face_landmarks(clip.keypoints)[0],
     }
 
 
 def _target_tensors(clip: ClipFrames) -> dict[str, torch.Tensor]:
     return {
-        "pixel_values": _pixel_values(clip.pictures),
+        "pixel_values": _pixel_values(clip.images),
         "face_mask": torch.from_numpy(clip.face_mask[:, None].astype(np.float32)),
         "hand_masks": torch.from_numpy(clip.hand_masks.astype(np.float32)),
         "face_landmarks": _face_landmarks(clip.keypoints),
     }
 
 
-def _pixel_values(pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.divide(pictures.transpose(0, 3, 1, 2), np.float32(127.5), order="C")).sub_(1)
+def _pixel_values(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.divide(images.transpose(0, 3, 1, 2), np.float32(127.5), order="C")).sub_(1)
 
 
 def _face_landmarks(keypoints: WholeBodyKeypoints) -> torch.Tensor:
@@ -322,19 +318,19 @@ def _face_landmarks(keypoints: WholeBodyKeypoints) -> torch.Tensor:
 
 def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2:
-        raise ValueError(f"`sizes` must hold pairs (height, width), got {size!r}.")
+        raise ValueError(f"`sizes` must contain pairs (height, width), got {size!r}.")
     height, width = (checks.integer("sizes", side) * scale for side in size)
     # 100 * 0.55 is not quite 55 in floating point.
     if not all(1 <= side < math.inf and abs(side - round(side)) < 1e-6 for side in (height, width)):
-        raise ValueError(f"`sizes` times `resolution_scale` must be whole and positive, got {size!r} times {scale}.")
+        raise ValueError(f"`sizes` times `resolution_scale` must be positive integers, got {size!r} times {scale}.")
     return round(height), round(width)
 
 
 def _checked_strides(frame_stride: int | tuple[int, int]) -> tuple[int, int]:
     strides = frame_stride if isinstance(frame_stride, Sequence) else (frame_stride, frame_stride)
     if len(strides) != 2:
-        raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
+        raise ValueError(f"`frame_stride` must be a stride or (minimum, maximum), got {frame_stride!r}.")
     least, greatest = (checks.integer("frame_stride", stride) for stride in strides)
     if least > greatest:
-        raise ValueError(f"`frame_stride` must be a stride or (least, greatest), got {frame_stride!r}.")
+        raise ValueError(f"`frame_stride` must be a stride or (minimum, maximum), got {frame_stride!r}.")
     return least, greatest

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-body keypoints by RTMPose, through rtmlib and onnxruntime.
+"""Whole-body keypoints with RTMPose, using rtmlib and onnxruntime.
 
-rtmlib counts from the centre of the first pixel. What comes out here is half a pixel more, in the convention of
-`conditioning/keypoints.py`.
+rtmlib counts from the centre of the first pixel. The results here are shifted by half a pixel, to follow the
+convention of `conditioning/keypoints.py`.
 
 Axes: P people in a frame, K = 133 keypoints, N crops in a batch, H, W.
 """
@@ -34,49 +34,48 @@ from .model_files import (
 from .people import DetectedPeople, Detector, frame_batches
 
 
-# Of boxes that the person detector keeps: rtmlib's threshold for models that suppress doubles themselves.
+# Minimum score of person boxes: rtmlib's threshold for models that include non-maximum suppression.
 _MIN_PERSON_SCORE = 0.3
 
 
 class KeypointDetector(Detector):
-    """
-    Whole-body keypoints by RTMPose: YOLOX finds the people, a pose model their 133 points, and a second pose model
-    replaces the six points of the feet (paper, A.4). Needs the `pose` extra.
+    """Detect whole-body keypoints with RTMPose: YOLOX detects the people, a pose model their 133 points, and a second
+    pose model replaces the six points of the feet (paper, A.4). Needs the `pose` extra.
 
-    A model is a name, which rtmlib downloads once into torch's hub folder, or the path of an ONNX file. A file is
-    expected to take pictures as mmdeploy exports them: BGR for YOLOX, normalised RGB for the pose models. A local file
-    that has the name of a downloaded one is known by it; of others, the size of the input is read from the file.
+    A model is a name, which rtmlib downloads once into torch's hub folder, or the path of an ONNX file. A file must
+    expect the inputs of mmdeploy's exports: BGR for YOLOX, normalized RGB for the pose models. A local file with the
+    name of a downloaded one is treated as that model; for other files, the input size is read from the file.
 
     Args:
         detector_model (`str` or `os.PathLike`, *optional*, defaults to `"yolox-m"`):
-            A name in `PERSON_DETECTORS`, or an ONNX file of YOLOX, with its non-maximum suppression or without. Class
-            0 is a person.
+            A name in `PERSON_DETECTORS`, or an ONNX file of YOLOX with or without non-maximum suppression. Class 0 is
+            a person.
         pose_model (`str` or `os.PathLike`, *optional*, defaults to `"rtmw-l-384x288"`):
-            A name in `POSE_MODELS`, or an ONNX file that gives the SimCC of 133 keypoints (RTMPose, RTMW, DWPose).
+            A name in `POSE_MODELS`, or an ONNX file that outputs SimCC for 133 keypoints (RTMPose, RTMW, DWPose).
         feet_model (`str`, `os.PathLike` or `None`, *optional*, defaults to `"dwpose-l-384x288"`):
             As `pose_model`. `None` keeps the feet of `pose_model`.
         device (`str`, *optional*, defaults to `"cpu"`):
             `"cpu"`, `"cuda"` or `"cuda:1"` and so on.
         batch_size (`int`, *optional*, defaults to `8`):
-            Frames, and crops of people, that a model takes at once, where its file leaves that open.
+            Number of frames, or crops of people, per model call, if the file has a dynamic batch axis.
         score_scale (`float`, *optional*):
             Scores of `pose_model` are divided by this and clipped to [0, 1]. The default is the model's in
             `POSE_MODELS`, and 1 for other files.
         sha256 (`Mapping[str, str]`, *optional*):
-            The SHA-256 that the files of `"detector"`, `"pose"` and `"feet"`, or some of them, must have.
+            Expected SHA-256 of the files of `"detector"`, `"pose"` and `"feet"`, or of some of them.
 
     Attributes:
         providers (`dict[str, str]`):
-            onnxruntime's execution provider that each of `"detector"`, `"pose"` and `"feet"` really runs on.
+            The actual execution provider of onnxruntime for `"detector"`, `"pose"` and `"feet"`.
         sha256 (`dict[str, str]`):
             The SHA-256 of each model's file.
 
     Raises:
-        `ImportError`: the `pose` extra is not installed.
-        `TypeError`: a model is neither a name nor a path.
-        `FileNotFoundError`: a model is neither a known name nor a file.
-        `ConnectionError`: a model cannot be downloaded.
-        `ValueError`: a file is no such model or has another SHA-256, or `device` is not available.
+        ImportError: If the `pose` extra is not installed.
+        TypeError: If a model is neither a name nor a path.
+        FileNotFoundError: If a model is neither a known name nor a file.
+        ConnectionError: If a model cannot be downloaded.
+        ValueError: If a file is not a model of this kind or has another SHA-256, or `device` is not available.
     """
 
     def __init__(
@@ -135,12 +134,12 @@ class KeypointDetector(Detector):
         return DetectedPeople(xy, score, boxes, height, width, fps)
 
     def _find_people(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Boxes `(P, 4)` of each frame."""
+        """Return the boxes `(P, 4)` of each frame."""
         network = self._networks["detector"]
-        pictures, ratios = zip(*(network.tool.preprocess(frame[..., ::-1]) for frame in frames), strict=True)
+        images, ratios = zip(*(network.tool.preprocess(frame[..., ::-1]) for frame in frames), strict=True)
         boxes = []
-        for (found, *labels), ratio in zip(network.run(pictures), ratios, strict=True):
-            if found.shape[-1] == 5:  # boxes and their scores, doubles suppressed
+        for (found, *labels), ratio in zip(network.run(images), ratios, strict=True):
+            if found.shape[-1] == 5:  # boxes and scores after non-maximum suppression
                 found = found[:, labels[0][0] == 0] if labels else found
                 people = network.tool.postprocess(found, ratio)
             else:
@@ -153,7 +152,7 @@ class KeypointDetector(Detector):
     def _find_keypoints(
         self, role: str, frames: Sequence[np.ndarray], boxes: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Points `(N, 133, 2)` and scores `(N, 133)` of the people of all frames, one after the other."""
+        """Return the concatenated points `(N, 133, 2)` and scores `(N, 133)` of the people of all frames."""
         network = self._networks[role]
         people = [(frame, box) for frame, frame_boxes in zip(frames, boxes, strict=True) for box in frame_boxes]
         xy = np.full((len(people), NUM_KEYPOINTS, 2), np.nan, dtype=np.float32)
@@ -166,8 +165,8 @@ class KeypointDetector(Detector):
             xy[batch], score[batch] = points + 0.5, peaks / self._score_scale[role]
         if score.max(initial=0) > 2:
             warnings.warn(
-                f"The scores of the {role} model reach {score.max():.1f} and are clipped to 1, which makes them say "
-                "little; choose a `score_scale`.",
+                f"The scores of the {role} model reach {score.max():.1f} and are clipped to 1, which makes them "
+                "uninformative; set `score_scale`.",
                 stacklevel=3,
             )
         missing = score <= 0
@@ -176,7 +175,7 @@ class KeypointDetector(Detector):
 
 
 class _OnnxNetwork:
-    """One of rtmlib's networks, run on as many pictures at once as its file takes."""
+    """One of rtmlib's networks, run on as many images at once as its file supports."""
 
     def __init__(self, role: str, path: Path, known: OnnxModel | None, device: str):
         _, rtmlib = _import_rtmlib()
@@ -199,18 +198,18 @@ class _OnnxNetwork:
             cells = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
             boxes = shapes[0]
             if len(boxes) != 3 or not (boxes[-1] == 5 or boxes[-1] > 5 and boxes[1] == cells):
-                raise ValueError(f"`detector_model` must give what YOLOX gives, got {shapes}: {path}.")
+                raise ValueError(f"`detector_model` must have the outputs of YOLOX, got {shapes}: {path}.")
             self.tool.model_input_size = (height, width)
             self.tool.score_thr = _MIN_PERSON_SCORE
             self.tool.det_mode = "human" if boxes[-1] == 5 else "multiclass"
         else:
             if shapes != [(1, NUM_KEYPOINTS, 2 * width), (1, NUM_KEYPOINTS, 2 * height)]:
-                raise ValueError(f"`{role}_model` must give the SimCC of 133 keypoints, got {shapes}: {path}.")
+                raise ValueError(f"`{role}_model` must output SimCC for 133 keypoints, got {shapes}: {path}.")
             self.tool.model_input_size = (width, height)
 
-    def run(self, pictures: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """For each picture `(H, W, 3)` the network's outputs, each with a batch axis of one."""
-        batch = np.stack(pictures).astype(np.float32).transpose(0, 3, 1, 2)
+    def run(self, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return the network's outputs for each image `(H, W, 3)`, each with a batch axis of one."""
+        batch = np.stack(images).astype(np.float32).transpose(0, 3, 1, 2)
         size = 1 if isinstance(self._input.shape[0], int) else len(batch)
         results = []
         for start in range(0, len(batch), size):
@@ -243,7 +242,7 @@ def _check_device(device: str) -> None:
 
 
 def _checked_provider(session: Any, device: str) -> str:
-    """onnxruntime falls back to the CPU where CUDA does not start."""
+    """Return the provider, which is the CPU if CUDA does not start."""
     provider = session.get_providers()[0]
     if provider != ("CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"):
         raise ValueError(f"`device` is {device!r} but onnxruntime could only start {provider}.")
@@ -252,5 +251,5 @@ def _checked_provider(session: Any, device: str) -> str:
 
 def _fixed_size(role: str, path: Path, shape: Sequence) -> tuple[int, int]:
     if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]):
-        raise ValueError(f"`{role}_model` must take pictures of one size, got an input of shape {shape}: {path}.")
+        raise ValueError(f"`{role}_model` must take images of one size, got an input of shape {shape}: {path}.")
     return shape[2], shape[3]

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model files of the detectors: the names that are known, downloads and digests."""
+"""The model files of the detectors: known names, downloads and checksums."""
 
 import os
 import re
@@ -16,19 +16,18 @@ from ..files import sha256_of
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """
-    A model that rtmlib downloads.
+    """A model that rtmlib downloads.
 
     Args:
         url (`str`):
-            Address of the zip file that holds it.
+            URL of the zip file that contains it.
         height (`int`):
             Height of its input in pixels.
         width (`int`):
             Width of its input in pixels.
         score_scale (`float`, *optional*, defaults to `1.0`):
-            For pose models, the peak of the network's output that counts as score 1. RTMW was trained with another
-            loss than RTMPose and DWPose: its peaks are 3 to 8 for visible points, theirs about 1.
+            For pose models, the peak of the network's output that corresponds to score 1. RTMW was trained with a
+            different loss than RTMPose and DWPose: its peaks are 3 to 8 for visible points, theirs about 1.
     """
 
     url: str
@@ -60,11 +59,11 @@ POSE_MODELS = {
 
 
 class DamagedModelError(ValueError):
-    """A file is no whole ONNX model."""
+    """A file is not a whole ONNX model."""
 
 
 def find_model(role: str, model: str | os.PathLike, table: Mapping[str, OnnxModel]) -> tuple[Path, OnnxModel | None]:
-    """The model's file, and what is known about it."""
+    """Return the file of a model, and its properties if it is a known model."""
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"`{role}_model` must be a name or a path, got {model!r}.")
     if isinstance(model, str) and model in table:
@@ -77,7 +76,7 @@ def find_model(role: str, model: str | os.PathLike, table: Mapping[str, OnnxMode
 
 
 def download_model(role: str, name: str, model: OnnxModel) -> Path:
-    """rtmlib unpacks next to what it downloads: one folder per model, and one process at a time."""
+    """Download a model. rtmlib unpacks next to the download, so each model has a folder, and processes take turns."""
     from filelock import FileLock
     from rtmlib.tools.file import download_checkpoint
 
@@ -88,15 +87,15 @@ def download_model(role: str, name: str, model: OnnxModel) -> Path:
         for is_last_try in (False, True):
             try:
                 return Path(download_checkpoint(model.url, dst_dir=str(folder)))
-            except Exception as error:  # of the network, the mirror or the zip file
-                is_damaged = archive.exists()  # what could be unpacked is gone by now
+            except Exception as error:  # from the network, the mirror or the zip file
+                is_damaged = archive.exists()  # rtmlib deletes an archive that it has unpacked
                 archive.unlink(missing_ok=True)
                 shutil.rmtree(folder / "tmp", ignore_errors=True)
                 if is_last_try or not is_damaged:
-                    what = f"{archive} was cut off or damaged, and is deleted" if is_damaged else str(error)
+                    what = f"{archive} was truncated or damaged, and is deleted" if is_damaged else str(error)
                     raise ConnectionError(
                         f"`{role}_model` {name!r} cannot be downloaded from {model.url} to {folder} ({what}); "
-                        "try again, or give the path of an ONNX file instead."
+                        "try again, or pass the path of an ONNX file instead."
                     ) from error
     raise AssertionError("one of the tries returns or raises")
 
@@ -111,7 +110,7 @@ def checked_digests(sha256: Mapping[str, str] | None, roles: Iterable[str]) -> d
         if role not in roles:
             raise ValueError(f"`sha256` must name models among {', '.join(roles)}, got {role!r}.")
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-            raise ValueError(f"`sha256` must hold 64 hexadecimal digits for {role!r}, got {digest!r}.")
+            raise ValueError(f"`sha256` must contain 64 hexadecimal digits for {role!r}, got {digest!r}.")
     return expected
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-body keypoints by OpenPose, through controlnet-aux.
+"""Whole-body keypoints with OpenPose, using controlnet-aux.
 
-It counts from the centre of the first pixel. What comes out here is half a pixel more, in the convention of
-`conditioning/keypoints.py`.
+controlnet-aux counts from the centre of the first pixel. The results here are shifted by half a pixel, to follow the
+convention of `conditioning/keypoints.py`.
 
 Axes: P people in a frame, K = 133 keypoints, H, W.
 """
@@ -23,36 +23,35 @@ from .model_files import checked_digests, file_digest
 from .people import DetectedPeople, Detector, frame_batches
 
 
-# The side to which controlnet-aux brings the shorter side of a picture before OpenPose sees it.
+# controlnet-aux resizes the shorter side of an image to this before it runs OpenPose.
 _OPENPOSE_RESOLUTION = 512
 _OPENPOSE_FILES = {"body": "body_pose_model.pth", "hand": "hand_pose_model.pth", "face": "facenet.pth"}
 
 
 class OpenPoseKeypointDetector(Detector):
-    """
-    Whole-body keypoints by OpenPose, through controlnet-aux: the points that most OpenPose ControlNets were trained
-    on. It finds no feet, gives no scores (1 where a point is found), and runs frame by frame. Its authors license it
-    for non-commercial use. Needs the `pose` extra.
+    """Detect whole-body keypoints with OpenPose, using controlnet-aux: the points that most OpenPose ControlNets were
+    trained on. It detects no feet, gives no scores (1 for every detected point), and runs frame by frame. Its authors
+    license it for non-commercial use. Needs the `pose` extra.
 
     Args:
         model (`str` or `os.PathLike`, *optional*, defaults to `"lllyasviel/Annotators"`):
-            Id on the Hub, or local folder, with the files `body_pose_model.pth`, `hand_pose_model.pth` and
-            `facenet.pth`. They are read without running code from them.
+            Id on the Hub or local folder, with the files `body_pose_model.pth`, `hand_pose_model.pth` and
+            `facenet.pth`. Reading them runs no code from them.
         device (`str`, *optional*, defaults to `"cpu"`):
             A device of torch.
         sha256 (`Mapping[str, str]`, *optional*):
-            The SHA-256 that the files of `"body"`, `"hand"` and `"face"`, or some of them, must have.
+            Expected SHA-256 of the files of `"body"`, `"hand"` and `"face"`, or of some of them.
 
     Attributes:
         providers (`dict[str, str]`):
-            The device that each of `"body"`, `"hand"` and `"face"` really runs on.
+            The actual device of `"body"`, `"hand"` and `"face"`.
         sha256 (`dict[str, str]`):
             The SHA-256 of each file.
 
     Raises:
-        `ImportError`: the `pose` extra is not installed.
-        `FileNotFoundError`: a file is not in the folder.
-        `ValueError`: a file is no such model or has another SHA-256, or `device` is not available.
+        ImportError: If the `pose` extra is not installed.
+        FileNotFoundError: If a file is not in the folder.
+        ValueError: If a file is not a model of this kind or has another SHA-256, or `device` is not available.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class OpenPoseKeypointDetector(Detector):
         expected = checked_digests(sha256, _OPENPOSE_FILES)
         try:
             torch.zeros(1, device=device)
-        except Exception as error:  # each backend has its own way to say that it is not there
+        except Exception as error:  # each backend raises its own kind of error
             reason = str(error).strip().split("\n")[0]
             raise ValueError(f"`device` cannot be used here: {device!r} ({reason}).") from error
         paths = {role: _find_openpose_file(model, name) for role, name in _OPENPOSE_FILES.items()}
@@ -75,8 +74,10 @@ class OpenPoseKeypointDetector(Detector):
         for role, estimator in estimators.items():
             try:
                 loaded[role] = estimator(str(paths[role]))
-            except Exception as error:  # unpickling and load_state_dict have many ways to fail
-                raise ValueError(f"`model` holds a file that is no {role} model: {paths[role]} ({error}).") from error
+            except Exception as error:  # unpickling and load_state_dict raise many kinds of errors
+                raise ValueError(
+                    f"`model` contains a file that is no {role} model: {paths[role]} ({error})."
+                ) from error
         self._openpose = openpose.OpenposeDetector(*loaded.values()).to(device)
         self.providers = {role: str(next(net.model.parameters()).device) for role, net in loaded.items()}
 
@@ -86,10 +87,10 @@ class OpenPoseKeypointDetector(Detector):
         xy, score, boxes = [], [], []
         for (frame,) in frame_batches(frames, fps, 1):
             height, width = frame.shape[:2]
-            picture = resize_image(frame, _OPENPOSE_RESOLUTION)
-            poses = self._openpose.detect_poses(picture, include_hand=True, include_face=True)
-            frame_xy, frame_score = _openpose_points(poses, picture.shape[:2])
-            frame_xy *= np.array([width / picture.shape[1], height / picture.shape[0]], dtype=np.float32)
+            image = resize_image(frame, _OPENPOSE_RESOLUTION)
+            poses = self._openpose.detect_poses(image, include_hand=True, include_face=True)
+            frame_xy, frame_score = _openpose_points(poses, image.shape[:2])
+            frame_xy *= np.array([width / image.shape[1], height / image.shape[0]], dtype=np.float32)
             xy.append(frame_xy)
             score.append(frame_score)
             boxes.append(np.concatenate([np.nanmin(frame_xy, axis=1), np.nanmax(frame_xy, axis=1)], axis=1))
@@ -98,7 +99,7 @@ class OpenPoseKeypointDetector(Detector):
 
 def _import_openpose() -> Any:
     try:
-        with warnings.catch_warnings():  # about the detectors beside this one
+        with warnings.catch_warnings():  # about the other detectors
             warnings.simplefilter("ignore")
             from controlnet_aux import open_pose
     except ImportError as error:
@@ -117,11 +118,11 @@ def _find_openpose_file(model: str | os.PathLike, name: str) -> Path:
     try:
         return Path(hf_hub_download(str(model), name))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"`model` is no folder, and {name} is not on the Hub in {str(model)!r}.") from error
+        raise FileNotFoundError(f"`model` is not a folder, and {name} is not on the Hub in {str(model)!r}.") from error
 
 
 def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """controlnet-aux's people as points `(P, 133, 2)` in pixels and scores `(P, 133)`."""
+    """Convert people from controlnet-aux to points `(P, 133, 2)` in pixels and scores `(P, 133)`."""
     if not poses:
         return np.empty((0, NUM_KEYPOINTS, 2), dtype=np.float32), np.empty((0, NUM_KEYPOINTS), dtype=np.float32)
     height, width = size
@@ -134,7 +135,7 @@ def _openpose_points(poses: Sequence, size: tuple[int, int]) -> tuple[np.ndarray
             for point in part
         ]
 
-    # The face network gives 70 points and the background. Where it gives fewer, it does not say which.
+    # The face network outputs 70 points and the background. If it outputs fewer, it does not say which.
     faces = [pose.face[:70] if pose.face and len(pose.face) == 71 else None for pose in poses]
     keypoints = WholeBodyKeypoints.from_openpose_points(
         [points(pose.body.keypoints) for pose in poses],

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The people in every frame of a clip, and one of them followed through it.
+"""The people in every frame of a clip, and tracking of one of them.
 
 Axes: F frames, P people in a frame, K = 133 keypoints, H, W.
 """
@@ -20,21 +20,20 @@ from ..conditioning.tracking import MIN_OVERLAP, follow_boxes, largest_track, ov
 
 @dataclass(eq=False)
 class DetectedPeople:
-    """
-    Everyone found in the frames of a clip. Each list has one array per frame, with that frame's people in the same
-    order.
+    """Everyone detected in the frames of a clip. Each list has one array per frame, with that frame's people in the
+    same order.
 
     Args:
         xy (`list[np.ndarray]`):
-            Keypoints `(P, 133, 2)` in pixels, float32, NaN where a point is missing.
+            Keypoints `(P, 133, 2)` in pixels, float32; NaN for missing points.
         score (`list[np.ndarray]`):
-            Confidence `(P, 133)` in [0, 1], float32, 0 where a point is missing.
+            Confidence `(P, 133)` in [0, 1], float32; 0 for missing points.
         boxes (`list[np.ndarray]`):
-            Boxes `(P, 4)` as x0, y0, x1, y1 in pixels, float32. They may reach over the border of the picture.
+            Boxes `(P, 4)` as x0, y0, x1, y1 in pixels, float32. They may extend beyond the image.
         height (`int`):
-            Height of the picture in pixels.
+            Height of the image in pixels.
         width (`int`):
-            Width of the picture in pixels.
+            Width of the image in pixels.
         fps (`float`):
             Frames per second.
     """
@@ -52,28 +51,28 @@ class DetectedPeople:
         return np.array([len(people) for people in self.boxes])
 
     def follow(self, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
-        """
-        One person through the clip. Everyone is followed from frame to frame, so that a neighbour's box stays the
-        neighbour's also where this person is missed: by the overlap of boxes with the places where people are
-        expected, if they move on as they did, and then by distance, of at most 6 sides of a box per second. A person
-        who is missed continues with a box that overlaps his last one and that is nobody else's. A person who is alone
-        may move as fast as he likes, and be missed for up to a second.
+        """Track one person through the clip.
 
-        Two people whose boxes merge and part again may be exchanged, and a person who comes back elsewhere, later or
-        beside others, is a new one.
+        All people are tracked from frame to frame, so that a neighbour's box is not taken for this person while they
+        are missed. Boxes are matched first by their overlap with the positions that constant motion predicts, then by
+        distance, up to 6 sides of a box per second. A missed person continues with a box that overlaps the last one
+        and belongs to nobody else. A single person may move at any speed, and be missed for up to a second.
+
+        Two people whose boxes merge and separate again may be swapped. A person who reappears elsewhere, later or next
+        to others counts as new.
 
         Args:
             person (`Sequence[float]`, *optional*):
-                x0, y0, x1, y1 in pixels: follow the person whose box overlaps this one most, in the first frame where
-                one overlaps it by an intersection over union of at least 0.2. The default follows the person with the
-                largest box in the first frame with someone.
+                x0, y0, x1, y1 in pixels. The person whose box overlaps this one most is tracked, from the first frame
+                with an intersection over union of at least 0.2. By default, this is the person with the largest box in
+                the first frame that shows anyone.
 
         Returns:
-            [`WholeBodyKeypoints`]: F frames, of missing points where the person is not found; all of them where nobody
-            is found at all.
+            [`WholeBodyKeypoints`]: F frames. Points are missing in frames without the person, and in all frames if
+            nobody is detected.
 
         Raises:
-            `ValueError`: `person` is no box, or nobody is found there.
+            ValueError: If `person` is not a box, or nobody is detected there.
         """
         tracks = follow_boxes(self.boxes, self.fps)
         track = largest_track(self.boxes, tracks) if person is None else _track_at(person, self.boxes, tracks)
@@ -88,36 +87,34 @@ class DetectedPeople:
 class Detector(ABC):
     @abstractmethod
     def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
-        """
-        Find everyone in every frame.
+        """Detect everyone in every frame.
 
         Args:
             frames (`np.ndarray` of shape `(F, H, W, 3)`, or an iterable of `np.ndarray` of shape `(H, W, 3)`):
-                uint8 RGB frames. Of an iterable, no more than a batch is in memory at a time.
+                uint8 RGB frames. An iterable is consumed batch by batch, with one batch in memory at a time.
             fps (`float`):
                 Frames per second.
 
         Returns:
-            [`DetectedPeople`]: the people of each frame; an empty frame has none.
+            [`DetectedPeople`]: The people of each frame; an empty frame has none.
         """
 
     def __call__(
         self, frames: np.ndarray | Iterable[np.ndarray], fps: float, person: Sequence[float] | None = None
     ) -> WholeBodyKeypoints:
-        """
-        Find everyone and follow one: `detect(frames, fps).follow(person)`.
+        """Detect everyone and track one person: `detect(frames, fps).follow(person)`.
 
         Args:
             frames, fps:
                 As for `detect`.
             person (`Sequence[float]`, *optional*):
-                A box around the person, see [`DetectedPeople.follow`].
+                A box around the person; see [`DetectedPeople.follow`].
         """
         return self.detect(frames, fps).follow(person)
 
 
 def frame_batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
-    """Checked frames `(H, W, 3)`, so many at a time: parts of an array, or lists."""
+    """Check the frames `(H, W, 3)` and iterate over batches of `size`: slices of an array, or lists."""
     if isinstance(frames, np.ndarray) or not isinstance(frames, Iterable):
         _check_frames(frames, fps)
         yield from (frames[start : start + size] for start in range(0, len(frames), size))
@@ -131,7 +128,7 @@ def frame_batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
             _check_frames(np.asarray(frame)[None], fps)
         yield batch
     if not height_width:
-        raise ValueError("`frames` must hold at least one frame, got none.")
+        raise ValueError("`frames` must contain at least one frame, got none.")
 
 
 def _check_frames(frames: Any, fps: Any) -> None:
@@ -140,7 +137,7 @@ def _check_frames(frames: Any, fps: Any) -> None:
         dtype = getattr(frames, "dtype", type(frames).__name__)
         raise ValueError(f"`frames` must be uint8 RGB of shape (F, H, W, 3), got {dtype} of shape {shape}.")
     if 0 in frames.shape:
-        raise ValueError(f"`frames` must hold at least one frame and pixel, got shape {shape}.")
+        raise ValueError(f"`frames` must contain at least one frame and pixel, got shape {shape}.")
     checks.number("fps", fps, above=0)
 
 
@@ -150,4 +147,4 @@ def _track_at(person: Sequence[float], boxes: Sequence[np.ndarray], tracks: Sequ
         overlap = overlaps(wanted[None], people)[0]
         if overlap.max(initial=0) >= MIN_OVERLAP:
             return names[overlap.argmax()]
-    raise ValueError(f"`person` must be a box around someone, nobody is found at {wanted.tolist()}.")
+    raise ValueError(f"`person` must be a box around a person, but nobody was detected at {wanted.tolist()}.")

@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""IP-Adapters of [`HIAPipeline`], with the image encoder that they were trained with beside the pipeline's own.
+"""IP-Adapters of [`HIAPipeline`], with their own image encoder in addition to that of the pipeline.
 
-Axes: B clips, A an adapter's pictures, T tokens, C channels.
+Axes: B clips, A an adapter's images, T tokens, C channels.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ IP_PROCESSORS = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0, IPAdapterXFo
 
 
 class HIAIPAdapterMixin(IPAdapterMixin):
-    """Loads IP-Adapters into the UNet of a pipeline; the encoder of the context stays what it is."""
+    """Load IP-Adapters into the UNet of a pipeline, without changing the pipeline's image encoder."""
 
     unet: Any
     image_encoder: Any
@@ -54,31 +54,31 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         image_encoder_folder: str | None = "image_encoder",
         **kwargs: Any,
     ) -> None:
-        """Load IP-Adapters, as [`~diffusers.loaders.IPAdapterMixin`] does, in place of those that are loaded.
+        """Load IP-Adapters, as in [`~diffusers.loaders.IPAdapterMixin`], replacing loaded ones.
 
-        The image encoder that they were trained with becomes the component `ip_adapter_image_encoder`; one that is
-        there already and has the right width is kept.
+        Their image encoder becomes the component `ip_adapter_image_encoder`; an existing one with the right width is
+        kept.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `os.PathLike`, `dict` or a list of them):
                 Folder or Hub id, or the weights `{"image_proj": ..., "ip_adapter": ...}`.
             subfolder (`str` or `list[str]`):
-                That the file lies in.
+                Folder of the file.
             weight_name (`str` or `list[str]`):
-                Of the file.
+                Name of the file.
             image_encoder_folder (`str`, *optional*, defaults to `"image_encoder"`):
-                Of the encoder: in `subfolder`, or from the top where it holds a slash. `None` loads none. Pictures are
-                then encoded by `ip_adapter_image_encoder`, or the pipeline's `image_encoder` where its width is right;
-                without either, calls need `ip_adapter_image_embeds`.
+                Folder of the encoder: in `subfolder`, or from the top if it contains a slash. With `None`, none is
+                loaded, and images are encoded by `ip_adapter_image_encoder`, or by the pipeline's `image_encoder` if
+                its width matches; without either, calls need `ip_adapter_image_embeds`.
             kwargs:
                 `low_cpu_mem_usage`, and the options of downloads.
 
         Raises:
             OSError: If a file is missing.
-            TypeError, ValueError: If an adapter cannot be read, is one for face embeddings (FaceID), or was made for
-                another UNet or encoder. Nothing is changed then.
+            TypeError, ValueError: If an adapter cannot be read, is for face embeddings (FaceID), or was made for
+                another UNet or encoder. Nothing is changed in this case.
         """
-        low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", False)  # which would not look at the keys
+        low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", False)  # which would skip the check of the keys
         if unknown := sorted(set(kwargs) - set(HUB_OPTIONS)):
             raise TypeError(f"`load_ip_adapter` takes no argument `{unknown[0]}`.")
         sources = _same_lengths(
@@ -91,7 +91,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         unet = getattr(self.unet, "_orig_mod", self.unet)  # compiled networks wrap their original
         processors, projection, kind = _processors(unet), unet.encoder_hid_proj, unet.config.encoder_hid_dim_type
         try:
-            # diffusers makes processors anew, without arguments and settings: it gets plain ones for that.
+            # diffusers recreates processors without arguments and settings: replace them by plain ones first.
             _set_processors(unet, {name: _plain(processor) for name, processor in processors.items()})
             unet._load_ip_adapter_weights(adapters, low_cpu_mem_usage=low_cpu_mem_usage)
             replaced = {name for name, new in _processors(unet).items() if isinstance(new, IP_PROCESSORS)}
@@ -116,19 +116,19 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         path = folder if "/" in folder else Path(subfolder or "", folder).as_posix()
         if Path(source).is_dir() and not Path(source, path).is_dir():
             raise FileNotFoundError(
-                f"`image_encoder_folder`: there is no folder {Path(source, path)}; give None if the adapter has no"
+                f"`image_encoder_folder`: there is no folder {Path(source, path)}; pass None if the adapter has no"
                 " image encoder of its own."
             )
         hub = {name: value for name, value in options.items() if value is not None}
         dtype = {"dtype": self.unet.dtype} if self.unet.dtype.itemsize > 1 else {}
         encoder = load_without_mismatch(CLIPVisionModelWithProjection, source, subfolder=path, **dtype, **hub)
         if unfit := _unfit(self.unet, encoder):
-            raise ValueError(f"`image_encoder_folder` must hold the image encoder of the IP-Adapter, but {unfit}.")
-        device = "cpu" if self.unet.device.type == "meta" else self.unet.device  # as of sequential offloading
+            raise ValueError(f"`image_encoder_folder` must contain the image encoder of the IP-Adapter, but {unfit}.")
+        device = "cpu" if self.unet.device.type == "meta" else self.unet.device  # during sequential offloading
         self.register_modules(ip_adapter_image_encoder=encoder.to(device).eval())
 
     def unload_ip_adapter(self) -> None:
-        """Remove IP-Adapters and `ip_adapter_image_encoder`. All else is what it was, bit for bit."""
+        """Remove IP-Adapters and `ip_adapter_image_encoder`. Everything else is restored bit for bit."""
         unet = getattr(self.unet, "_orig_mod", self.unet)
         if _layers(unet) is not None:
             unet.encoder_hid_proj = unet.config.encoder_hid_dim_type = None
@@ -146,20 +146,20 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         num_images_per_prompt: int,
         do_classifier_free_guidance: bool,
     ) -> list[torch.Tensor]:
-        """The embeddings of pictures, as pipelines of diffusers make them; to be computed once for many calls.
+        """Compute the embeddings of images, as pipelines of diffusers do, to reuse them in several calls.
 
         Args:
             ip_adapter_image, ip_adapter_image_embeds:
-                As [`HIAPipeline.__call__`] takes them.
+                As for [`HIAPipeline.__call__`].
             device (`torch.device`, *optional*):
-                Of the result; by default that of the call.
+                Device of the result; by default that of the call.
             num_images_per_prompt (`int`):
-                How often all of them are repeated.
+                Number of repetitions.
             do_classifier_free_guidance (`bool`):
-                Whether those of the unconditional branch are wanted as well.
+                Whether to include those of the unconditional branch.
 
         Returns:
-            `list[torch.Tensor]`: per adapter `(B, A, C)`, or `(B, A, T, C)` for adapters that read hidden states; with
+            `list[torch.Tensor]`: Per adapter `(B, A, C)`, or `(B, A, T, C)` for adapters that read hidden states; with
             guidance `2 * B`, those of the unconditional branch first.
         """
         pairs = _ip_adapter_pairs(self, ip_adapter_image, ip_adapter_image_embeds, do_classifier_free_guidance)
@@ -178,16 +178,15 @@ def check_ip_adapter_inputs(
     batch_size: int,
     do_classifier_free_guidance: bool,
 ) -> None:
-    """
-    Refuse pictures or embeddings that the IP-Adapters cannot take, before a network runs.
+    """Raise an error for invalid images or embeddings of IP-Adapters, before a network runs.
 
     Args:
         components:
             `unet`, `image_encoder`, `ip_adapter_image_encoder`, as of [`HIAPipeline`].
         ip_adapter_image, ip_adapter_image_embeds:
-            As [`HIAPipeline.__call__`] takes them.
+            As for [`HIAPipeline.__call__`].
         batch_size (`int`):
-            B.
+            Number of clips, B.
         do_classifier_free_guidance (`bool`):
             Whether there is an unconditional branch.
 
@@ -202,18 +201,16 @@ def check_ip_adapter_inputs(
             raise ValueError("`ip_adapter_image` and `ip_adapter_image_embeds` need `load_ip_adapter` first.")
         return
     if len(given) != 1:
-        raise ValueError(
-            "An IP-Adapter is loaded: give `ip_adapter_image` or `ip_adapter_image_embeds`, and not both."
-        )
+        raise ValueError("An IP-Adapter is loaded: pass either `ip_adapter_image` or `ip_adapter_image_embeds`.")
     if not any(isinstance(processor, IP_PROCESSORS) for processor in components.unet.attn_processors.values()):
         raise ValueError(
-            "The IP-Adapter acts no more, as other attention processors took the place of its own: call"
+            "The IP-Adapter has no effect, because other attention processors replaced its own: call"
             " `load_ip_adapter` again."
         )
     [(name, values)] = given.items()
     values = _entries(values)
     if len(values) != len(layers):
-        raise ValueError(f"`{name}` must hold one entry per IP-Adapter ({len(layers)}), got {len(values)}.")
+        raise ValueError(f"`{name}` must contain one entry per IP-Adapter ({len(layers)}), got {len(values)}.")
     if name == "ip_adapter_image_embeds":
         for embeds, layer in zip(values, layers, strict=True):
             _check_embeds(embeds, layer, batch_size, do_classifier_free_guidance, components.unet.dtype)
@@ -223,10 +220,10 @@ def check_ip_adapter_inputs(
     if unfit:
         raise ValueError(
             f"`ip_adapter_image` needs the image encoder of the IP-Adapter, but {unfit}: load the"
-            " adapter with its `image_encoder_folder`, or give `ip_adapter_image_embeds`."
+            " adapter with its `image_encoder_folder`, or pass `ip_adapter_image_embeds`."
         )
-    for pictures in values:
-        image_tensors(pictures, "ip_adapter_image")
+    for images in values:
+        image_tensors(images, "ip_adapter_image")
 
 
 def prepare_ip_adapter_embeds(
@@ -236,7 +233,8 @@ def prepare_ip_adapter_embeds(
     batch_size: int,
     do_classifier_free_guidance: bool,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The embeddings that the UNet is given: a list over adapters for the conditional branch, and for the other.
+    """Return the embeddings for the UNet: a list over adapters for the conditional branch, and for the unconditional
+    one.
 
     Both are empty without IP-Adapters. The arguments are those of [`check_ip_adapter_inputs`].
     """
@@ -254,7 +252,7 @@ def prepare_ip_adapter_embeds(
 def _ip_adapter_pairs(
     components: Any, images: Any, embeds: Any, do_classifier_free_guidance: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Per adapter the embeddings of the unconditional and of the conditional branch."""
+    """Return the embeddings of the unconditional and conditional branch for each adapter."""
     if embeds is None:
         layers = _layers(components.unet)
         return [_encode(components, image, layer) for image, layer in zip(_entries(images), layers, strict=True)]
@@ -264,16 +262,16 @@ def _ip_adapter_pairs(
 
 
 def _encode(components: Any, image: Any, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of nothing and of an adapter's pictures, each `(1, A, ...)`."""
+    """Return the unconditional embeddings and those of an adapter's images, each `(1, A, ...)`."""
     name, encoder = _ip_adapter_encoder(components)
     size = encoder.config.image_size
     extractor = components.feature_extractor if name == "image_encoder" else None
     if extractor is None:
         extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    pictures = [(picture * 255).round().byte() for picture in image_tensors(image)]
-    pixels = extractor(images=pictures, return_tensors="pt").pixel_values
-    # Hooks of offloading take inputs from the host.
-    on_host = encoder.device.type == "meta"  # with weights that come one by one
+    images = [(pixels * 255).round().byte() for pixels in image_tensors(image)]
+    pixels = extractor(images=images, return_tensors="pt").pixel_values
+    # Offloading hooks expect inputs on the host.
+    on_host = encoder.device.type == "meta"  # weights are loaded one by one
     pixels = pixels.to("cpu" if on_host else encoder.device, encoder.dtype)
     if isinstance(layer, ImageProjection):
         embeds = encoder(pixels).image_embeds
@@ -285,7 +283,7 @@ def _encode(components: Any, image: Any, layer: nn.Module) -> tuple[torch.Tensor
 
 
 def _unfit(unet: Any, encoder: Any) -> str:
-    """What is wrong with the width of an image encoder for the adapters that are loaded; empty if nothing."""
+    """Return the mismatch between the width of an image encoder and the loaded adapters; empty if there is none."""
     for layer in _layers(unet):
         option = "projection_dim" if isinstance(layer, ImageProjection) else "hidden_size"
         width, expected = getattr(encoder.config, option), _width(layer)
@@ -305,12 +303,12 @@ def _entries(values: Any) -> list[Any]:
 
 
 def _layers(unet: Any) -> Any:
-    """The projections of the adapters that are loaded, or None."""
+    """Return the projections of the loaded adapters, or None."""
     return getattr(getattr(unet, "encoder_hid_proj", None), "image_projection_layers", None)
 
 
 def _width(layer: Any) -> int:
-    """Channels of the embeddings that a projection takes."""
+    """Return the number of input channels of a projection."""
     if isinstance(layer, ImageProjection):
         return layer.image_embeds.in_features
     if isinstance(layer, IPAdapterFullImageProjection):
@@ -319,7 +317,7 @@ def _width(layer: Any) -> int:
 
 
 def _processors(unet: Any) -> dict[str, Any]:
-    """The attention processors of a UNet's blocks; projections of adapters have attention, too."""
+    """Return the attention processors of a UNet's blocks, without those in projections of adapters."""
     return {name: p for name, p in unet.attn_processors.items() if not name.startswith("encoder_hid_proj.")}
 
 
@@ -333,18 +331,18 @@ def _plain(processor: Any) -> Any:
 
 
 def _same_lengths(**arguments: Any) -> list[tuple[Any, Any, Any]]:
-    """One tuple per adapter of arguments that are lists or stand for all."""
+    """Return one tuple per adapter from arguments that are lists or apply to all."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in arguments.items()}
     number = len(lists["weight_name"])
     for name, values in lists.items():
         if len(values) not in (1, number):
-            raise ValueError(f"`{name}` must hold one entry per `weight_name` ({number}), got {len(values)}.")
+            raise ValueError(f"`{name}` must contain one entry per `weight_name` ({number}), got {len(values)}.")
     columns = [values * number if len(values) == 1 else values for values in lists.values()]
     return list(zip(*columns, strict=True))
 
 
 def _read_adapter(source: Any, subfolder: Any, weight_name: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The two parts of an adapter's weights."""
+    """Read the two parts of an adapter's weights."""
     if isinstance(source, Mapping):
         weights = dict(source)
     else:
@@ -354,7 +352,7 @@ def _read_adapter(source: Any, subfolder: Any, weight_name: Any, options: Mappin
             weights = load_file(file) if str(file).endswith(".safetensors") else load_state_dict(file)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # what libraries raise on files that are damaged has many classes
+        except Exception as error:  # damaged files raise many kinds of errors
             raise ValueError(f"`{SOURCE}`: {file} cannot be read ({' '.join(str(error).split())}).") from error
     if not any(name in weights for name in PARTS):
         weights = {
@@ -362,12 +360,12 @@ def _read_adapter(source: Any, subfolder: Any, weight_name: Any, options: Mappin
             for part in PARTS
         }
     if not all(isinstance(weights.get(part), Mapping) and weights[part] for part in PARTS):
-        raise ValueError(f"`{SOURCE}` must hold an IP-Adapter, with weights `image_proj` and `ip_adapter`.")
+        raise ValueError(f"`{SOURCE}` must contain an IP-Adapter, with weights `image_proj` and `ip_adapter`.")
     return weights
 
 
 def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
-    """Refuse an adapter that was made for another UNet."""
+    """Raise an error for an adapter that was made for another UNet."""
     if "perceiver_resampler.proj_in.weight" in adapter["image_proj"] or (
         "proj.0.weight" in adapter["image_proj"] and "proj.3.weight" not in adapter["image_proj"]
     ):
@@ -383,7 +381,7 @@ def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
     weights = adapter["ip_adapter"]
     if differing := sorted(expected.keys() ^ weights.keys()):
         raise ValueError(
-            f"`{SOURCE}` must hold an IP-Adapter for this UNet, with {len(expected)} weights `ip_adapter` for its"
+            f"`{SOURCE}` must contain an IP-Adapter for this UNet, with {len(expected)} weights `ip_adapter` for its"
             f" {len(attentions)} cross-attentions, got {len(weights)}; {differing[0]} is missing or too many."
         )
     for key, shape in expected.items():
@@ -391,13 +389,15 @@ def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
 
 
 def _check_loaded(unet: Any) -> None:
-    """Refuse an adapter whose projection gives another width than the UNet's context, or is not whole."""
+    """Raise an error for an adapter whose projection is incomplete or has another width than the encoder hidden
+    states.
+    """
     for layer in _layers(unet):
         norm = layer.norm_out if hasattr(layer, "norm_out") else layer.norm
         if norm.normalized_shape[0] != unet.config.cross_attention_dim:
             raise ValueError(
-                f"`{SOURCE}` must hold an IP-Adapter for a `cross_attention_dim` of {unet.config.cross_attention_dim},"
-                f" got one for {norm.normalized_shape[0]}."
+                f"`{SOURCE}` must contain an IP-Adapter for a `cross_attention_dim` of "
+                f"{unet.config.cross_attention_dim}, got one for {norm.normalized_shape[0]}."
             )
         for name, parameter in layer.named_parameters():
             if parameter.is_meta or not parameter.isfinite().all():
@@ -405,7 +405,7 @@ def _check_loaded(unet: Any) -> None:
 
 
 def _check_embeds(embeds: Any, layer: Any, batch_size: int, guided: bool, dtype: torch.dtype) -> None:
-    """Refuse embeddings of another shape, width or number."""
+    """Raise an error for embeddings of another shape, width or number."""
     name, width = "ip_adapter_image_embeds", _width(layer)
     is_single = isinstance(layer, ImageProjection)
     check_tensor(name, embeds, (None, None, width) if is_single else (None, None, None, width), dtype)
@@ -414,6 +414,6 @@ def _check_embeds(embeds: Any, layer: Any, batch_size: int, guided: bool, dtype:
     if len(embeds) not in numbers:
         order = ", those of the unconditional branch first," if guided else ""
         raise ValueError(
-            f"`{name}` must hold {' or '.join(map(str, sorted(numbers)))} entries{order} for {batch_size} clips"
+            f"`{name}` must contain {' or '.join(map(str, sorted(numbers)))} entries{order} for {batch_size} clips"
             f" {'with' if guided else 'without'} guidance, got {len(embeds)}."
         )

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA of [`HIAPipeline`]: applied to exactly the layers that a file is for, or refused with nothing changed."""
+"""LoRA of [`HIAPipeline`]: applied to exactly the layers of a file, or rejected without changes."""
 
 import logging
 from collections import Counter
@@ -19,10 +19,10 @@ from .lora_files import PEFT_PREFIX, SOURCE, LoraLayer, layers_of, read_lora, sh
 
 logger = logging.getLogger(__name__)
 
-# Scales by block, which diffusers knows by the names of its own classes.
+# Scales by block, for which diffusers uses the names of its own classes.
 _SET_ADAPTER_SCALE_FN_MAPPING["HIAUNetMotionModel"] = _SET_ADAPTER_SCALE_FN_MAPPING["UNetMotionModel"]
 
-# The names of a layer's two weights that diffusers' loaders of the two networks take without guessing.
+# Names of the two weights of a layer that diffusers' loaders of the two networks accept without guessing.
 WEIGHT_NAMES = {
     "unet": ("lora_A.weight", "lora_B.weight"),
     "text_encoder": ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
@@ -30,7 +30,7 @@ WEIGHT_NAMES = {
 
 
 class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
-    """Loads LoRA into the UNet and, where there is one, the text encoder of a pipeline."""
+    """Load LoRA into the UNet and, if there is one, the text encoder of a pipeline."""
 
     unet: Any
     text_encoder: Any
@@ -45,25 +45,25 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
     ) -> None:
         """Load LoRA for Stable Diffusion 1.5, as [`~diffusers.loaders.StableDiffusionLoraLoaderMixin`] does.
 
-        Files of kohya's trainers, of diffusers and of PEFT are taken, and AnimateDiff's for motion modules, with a
-        prefix that names the network or without. A file is applied to exactly the layers that it is for. What is for
-        a text encoder is left out with a warning where the pipeline has none.
+        Files of kohya's trainers, diffusers and PEFT are supported, and AnimateDiff's for motion modules, with or
+        without a prefix that names the network. A file is applied to exactly the layers that it was made for. If the
+        pipeline has no text encoder, weights for one are skipped with a warning.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
                 A file, a folder, a Hub id, or the weights.
             adapter_name (`str`, *optional*):
-                To call it by; by default `default_0`, `default_1` and so on.
+                Name of the LoRA; by default `default_0`, `default_1` and so on.
             hotswap (`bool`, *optional*, defaults to `False`):
-                Whether to take the place of the LoRA of that name.
+                Whether to replace the LoRA of that name.
             kwargs:
                 `weight_name`, `subfolder`, `use_safetensors`, `low_cpu_mem_usage`, and the options of downloads.
 
         Raises:
             ImportError: If PEFT is not installed.
             OSError: If there is no such file.
-            TypeError, ValueError: If it is no LoRA, has layers that the networks do not have, or weights that do not
-                fit or are not finite, or the name is in use. Nothing is changed then.
+            TypeError, ValueError: If it is not a LoRA, has layers that the networks do not have, or weights that do
+                not fit or are not finite, or the name is in use. Nothing is changed in this case.
         """
         try:
             import peft  # noqa: F401
@@ -98,11 +98,11 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
                     _remove_adapter(networks[name], adapter_name, adapters)
             raise
         finally:
-            for parameter in trained:  # PEFT freezes them, which torch's kernels round by, too
+            for parameter in trained:  # PEFT freezes them, which also affects the rounding of torch's kernels
                 parameter.requires_grad_(True)
         if without_text_encoder:
             logger.warning(
-                "The LoRA %s is applied to the UNet alone: the pipeline has no text encoder, for which the file has %d"
+                "The LoRA %s is applied only to the UNet: the pipeline has no text encoder, for which the file has %d"
                 " more layers: %s.",
                 adapter_name,
                 len(without_text_encoder),
@@ -110,30 +110,30 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
             )
         if not file.options and any(key.startswith(PEFT_PREFIX) for key in file.weights):
             logger.warning(
-                "The LoRA %s comes without PEFT's adapter_config.json, which says its scale: it is taken to be 1.",
+                "The LoRA %s has no adapter_config.json of PEFT with its scale, which is assumed to be 1.",
                 adapter_name,
             )
 
     def _check_lora(self, layers: Mapping[str, Mapping[str, LoraLayer]]) -> None:
-        """Refuse LoRA that would not act in this pipeline."""
+        """Raise an error for LoRA without effect in this pipeline."""
         for name in layers:
             if has_fused_projections(getattr(self, name)):
                 raise ValueError(
-                    f"`{name}` has fused projections, on which LoRA does not act: call"
+                    f"`{name}` has fused projections, on which LoRA has no effect: call"
                     " `unfuse_qkv_projections()` first."
                 )
         of_unet = layers.get("unet", {})
         motion = [name for name in of_unet if ".motion_modules." in name]
         if motion and not self.unet.config.use_motion_modules:
             raise ValueError(
-                f"`{SOURCE}` has LoRA for motion modules, which the UNet of this pipeline leaves out: {shown(motion)}."
+                f"`{SOURCE}` has LoRA for motion modules, which this pipeline's UNet disables: {shown(motion)}."
             )
         if "conv_in" in of_unet and "pose_features" in getattr(self.controlnet, "unet_arguments", ()):
-            raise ValueError(f"`{SOURCE}` has LoRA for conv_in, where the pose features of this pipeline come in.")
+            raise ValueError(f"`{SOURCE}` has LoRA for conv_in, where the pose features of this pipeline are added.")
 
 
 def _adapter_name(name: Any, networks: Mapping[str, Any], hotswap: bool) -> str:
-    """The name of an adapter for all networks alike: the one given, or the first that is free."""
+    """Return the name of an adapter for all networks: the given one, or the first free one."""
     used = {name for network in networks.values() for name in getattr(network, "peft_config", {})}
     if name is None and not hotswap:
         return next(free for i in range(len(used) + 1) if (free := f"default_{i}") not in used)
@@ -141,19 +141,19 @@ def _adapter_name(name: Any, networks: Mapping[str, Any], hotswap: bool) -> str:
     if not name or "." in name:
         raise ValueError(f"`adapter_name` must be a name without dots, got {name!r}.")
     if hotswap and name not in getattr(networks["unet"], "peft_config", {}):
-        raise ValueError(f"`adapter_name` must be that of a LoRA of the UNet, to take its place, got {name!r}.")
+        raise ValueError(f"`adapter_name` must be the name of a LoRA of the UNet to replace, got {name!r}.")
     if not hotswap and name in used:
-        raise ValueError(f"`adapter_name` must be one that is not in use, got {name!r}.")
+        raise ValueError(f"`adapter_name` must not be in use, got {name!r}.")
     return name
 
 
 def _for_diffusers(
     component: str, layers: Mapping[str, LoraLayer], network: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and PEFT's configuration, with the prefix of the network, as diffusers' loaders take them."""
+    """Return weights and PEFT's configuration, with the prefix of the network, for diffusers' loaders."""
     weights = {}
     for module, layer in layers.items():
-        dtype = network.dtype if network.dtype.itemsize > 1 else layer.up.dtype  # not what weights are stored in
+        dtype = network.dtype if network.dtype.itemsize > 1 else layer.up.dtype  # not the storage dtype
         for name, tensor in zip(WEIGHT_NAMES[component], (layer.down, layer.up), strict=True):
             weights[f"{component}.{module}.{name}"] = tensor.to(dtype)
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
@@ -169,25 +169,25 @@ def _for_diffusers(
 
 
 def _check_hotswap(unet: Any, name: str, layers: Mapping[str, Mapping[str, LoraLayer]], prepared: Any) -> None:
-    """Refuse what cannot take the place of an adapter: diffusers would take the old one away, too."""
+    """Raise an error for LoRA that cannot replace an adapter: diffusers would also remove the old one."""
     from peft import LoraConfig
     from peft.utils.hotswap import check_hotswap_configs_compatible
 
     if set(layers) != {"unet"}:
-        raise ValueError(f"`hotswap` takes LoRA for the UNet alone, and `{SOURCE}` has some for the text encoder.")
+        raise ValueError(f"`hotswap` supports LoRA for the UNet only, but `{SOURCE}` has some for the text encoder.")
     if any(layer.merged for layer in lora_layers(unet)):
         raise ValueError("`hotswap` cannot be used while LoRA is fused: call `unfuse_lora()` first.")
     old = {module for module, layer in unet.named_modules() if name in getattr(layer, "lora_A", {})}
     if new := [module for module in layers["unet"] if module not in old]:
-        raise ValueError(f"`hotswap` takes LoRA for layers that the old one has, and not for {shown(new)}.")
-    # PEFT takes the scale of most layers for that of all.
+        raise ValueError(f"`hotswap` supports only layers of the old LoRA, not {shown(new)}.")
+    # PEFT applies the most frequent scale to all layers.
     if len({layer.alpha / layer.rank for layer in layers["unet"].values()}) > 1:
-        raise ValueError(f"`hotswap` needs one scale for all layers, and those of `{SOURCE}` differ.")
+        raise ValueError(f"`hotswap` needs one scale for all layers, but those of `{SOURCE}` differ.")
     options = {key.removeprefix("unet."): value for key, value in prepared["unet"][1].items()}
     try:
         check_hotswap_configs_compatible(unet.peft_config[name], LoraConfig(**options))
     except ValueError as error:
-        raise ValueError(f"`hotswap` takes LoRA that is like the old one: {error}.") from error
+        raise ValueError(f"`hotswap` needs a LoRA similar to the old one: {error}.") from error
 
 
 def _active_adapters(network: nn.Module) -> list[str]:
@@ -195,7 +195,7 @@ def _active_adapters(network: nn.Module) -> list[str]:
 
 
 def _remove_adapter(network: Any, name: str, active: list[str]) -> None:
-    """Take an adapter away that may be there in part, and leave the others active that were."""
+    """Remove a possibly incomplete adapter, and keep the active ones."""
     network.peft_config = {key: value for key, value in getattr(network, "peft_config", {}).items() if key != name}
     if not network.peft_config:
         recurse_remove_peft_layers(network)

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA files in the layouts that trainers write, brought to the layers of networks.
+"""LoRA files in the layouts of trainers, mapped to the layers of networks.
 
-A layer's weights are called `lora_down` and `lora_up` by kohya, `lora.down` and `lora.up` by diffusers, `lora_A` and
-`lora_B` by PEFT. Whatever does not fit exactly is an error, before anything is loaded.
+The weights of a layer are called `lora_down` and `lora_up` by kohya, `lora.down` and `lora.up` by diffusers, `lora_A`
+and `lora_B` by PEFT. Any mismatch raises an error before anything is loaded.
 """
 
 import json
@@ -37,7 +37,7 @@ WEIGHT = re.compile(
 ALPHA = re.compile(r"(?P<layer>.+)\.alpha")
 PARTS = {"A": "down", "B": "up", "down": "down", "up": "up"}
 
-# Prefixes that say whose layers follow; those of wrappers say nothing.
+# Prefixes of networks and of wrappers.
 PREFIXES = {
     "unet.": "unet",
     "lora_unet_": "unet",
@@ -48,7 +48,7 @@ PREFIXES = {
 WRAPPERS = (PEFT_PREFIX, "module.", "_orig_mod.")
 TEXT_LAYER = re.compile(r"(text_model\.)?(encoder\.layers|embeddings|final_layer_norm)\..+")
 
-# What other methods call their weights.
+# Names of the weights of other methods.
 OTHER_METHODS = {
     "a LoHa of LyCORIS": re.compile(r".*\.hada_\w+"),
     "a LoKr of LyCORIS": re.compile(r".*\.lokr_\w+"),
@@ -63,7 +63,7 @@ OTHER_METHODS = {
 
 @dataclass
 class LoraLayer:
-    """What a file holds for one layer: `up @ down * alpha / rank` is added to its weight.
+    """The LoRA of one layer: `up @ down * alpha / rank` is added to its weight.
 
     Args:
         down (`torch.Tensor` of shape `(rank, in, ...)`):
@@ -71,7 +71,7 @@ class LoraLayer:
         up (`torch.Tensor` of shape `(out, rank, ...)`):
             Second factor.
         alpha (`float`):
-            The numerator of its scale; the rank where the file says nothing.
+            Numerator of the scale; the rank if the file does not state it.
     """
 
     down: torch.Tensor
@@ -85,13 +85,14 @@ class LoraLayer:
 
 @dataclass
 class LoraFile:
-    """The weights of a LoRA file, and what stands beside them.
+    """The weights and options of a LoRA file.
 
     Args:
         weights (`dict[str, torch.Tensor]`):
-            By the file's own keys.
+            Weights by the keys of the file.
         options (`dict[str, Any]`):
-            Of PEFT's configuration, for layers without an alpha of their own; by name, or by component and name.
+            Options of PEFT's configuration, for layers without an alpha of their own; by name, or by component and
+            name.
     """
 
     weights: dict[str, Any]
@@ -99,16 +100,15 @@ class LoraFile:
 
 
 def read_lora(source: Any, weight_name: str | None = None, subfolder: str | None = None, **hub: Any) -> LoraFile:
-    """
-    Read a LoRA file.
+    """Read a LoRA file.
 
     Args:
         source (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
             A file, a folder, a Hub id, or its weights.
         weight_name (`str`, *optional*):
-            Of the file in a folder or repository.
+            Name of the file in a folder or repository.
         subfolder (`str`, *optional*):
-            That it lies in.
+            Folder of the file.
         hub:
             `cache_dir`, `force_download`, `local_files_only`, `proxies`, `revision`, `token`, and `use_safetensors`,
             as in diffusers.
@@ -138,7 +138,7 @@ def read_lora(source: Any, weight_name: str | None = None, subfolder: str | None
             user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
             **options,
         )
-        weights = weights.get("state_dict", weights)  # AnimateDiff's training saves more beside it
+        weights = weights.get("state_dict", weights)  # AnimateDiff's training also saves other entries
         if metadata is None and any(key.startswith(PEFT_PREFIX) for key in weights):
             metadata = _peft_options(source, options)
     except (OSError, MemoryError):
@@ -170,7 +170,7 @@ def _local_file(path: Path, weight_name: str | None, subfolder: str | None) -> P
 
 
 def _peft_options(source: Path | str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """PEFT's configuration beside its weights."""
+    """Read PEFT's configuration next to its weights."""
     try:
         folder = str(source.parent if isinstance(source, Path) else source)
         config = json.loads(Path(_get_model_file(folder, weights_name=PEFT_CONFIG, **options)).read_text())
@@ -183,7 +183,7 @@ def _peft_options(source: Path | str, options: Mapping[str, Any]) -> dict[str, A
 
 
 def shown(names: Iterable[str]) -> str:
-    """Names for a message: the first of many, and how many more there are."""
+    """Format names for a message: the first ones, and the number of others."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
@@ -192,8 +192,7 @@ def shown(names: Iterable[str]) -> str:
 def layers_of(
     file: LoraFile, networks: Mapping[str, nn.Module | None]
 ) -> tuple[dict[str, dict[str, LoraLayer]], list]:
-    """
-    Find the layer of each weight.
+    """Find the layer of each weight.
 
     Args:
         file ([`LoraFile`]):
@@ -202,11 +201,11 @@ def layers_of(
             `"unet"` and `"text_encoder"`, which may be None.
 
     Returns:
-        `tuple[dict[str, dict[str, LoraLayer]], list[str]]`: by network, the names of its modules with what is added to
-        them; and the names in the file of layers of the text encoder that is not there.
+        `tuple[dict[str, dict[str, LoraLayer]], list[str]]`: By network, the names of its modules with their LoRA; and
+        the names in the file of layers of a missing text encoder.
 
     Raises:
-        ValueError: If it is no LoRA, a layer is of no network here or has another shape, or weights are missing or not
+        ValueError: If it is not a LoRA, a layer does not exist or has another shape, or weights are missing or not
             finite.
     """
     parts, names = _parts_of(file.weights)
@@ -228,25 +227,25 @@ def layers_of(
             unknown.append(names[layer])
     if unknown:
         raise ValueError(
-            f"`{SOURCE}` must hold LoRA for layers of this pipeline, but {len(unknown)} of its {len(parts)} layers are"
-            f" not: {shown(unknown)}."
+            f"`{SOURCE}` must contain LoRA for layers of this pipeline, but {len(unknown)} of its {len(parts)} layers "
+            f"are not: {shown(unknown)}."
         )
     if not any(found.values()):
         raise ValueError(
-            f"`{SOURCE}` must hold LoRA for layers of this pipeline, but all of its {len(parts)} layers are those of a"
-            f" text encoder, which the pipeline does not have: {shown(without_text_encoder)}."
+            f"`{SOURCE}` must contain LoRA for layers of this pipeline, but all of its {len(parts)} layers are those "
+            f"of a text encoder, which the pipeline does not have: {shown(without_text_encoder)}."
         )
     return {name: layers for name, layers in found.items() if layers}, without_text_encoder
 
 
 def _parts_of(weights: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Layers by their names without wrappers, with their `down`, `up` and `alpha`; and their names in the file."""
+    """Return layers by their names without wrappers, with `down`, `up` and `alpha`; and their names in the file."""
     if not weights:
-        raise ValueError(f"`{SOURCE}` holds no weights.")
+        raise ValueError(f"`{SOURCE}` contains no weights.")
     for method, pattern in OTHER_METHODS.items():
         if keys := [key for key in weights if pattern.fullmatch(str(key))]:
             raise ValueError(
-                f"`{SOURCE}` is {method}, not a LoRA (it holds {keys[0]}), and cannot be loaded: merge it into a UNet"
+                f"`{SOURCE}` is {method}, not a LoRA (see {keys[0]}), and cannot be loaded: merge it into a UNet"
                 " with the tool that made it."
             )
     parts: dict[str, dict[str, Any]] = {}
@@ -265,7 +264,7 @@ def _parts_of(weights: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], di
             raise ValueError(f"`{SOURCE}` has two weights for {name}, one of them {key}.")
         parts[name][part] = value
     if other:
-        kind = "holds no LoRA but" if not parts else "must hold LoRA alone, but has"
+        kind = "contains no LoRA but" if not parts else "must contain LoRA alone, but has"
         raise ValueError(f"`{SOURCE}` {kind} {len(other)} other keys: {shown(other)}.")
     return parts, names
 
@@ -277,10 +276,10 @@ def _without_wrappers(name: str) -> str:
 
 
 def _module_names(component: str, network: nn.Module) -> dict[str, str]:
-    """The linear and convolutional modules of a network by all names that files give them."""
+    """Return the linear and convolutional modules of a network by all of their names in files."""
     table = {}
     skipped: tuple[str, ...] = ()
-    replaced = {id(layer) for layer in lora_layers(network)}  # by LoRA that is loaded already
+    replaced = {id(layer) for layer in lora_layers(network)}  # by loaded LoRA
     for name, module in network.named_modules():
         if name.startswith(skipped):
             continue
@@ -299,7 +298,7 @@ def _module_names(component: str, network: nn.Module) -> dict[str, str]:
 
 
 def _find(layer: str, tables: Mapping[str, Mapping[str, str]]) -> tuple[str, str | None]:
-    """The network of a layer and the name of its module there; an empty name and None where there is none."""
+    """Return the network of a layer and the name of its module; an empty name and None if there is none."""
     for prefix, component in PREFIXES.items():
         if layer.startswith(prefix):
             name = _without_wrappers(layer.removeprefix(prefix))
@@ -312,7 +311,7 @@ def _find(layer: str, tables: Mapping[str, Mapping[str, str]]) -> tuple[str, str
 
 
 def _module_name(name: str) -> str:
-    """A module's name of what attention processors of diffusers and motion modules of AnimateDiff call it."""
+    """Return the module name for a name used by attention processors of diffusers or motion modules of AnimateDiff."""
     name = name.replace(".processor", "").replace(".temporal_transformer.", ".")
     return re.sub(r"\.attention_blocks\.([01])\b", lambda match: f".attn{int(match[1]) + 1}", name)
 
@@ -320,7 +319,7 @@ def _module_name(name: str) -> str:
 def _checked_layer(
     component: str, name: str, module: Any, weights: Mapping[str, Any], name_in_file: str, options: Mapping[str, Any]
 ) -> LoraLayer:
-    """The LoRA of a module, if it fits."""
+    """Return the LoRA of a module after checking that it fits."""
     start = f"`{SOURCE}`: {name_in_file}"
     for part in ("down", "up"):
         if part not in weights:
@@ -352,7 +351,7 @@ def _checked_layer(
 
 
 def _alpha_of_options(component: str, name: str, rank: int, options: Mapping[str, Any]) -> float:
-    """The alpha of a module by PEFT's configuration; its rank, for a scale of one, where there is none."""
+    """Return the alpha of a module by PEFT's configuration; its rank, which is a scale of one, if there is none."""
     options = {key.removeprefix(f"{component}."): value for key, value in options.items()}
     for option in ("use_dora", "lora_bias", "modules_to_save"):
         if options.get(option):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many windows over time fit a memory budget, counted without data before anything is run."""
+"""The number of temporal windows that fit a memory budget, computed without data before anything runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,30 +27,29 @@ def context_batch_size_within(
     guidance_scale: float = 3.5,
     batch_guidance: bool = False,
 ) -> int:
-    """
-    The largest `context_batch_size` with which a denoising step stays within a memory budget.
+    """Return the largest `context_batch_size` with which a denoising step stays within a memory budget.
 
-    Counted are the reference features with their keys and values, and what operators make: not weights, nor latents
-    and embeddings of the whole clip, nor decoding, nor what CUDA itself holds. Attention is taken as fused.
+    The estimate covers the reference features with their keys and values, and the results of operators. It excludes
+    weights, latents and embeddings of the whole clip, decoding, and the CUDA context. It assumes fused attention.
 
     Args:
         memory_budget (`int`):
-            In bytes.
+            Memory budget in bytes.
         pipe ([`HIAPipeline`]):
-            Its networks' shapes and dtypes count; it stays as it is.
+            Pipeline whose networks' shapes and dtypes are used; it is not changed.
         height, width (`int`):
-            Of the video, in pixels.
+            Size of the video in pixels.
         num_clips (`int`, *optional*, defaults to 1):
-            Of a call.
+            Number of clips in a call.
         context_frames, guidance_scale, batch_guidance:
             As for [`HIAPipeline.__call__`].
 
     Returns:
-        `int`: at least 1.
+        `int`: At least 1.
 
     Raises:
-        ValueError: If one window does not fit, with what it takes, or an argument is out of range.
-        TypeError: If an argument is no number.
+        ValueError: If one window does not fit, with the memory that it needs, or an argument is out of range.
+        TypeError: If an argument is not a number.
 
     Example:
 
@@ -73,7 +72,7 @@ def context_batch_size_within(
     one = peak(1)
     if one > memory_budget:
         raise ValueError(
-            f"`memory_budget` must hold one window, of {gibibytes(one)} GiB, got {gibibytes(memory_budget)} GiB."
+            f"`memory_budget` must be at least {gibibytes(one)} GiB, for one window, got {gibibytes(memory_budget)}."
         )
     two = peak(2)
     further = peak(3) - two  # the same for each
@@ -81,11 +80,11 @@ def context_batch_size_within(
 
 
 def _on_meta(pipe: HIAPipeline) -> HIADenoiser:
-    """Made of new networks: the hooks of the given ones, which offload, do not come along."""
+    """Copy the denoiser to new networks, without the offloading hooks of the given ones."""
 
     def network(model: Any) -> Any:
         with torch.device("meta"):
-            # The `to` of diffusers' models warns of layers that lose precision.
+            # `to` of diffusers' models warns about layers that lose precision.
             return nn.Module.to(type(model).from_config(model.config), model.dtype).eval()
 
     denoiser = HIADenoiser.of_pipeline(pipe)
@@ -109,7 +108,7 @@ class _Step:
 
     @torch.no_grad()
     def peak(self, denoiser: HIADenoiser, guidance_scale: float, batch_guidance: bool) -> int:
-        """Bytes at the fullest moment, of windows that share no frame."""
+        """Return the peak memory in bytes, for windows that share no frame."""
         config, num_frames = denoiser.unet.config, self.context_frames
 
         def zeros(*shape: int) -> torch.Tensor:

@@ -1,16 +1,16 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the bytes that networks take while they run, on torch's meta device.
+"""Counting of the bytes that running networks need, on torch's meta device.
 
-Tensors there have shapes, dtypes and lifetimes but no data, so that what a GPU would hold is known before anything is
-allocated. Two things are put in place of what a CPU without data would do, so that the count is that of a GPU:
+Meta tensors have shapes, dtypes and lifetimes but no data, so the memory on a GPU is known before anything is
+allocated. Two operations are replaced, so that the count is that of a GPU:
 
-- Attention keeps query, key, value, output and one number per query, as the fused kernels do (flash,
-  memory-efficient), and not the scores. (PyTorch's meta device takes the plain kernel, which keeps them.)
+- Attention keeps query, key, value, output and one number per query, as fused kernels do (flash, memory-efficient),
+  and not the scores. (PyTorch's meta device uses the plain kernel, which keeps them.)
 - Mixed precision follows CUDA's autocast for the operators of these networks: convolutions, linear layers, products
   and attention in the mixed dtype, group and layer norms in float32.
 
-Not counted: what the CUDA context and libraries hold (0.5 to 1 GiB), scratch memory inside of kernels, fragmentation.
+Not counted: the CUDA context and libraries (0.5 to 1 GiB), scratch memory inside kernels, fragmentation.
 """
 
 import copy
@@ -32,17 +32,16 @@ IN_FLOAT32 = {functional.group_norm, functional.layer_norm}
 
 
 def gibibytes(size: int) -> str:
-    """A number of bytes in GiB with one digit, or three where it is small."""
+    """Format a number of bytes in GiB with one decimal, or three if it is small."""
     return f"{size / 2**30:.1f}" if size >= 2**30 / 10 else f"{size / 2**30:.3f}"
 
 
 def on_meta(module: Any) -> Any:
-    """
-    A copy of a network without data. Names, options and hooks are those of the original.
+    """Copy a network without data. Names, options and hooks are those of the original.
 
     Args:
         module (`torch.nn.Module`):
-            On any device; it stays as it is.
+            Network on any device; it is not changed.
     """
     tensors: dict[int, Any] = {
         id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -53,11 +52,11 @@ def on_meta(module: Any) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operators make inside of it, as long as they live, and their peak.
+    """Count the bytes of all live tensors created by operators inside this context, and their peak.
 
     Args:
         known (iterable of `torch.Tensor`):
-            Tensors from before, which views share memory with.
+            Existing tensors, with which views share memory.
     """
 
     def __init__(self, known: Iterable[Tensor]):
@@ -89,7 +88,7 @@ class GPUOperators(TorchFunctionMode):
 
     Args:
         mixed_dtype (`torch.dtype`, *optional*):
-            Of autocast, or no autocast.
+            Dtype of autocast; `None` for no autocast.
     """
 
     def __init__(self, mixed_dtype: torch.dtype | None):
@@ -125,7 +124,7 @@ class GPUOperators(TorchFunctionMode):
             query, key, value = (self._in_mixed_dtype(tensor) for tensor in (query, key, value))
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
-        # This kernel keeps what the fused kernels of GPUs keep, and there is a meta version of it in every build.
+        # This kernel keeps the same tensors as the fused kernels of GPUs, and every build has a meta version of it.
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
         )[0]

@@ -1,15 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a training step takes: the real networks run forward and backward on torch's meta device.
+"""Memory of a training step: the real networks run forward and backward on torch's meta device.
 
-Every byte that a step would hold is counted before anything is allocated (`counting.py`), with gradient
-checkpointing and decoding with gradient. What mixed precision does beside autocast is as in `examples/train_hia.py`.
-Networks without a trained parameter are kept in the mixed dtype, unless weights are sharded (FSDP), which is done in
-float32. Autocast has no cache: a weight is cast where it is used, and its copy lives as long as that operator, or its
-backward pass, needs it.
+Every byte of a step is counted before anything is allocated (`counting.py`), including gradient checkpointing and
+decoding with gradients. Mixed precision works as in `examples/train_hia.py`. Frozen networks are kept in the mixed
+dtype, unless weights are sharded (FSDP), which requires float32. Autocast has no cache: a weight is cast when it is
+used, and its copy lives as long as the operator, or its backward pass, needs it.
 
-Not counted: encoding, which happens before the step keeps anything and is smaller frame by frame, and what the
-identity loss keeps of faces (0.07 GiB each with IResNet-50).
+Not counted: encoding, which happens before and needs less memory frame by frame, and the activations of the identity
+loss (0.07 GiB per face with IResNet-50).
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -31,41 +30,41 @@ from .counting import GPUOperators, LiveBytes, gibibytes, on_meta
 
 MIXED_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-# bitsandbytes: two states of one byte per weight, and for each a float32 per block; small tensors stay in float32.
+# bitsandbytes: two states of one byte per weight, each with a float32 per block; small tensors stay in float32.
 ADAMW8BIT_BLOCK = 256
 ADAMW8BIT_MIN_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the memory of a step depends on beside the networks, per process.
+    """The options that determine the memory of a step, in addition to the networks, per process.
 
     Args:
         parts (`Collection[str]`):
-            Which of [`~hia_diffusers.training.stages.PARTS`] are trained.
+            Trained parts, of [`~hia_diffusers.training.stages.PARTS`].
         height, width (`int`):
-            Pixels of the frames.
+            Size of the frames in pixels.
         num_frames (`int`, *optional*, defaults to 1):
-            Frames of a sample.
+            Number of frames of a sample.
         batch_size (`int`, *optional*, defaults to 1):
-            Samples of one pass through the networks.
+            Number of samples in one pass through the networks.
         mixed_precision (`"no"`, `"fp16"` or `"bf16"`, *optional*, defaults to `"no"`):
-            Dtype of autocast, and of networks without a trained parameter.
+            Dtype of autocast, and of frozen networks.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`):
             Whether the three networks recompute activations.
         optimizer (`"adamw"`, `"adamw8bit"` or `"muon"`, *optional*, defaults to `"adamw"`):
-            PyTorch's, that of bitsandbytes, or that of pytorch-optimizer.
+            Optimizer of PyTorch, bitsandbytes or pytorch-optimizer.
         ema (`bool`, *optional*, defaults to `False`):
             Whether averages of the trained weights are kept.
         num_processes (`int`, *optional*, defaults to 1):
-            How many share the work.
+            Number of processes.
         sharding (`"ddp"`, `"zero2"` or `"fsdp"`, *optional*, defaults to `"ddp"`):
-            What several processes divide: nothing (gradients even exist twice, in the buckets of their exchange);
-            gradients and optimizer; the weights of the three networks too, which then are all in float32. What the
-            last two gather for a moment is not counted.
+            What several processes shard: nothing (gradients even exist twice, because of the communication buckets);
+            gradients and optimizer; the weights of the three networks too, which are then all in float32. The
+            temporary buffers of the last two are not counted.
         windows (`tuple[tuple[int, int, int], ...]`, *optional*, defaults to `()`):
-            Where the VAE decodes with gradient: groups of windows per picture, each their number, height and width in
-            pixels; without any, whole pictures.
+            Windows that the VAE decodes with gradients: groups per image, each with number, height and width in
+            pixels; whole images if empty.
 
     Raises:
         ValueError: If a value is none of those above.
@@ -101,20 +100,18 @@ class TrainingMemory:
 
     Args:
         weights (`int`):
-            Of all networks, trained or not.
+            Weights of all networks, trained or not.
         gradients (`int`):
-            Of the trained weights, as they exist from the second of accumulated batches on.
+            Gradients of the trained weights, which exist from the second accumulated batch on.
         optimizer (`int`):
-            What it keeps from step to step.
+            State of the optimizer.
         ema (`int`):
             Averages of the trained weights.
         activations (`int`):
-            What the forward pass leaves for the backward pass. Copies of weights in the mixed dtype are among them,
-            where the backward pass reads them.
+            Tensors that the forward pass keeps for the backward pass, including copies of weights in the mixed dtype.
         working (`int`):
-            What the fullest moment of a step needs beyond all others: tensors that live for a moment, recomputed
-            activations, autocast's copies of weights; or the optimizer's own temporaries, where those are more than
-            all activations.
+            Additional memory at the peak of a step: temporary tensors, recomputed activations, autocast's copies of
+            weights; or the optimizer's temporaries, if these are larger than all activations.
     """
 
     weights: int
@@ -126,7 +123,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """At the fullest moment."""
+        """Peak memory in bytes."""
         return self.weights + self.gradients + self.optimizer + self.ema + self.activations + self.working
 
     def __str__(self) -> str:
@@ -141,27 +138,26 @@ def estimate_training_memory(
     frozen: Iterable[nn.Module] = (),
     step: "StepBytes | None" = None,
 ) -> TrainingMemory:
-    """
-    Count what a training step takes. Nothing is allocated, and the networks stay as they are.
+    """Estimate the memory of a training step. Nothing is allocated, and the networks are not changed.
 
     Args:
         denoiser ([`HIADenoiser`]):
-            The networks, on any device, meta among them. Which parameters require gradients does not matter.
+            The networks, on any device including meta. It does not matter which parameters require gradients.
         setup ([`TrainingSetup`]):
-            The rest.
+            The other options of the step.
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`, *optional*):
-            Where predicted latents are decoded with gradient, as in the regional stage.
+            Autoencoder that decodes predicted latents with gradients, as in the regional stage.
         frozen (iterable of `torch.nn.Module`, *optional*):
             Other networks whose weights are on the device, such as the image encoder, and the VAE in other stages.
         step ([`StepBytes`], *optional*):
-            What [`count_step`] gave, which takes nearly all of the time, for a setup that differs from this one in
-            `optimizer`, `ema` and `num_processes` only.
+            Result of [`count_step`], which takes nearly all of the time, for a setup that differs only in `optimizer`,
+            `ema` and `num_processes`.
 
     Returns:
-        [`TrainingMemory`].
+        [`TrainingMemory`]: The estimate.
 
     Raises:
-        ValueError: If `setup.parts` are no parts of the networks.
+        ValueError: If `setup.parts` are not parts of the networks.
     """
     meta_denoiser = _trained_on_meta(denoiser, setup)
     if step is None:
@@ -172,7 +168,7 @@ def estimate_training_memory(
     trained = [parameter for parameter in meta_denoiser.parameters() if parameter.requires_grad]
     gradients = sum(parameter.nbytes for parameter in trained)
     optimizer = sum(_optimizer_bytes(parameter, setup.optimizer) for parameter in trained)
-    # These update all tensors at once and need one more copy of them.
+    # These update all tensors at once and need another copy of them.
     optimizer_working = gradients if setup.optimizer in ("adamw", "muon") else 0
     ema = gradients if setup.ema else 0
     if setup.num_processes > 1:
@@ -195,18 +191,17 @@ def out_of_memory_advice(
     vae: Autoencoder | None = None,
     frozen: Iterable[nn.Module] = (),
 ) -> str:
-    """
-    Which options of `examples/train_hia.py` to change when memory has run out.
+    """Return the options of `examples/train_hia.py` to change when memory has run out.
 
     Args:
         denoiser, setup, vae, frozen:
             As for [`estimate_training_memory`].
         device_bytes (`int`):
-            What the device has.
+            Memory of the device.
 
     Returns:
-        `str`: one sentence: what a step needs, and the first options, those that change the result least before
-        others, that bring it below what the device has.
+        `str`: One sentence with the memory of a step, and the options that reduce it to that of the device, starting
+        with those that change the result least.
     """
     frozen = list(frozen)
     step = count_step(denoiser, setup, vae)
@@ -220,13 +215,13 @@ def out_of_memory_advice(
         memory = estimate_training_memory(denoiser, setup, vae, frozen, step)
         advice.append(f"{option} ({gibibytes(memory.total)} GiB)")
         if memory.total < device_bytes:
-            return f"{needed}; give {', then '.join(advice)}."
+            return f"{needed}; use {', then '.join(advice)}."
     advice.append("lower --sizes")
-    return f"{needed}; give {', then '.join(advice)}, or use a larger device."
+    return f"{needed}; use {', then '.join(advice)}, or a larger device."
 
 
 def _options(setup: TrainingSetup) -> Iterable[tuple[str, dict[str, Any]]]:
-    """What to change, one after the other, that which changes the result least first."""
+    """Iterate over the options to change, starting with those that change the result least."""
     if not setup.gradient_checkpointing:
         yield "--gradient_checkpointing", {"gradient_checkpointing": True}
     if setup.optimizer == "adamw":
@@ -242,36 +237,35 @@ def _options(setup: TrainingSetup) -> Iterable[tuple[str, dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes of activations between the passes, and at the fullest moment of the two."""
+    """Bytes of activations between the passes, and at their peak."""
 
     activations: int
     peak: int
 
 
 def count_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
-    """
-    [`run_step`] of networks without data, made ready for training as `setup` says.
+    """Call [`run_step`] with networks without data, prepared for training by `setup`.
 
     Args:
         denoiser, setup, vae:
             As for [`estimate_training_memory`].
 
     Raises:
-        ValueError: If `setup.parts` are no parts of the networks.
+        ValueError: If `setup.parts` are not parts of the networks.
     """
     meta_vae = None if vae is None else _frozen_on_meta(vae, setup)
     return run_step(_trained_on_meta(denoiser, setup), setup, meta_vae)
 
 
 def run_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | None = None) -> StepBytes:
-    """
-    One forward and backward pass, on the networks' device, whose memory is counted.
+    """Run one forward and backward pass on the networks' device, and count its memory.
 
-    Gradients and inputs exist before and do not count. Losses are stood for by the mean square of what they compare.
+    Gradients and inputs exist before and do not count. Losses are replaced by the mean square of their inputs.
 
     Args:
         denoiser ([`HIADenoiser`]):
-            Its trained parameters require gradients, and get some. All are in the dtype that they are kept in.
+            The networks. Their trained parameters require gradients, which are set; all parameters have the dtype in
+            which they are stored.
         setup ([`TrainingSetup`]):
             Sizes, mixed precision and windows.
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`, *optional*):
@@ -299,7 +293,7 @@ def run_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | Non
     mixed_dtype = MIXED_DTYPES[setup.mixed_precision]
 
     def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
-        # A function mode does not reach into the backward pass by itself.
+        # A function mode does not automatically apply to the backward pass.
         return checkpointing.checkpoint(
             function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), GPUOperators(mixed_dtype))
         )
@@ -334,7 +328,7 @@ def run_step(denoiser: HIADenoiser, setup: TrainingSetup, vae: Autoencoder | Non
 
 
 def _trained_on_meta(denoiser: HIADenoiser, setup: TrainingSetup) -> HIADenoiser:
-    """Without data, in the dtypes that weights are kept in; what is trained requires gradients."""
+    """Copy a network without data, in the dtypes of the stored weights; trained parameters require gradients."""
     denoiser = on_meta(denoiser)
     train_only(denoiser, setup.parts)
     for network in denoiser.children():
@@ -350,7 +344,7 @@ def _frozen_on_meta(module: nn.Module, setup: TrainingSetup) -> Any:
 
 
 def _cast(module: nn.Module, setup: TrainingSetup) -> None:
-    # The method of diffusers' models warns of layers that lose precision.
+    # The method of diffusers' models warns about layers that lose precision.
     nn.Module.to(module, MIXED_DTYPES[setup.mixed_precision] or torch.float32)
 
 

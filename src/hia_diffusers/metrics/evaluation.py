@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""All measures of a set of videos, gathered clip by clip.
+"""All metrics of a set of videos, accumulated clip by clip.
 
 Axes: F frames, H, W; hands are ordered left, right (the person's).
 """
@@ -34,39 +34,38 @@ from .region_metrics import (
 )
 
 
-# Frames that are in memory as floating point at a time.
+# Number of frames in memory as floating point at a time.
 WINDOW = 16
 
-# Name -> which way is better, what is averaged, and what is measured.
+# Name -> better direction, unit of averaging, and description.
 MEASURES = {
-    "l1": ("lower", "frames", "mean absolute error, pictures in [0, 1]"),
-    "disco_l1": ("lower", "frames", "mean absolute difference of 0-255 pictures, divided by H * W (DisCo's L1)"),
+    "l1": ("lower", "frames", "mean absolute error, images in [0, 1]"),
+    "disco_l1": ("lower", "frames", "mean absolute difference of 0-255 images, divided by H * W (DisCo's L1)"),
     "psnr": ("higher", "frames", "PSNR in dB, in floating point; identical frames count 100"),
-    "ssim": ("higher", "frames", "SSIM of grey pictures, uniform 7 x 7 windows, sample covariances (DisCo's SSIM)"),
-    "lpips": ("lower", "frames", "LPIPS 0.1, pictures scaled to [-1, 1]"),
-    "disco_lpips": ("lower", "frames", "LPIPS 0.1, pictures left in [0, 1] (DisCo's LPIPS)"),
+    "ssim": ("higher", "frames", "SSIM of grey images, uniform 7 x 7 windows, sample covariances (DisCo's SSIM)"),
+    "lpips": ("lower", "frames", "LPIPS 0.1, images scaled to [-1, 1]"),
+    "disco_lpips": ("lower", "frames", "LPIPS 0.1, images left in [0, 1] (DisCo's LPIPS)"),
     "face_l1": ("lower", "frames", "mean absolute error in the face"),
     "face_psnr": ("higher", "frames", "PSNR in dB of the face"),
     "hands_l1": ("lower", "frames", "mean absolute error in both hands"),
     "hands_psnr": ("higher", "frames", "PSNR in dB of both hands"),
-    "hand_sharpness_error": ("lower", "hands", "|measured - wanted| sharpness of the hands, in [0, 1]"),
-    "hand_sharpness_ratio": ("1", "hands", "median ratio of the variances of the Laplacian, measured to wanted"),
-    "hand_sharpness_correlation": ("higher", "hands", "Spearman, wanted against measured sharpness of the hands"),
-    "identity": ("higher", "frames", "cosine between the ArcFace embeddings of the predicted and of the true face"),
-    "flicker": ("lower", "frames", "mean |change from frame to frame - true change|, pictures in [0, 1]"),
-    "static_change": ("lower", "frames", "mean |change from frame to frame| where the truth stands still"),
-    "static_change_ratio": ("1", "frames", "static_change divided by that of the truth"),
+    "hand_sharpness_error": ("lower", "hands", "|measured - target| sharpness of the hands, in [0, 1]"),
+    "hand_sharpness_ratio": ("1", "hands", "median ratio of the variances of the Laplacian, measured to target"),
+    "hand_sharpness_correlation": ("higher", "hands", "Spearman, target against measured sharpness of the hands"),
+    "identity": ("higher", "frames", "cosine between the ArcFace embeddings of predicted and ground-truth face"),
+    "flicker": ("lower", "frames", "mean |change from frame to frame - ground-truth change|, images in [0, 1]"),
+    "static_change": ("lower", "frames", "mean |change from frame to frame| where the ground truth is static"),
+    "static_change_ratio": ("1", "frames", "static_change divided by that of the ground truth"),
 }
 
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """
-    A clip that is loaded, or generated, when it is its turn to be scored.
+    """A clip that is loaded, or generated, when it is its turn to be scored.
 
     Args:
         name (`str`):
-            Of the clip.
+            Name of the clip.
         num_frames (`int`):
             Its length.
         load (`Callable`):
@@ -79,11 +78,10 @@ class EvaluationClip:
 
 
 class VideoEvaluation:
-    """
-    Gathers clips and gives the measures of all of them, in memory that does not grow with their number.
+    """Accumulate the metrics of clips, with memory independent of their number.
 
-    A mean is over all frames of all clips that have a value, as in the paper's protocol. Measures over time are taken
-    in windows of 16 frames, each with the first frame of the next.
+    A mean is over all frames of all clips that have a value, as in the paper's protocol. Temporal metrics are computed
+    in windows of 16 frames, each including the first frame of the next.
 
     Args:
         lpips (`LPIPS`, *optional*):
@@ -91,9 +89,9 @@ class VideoEvaluation:
         face_embedder (`ArcFace`, *optional*):
             Adds `identity` for clips with face landmarks.
         extractors (`Sequence[FeatureExtractor]`, *optional*):
-            Each adds the Fréchet distance that it is named after.
+            Each adds a Fréchet distance with its name.
         clip_stride (`int`, *optional*, defaults to 16):
-            Frames from the start of one clip to that of the next, for the extractors that take clips.
+            Frames from the start of one clip to that of the next, for extractors of clips.
     """
 
     def __init__(
@@ -118,34 +116,31 @@ class VideoEvaluation:
         measured_sharpness: np.ndarray | None = None,
         face_landmarks: np.ndarray | None = None,
     ) -> None:
-        """
-        Measure a clip.
+        """Add a clip.
 
         Args:
             name (`str`):
-                Of the clip.
+                Name of the clip.
             predictions (`np.ndarray` of shape `(F, H, W, 3)`):
-                uint8 RGB.
+                Predicted frames, uint8 RGB.
             targets (`np.ndarray` of shape `(F, H, W, 3)`):
-                The true frames, uint8 RGB.
+                Ground-truth frames, uint8 RGB.
             face_masks (`np.ndarray` of shape `(F, H, W)`, *optional*):
-                bool, the pixels of the face in the true frames. Adds `face_l1` and `face_psnr`.
+                bool, the pixels of the face in the ground truth. Adds `face_l1` and `face_psnr`.
             hand_masks (`np.ndarray` of shape `(F, 2, H, W)`, *optional*):
-                bool, the pixels of the hands in the true frames. Adds `hands_l1` and `hands_psnr`.
+                bool, the pixels of the hands in the ground truth. Adds `hands_l1` and `hands_psnr`.
             wanted_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
-                Sharpness of the hands in [0, 1] that the condition asked for, NaN where unknown; together with
-                `measured_sharpness` it adds `hand_sharpness_error`, `hand_sharpness_ratio` and
-                `hand_sharpness_correlation`.
+                Requested sharpness of the hands in [0, 1], NaN if unknown; together with `measured_sharpness` it adds
+                `hand_sharpness_error`, `hand_sharpness_ratio` and `hand_sharpness_correlation`.
             measured_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
-                The same measured on the predictions.
+                Sharpness of the hands measured in the predictions.
             face_landmarks (`np.ndarray` of shape `(F, 68, 2)`, *optional*):
-                The points of the face in the true frames in pixels, NaN where missing. With a face embedder they add
-                `identity`.
+                Face points in the ground truth in pixels, NaN if missing. With a face embedder, they add `identity`.
 
         Raises:
-            `ValueError`: a clip of that name was added before, shapes do not match, or the clip is shorter than an
-                extractor needs. Nothing of the clip is kept then.
-            `TypeError`: frames that are not uint8.
+            ValueError: If a clip of that name was added before, shapes do not match, or the clip is shorter than an
+                extractor needs. Nothing of the clip is kept in this case.
+            TypeError: If frames are not uint8.
         """
         if name in self._clips:
             raise ValueError(f"`name` must be new, but a clip {name!r} was added before.")
@@ -172,13 +167,13 @@ class VideoEvaluation:
         for extractor, *_ in self._frechet:
             if extractor.clip_length is not None and num_frames < extractor.clip_length:
                 raise ValueError(
-                    f"`targets` must hold the {extractor.clip_length} frames of a clip for {extractor.name}, got "
+                    f"`targets` must contain the {extractor.clip_length} frames of a clip for {extractor.name}, got "
                     f"{num_frames}."
                 )
         windows = []
         for start in range(0, len(targets), WINDOW):
             window = slice(start, start + WINDOW + 1)
-            predicted, true = (_as_frames(torch.from_numpy(pictures[window])) for pictures in (predictions, targets))
+            predicted, true = (_as_frames(torch.from_numpy(images[window])) for images in (predictions, targets))
             masks = {}
             if face_masks is not None:
                 masks["face"] = torch.from_numpy(face_masks[window])
@@ -194,18 +189,16 @@ class VideoEvaluation:
         self._clips[name] = values
 
     def measures(self) -> dict[str, dict[str, Any]]:
-        """
-        The measures of all clips so far.
+        """Return the metrics of all clips so far.
 
         Returns:
-            `dict[str, dict[str, Any]]`: by name `value` (`float`, or `None` where no frame has one), `better`
-            ("lower", "higher" or, where that is best, "1"), `count` and `of` (how many frames, hands or samples the
-            value is of) and `measure` (what it is). Where a network measures, there is the `sha256` of its weights;
-            Fréchet distances also have `features` (D) and `rank_deficient` (no more samples than features: strongly
-            biased).
+            `dict[str, dict[str, Any]]`: By name: `value` (`float`, or `None` if no frame has one), `better` ("lower",
+            "higher" or, if that is best, "1"), `count` and `of` (number of frames, hands or samples) and `measure`
+            (description). Metrics with a network also have the `sha256` of its weights; Fréchet distances also have
+            `features` (D) and `rank_deficient` (no more samples than features: strongly biased).
 
         Raises:
-            `ValueError`: there are no clips, or fewer than two samples for a Fréchet distance.
+            ValueError: If there are no clips, or fewer than two samples for a Fréchet distance.
         """
         if not self._clips:
             raise ValueError("There is nothing to measure: no clip was added.")
@@ -223,7 +216,7 @@ class VideoEvaluation:
         }
 
     def clips(self) -> dict[str, dict[str, float | None]]:
-        """Clip by clip the values of the measures, without the Fréchet distances, which no single clip has."""
+        """Return the metrics of each clip, without the Fréchet distances, which are not defined for a single clip."""
         return {
             name: {measure: result["value"] for measure, result in _summary(values).items()}
             for name, values in self._clips.items()
@@ -233,7 +226,7 @@ class VideoEvaluation:
     def _measure_window(
         self, predictions: Tensor, targets: Tensor, masks: dict[str, Tensor], landmarks: np.ndarray | None
     ) -> dict[str, Tensor]:
-        """Per frame; the frame after the window serves the measures over time only."""
+        """Compute the metrics per frame; the frame after the window is used only by temporal metrics."""
         values = {"flicker": flicker(predictions, targets)}
         values["static_change"], values["static_change_of_targets"] = static_change(predictions, targets)
         pair = predictions[:WINDOW], targets[:WINDOW]
@@ -250,23 +243,23 @@ class VideoEvaluation:
 
     def _gather_features(self, predictions: np.ndarray, targets: np.ndarray) -> None:
         for extractor, *statistics in self._frechet:
-            for pictures, gathered in zip((predictions, targets), statistics, strict=True):
+            for images, gathered in zip((predictions, targets), statistics, strict=True):
                 if extractor.clip_length is None:
-                    batches = torch.from_numpy(pictures).split(WINDOW)
+                    batches = torch.from_numpy(images).split(WINDOW)
                 else:
-                    clips = split_into_clips(torch.from_numpy(pictures), extractor.clip_length, self.clip_stride)
+                    clips = split_into_clips(torch.from_numpy(images), extractor.clip_length, self.clip_stride)
                     batches = clips.split(1)
                 for batch in batches:
                     gathered.update(extractor(_as_frames(batch)))
 
 
-def _as_frames(pictures: Tensor) -> Tensor:
-    """uint8 `(..., H, W, 3)` as float32 `(..., 3, H, W)` in [0, 1]."""
-    return pictures.movedim(-1, -3).float() / 255
+def _as_frames(images: Tensor) -> Tensor:
+    """Convert uint8 `(..., H, W, 3)` to float32 `(..., 3, H, W)` in [0, 1]."""
+    return images.movedim(-1, -3).float() / 255
 
 
 def _summary(values: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """What `VideoEvaluation.measures` says of the values of some frames, without the Fréchet distances."""
+    """Summarize the values of some frames as in `VideoEvaluation.measures`, without the Fréchet distances."""
     known = {measure: mean_of_known(value) for measure, value in values.items()}
     change, count = known["static_change"]
     true_change = known["static_change_of_targets"][0]
@@ -294,7 +287,7 @@ def _frechet_result(
     extractor: FeatureExtractor, predictions: FrechetStatistics, targets: FrechetStatistics
 ) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the result says it
+        warnings.simplefilter("ignore")  # reported in the result
         distance = frechet_distance(predictions, targets)
     return {
         "value": distance,

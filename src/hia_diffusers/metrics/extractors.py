@@ -1,9 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks whose features the Fréchet distances compare, each with its preprocessing and the hash of its weights.
+"""Feature networks of the Fréchet distances, each with its preprocessing and the hash of its weights.
 
-FID, FID-VID and FVD take published weights, given as a local file or `hf://owner/name/file`. FID-p and FVD-p take the
-package's own small networks, which know procedural people only: their figures cannot be compared with FID and FVD.
+FID, FID-VID and FVD use published weights, given as a local file or `hf://owner/name/file`. FID-p and FVD-p use the
+package's own small networks, which are trained on procedural people only: their values cannot be compared with FID and
+FVD.
 
 Axes: N frames or clips, F frames of a clip, H, W.
 """
@@ -31,28 +32,27 @@ CLIP_LENGTH = 16
 PROCEDURAL_WEIGHTS = Path(__file__).parents[1] / "assets" / "procedural_features.safetensors"
 PROCEDURAL_SHA256 = "28938808e6fb3793cef9563aacb7aec8e43df478b20ca652b05010156c225709"
 
-# How far values may leave [0, 1], as they do after a resize or a blur.
+# Tolerance of values outside [0, 1], for example after resizing or blurring.
 ROUNDING = 1e-4
 
-# RGB in [0, 255], of the data that the 3D ResNet-50 was trained on.
+# RGB in [0, 255], of the training data of the 3D ResNet-50.
 KINETICS_MEAN = (114.7748, 107.7354, 99.4750)
 
 
 class FeatureExtractor:
-    """
-    A network in evaluation mode behind its preprocessing. Use one of the subclasses.
+    """A network in evaluation mode with its preprocessing. Use one of the subclasses.
 
     Attributes:
         name (`str`):
-            The measure that the features are for.
+            The metric that uses the features.
         preprocessing (`str`):
-            What happens to the frames before they reach the network, in one line, to be printed beside the figure.
+            Description of the preprocessing in one line, to be reported with the value.
         sha256 (`str`):
-            Of the file that the weights are from, in hexadecimal digits.
+            SHA-256 of the weights file, in hexadecimal digits.
         clip_length (`int`, *optional*):
-            The number of frames of a clip; `None` where single frames are compared.
+            Number of frames of a clip; `None` for single frames.
         num_features (`int`):
-            The length D of a feature vector.
+            Length D of a feature vector.
     """
 
     name: str
@@ -68,8 +68,7 @@ class FeatureExtractor:
 
     @classmethod
     def check_clips(cls, num_frames: Mapping[str, int], clip_stride: int = CLIP_LENGTH) -> None:
-        """
-        Whether videos suffice for a Fréchet distance, which compares distributions.
+        """Whether videos suffice for a Fréchet distance, which compares distributions.
 
         Args:
             num_frames (`Mapping[str, int]`):
@@ -78,7 +77,7 @@ class FeatureExtractor:
                 Frames from the start of one clip to that of the next.
 
         Raises:
-            `ValueError`: one is shorter than a clip, or there are fewer than two samples in all.
+            ValueError: If one is shorter than a clip, or there are fewer than two samples in all.
         """
         length = cls.clip_length or 1
         for name, number in num_frames.items():
@@ -91,17 +90,16 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
+        """Args:
             frames (`torch.Tensor`):
-                Floating point RGB in `[0, 1]`: `(N, 3, H, W)` where `clip_length` is `None`, else
-                `(N, clip_length, 3, H, W)`. They reach the device in small batches, so that N may be large.
+                Floating point RGB in `[0, 1]`: `(N, 3, H, W)` if `clip_length` is `None`, otherwise `(N, clip_length,
+                3, H, W)`. They are moved to the device in small batches, so N may be large.
 
         Returns:
             `torch.Tensor`: float32 `(N, D)` on the CPU.
 
         Raises:
-            `ValueError`: if `frames` has another shape or dtype, is empty or leaves `[0, 1]`.
+            ValueError: If `frames` has another shape or dtype, is empty, or contains values outside `[0, 1]`.
         """
         self._check(frames)
         batches = frames.split(self._batch_size)
@@ -121,28 +119,28 @@ class FeatureExtractor:
         if not frames.is_floating_point():
             raise ValueError(f"`frames` must be floating point in [0, 1], got {frames.dtype}.")
         low, high = torch.aminmax(frames)
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # true for NaN, too
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true for NaN
             raise ValueError(f"`frames` must lie in [0, 1], got values from {low.item():g} to {high.item():g}.")
 
 
 class InceptionFeatures(FeatureExtractor):
-    """
-    Inception-v3 features of single frames, for FID. The network is torch-fidelity's port of the TensorFlow original.
+    """Inception-v3 features of single frames, for FID. The network is torch-fidelity's port of the TensorFlow
+    original.
 
     Args:
         weights (`str` or `os.PathLike`):
             torch-fidelity's `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid's
-            `pt_inception-2015-12-05-6726825d.pth` holds the same), as `.pth`, `.pt` or `.safetensors`: a local path or
-            `hf://owner/name/file`.
+            `pt_inception-2015-12-05-6726825d.pth` contains the same), as `.pth`, `.pt` or `.safetensors`: a local path
+            or `hf://owner/name/file`.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
         pad (`bool`, *optional*, defaults to `False`):
-            Pad frames to squares with black, as HIA's paper has it (A.2). DisCo's code does not.
+            Whether to pad frames to squares with black, as in HIA's paper (A.2). DisCo's code does not.
 
     Raises:
-        `ImportError`: if torch-fidelity is missing.
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if the file cannot be read safely or holds other weights.
+        ImportError: If torch-fidelity is missing.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read safely or contains other weights.
     """
 
     name = "FID"
@@ -157,7 +155,7 @@ class InceptionFeatures(FeatureExtractor):
             raise ImportError("FID needs the `eval` extra: pip install 'hia-diffusers[eval]'") from error
 
         state_dict, sha256 = _read(weights)
-        # torch-fidelity unpickles whatever it is given: it gets a copy that holds tensors only.
+        # torch-fidelity unpickles any file: pass a copy that contains only tensors.
         tensors_only = io.BytesIO()
         torch.save(state_dict, tensors_only)
         tensors_only.seek(0)
@@ -178,19 +176,18 @@ class InceptionFeatures(FeatureExtractor):
 
 
 class ResNet3DFeatures(FeatureExtractor):
-    """
-    3D ResNet-50 features of clips, for FID-VID as [DisCo](https://github.com/Wangt-CN/DisCo) computes it.
+    """3D ResNet-50 features of clips, for FID-VID as [DisCo](https://github.com/Wangt-CN/DisCo) computes it.
 
     Args:
         weights (`str` or `os.PathLike`):
             `resnet-50-kinetics.pth` of the 3D ResNets for Kinetics-400, as `.pth`, `.pt` or `.safetensors`: a local
             path or `hf://owner/name/file`.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if the file cannot be read safely or holds other weights.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read safely or contains other weights.
     """
 
     name = "FID-VID"
@@ -213,20 +210,19 @@ class ResNet3DFeatures(FeatureExtractor):
 
 
 class I3DFeatures(FeatureExtractor):
-    """
-    I3D features (the logits) of clips, for FVD as [DisCo](https://github.com/Wangt-CN/DisCo) computes it.
+    """I3D features (the logits) of clips, for FVD as [DisCo](https://github.com/Wangt-CN/DisCo) computes it.
 
     Args:
         weights (`str` or `os.PathLike`):
             `i3d_pretrained_400.pt`, which is `rgb_imagenet.pt` of the PyTorch port of I3D, as `.pth`, `.pt` or
-            `.safetensors`: a local path or `hf://owner/name/file`. The TorchScript file that other evaluations use
-            holds a program beside the weights and is not read.
+            `.safetensors`: a local path or `hf://owner/name/file`. The TorchScript file of other implementations also
+            contains a program and is not read.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if the file cannot be read safely or holds other weights.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read safely or contains other weights.
     """
 
     name = "FVD"
@@ -247,15 +243,14 @@ class I3DFeatures(FeatureExtractor):
 
 
 class ProceduralFrameFeatures(FeatureExtractor):
-    """
-    Features of single frames of procedural people, for FID-p. The weights are part of the package.
+    """Features of single frames of procedural people, for FID-p. The weights are part of the package.
 
     Args:
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
 
     Raises:
-        `ValueError`: if the file in the package is not the one that figures are published for.
+        ValueError: If the file in the package is not the one used for the published values.
     """
 
     name = "FID-p"
@@ -273,15 +268,14 @@ class ProceduralFrameFeatures(FeatureExtractor):
 
 
 class ProceduralClipFeatures(FeatureExtractor):
-    """
-    Features of clips of procedural people, for FVD-p. The weights are part of the package.
+    """Features of clips of procedural people, for FVD-p. The weights are part of the package.
 
     Args:
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
 
     Raises:
-        `ValueError`: if the file in the package is not the one that figures are published for.
+        ValueError: If the file in the package is not the one used for the published values.
     """
 
     name = "FVD-p"
@@ -300,8 +294,7 @@ class ProceduralClipFeatures(FeatureExtractor):
 
 
 def pad_to_square(frames: torch.Tensor) -> torch.Tensor:
-    """
-    Adds black on both sides of the shorter side, the odd pixel on the right or below.
+    """Pad the shorter side with black on both ends; an odd pixel is added on the right or at the bottom.
 
     Args:
         frames (`torch.Tensor`):
@@ -316,32 +309,31 @@ def pad_to_square(frames: torch.Tensor) -> torch.Tensor:
 
 
 def split_into_clips(frames: torch.Tensor, length: int = CLIP_LENGTH, stride: int = CLIP_LENGTH) -> torch.Tensor:
-    """
-    Cuts a video into clips of equal length. Frames that fill no clip at the end are left out.
+    """Split a video into clips of equal length. Remaining frames at the end are dropped.
 
     Args:
         frames (`torch.Tensor`):
             `(F, ...)`.
         length (`int`, *optional*, defaults to 16):
-            Frames of a clip.
+            Number of frames of a clip.
         stride (`int`, *optional*, defaults to 16):
-            Frames from the start of one clip to that of the next. 1 is what DisCo does with folders of frames: a clip
-            from every frame on.
+            Frames from the start of one clip to that of the next. 1 is DisCo's choice for folders of frames: a clip
+            starts at every frame.
 
     Returns:
         `torch.Tensor`: `(N, length, ...)`, a view of `frames`.
 
     Raises:
-        `ValueError`: if `length` or `stride` is below 1 or the video is shorter than a clip.
+        ValueError: If `length` or `stride` is below 1 or the video is shorter than a clip.
     """
     length, stride = checks.integer("length", length), checks.integer("stride", stride)
     if not checks.instance("frames", frames, torch.Tensor).ndim or len(frames) < length:
-        raise ValueError(f"`frames` must hold at least the {length} frames of a clip, got {len(frames)}.")
+        raise ValueError(f"`frames` must contain at least the {length} frames of a clip, got {len(frames)}.")
     return frames.unfold(0, length, stride).movedim(-1, 1)
 
 
 def _resize(frames: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """`(..., 3, H, W)` to `(..., 3, *size)` as Pillow resizes floating point pictures."""
+    """Resize `(..., 3, H, W)` to `(..., 3, *size)` as Pillow resizes floating point images."""
     resized = functional.interpolate(frames.flatten(end_dim=-4), size, mode=mode, antialias=True)
     return resized.unflatten(0, frames.shape[:-3])
 

@@ -41,8 +41,7 @@ def clips_in_folders(
     keypoints: str | os.PathLike | None = None,
     masks: str | os.PathLike | None = None,
 ) -> list[EvaluationClip]:
-    """
-    The clips, once all files are known to be there, whole, and of the same sizes and lengths: all is decoded once.
+    """The clips, once all files are known to be there, whole, and of the same sizes and lengths: all is decoded once.
 
     Hidden files are not looked at. Frames count as a browser shows them, in the order of the numbers in their names.
 
@@ -59,11 +58,11 @@ def clips_in_folders(
             instead of boxes.
 
     Returns:
-        `list[EvaluationClip]`: in the order of their names.
+        `list[EvaluationClip]`: In the order of their names.
 
     Raises:
-        `FileNotFoundError`: one of the folders does not exist.
-        `ValueError`: a file is missing, extra, damaged, or of another size or length.
+        FileNotFoundError: If one of the folders does not exist.
+        ValueError: If a file is missing, extra, damaged, or of another size or length.
     """
     folders = {"predictions": predictions, "targets": targets, "keypoints": keypoints, "masks": masks}
     for name, folder in folders.items():
@@ -88,8 +87,7 @@ def clips_in_folders(
 
 
 def sha256_of_folder(folder: str | os.PathLike) -> str:
-    """
-    SHA-256 of the names and the contents of the files in a folder and in its clips, without hidden ones.
+    """SHA-256 of the names and the contents of the files in a folder and in its clips, without hidden ones.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -122,7 +120,7 @@ def _find_clips(argument: str, folder: str | os.PathLike) -> dict[str, Path]:
             )
         _add_new(found, path.name if path.is_dir() else path.stem, path, argument)
     if not found:
-        raise ValueError(f"`{argument}`: {str(folder)!r} holds no clips")
+        raise ValueError(f"`{argument}`: {str(folder)!r} contains no clips")
     return found
 
 
@@ -163,10 +161,10 @@ def _frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, 2 before 10."""
     for path in _visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
-            raise ValueError(f"{str(path)!r} is no frame ({', '.join(FRAME_SUFFIXES)})")
+            raise ValueError(f"{str(path)!r} is not a frame ({', '.join(FRAME_SUFFIXES)})")
     files = in_order(_visible(folder))
     if not files:
-        raise ValueError(f"{str(folder)!r} holds no frames")
+        raise ValueError(f"{str(folder)!r} contains no frames")
     return files
 
 
@@ -208,8 +206,7 @@ def _load_frames(path: Path) -> np.ndarray:
 
 
 def load_frame(path: Path) -> np.ndarray:
-    """
-    A frame of a clip that is a folder.
+    """A frame of a clip that is a folder.
 
     Args:
         path (`Path`):
@@ -219,7 +216,7 @@ def load_frame(path: Path) -> np.ndarray:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, upright.
 
     Raises:
-        `ValueError`: it cannot be read, or holds several images.
+        ValueError: If it cannot be read, or holds several images.
     """
     frame = np.asarray(load_image(path, "frame"))
     with Image.open(path) as image:
@@ -247,7 +244,7 @@ def _load_masks(path: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray
     for name, expected in shapes.items():
         if name not in arrays or arrays[name].shape != expected:
             found = arrays[name].shape if name in arrays else "none"
-            raise ValueError(f"`masks`: {str(path)!r} must hold {name} of shape {expected}, got {found}")
+            raise ValueError(f"`masks`: {str(path)!r} must contain {name} of shape {expected}, got {found}")
     return {"face_masks": arrays["face_mask"].astype(bool), "hand_masks": arrays["hand_masks"].astype(bool)}
 
 

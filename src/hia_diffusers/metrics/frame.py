@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures that compare a predicted frame with the true one.
+"""Metrics that compare a predicted frame with the ground truth.
 
-Axes: N frames, C = 3 channels (RGB), H, W. Every measure takes predictions and targets `(N, 3, H, W)`, floating point
-in [0, 1], and gives one value per frame, float64 `(N,)`.
+Axes: N frames, C = 3 channels (RGB), H, W. Every metric takes predictions and targets `(N, 3, H, W)`, floating point
+    in [0, 1], and returns one value per frame, float64 `(N,)`.
 
 The paper's protocol (A.2) is the evaluation code of DisCo (arXiv 2307.00040) with PSNR computed in floating point.
 """
@@ -22,52 +22,50 @@ from ..state_dicts import read_state_dict
 from .weights import local_file
 
 
-# An identical frame, whose PSNR is infinite, counts as much as in DisCo's code.
+# Value of an identical frame, whose PSNR is infinite, as in DisCo's code.
 MAX_PSNR = 100.0
 
-# The defaults of scikit-image, which DisCo uses, for pictures in [0, 1].
+# The defaults of scikit-image, which DisCo uses, for images in [0, 1].
 SSIM_WINDOW = 7
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 
 
 def l1(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    Mean absolute error.
+    """Mean absolute error.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Returns:
         `torch.Tensor`: float64 `(N,)` in [0, 1].
 
     Raises:
-        `TypeError`: one of the two is no floating-point tensor.
-        `ValueError`: shapes differ or are not as above, or a value lies outside [0, 1].
+        TypeError: If one of the two is not a floating-point tensor.
+        ValueError: If the shapes differ or are wrong, or a value lies outside [0, 1].
     """
     predictions, targets = checked_frames(predictions, targets)
     return (predictions - targets).abs().mean(dim=(1, 2, 3))
 
 
 def disco_l1(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    The L1 of DisCo and of the tables of the literature: the mean absolute difference of 0-255 pictures, divided by the
+    """L1 as in DisCo and in the tables of the literature: the mean absolute difference of 0-255 images, divided by the
     number of pixels `H * W`. It depends on the resolution and is of the order of 1e-4 at 512 x 896.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Returns:
         `torch.Tensor`: float64 `(N,)`.
 
     Raises:
-        `TypeError`, `ValueError`: as [`l1`].
+        TypeError, ValueError: As [`l1`].
     """
     errors = l1(predictions, targets)
     height, width = targets.shape[-2:]
@@ -75,20 +73,19 @@ def disco_l1(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    Peak signal-to-noise ratio in floating point, at most 100 dB, which is what identical frames get.
+    """Peak signal-to-noise ratio in floating point, at most 100 dB, the value of identical frames.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Returns:
         `torch.Tensor`: float64 `(N,)` in dB.
 
     Raises:
-        `TypeError`, `ValueError`: as [`l1`].
+        TypeError, ValueError: As [`l1`].
     """
     predictions, targets = checked_frames(predictions, targets)
     squared_error = (predictions - targets).square().mean(dim=(1, 2, 3))
@@ -96,21 +93,20 @@ def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def ssim(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    Structural similarity with the settings of DisCo: grey values, uniform 7 x 7 windows inside the picture, sample
-    covariances. It equals `skimage.metrics.structural_similarity` of the grey pictures.
+    """Structural similarity with the settings of DisCo: grey values, uniform 7 x 7 windows inside the image, sample
+    covariances. It equals `skimage.metrics.structural_similarity` of the grey images.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1], at least 7 x 7 pixels.
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Returns:
         `torch.Tensor`: float64 `(N,)`, at most 1.
 
     Raises:
-        `TypeError`, `ValueError`: as [`l1`], or the frames are smaller than a window.
+        TypeError, ValueError: As [`l1`], or the frames are smaller than a window.
     """
     predictions, targets = checked_frames(predictions, targets)
     if min(targets.shape[-2:]) < SSIM_WINDOW:
@@ -127,16 +123,16 @@ def ssim(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class LPIPS:
-    """
-    Learned perceptual image patch similarity (Zhang et al., 2018) of the `lpips` library, version 0.1; 0 is identical.
+    """Learned perceptual image patch similarity (Zhang et al., 2018) of the `lpips` library, version 0.1; 0 is
+    identical.
 
     Args:
         network (`str`, *optional*, defaults to `"vgg"`):
             The backbone, "vgg" (DisCo's choice), "alex" or "squeeze".
         weights (`str` or `os.PathLike`, *optional*):
             torchvision's ImageNet checkpoint of the backbone, `.pth` or `.safetensors`: a local path or
-            `hf://owner/name/file`. By default it is downloaded to the folder of torch hub. The linear heads come with
-            the library.
+            `hf://owner/name/file`. By default, it is downloaded to the folder of torch hub. The linear heads are part
+            of the library.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
             Where the network runs.
 
@@ -145,9 +141,9 @@ class LPIPS:
         sha256 (`str`): of the backbone's checkpoint.
 
     Raises:
-        `ImportError`: lpips is not installed.
-        `FileNotFoundError`: there is no file `weights`.
-        `ValueError`: another `network`, or a file that does not hold its weights.
+        ImportError: If lpips is not installed.
+        FileNotFoundError: If there is no file `weights`.
+        ValueError: If `network` is unknown, or the file does not contain its weights.
     """
 
     def __init__(
@@ -167,7 +163,7 @@ class LPIPS:
             "alex": models.AlexNet_Weights.IMAGENET1K_V1,
             "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
         }
-        minimum_sides = {"vgg": 16, "alex": 31, "squeeze": 17}  # smaller pictures leave nothing to pool
+        minimum_sides = {"vgg": 16, "alex": 31, "squeeze": 17}  # smaller images are too small for the pooling layers
         if network not in checkpoints:
             raise ValueError(f"`network` must be one of {', '.join(checkpoints)}, got {network!r}.")
         path = _downloaded(checkpoints[network].url) if weights is None else local_file(weights)
@@ -184,29 +180,28 @@ class LPIPS:
         sources = {name: f"features.{name.split('.', 1)[1]}" for name in own}
         for name, source in sources.items():
             if source not in state or state[source].shape != own[name].shape:
-                raise ValueError(f"`weights` holds no tensor {source!r} of shape {tuple(own[name].shape)}: {path}.")
+                raise ValueError(f"`weights` contains no tensor {source!r} of shape {tuple(own[name].shape)}: {path}.")
         self._model.net.load_state_dict({name: state[source] for name, source in sources.items()})
         self._model.to(self.device)
 
     @torch.inference_mode()
     def __call__(self, predictions: Tensor, targets: Tensor, unscaled: bool = False) -> Tensor:
-        """
-        Compare frames, one at a time, in float32.
+        """Compare frames, one at a time, in float32.
 
         Args:
             predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
                 Predicted frames, floating point in [0, 1].
             targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-                True frames, floating point in [0, 1].
+                Ground-truth frames, floating point in [0, 1].
             unscaled (`bool`, *optional*, defaults to `False`):
-                The network was calibrated on [-1, 1], which the frames are scaled to. `True` leaves them in [0, 1], as
-                DisCo's code does, for comparison with the tables of the literature.
+                Whether to leave the frames in [0, 1], as DisCo's code does, for comparison with the tables of the
+                literature. By default, they are scaled to [-1, 1], on which the network was calibrated.
 
         Returns:
             `torch.Tensor`: float64 `(N,)`.
 
         Raises:
-            `TypeError`, `ValueError`: as [`l1`], or the frames are too small for the network: 16 pixels for "vgg", 31
+            TypeError, ValueError: As [`l1`], or the frames are too small for the network: 16 pixels for "vgg", 31
                 for "alex", 17 for "squeeze".
         """
         pair = [frames.to(self.device, torch.float32) for frames in checked_frames(predictions, targets)]
@@ -223,18 +218,17 @@ class LPIPS:
 
 
 def checked_frames(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    The two in float64, once they are known to be frames that can be compared.
+    """Check that two sets of frames can be compared, and convert them to float64.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Raises:
-        `TypeError`: one of the two is no floating-point tensor.
-        `ValueError`: shapes differ or are not as above, or a value lies outside [0, 1].
+        TypeError: If one of the two is not a floating-point tensor.
+        ValueError: If the shapes differ or are wrong, or a value lies outside [0, 1].
     """
     for name, frames in (("predictions", predictions), ("targets", targets)):
         if not isinstance(frames, Tensor) or not frames.is_floating_point():
@@ -243,7 +237,7 @@ def checked_frames(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.numel() == 0:
             raise ValueError(f"`{name}` must be of shape (N, 3, H, W) with N >= 1, got {tuple(frames.shape)}.")
         if not (frames.min() >= 0 and frames.max() <= 1):
-            raise ValueError(f"`{name}` must lie in [0, 1]; they do not.")
+            raise ValueError(f"`{name}` must lie in [0, 1].")
     if predictions.shape != targets.shape:
         raise ValueError(
             f"`predictions` must have the shape of `targets`, {tuple(targets.shape)}, got {tuple(predictions.shape)}."
@@ -260,7 +254,7 @@ def _window_means(values: Tensor) -> Tensor:
 
 
 def _downloaded(url: str) -> Path:
-    """Where torch hub keeps the file; its name ends in the beginning of its SHA-256, which is checked."""
+    """Return the path in torch hub's folder. The file name ends in the beginning of its SHA-256, which is checked."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
     beginning = path.stem.rsplit("-", 1)[1]
     if path.is_file() and sha256_of(path).startswith(beginning):
@@ -268,8 +262,8 @@ def _downloaded(url: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=beginning)
-    except (OSError, RuntimeError) as error:  # of the network, or a file that was cut off
+    except (OSError, RuntimeError) as error:  # from the network, or a truncated file
         raise ConnectionError(
-            f"{url} cannot be downloaded to {path} ({error}); try again, or give the file."
+            f"{url} cannot be downloaded to {path} ({error}); try again, or pass the path of the file."
         ) from error
     return path

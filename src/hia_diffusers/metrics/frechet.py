@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fréchet distance between two sets of features: FID, FID-VID and FVD, depending on the network that they are of.
+"""Fréchet distance between two sets of features: FID, FID-VID or FVD, depending on the network.
 
 Axes: N samples, D features.
 """
@@ -14,9 +14,8 @@ from .. import checks
 
 
 class FrechetStatistics:
-    """
-    Mean and covariance of a set of features, gathered batch by batch in float64 (Chan et al., 1979): numerically
-    stable, in memory that does not grow with the number of samples, and mergeable over processes.
+    """Mean and covariance of a set of features, accumulated batch by batch in float64 (Chan et al., 1979): numerically
+    stable, with memory independent of the number of samples, and mergeable across processes.
 
     Attributes:
         count (`int`): number of samples so far.
@@ -31,7 +30,7 @@ class FrechetStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance `(D, D)`, float64. Fewer than two samples are a `ValueError`."""
+        """The unbiased covariance `(D, D)`, float64. Fewer than two samples raise a `ValueError`."""
         if self.count < 2:
             raise ValueError(f"A covariance needs at least 2 samples, got {self.count}.")
         return self.scatter / (self.count - 1)
@@ -42,20 +41,19 @@ class FrechetStatistics:
         return self.count <= len(self.mean)
 
     def update(self, features: Tensor) -> None:
-        """
-        Add samples.
+        """Add samples.
 
         Args:
             features (`torch.Tensor` of shape `(N, D)`):
                 Finite features on any device.
 
         Raises:
-            `ValueError`: another shape, another D than before, or a value that is not finite.
+            ValueError: If the shape is wrong, D differs from before, or a value is not finite.
         """
         if checks.instance("features", features, Tensor).ndim != 2 or features.numel() == 0:
             raise ValueError(f"`features` must be of shape (N, D) with N >= 1, got {tuple(features.shape)}.")
         if not features.isfinite().all():
-            raise ValueError("`features` must be finite; they are not.")
+            raise ValueError("`features` must be finite.")
         batch = FrechetStatistics()
         features = features.detach().cpu().double()
         batch.count, batch.mean = len(features), features.mean(dim=0)
@@ -64,15 +62,14 @@ class FrechetStatistics:
         self.merge(batch)
 
     def merge(self, other: "FrechetStatistics") -> None:
-        """
-        Add the samples of other statistics, such as those of another process.
+        """Add the samples of other statistics, such as those of another process.
 
         Args:
             other (`FrechetStatistics`):
-                Of the same D; it is left as it is.
+                Statistics with the same D; they are not changed.
 
         Raises:
-            `ValueError`: another D.
+            ValueError: If D differs.
         """
         if checks.instance("other", other, FrechetStatistics).count == 0:
             return
@@ -80,7 +77,7 @@ class FrechetStatistics:
             self.count, self.mean, self.scatter = other.count, other.mean.clone(), other.scatter.clone()
             return
         if len(other.mean) != len(self.mean):
-            raise ValueError(f"Features must keep their number, {len(self.mean)}, got {len(other.mean)}.")
+            raise ValueError(f"The number of features must be {len(self.mean)}, got {len(other.mean)}.")
         count = self.count + other.count
         shift = other.mean - self.mean
         self.scatter += other.scatter + torch.outer(shift, shift) * (self.count * other.count / count)
@@ -89,32 +86,31 @@ class FrechetStatistics:
 
 
 def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> float:
-    """
-    Squared Fréchet distance between the normal distributions with these means and covariances,
-    `|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))` (Heusel et al., 2017).
+    """Return the squared Fréchet distance between the normal distributions with these means and covariances, `|m1 -
+    m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))` (Heusel et al., 2017).
 
     The last trace is the sum of the singular values of `A1^T A2` for any factors `C = A A^T`; they come from the
-    eigenvectors. Unlike a matrix square root of `C1 C2` this stays real and accurate for singular covariances, which
-    few samples give: the product's eigenvalues are the singular values squared, and rounding errors of 1e-16 become
-    errors of 1e-8 when their square roots are taken.
+    eigenvectors. Unlike a matrix square root of `C1 C2`, this remains real and accurate for singular covariances,
+    which occur with few samples: the eigenvalues of the product are the squared singular values, whose rounding errors
+    of 1e-16 become errors of 1e-8 in the square roots.
 
     Args:
         first (`FrechetStatistics`):
             One set of at least 2 samples.
         second (`FrechetStatistics`):
-            The other, with as many features.
+            The other set, with the same number of features.
 
     Returns:
-        `float`: at least 0, which equal statistics give up to rounding; symmetric. Where a set has no more samples
-        than features, a warning says that the distance is strongly biased.
+        `float`: At least 0, and 0 up to rounding for equal statistics; symmetric. If a set has no more samples than
+        features, a warning says that the distance is strongly biased.
 
     Raises:
-        `ValueError`: a set is too small, or the numbers of features differ.
+        ValueError: If a set is too small, or the numbers of features differ.
     """
     checks.instance("first", first, FrechetStatistics)
     checks.instance("second", second, FrechetStatistics)
     if first.mean.shape != second.mean.shape:
-        raise ValueError(f"Both sets must have as many features, got {len(first.mean)} and {len(second.mean)}.")
+        raise ValueError(f"Both sets must have equally many features, got {len(first.mean)} and {len(second.mean)}.")
     covariances = [first.covariance, second.covariance]
     if first.is_rank_deficient or second.is_rank_deficient:
         samples = min(first.count, second.count)
@@ -126,11 +122,11 @@ def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> flo
     root = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     traces = sum(covariance.trace() for covariance in covariances)
     distance = float((first.mean - second.mean).square().sum() + traces - 2 * root)
-    return max(distance, 0.0)  # less is rounding
+    return max(distance, 0.0)  # negative values are rounding errors
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """`A` with `A A^T` equal to the covariance, without the directions that have no variance but rounding errors."""
+    """Return `A` with `A A^T` equal to the covariance, without directions whose variance is only rounding errors."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     kept = eigenvalues > eigenvalues[-1].clamp(min=0) * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
     return eigenvectors[:, kept] * eigenvalues[kept].sqrt()

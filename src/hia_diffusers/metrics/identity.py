@@ -18,8 +18,8 @@ from .weights import local_file
 
 FACE_SIDE = 112
 
-# Where the eyes, the tip of the nose and the corners of the mouth lie in a face that ArcFace was trained on (x, y), in
-# the order of the picture from left to right. InsightFace states them for pixel centres at whole numbers.
+# Positions (x, y) of the eyes, the tip of the nose and the corners of the mouth in the faces that ArcFace was trained
+# on, from left to right in the image. InsightFace gives them for pixel centres at integers.
 FACE_TEMPLATE = 0.5 + np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
@@ -29,9 +29,8 @@ FACE_POINTS = (range(36, 42), range(42, 48), [30], [48], [54])
 
 
 class ArcFace:
-    """
-    Embeds the faces of frames with an ArcFace network in ONNX form, such as InsightFace's `w600k_r50.onnx`, whose
-    licence allows non-commercial research only.
+    """Embed the faces of frames with an ArcFace network in ONNX format, such as InsightFace's `w600k_r50.onnx`, whose
+    licence allows only non-commercial research.
 
     Args:
         weights (`str` or `os.PathLike`):
@@ -43,9 +42,9 @@ class ArcFace:
         sha256 (`str`): of the file.
 
     Raises:
-        `ImportError`: onnxruntime is not installed.
-        `FileNotFoundError`: there is no such file.
-        `ValueError`: it is no ONNX network with that input and output.
+        ImportError: If onnxruntime is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an ONNX network with that input and output.
     """
 
     name = "ArcFace"
@@ -71,41 +70,40 @@ class ArcFace:
         self._input_name, self._num_features = face.name, embedding.shape[1]
 
     def __call__(self, frames: Tensor, landmarks: np.ndarray) -> Tensor:
-        """
-        Align each face by its eyes, nose and mouth, and embed it.
+        """Align each face by its eyes, nose and mouth, and embed it.
 
         Args:
             frames (`torch.Tensor` of shape `(N, 3, H, W)`):
                 Floating point RGB in [0, 1].
             landmarks (`np.ndarray` of shape `(N, 68, 2)`):
-                The points of the face in pixels, NaN where missing.
+                Face points in pixels, NaN if missing.
 
         Returns:
-            `torch.Tensor`: float32 `(N, E)`, NaN where one of the points that are needed is missing.
+            `torch.Tensor`: float32 `(N, E)`, NaN if a required point is missing.
 
         Raises:
-            `ValueError`: the shapes are not as above.
+            ValueError: If a shape is wrong.
         """
         if frames.ndim != 4 or frames.shape[1] != 3:
             raise ValueError(f"`frames` must be of shape (N, 3, H, W), got {tuple(frames.shape)}.")
         if landmarks.shape != (len(frames), 68, 2):
             raise ValueError(f"`landmarks` must be of shape ({len(frames)}, 68, 2), got {landmarks.shape}.")
         embeddings = torch.full((len(frames), self._num_features), torch.nan)
-        for index, (picture, points) in enumerate(zip(frames, _five_points(landmarks), strict=True)):
+        for index, (image, points) in enumerate(zip(frames, _five_points(landmarks), strict=True)):
             if np.isfinite(points).all():
-                face = 2 * _aligned_face(picture.permute(1, 2, 0).float().cpu().numpy(), points) - 1
+                face = 2 * _aligned_face(image.permute(1, 2, 0).float().cpu().numpy(), points) - 1
                 output = self._session.run(None, {self._input_name: face.transpose(2, 0, 1)[None]})[0]
                 embeddings[index] = torch.from_numpy(output[0])
         return embeddings
 
 
 def _five_points(landmarks: np.ndarray) -> np.ndarray:
-    """`(N, 5, 2)` in the order of the template."""
+    """Return the points `(N, 5, 2)` in the order of the template."""
     return np.stack([landmarks[:, points].mean(axis=1) for points in FACE_POINTS], axis=1)
 
 
-def _aligned_face(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """`(112, 112, 3)`, rotated, scaled and shifted so that the points come closest to the template."""
+def _aligned_face(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Rotate, scale and shift the face to `(112, 112, 3)`, so that the points are closest to the template."""
     # The transform (x, y) -> (a x - b y + c, b x + a y + d) is linear in its parameters.
     x, y = points.T
     one, zero = np.ones(5), np.zeros(5)
@@ -113,4 +111,4 @@ def _aligned_face(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     a, b, c, d = np.linalg.lstsq(equations, FACE_TEMPLATE.T.ravel(), rcond=None)[0]
     # OpenCV counts from the centre of the first pixel.
     shift = np.array([[a, -b], [b, a]]) @ [0.5, 0.5] + [c, d] - 0.5
-    return cv2.warpAffine(picture, np.array([[a, -b, shift[0]], [b, a, shift[1]]]), (FACE_SIDE, FACE_SIDE))
+    return cv2.warpAffine(image, np.array([[a, -b, shift[0]], [b, a, shift[1]]]), (FACE_SIDE, FACE_SIDE))

@@ -26,8 +26,7 @@ from .evaluation import EvaluationClip
 
 @dataclass(frozen=True, eq=False)
 class ProcDanceSample:
-    """
-    What is known of a clip when its frames are predicted.
+    """What is known of a clip when its frames are predicted.
 
     Args:
         reference (`np.ndarray` of shape `(H, W, 3)`):
@@ -59,8 +58,7 @@ def procdance_clips(
     exchanged: str | None = None,
     max_clips: int | None = None,
 ) -> list[EvaluationClip]:
-    """
-    The clips of ProcDance-v1, rendered and predicted when they are loaded.
+    """The clips of ProcDance-v1, rendered and predicted when they are loaded.
 
     Args:
         predict (`Callable`):
@@ -148,8 +146,7 @@ BASELINES: dict[str, Predict] = {
 
 
 def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any) -> np.ndarray:
-    """
-    What a pipeline generates.
+    """What a pipeline generates.
 
     Args:
         pipe ([`HIAPipeline`]):
@@ -179,8 +176,7 @@ def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **
 
 @torch.no_grad()
 def through_autoencoder(pipe: Any, sample: ProcDanceSample) -> np.ndarray:
-    """
-    The ground truth through a pipeline's autoencoder and back, which bounds all that it can generate.
+    """The ground truth through a pipeline's autoencoder and back, which bounds all that it can generate.
 
     Args:
         pipe ([`HIAPipeline`]):

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of what a whole frame does not show: face and hands, the sharpness of hands, identity, and flicker.
+"""Metrics beyond whole frames: face and hands, sharpness of hands, identity, and flicker.
 
-Axes: N frames, F consecutive frames, C = 3 channels (RGB), H, W, E the size of an embedding. Where a measure has no
-value, as in a frame without hands, it is NaN, and `mean_of_known` says how many values a mean is of.
+Axes: N frames, F consecutive frames, C = 3 channels (RGB), H, W, E the size of an embedding. If a metric has no value,
+    as in a frame without hands, it is NaN, and `mean_of_known` also returns the number of values.
 """
 
 import warnings
@@ -15,93 +15,89 @@ from .. import checks
 from .frame import MAX_PSNR, checked_frames
 
 
-# More than float32 makes of a difference between two levels of 255, and less than a level.
+# Above the float32 rounding error of a difference between two levels of 255, and below one level.
 ROUNDING = 1e-6
 
 
 def region_l1(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
-    """
-    Mean absolute error of the pixels in a region.
+    """Mean absolute error of the pixels in a region.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
         masks (`torch.Tensor` of shape `(N, H, W)`):
             bool, the pixels of the region.
 
     Returns:
-        `torch.Tensor`: float64 `(N,)` in [0, 1], NaN where the mask is empty.
+        `torch.Tensor`: float64 `(N,)` in [0, 1], NaN if the mask is empty.
 
     Raises:
-        `TypeError`: frames that are not floating point, or masks that are not bool.
-        `ValueError`: shapes that do not match, or a value outside [0, 1].
+        TypeError: If frames are not floating point, or masks are not bool.
+        ValueError: If shapes do not match, or a value lies outside [0, 1].
     """
     predictions, targets = checked_frames(predictions, targets)
     return _mean_in_region((predictions - targets).abs(), masks)
 
 
 def region_psnr(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
-    """
-    Peak signal-to-noise ratio of the pixels in a region, in floating point, at most 100 dB.
+    """Peak signal-to-noise ratio of the pixels in a region, in floating point, at most 100 dB.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
             Predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
         masks (`torch.Tensor` of shape `(N, H, W)`):
             bool, the pixels of the region.
 
     Returns:
-        `torch.Tensor`: float64 `(N,)` in dB, NaN where the mask is empty.
+        `torch.Tensor`: float64 `(N,)` in dB, NaN if the mask is empty.
 
     Raises:
-        `TypeError`, `ValueError`: as [`region_l1`].
+        TypeError, ValueError: As [`region_l1`].
     """
     predictions, targets = checked_frames(predictions, targets)
     return (-10 * _mean_in_region((predictions - targets).square(), masks).log10()).clamp(max=MAX_PSNR)
 
 
 def sharpness_error(wanted: Tensor, measured: Tensor) -> Tensor:
-    """
-    How far the sharpness of each hand is from what the condition asked for.
+    """Absolute difference between requested and measured sharpness of each hand.
 
     Args:
         wanted (`torch.Tensor` of any shape):
-            Sharpness in [0, 1], NaN where there is no hand; such as `(N, 2)`, left and right.
+            Requested sharpness in [0, 1], NaN without a hand; for example `(N, 2)`, left and right.
         measured (`torch.Tensor` of the same shape):
-            Sharpness measured on the predicted frames in the same boxes.
+            Sharpness measured in the predicted frames in the same boxes.
 
     Returns:
-        `torch.Tensor`: absolute differences, float64 of that shape, NaN where either is.
+        `torch.Tensor`: Absolute differences, float64 of the same shape, NaN if either value is.
 
     Raises:
-        `ValueError`: the shapes differ.
+        ValueError: If the shapes differ.
     """
     _check_same_shape(wanted, measured)
     return (measured.double() - wanted.double()).abs()
 
 
 def sharpness_ratio(wanted: Tensor, measured: Tensor) -> Tensor:
-    """
-    The variance of the Laplacian of each hand (Eq. 3), divided by that which the condition asked for.
+    """Variance of the Laplacian of each hand (Eq. 3), divided by the requested one.
 
     Args:
         wanted (`torch.Tensor` of any shape):
-            Sharpness in [0, 1], as
-            [`MotionBlurConditioner.squash_sharpness`](hia_diffusers.MotionBlurConditioner.squash_sharpness) gives it;
-            NaN where there is no hand.
+            Requested sharpness in [0, 1], normalized by
+            [`MotionBlurConditioner.squash_sharpness`](hia_diffusers.MotionBlurConditioner.squash_sharpness); NaN
+            without a hand.
         measured (`torch.Tensor` of the same shape):
-            Sharpness measured on the predicted frames in the same boxes.
+            Sharpness measured in the predicted frames in the same boxes.
 
     Returns:
-        `torch.Tensor`: ratios of variances, float64 of that shape, NaN where either is, where `wanted` is 0 and where
-        one is 1.
+        `torch.Tensor`: Ratios of variances, float64 of the same shape. NaN if either value is NaN or 1, or `wanted` is
+        0.
 
     Raises:
-        `ValueError`: the shapes differ.
+        ValueError: If the shapes differ.
     """
     _check_same_shape(wanted, measured)
     measured, wanted = (sharpness.double() / (1 - sharpness.double()) for sharpness in (measured, wanted))
@@ -110,21 +106,20 @@ def sharpness_ratio(wanted: Tensor, measured: Tensor) -> Tensor:
 
 
 def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
-    """
-    Spearman's rank correlation, ties sharing their mean rank.
+    """Spearman's rank correlation; ties share their mean rank.
 
     Args:
         wanted (`torch.Tensor` of any shape):
-            What was asked for, such as the sharpness of each hand; NaN where there is none.
+            Requested values, such as the sharpness of each hand; NaN if there is none.
         measured (`torch.Tensor` of the same shape):
-            What came out; NaN where there is none.
+            Measured values; NaN if there is none.
 
     Returns:
-        `float`: in [-1, 1]; NaN where fewer than two pairs are known or one side is constant.
+        `float`: In [-1, 1]; NaN if fewer than two pairs are known or one side is constant.
 
     Raises:
-        `ImportError`: scipy is not installed.
-        `ValueError`: the shapes differ.
+        ImportError: If scipy is not installed.
+        ValueError: If the shapes differ.
     """
     try:
         from scipy.stats import spearmanr
@@ -139,20 +134,19 @@ def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
 
 
 def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    Cosine between face embeddings, such as ArcFace's (Eq. 2 is one minus this).
+    """Cosine between face embeddings, such as ArcFace's (Eq. 2 is one minus this).
 
     Args:
         predictions (`torch.Tensor` of shape `(N, E)`):
-            Embeddings of the faces in the predicted frames; NaN where no face was found.
+            Embeddings of the faces in the predicted frames; NaN if no face was detected.
         targets (`torch.Tensor` of shape `(N, E)`):
-            Embeddings of the faces that they should be, such as that of the reference picture, `N` times.
+            Embeddings of the target faces, such as that of the reference image, `N` times.
 
     Returns:
-        `torch.Tensor`: float64 `(N,)` in [-1, 1], NaN where an embedding is NaN or zero.
+        `torch.Tensor`: float64 `(N,)` in [-1, 1], NaN if an embedding is NaN or zero.
 
     Raises:
-        `ValueError`: the shapes differ or are not as above.
+        ValueError: If the shapes differ or are wrong.
     """
     checks.instance("predictions", predictions, Tensor)
     checks.instance("targets", targets, Tensor)
@@ -169,45 +163,44 @@ def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def flicker(predictions: Tensor, targets: Tensor) -> Tensor:
-    """
-    How far the change from frame to frame is from the true one, `mean |(p_t - p_(t-1)) - (t_t - t_(t-1))|`.
+    """Difference between the change from frame to frame and that of the ground truth, `mean |(p_t - p_(t-1)) - (t_t -
+    t_(t-1))|`.
 
     Args:
         predictions (`torch.Tensor` of shape `(F, 3, H, W)`):
             Consecutive predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(F, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
 
     Returns:
-        `torch.Tensor`: float64 `(F - 1,)`, 0 where an error does not change over time.
+        `torch.Tensor`: float64 `(F - 1,)`, 0 if the error is constant over time.
 
     Raises:
-        `TypeError`, `ValueError`: as [`l1`](hia_diffusers.metrics.frame.l1).
+        TypeError, ValueError: As [`l1`](hia_diffusers.metrics.frame.l1).
     """
     predictions, targets = checked_frames(predictions, targets)
     return (predictions.diff(dim=0) - targets.diff(dim=0)).abs().mean(dim=(1, 2, 3))
 
 
 def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 255) -> tuple[Tensor, Tensor]:
-    """
-    How much frames change from one to the next where the truth stands still, which is in most videos the background.
-    The quotient of the means of the two is 1 for a video that flickers no more than the truth.
+    """Change from frame to frame where the ground truth is static, which in most videos is the background. The ratio
+    of the two means is 1 for a video that flickers no more than the ground truth.
 
     Args:
         predictions (`torch.Tensor` of shape `(F, 3, H, W)`):
             Consecutive predicted frames, floating point in [0, 1].
         targets (`torch.Tensor` of shape `(F, 3, H, W)`):
-            True frames, floating point in [0, 1].
+            Ground-truth frames, floating point in [0, 1].
         threshold (`float`, *optional*, defaults to `4 / 255`):
-            A pixel stands still if no channel of the truth changes by more than this between any two consecutive
-            frames. The default lets the noise of a video codec pass.
+            A pixel is static if no channel of the ground truth changes by more than this between any two consecutive
+            frames. The default tolerates the noise of a video codec.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: mean absolute changes of those pixels in the predictions and in the
-        targets, float64 `(F - 1,)` each, NaN where no pixel stands still.
+        `tuple[torch.Tensor, torch.Tensor]`: Mean absolute changes of the static pixels in the predictions and in the
+        targets, float64 `(F - 1,)` each, NaN if no pixel is static.
 
     Raises:
-        `TypeError`, `ValueError`: as [`l1`](hia_diffusers.metrics.frame.l1).
+        TypeError, ValueError: As [`l1`](hia_diffusers.metrics.frame.l1).
     """
     predictions, targets = checked_frames(predictions, targets)
     checks.number("threshold", threshold, 0, 1)
@@ -218,15 +211,14 @@ def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 2
 
 
 def mean_of_known(values: Tensor) -> tuple[float, int]:
-    """
-    The mean of the values that are known.
+    """Return the mean of the known values.
 
     Args:
         values (`torch.Tensor` of any shape):
-            Floating point; NaN stands for "no value here".
+            Floating point; NaN means no value.
 
     Returns:
-        `tuple[float, int]`: the mean, NaN where nothing is known, and the number of values that it is of.
+        `tuple[float, int]`: The mean, NaN if no value is known, and the number of known values.
     """
     values = checks.instance("values", values, Tensor)
     return float(values.double().nanmean()), int((~values.isnan()).sum())
@@ -248,4 +240,4 @@ def _mean_in_region(values: Tensor, masks: Tensor) -> Tensor:
     if masks.shape != expected:
         raise ValueError(f"`masks` must be of shape {expected} to match the frames, got {tuple(masks.shape)}.")
     inside = torch.where(masks[:, None], values, 0).sum(dim=(1, 2, 3))
-    return inside / (masks.sum(dim=(1, 2)) * values.shape[1])  # 0 / 0, that is NaN, for an empty mask
+    return inside / (masks.sum(dim=(1, 2)) * values.shape[1])  # 0 / 0 is NaN for an empty mask

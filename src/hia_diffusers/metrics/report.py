@@ -23,8 +23,7 @@ LIBRARIES = (
 
 
 def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """
-    The metrics of all clips and of each, and how they were computed.
+    """The metrics of all clips and of each, and how they were computed.
 
     Args:
         evaluation ([`VideoEvaluation`]):
@@ -51,8 +50,7 @@ def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: 
 
 
 def table(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """
-    One line per metric: its value, which way is better, of how many values it is, and the hash of its network.
+    """One line per metric: its value, which way is better, of how many values it is, and the hash of its network.
 
     Args:
         measures (`Mapping[str, Mapping[str, Any]]`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The two video networks whose features published figures are computed from, with the keys of their public weights.
+"""The two video networks of published metrics, with the keys of their public weights.
 
 Axes: N clips, C channels, F frames, H, W.
 """
@@ -11,9 +11,8 @@ from torch.nn import functional
 
 
 class ResNet3D50(nn.Module):
-    """
-    The 3D ResNet-50 of [Hara et al.](https://arxiv.org/abs/1711.09577) for Kinetics-400. `state_dict()` has the keys
-    of `resnet-50-kinetics.pth`, less the `module.` that the file puts before each.
+    """The 3D ResNet-50 of [Hara et al.](https://arxiv.org/abs/1711.09577) for Kinetics-400. `state_dict()` has the
+    keys of `resnet-50-kinetics.pth`, less the `module.` that the file puts before each.
     """
 
     def __init__(self) -> None:
@@ -24,16 +23,15 @@ class ResNet3D50(nn.Module):
         self.layer2 = _bottlenecks(256, 128, num_blocks=4, stride=2)
         self.layer3 = _bottlenecks(512, 256, num_blocks=6, stride=2)
         self.layer4 = _bottlenecks(1024, 512, num_blocks=3, stride=2)
-        self.fc = nn.Linear(2048, 400)  # not used for features, but in the file
+        self.fc = nn.Linear(2048, 400)  # unused, but in the file
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
+        """Args:
             clips (`torch.Tensor`):
                 `(N, 3, F, H, W)`, RGB in `[0, 255]` less the mean of the training data.
 
         Returns:
-            `torch.Tensor`: `(N, 2048)`, what the classifier would read.
+            `torch.Tensor`: `(N, 2048)`, the inputs of the classifier.
         """
         hidden_states = functional.relu(self.bn1(self.conv1(clips)))
         hidden_states = functional.max_pool3d(hidden_states, 3, stride=2, padding=1)
@@ -70,8 +68,7 @@ def _bottlenecks(in_channels: int, channels: int, num_blocks: int, stride: int) 
 
 
 class I3D(nn.Module):
-    """
-    The RGB stream of [I3D](https://arxiv.org/abs/1705.07750), an Inception-v1 inflated to three dimensions, for
+    """The RGB stream of [I3D](https://arxiv.org/abs/1705.07750), an Inception-v1 inflated to three dimensions, for
     Kinetics-400. `state_dict()` has the keys of the PyTorch port's `rgb_imagenet.pt`, which is also known as
     `i3d_pretrained_400.pt`.
     """
@@ -97,8 +94,7 @@ class I3D(nn.Module):
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, 400, 1)})
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
+        """Args:
             clips (`torch.Tensor`):
                 `(N, 3, F, 224, 224)`, RGB in `[-1, 1]`; F is a multiple of 8.
 
@@ -109,7 +105,7 @@ class I3D(nn.Module):
         for name, layer in self.named_children():
             if name != "logits":
                 hidden_states = layer(hidden_states)
-        # The classifier is linear: the logits' mean is that of the mean.
+        # The classifier is linear: the mean of the logits equals the logits of the mean.
         return self.logits["conv3d"](hidden_states.mean(dim=(2, 3, 4), keepdim=True)).flatten(1)
 
 
@@ -164,6 +160,8 @@ class _Inception(nn.Module):
 
 
 def _same_padding(kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> list[int]:
-    """TensorFlow's "SAME" for sizes that the stride divides, in the order of `functional.pad`; odd pixels last."""
+    """Return TensorFlow's "SAME" padding for sizes divisible by the stride, in the order of `functional.pad`; odd
+    pixels last.
+    """
     totals = [size - step for size, step in zip(kernel_size, stride, strict=True)]
     return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]

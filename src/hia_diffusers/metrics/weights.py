@@ -17,16 +17,15 @@ from .. import checks
 
 
 def local_file(weights: str | os.PathLike) -> Path:
-    """
-    Where a file of weights lies on this machine; one on the Hub is downloaded to its cache first.
+    """Return the local path of a weights file; a file on the Hub is downloaded to its cache first.
 
     Args:
         weights (`str` or `os.PathLike`):
             A local path or `hf://owner/name[@revision]/file`.
 
     Raises:
-        `FileNotFoundError`: there is no such file on this machine.
-        `ValueError`: a Hub address of another form.
+        FileNotFoundError: If there is no such file on this machine.
+        ValueError: If a Hub address has another form.
         Whatever `huggingface_hub.hf_hub_download` raises.
     """
     if not str(weights).startswith("hf://"):
@@ -35,14 +34,13 @@ def local_file(weights: str | os.PathLike) -> Path:
         return Path(weights)
     match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", str(weights))
     if match is None:
-        raise ValueError(f"Weights on the Hub are given as hf://owner/name[@revision]/file, got {str(weights)!r}.")
+        raise ValueError(f"Weights on the Hub must be given as hf://owner/name[@revision]/file, got {str(weights)!r}.")
     repository, revision, name = match.groups()
     return Path(hf_hub_download(repository, name, revision=revision))
 
 
 def sha256_of_weights(modules: Mapping[str, Any]) -> str:
-    """
-    The SHA-256 of the names and the values of all parameters and buffers, as they are used.
+    """The SHA-256 of the names and the values of all parameters and buffers, as they are used.
 
     Args:
         modules (`Mapping[str, Any]`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files that a saved [`HIAPipeline`] has besides its components: a model card, and the name of its class."""
+"""The files of a saved [`HIAPipeline`] other than its components: the model card, and a file that names the class."""
 
 CARD_FILE = "README.md"
 
@@ -33,27 +33,31 @@ frames = pipe(load_image("person.png"), condition, generator=torch.Generator().m
 
 ## License
 
-The code of hia-diffusers is under Apache-2.0. The weights in this folder carry the license of what they were made
-from: weights that started from Stable Diffusion 1.5 stay under CreativeML OpenRAIL-M. Whoever publishes this folder
-states here what the weights were trained from and which license applies, and replaces `license: other` above.
+The code of hia-diffusers is licensed under Apache-2.0. The weights in this folder carry the license of the weights
+that they were trained or converted from: weights derived from Stable Diffusion 1.5 remain under CreativeML OpenRAIL-M.
+If you publish this folder, state here what the weights were trained from and which license applies, and replace
+`license: other` above.
 
-Animate only people who have agreed to it.
+Animate only people who have consented, and disclose that the result is generated.
 """
 
-# For `custom_pipeline` of diffusers, which looks for a pipeline's class in a file of the checkpoint.
+# For `custom_pipeline` of Diffusers, which loads a pipeline's class from a file of the checkpoint.
 PIPELINE_FILE = "pipeline.py"
-PIPELINE_CODE = """# The class is that of the installed package: pip install hia-diffusers
+PIPELINE_CODE = """# The class comes from the installed package: pip install hia-diffusers
 from hia_diffusers import HIAPipeline
 """
 
 
 def model_card(name: str, variant: str | None = None) -> str:
-    """The model card of a pipeline.
+    """Return the model card of a pipeline.
 
     Args:
         name (`str`):
-            What it is loaded by.
+            Name by which the pipeline is loaded.
         variant (`str`, *optional*):
-            Of its weights.
+            Variant of its weights.
+
+    Returns:
+        `str`: The model card in Markdown.
     """
     return MODEL_CARD.format(name=name, options=f', variant="{variant}"' if variant else "")

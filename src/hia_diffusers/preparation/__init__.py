@@ -1,3 +1,3 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""From videos to a training dataset."""
+"""Preparation of a training dataset from videos."""

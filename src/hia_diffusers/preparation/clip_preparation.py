@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""One video to the training clips in it: cut, find the person, keep what obeys the rules, crop, measure, encode.
+"""Preparation of the clips of one video: cut, detect the person, filter, crop, measure, encode.
 
 A video is decoded twice, once to find the clips and once to write them, so that memory does not grow with its length.
 
@@ -44,52 +44,51 @@ from .frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from .scene_cuts import SceneCounter
 
 
-# Frames that are in memory at a time: so many, or fewer large ones.
+# Maximum number of frames in memory at a time, and the limit for large ones.
 BATCH_FRAMES, BATCH_BYTES = 16, 2**27
 
-# Someone counts as a person beside the tallest where his box is at least this high, in heights of the tallest's.
+# Minimum height of the box of a further person, relative to that of the tallest.
 MIN_RELATIVE_HEIGHT = 0.5
 
-# What a video of a moving person can be; some files state a nonsensical rate.
+# Plausible values for a video of a moving person; some files state an implausible rate.
 MIN_FPS, MAX_FPS = 5, 240
 
-MIN_SIDE = 16  # of the smallest picture that is encoded
+MIN_SIDE = 16  # of encoded frames
 
 MAX_KEYFRAME_INTERVAL = 10_000
 
-# What pictures or keypoints that nobody expected lead to; others are faults of the machine or of the program.
+# Errors caused by unexpected images or keypoints; others are faults of the machine or of the program.
 PROCESSING_ERRORS = (ArithmeticError, LookupError, MemoryError, ValueError, cv2.error)
 
-# Where clips are before they are complete.
+# Folder of incomplete clips.
 PARTIAL_FOLDER = ".partial"
 
 
 @dataclass(frozen=True)
 class PreparationOptions:
-    """
-    What decides about the content of a prepared dataset.
+    """The options that determine the content of a prepared dataset.
 
     Args:
         size (`tuple[int, int]`, *optional*):
             Height and width of the clips, even numbers. The largest window of that aspect that stands around the
             person, one for the whole clip, is cropped and resized. The default keeps the video's size, made even.
         max_seconds (`float`, *optional*, defaults to `10.0`):
-            Longer scenes are cut into clips of this length.
+            Longer scenes are split into clips of this length.
         cut_threshold (`float`, *optional*, defaults to `27.0`):
             See [`SceneCounter`].
         smooth (`bool`, *optional*, defaults to `True`):
-            Whether the keypoints of the body are smoothed and short gaps filled, see `smooth_keypoints`.
+            Whether to smooth the keypoints of the body and fill short gaps, see [`smooth_keypoints`].
         keyframe_interval (`int`, *optional*, defaults to `12`):
-            See [`write_video`]; short ones make random access fast, long ones files small.
+            See [`write_video`]; a short interval makes random access fast, a long one files small.
         keypoints (`str`, *optional*):
-            A folder with the keypoints of each video `a/b.mp4` as `a/b.safetensors` or `a/b.npz`, written by
-            [`WholeBodyKeypoints.save`]. The default detects them.
+            Folder with the keypoints of each video `a/b.mp4` as `a/b.safetensors` or `a/b.npz`, written by
+            [`WholeBodyKeypoints.save`]. By default, keypoints are detected.
         frames_fps (`float`, *optional*):
-            Frames per second, from 5 to 240, of videos that are folders of images. Without it there are none.
+            Frames per second, from 5 to 240, of folders of images. Without it, folders of images are not used.
         detector (`dict[str, Any]`):
-            Arguments of [`KeypointDetector`] that name its models.
+            Arguments of [`KeypointDetector`] for its models.
         rules ([`ClipRules`]):
-            Which clips are kept.
+            The filters of the clips.
     """
 
     size: tuple[int, int] | None = None
@@ -119,7 +118,7 @@ class PreparationOptions:
 
 
 class UnusableVideo(Exception):
-    """A video that gives no clips. `stage` says in which step, `"decode"`, `"keypoints"` or `"process"`."""
+    """A video that cannot be used. `stage` is the failed step, `"decode"`, `"keypoints"` or `"process"`."""
 
     def __init__(self, stage: str, reason: str):
         super().__init__(reason)
@@ -127,19 +126,18 @@ class UnusableVideo(Exception):
 
 
 class ClipPreparer:
-    """
-    Prepares one video after another. It writes the clips of a video into `clips/`, and then `records/<video>.json`,
-    which tells what became of it: a video with a record is finished.
+    """Prepare one video after another. The clips of a video are written to `clips/`, followed by
+    `records/<video>.json` with the outcome: a video with a record is finished.
 
     Args:
         videos (`str`):
-            Folder of the videos, or an fsspec URL of it.
+            Folder of the videos, or its fsspec URL.
         output (`str`):
-            Root of the prepared dataset, or an fsspec URL of it.
+            Root of the prepared dataset, or its fsspec URL.
         options ([`PreparationOptions`]):
-            What to make of the videos.
+            Options of the dataset.
         device (`str`, *optional*, defaults to `"cpu"`):
-            Where the keypoints are detected.
+            Device for keypoint detection.
     """
 
     def __init__(self, videos: str, output: str, options: PreparationOptions, device: str = "cpu"):
@@ -150,12 +148,11 @@ class ClipPreparer:
         self._detector: Any = None if options.keypoints else KeypointDetector(**options.detector, device=device)
 
     def __call__(self, video: str) -> str:
-        """
-        Prepare a video.
+        """Prepare a video.
 
         Args:
             video (`str`):
-                Its path, relative to the folder of the videos.
+                Path relative to the folder of the videos.
 
         Returns:
             `str`: `video`.
@@ -180,11 +177,11 @@ class ClipPreparer:
         return video
 
     def _prepare(self, video: str, path: Path, folder: Path) -> dict[str, Any]:
-        """Writes the clips of a video into a folder; returns what the record says about them."""
+        """Write the clips of a video to a folder, and return their part of the record."""
         with _reading("decode"):
             fps = read_frame_rate(path) if path.is_file() else float(self.options.frames_fps or 0)
         if not MIN_FPS <= fps <= MAX_FPS:
-            raise UnusableVideo("decode", f"it states {fps:g} frames per second, not {MIN_FPS} to {MAX_FPS}")
+            raise UnusableVideo("decode", f"it states {fps:g} frames per second, outside {MIN_FPS} to {MAX_FPS}")
         saved = _saved_keypoints(self.options.keypoints, video, fps) if self.options.keypoints else None
         counter = SceneCounter(self.options.cut_threshold, max(1, round(self.options.max_seconds * fps)))
         to_write, written = _decoded(path), 0
@@ -224,7 +221,7 @@ class ClipPreparer:
                 "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
                 "hand_sharpness": _mean(hands["hand_sharpness"]),
             }
-            check_row(self._output, self._output_path, row, "It has a clip that no index can hold")
+            check_row(self._output, self._output_path, row, "It has a clip with invalid values")
             clips.append(row)
         if saved is not None and len(saved) != stop:
             raise UnusableVideo("keypoints", f"the keypoints have {len(saved)} frames, the video has {stop}")
@@ -233,7 +230,9 @@ class ClipPreparer:
     def _find_person(
         self, frames: Iterator[np.ndarray], start: int, fps: float, saved: WholeBodyKeypoints | None
     ) -> tuple[WholeBodyKeypoints, float]:
-        """The person in a scene that begins at frame `start`, and the share of its frames with several people."""
+        """Return the person in a scene that begins at frame `start`, and the fraction of its frames with several
+        people.
+        """
         if saved is None:
             people = self._detector.detect(frames, fps)
             keypoints, multi_person_ratio = (
@@ -252,13 +251,13 @@ class ClipPreparer:
         return smooth_keypoints(keypoints) if self.options.smooth else keypoints, multi_person_ratio
 
     def _write(self, base: Path, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints) -> dict[str, np.ndarray]:
-        """Writes the video and the annotations of a clip; returns what is measured of the hands."""
+        """Write the video and the annotations of a clip, and return the measurements of the hands."""
         hands: dict[str, list[np.ndarray]] = {"hand_boxes": [], "hand_motion": [], "hand_sharpness": []}
         frames = self._measuring_hands(frames, keypoints, hands)
         try:
             write_video(base.with_suffix(".mp4"), frames, keypoints.fps, self.options.keyframe_interval)
         except OSError as error:
-            if error.errno in errno.errorcode:  # of the system, such as a full disk
+            if error.errno in errno.errorcode:  # from the system, such as a full disk
                 raise
             raise UnusableVideo("process", f"Its clip cannot be encoded: {error.strerror}") from error
         of_hands = {name: np.concatenate(parts) for name, parts in hands.items()}
@@ -271,7 +270,7 @@ class ClipPreparer:
     def _measuring_hands(
         self, frames: Iterator[np.ndarray], keypoints: WholeBodyKeypoints, hands: dict[str, list[np.ndarray]]
     ) -> Iterator[np.ndarray]:
-        """Passes frames on and appends the arrays of `MotionBlurCondition` that `hands` names."""
+        """Pass frames on, and append the arrays of `MotionBlurCondition` that `hands` names."""
         start = 0
         before: list[np.ndarray] = []  # the last frame: motion is known from the second frame on
         for batch in _batches(frames):
@@ -285,8 +284,8 @@ class ClipPreparer:
 
     def _fetch(self, source: str, path: Path) -> None:
         if isinstance(self._videos, LocalFileSystem):
-            if not path.is_file() and not self._is_of_frames(source):  # to open a FIFO would wait for ever
-                raise UnusableVideo("decode", f"{str(path)!r} is no regular file.")
+            if not path.is_file() and not self._is_of_frames(source):  # opening a FIFO would block
+                raise UnusableVideo("decode", f"{str(path)!r} is not a regular file.")
             return
         try:
             if self._is_of_frames(source):
@@ -304,10 +303,10 @@ class ClipPreparer:
 
     @contextmanager
     def _work_folder(self, video: str) -> Iterator[Path]:
-        """An empty folder, next to the output where that is local: from there a file can be moved in one step."""
+        """Create an empty folder, next to the output if that is local, so that files can be moved atomically."""
         if isinstance(self._output, LocalFileSystem):
             folder = Path(self._output_path, PARTIAL_FOLDER, _file_stem(video))
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
             folder.mkdir(parents=True)
         else:
             folder = Path(tempfile.mkdtemp())
@@ -333,17 +332,17 @@ def _is_size(size: Any) -> bool:
 
 
 def record_name(video: str) -> str:
-    """The path of a video's record in the root of a prepared dataset."""
+    """Return the path of a video's record relative to the root of a prepared dataset."""
     return f"records/{_file_stem(video)}.json"
 
 
 def was_interrupted(filesystem: AbstractFileSystem, output: str, video: str) -> bool:
-    """Whether a process was killed while it prepared a video. Of an output that is not local nobody knows."""
+    """Return whether a process was killed while it prepared a video. This is unknown if the output is not local."""
     return filesystem.exists(f"{output}/{PARTIAL_FOLDER}/{_file_stem(video)}")
 
 
 def _file_stem(video: str) -> str:
-    """A file name without suffix that is the video's alone."""
+    """Return a file name without suffix that is unique to the video."""
     path = PurePosixPath(video)
     path = path.parent if path.name == IMAGES_FOLDER else path
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:60]
@@ -351,20 +350,20 @@ def _file_stem(video: str) -> str:
 
 
 def size_of_video(filesystem: AbstractFileSystem, path: str) -> int:
-    """In bytes; 0 where there is no such file. Of a folder, that of its files."""
+    """Return the size in bytes, 0 if there is no such file; for a folder, the total size of its files."""
     if not filesystem.exists(path):
         return 0
     return filesystem.du(path, maxdepth=1) if filesystem.isdir(path) else filesystem.size(path)
 
 
 def failed(stage: str, reason: str) -> dict[str, Any]:
-    """What the record says of a video that gives no clips."""
+    """Return the record of a video that cannot be used."""
     return {"failure": {"stage": stage, "reason": " ".join(reason.split())}, "clips": [], "dropped": {}}
 
 
 @contextmanager
 def _reading(stage: str) -> Iterator[None]:
-    """Whatever goes wrong while a file is read is the file's fault; there are more ways than can be listed."""
+    """Attribute every error while a file is read to the file; there are too many kinds to list."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -377,7 +376,7 @@ def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
     path = Path(folder, video).with_suffix(".safetensors")
     with _reading("keypoints"):
         keypoints = WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
-    return replace(keypoints, fps=fps)  # there are as many of them as frames, whatever rate they were saved with
+    return replace(keypoints, fps=fps)  # their number is that of the frames, whatever rate they were saved with
 
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:
@@ -395,7 +394,7 @@ def _decoded(path: Path) -> Iterator[np.ndarray]:
 
 
 def _batches(frames: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Of one size."""
+    """Group frames into batches of one size."""
     frames = iter(frames)
     for frame in frames:
         number = min(BATCH_FRAMES, max(1, BATCH_BYTES // frame.nbytes))
@@ -408,7 +407,7 @@ def _is_crowd(boxes: np.ndarray) -> bool:
 
 
 def _choose_window(keypoints: WholeBodyKeypoints, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the largest window of the aspect of `size`, as far as possible around the person's middle."""
+    """Return x0, y0, x1, y1 of the largest crop with the aspect ratio of `size`, centred on the person if possible."""
     if size is None:
         return 0, 0, keypoints.width // 2 * 2, keypoints.height // 2 * 2
     scale = min(keypoints.height / size[0], keypoints.width / size[1])
@@ -450,7 +449,7 @@ def _measure(keypoints: WholeBodyKeypoints, multi_person_ratio: float, upscale_f
 
 
 def _person_height(keypoints: WholeBodyKeypoints) -> float:
-    """Median extent in pixels from the highest to the lowest point of body, feet and face."""
+    """Return the median extent in pixels from the highest to the lowest point of body, feet and face."""
     visible = keypoints.score[:, : FACE.stop] > SCORE_THRESHOLD
     y = keypoints.xy[:, : FACE.stop, 1]
     extent = np.where(visible, y, -np.inf).max(axis=1) - np.where(visible, y, np.inf).min(axis=1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which clips are worth training on."""
+"""The filters that select training clips."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,27 +10,26 @@ from .. import checks
 
 @dataclass(frozen=True)
 class ClipMeasures:
-    """
-    What the rules look at, measured on the prepared clip.
+    """The values that the filters use, measured on the prepared clip.
 
     Args:
         seconds (`float`):
             Length of the clip.
         person_visible_ratio (`float`):
-            Share of the frames in which the person is found.
+            Fraction of the frames in which the person is detected.
         multi_person_ratio (`float`):
-            Share of the frames with two or more people, not counting who is less than half as tall as the tallest; 0
-            where the keypoints are given.
+            Fraction of the frames with two or more people, ignoring people less than half as tall as the tallest; 0 if
+            the keypoints are given.
         person_height (`float`):
-            Median height of the person as a fraction of the picture's.
+            Median height of the person as a fraction of the image height.
         mean_score (`float`):
-            Mean score of the 17 body points where the person is found.
+            Mean score of the 17 body points in frames with the person.
         outside_ratio (`float`):
-            Share of the found body points that lie outside the prepared picture.
+            Fraction of the detected body points that lie outside the prepared image.
         body_motion (`float`):
-            Mean speed of the body points, in heights of the person per second.
+            Mean speed of the body points, in body heights per second.
         upscale_factor (`float`):
-            Factor from the size in the video to the prepared size.
+            Scale factor from the size in the video to the prepared size.
     """
 
     seconds: float
@@ -49,31 +48,30 @@ def _limit(default: float, least: float, greatest: float) -> Any:
 
 @dataclass(frozen=True)
 class ClipRules:
-    """
-    Limits; a clip that breaks one is left out, and the first one that it breaks counts. The rules are named in the
-    order in which they are asked. Shares, heights and scores lie in [0, 1].
+    """Limits of the filters. A clip that violates one is rejected, and the first violated filter counts. The filters
+    are listed in the order in which they are applied. Fractions, heights and scores lie in [0, 1].
 
     Args:
         min_seconds (`float`, *optional*, defaults to `1.0`):
-            `too_short`: the clip lasts less.
+            `too_short`: the clip is shorter, in seconds.
         max_upscale_factor (`float`, *optional*, defaults to `2.0`):
-            `too_coarse`: the video would have to be enlarged more than that to the prepared size.
+            `too_coarse`: the video must be upscaled by a larger factor to the prepared size.
         min_person_visible_ratio (`float`, *optional*, defaults to `0.9`):
-            `no_person`: the person is found in a smaller share of the frames.
+            `no_person`: the person is detected in a smaller fraction of the frames.
         max_multi_person_ratio (`float`, *optional*, defaults to `0.1`):
-            `several_people`: a larger share of the frames shows two or more people of similar height.
+            `several_people`: a larger fraction of the frames shows two or more people of similar height.
         min_person_height (`float`, *optional*, defaults to `0.4`):
-            `small_person`: the person's median height is a smaller fraction of the picture's.
+            `small_person`: the median height of the person is a smaller fraction of the image height.
         min_score (`float`, *optional*, defaults to `0.5`):
             `low_scores`: the mean score of the body points is lower.
         max_outside_ratio (`float`, *optional*, defaults to `0.2`):
-            `outside_picture`: a larger share of the body points lies outside the prepared picture.
+            `outside_image`: a larger fraction of the body points lies outside the prepared image.
         min_motion (`float`, *optional*, defaults to `0.1`):
-            `little_motion`: the body points move less, in heights of the person per second.
+            `little_motion`: the body points move less, in body heights per second.
 
     Raises:
-        `TypeError`: a limit is no number.
-        `ValueError`: a limit is out of its range.
+        TypeError: If a limit is not a number.
+        ValueError: If a limit is out of range.
     """
 
     min_seconds: float = _limit(1.0, 0, 86400)
@@ -91,7 +89,7 @@ class ClipRules:
             checks.number(rule.name, value, least, greatest)
 
     def first_broken(self, measures: ClipMeasures) -> str | None:
-        """Name of the first rule that a clip breaks, or `None`."""
+        """Return the name of the first filter that rejects a clip, or `None`."""
         is_broken = {
             "too_short": measures.seconds < self.min_seconds,
             "too_coarse": measures.upscale_factor > self.max_upscale_factor,
@@ -100,13 +98,13 @@ class ClipRules:
             "several_people": measures.multi_person_ratio > self.max_multi_person_ratio,
             "small_person": measures.person_height < self.min_person_height,
             "low_scores": measures.mean_score < self.min_score,
-            "outside_picture": measures.outside_ratio > self.max_outside_ratio,
+            "outside_image": measures.outside_ratio > self.max_outside_ratio,
             "little_motion": measures.body_motion < self.min_motion,
         }
         return next((name for name in RULE_NAMES if is_broken[name]), None)
 
 
 RULE_NAMES = (
-    *("too_short", "too_coarse", "no_person", "several_people", "small_person", "low_scores", "outside_picture"),
+    *("too_short", "too_coarse", "no_person", "several_people", "small_person", "low_scores", "outside_image"),
     "little_motion",
 )

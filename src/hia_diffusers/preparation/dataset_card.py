@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a prepared dataset tells about itself: statistics, plots and the card in its `README.md`."""
+"""Statistics, plots and the card of a prepared dataset."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 
-# What each plot shows, and the greatest value there can be.
+# Column, label and maximum value of each plot.
 PLOTS = {
     "durations": ("seconds", "length of a clip in seconds", None),
     "scores": ("mean_score", "mean score of the body points of a clip", 1),
-    "body_motion": ("body_motion", "mean speed of the body points, in heights of the person per second", None),
+    "body_motion": ("body_motion", "mean speed of the body points, in body heights per second", None),
     "hand_motion": ("hand_motion", "mean speed of the hands, in hand boxes per frame at 30 frames per second", None),
     "sharpness": ("hand_sharpness", "mean sharpness of the hands", 1),
 }
@@ -31,20 +31,20 @@ tags:
 
 # Prepared clips for human image animation
 
-{clips} clips of one person each, {hours:.2f} hours, cut from {used_videos} of {videos} videos by
-`hia-diffusers prepare` of hia-diffusers.
+{clips} clips of one person each, {hours:.2f} hours, created from {used_videos} of {videos} videos by `hia-diffusers
+prepare` of hia-diffusers.
 
 Each row of `index.parquet` is a clip: `file_name` is the video, `annotations` a safetensors file with 133
-COCO-WholeBody keypoints, hand boxes, motion and sharpness, and face boxes for every frame. `options.json` says with
-which options it was made, `records/` what became of each video, `failures.jsonl` which videos could not be used.
+COCO-WholeBody keypoints, hand boxes, motion and sharpness, and face boxes for every frame. `options.json` contains the
+options of the dataset, `records/` the outcome for each video, `failures.jsonl` the videos that could not be used.
 
-| | mean | least | median | greatest |
+| | mean | minimum | median | maximum |
 | --- | --- | --- | --- | --- |
 {statistics}
 
-Clips left out, by the first rule that they break:
+Rejected clips, by the first filter that rejected them:
 
-| rule | clips |
+| filter | clips |
 | --- | --- |
 {dropped}
 
@@ -53,34 +53,32 @@ Clips left out, by the first rule that they break:
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """
-    Statistics over the clips of an index.
+    """Compute statistics over the clips of an index.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
-            Its rows.
+            The rows of the index.
 
     Returns:
-        `dict`: for `seconds` and each measure of a clip, how many clips have it (`count`), `mean`, `std`, and the
-        quantiles `min`, `q25`, `median`, `q75`, `max`; `None` where no clip has it.
+        `dict`: For `seconds` and each measured column, the number of clips with a value (`count`), `mean`, `std`, and
+        the quantiles `min`, `q25`, `median`, `q75`, `max`; `None` without values.
     """
     names = ["seconds", "person_height", "mean_score", "body_motion", "hand_motion", "hand_sharpness"]
     return {name: _statistics(_values(rows, name)) for name in names}
 
 
 def draw_plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """
-    Histograms over the clips of an index. Needs the `train` extra.
+    """Draw histograms over the clips of an index. Needs the `train` extra.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
-            Its rows.
+            The rows of the index.
 
     Returns:
         `dict[str, bytes]`: PNG files by name.
 
     Raises:
-        `ImportError`: the `train` extra is not installed.
+        ImportError: If the `train` extra is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -102,14 +100,13 @@ def draw_plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
 
 
 def write_card(rows: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
-    """
-    The `README.md` of a prepared dataset, whose header makes `datasets.load_dataset` read the index.
+    """Return the `README.md` of a prepared dataset, whose header configures `datasets.load_dataset`.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`):
             The rows of the index.
         report (`Mapping[str, Any]`):
-            With `videos` and, by rule, `dropped`.
+            The report, with `videos` and, by filter, `dropped`.
     """
 
     def cell(value: float | None) -> str:

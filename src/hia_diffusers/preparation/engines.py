@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a function that is costly to make, such as one that holds a detector, over names, on many processes."""
+"""Parallel calls of a function that is costly to create, such as one with a detector, in many processes."""
 
 import functools
 import multiprocessing
@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
-# Of a worker process: what makes its function.
+# In a worker process: the factory of its function.
 _make: Callable[[], Callable[[str], str]]
 
 
@@ -24,30 +24,29 @@ def run_local(
     suspects: Collection[str] = (),
     on_killed: Callable[[str], str] | None = None,
 ) -> Iterator[str]:
-    """
-    Calls a function for every name on this machine. A process that is killed, as the system does when memory runs out,
-    ends neither the run nor the work on other names: what the processes of its pool had begun is begun anew, last and
-    one at a time.
+    """Call a function for every name on this machine.
+
+    If a process is killed, for example by the system when memory runs out, the run and the work on other names
+    continue. The names in progress in its pool are repeated last, one at a time.
 
     Args:
         make (`Callable`):
-            Makes the function, once in every process. It is pickled where there are several.
+            Factory that creates the function, once in every process. With several processes, it is pickled.
         names (`Sequence[str]`):
-            What to call it with, in no particular order.
+            Arguments of the calls, in no particular order.
         workers (`int`, *optional*, defaults to `1`):
-            Number of processes; with 1 it is this one. They end when this one does, however it ends.
+            Number of processes; 1 means this process. They end when this process ends, for any reason.
         suspects (`Collection[str]`, *optional*):
-            Those of the names at which an earlier run was killed; they come last too, in a process of their own.
+            Names during which an earlier run was killed; they also come last, each in a separate process.
         on_killed (`Callable`, *optional*):
-            Called in this process with a name whose process was killed while it had nothing else to do, in place of
-            the function. The default is a `RuntimeError`.
+            Called in this process with a name whose process was killed while it worked on nothing else, instead of the
+            function. By default, a `RuntimeError` is raised.
 
     Returns:
-        An iterator over what the function returns, in the order in which it is done. An exception in the function ends
-        it.
+        An iterator over the results of the function in the order of completion. An exception in the function ends it.
 
     Raises:
-        `RuntimeError`: a process was killed while it made the function.
+        RuntimeError: If a process was killed while it created the function.
     """
     others = deque(name for name in names if name not in suspects)
     doubtful = deque(name for name in names if name in suspects)
@@ -66,12 +65,12 @@ def run_local(
 def _run_pool(
     make: Callable[[], Callable[[str], str]], names: deque[str], workers: int
 ) -> Generator[str, None, list[str]]:
-    """Takes names until there are none, or until a process is killed. Returns those that were in work then."""
+    """Process names until there are none left or a process is killed, and return the names then in progress."""
     spawn = multiprocessing.get_context("spawn")
     in_work: dict[Future, str] = {}
     with ProcessPoolExecutor(min(workers, len(names)), spawn, initializer=_start_worker, initargs=(make,)) as pool:
         try:
-            if workers == 1:  # what kills the process from here on is the name
+            if workers == 1:  # from here on, only the name can kill the process
                 pool.submit(_warm_up).result()
         except BrokenProcessPool as error:
             raise RuntimeError("A worker process was killed as it started; was there too little memory?") from error
@@ -100,33 +99,33 @@ def run_ray(
     on_killed: Callable[[str], str] | None = None,
     use_gpu: bool = False,
 ) -> Iterator[str]:
-    """
-    Calls a function for every name in actors on the machines of a Ray cluster. Needs the `ray` extra. The cluster is
-    the one that the process is connected to, or that the environment variable `RAY_ADDRESS` names, or a new one on
-    this machine. An actor that dies ends neither the run nor the work on other names: another takes its place, and
-    what it had begun is begun anew, once and last.
+    """Call a function for every name in actors on the machines of a Ray cluster. Needs the `ray` extra.
+
+    The cluster is the one to which the process is connected, the one given by the environment variable `RAY_ADDRESS`,
+    or a new one on this machine. If an actor dies, the run and the work on other names continue: another actor
+    replaces it, and the name in progress is repeated once, last.
 
     Args:
         make (`Callable`):
-            Makes the function, once in every actor.
+            Factory that creates the function, once in every actor.
         names (`Sequence[str]`):
-            What to call it with, in no particular order.
+            Arguments of the calls, in no particular order.
         workers (`int`, *optional*, defaults to `1`):
             Number of actors.
         suspects (`Collection[str]`, *optional*):
-            Those of the names at which an earlier run was killed; they come last.
+            Names during which an earlier run was killed; they come last.
         on_killed (`Callable`, *optional*):
-            Called in this process with a name at which an actor died twice, or once where it is among the suspects,
-            in place of the function. The default is a `RuntimeError`.
+            Called in this process with a name during which an actor died twice, or once for suspects, instead of the
+            function. By default, a `RuntimeError` is raised.
         use_gpu (`bool`, *optional*, defaults to `False`):
-            Whether each actor has a GPU of its own.
+            Whether each actor has its own GPU.
 
     Returns:
-        An iterator over what the function returns, in the order in which it is done.
+        An iterator over the results of the function in the order of completion.
 
     Raises:
-        `ImportError`: the `ray` extra is not installed.
-        `RuntimeError`: the function raised an exception, or an actor died while it made the function.
+        ImportError: If the `ray` extra is not installed.
+        RuntimeError: If the function raised an exception, or an actor died while it created the function.
     """
     try:
         import ray
@@ -143,7 +142,7 @@ def run_ray(
         def work(self, name: str) -> str:
             return self.call(name)
 
-    # Ray's own restarts are without end where the name is what kills the actor.
+    # Ray's own restarts would never end if the name kills the actor.
     start_actor = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=int(use_gpu), max_restarts=0)(Actor).remote
     killed = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
     doubtful = set(suspects)
@@ -157,7 +156,7 @@ def run_ray(
     try:
         for _ in range(min(workers, len(names))):
             start()
-        # Actors for which the cluster has no room yet are not waited for when nothing is left to do.
+        # When nothing is left to do, actors that the cluster has not started yet are not waited for.
         while waiting or any(name is not None for _, name in in_work.values()):
             (task,), _ = ray.wait([*in_work])
             actor, name = in_work.pop(task)
@@ -181,7 +180,7 @@ def run_ray(
                 in_work[actor.work.remote(begun)] = actor, begun
             if name is not None:
                 yield result
-    except ray.exceptions.RayError as error:  # as a string, it is the traceback in the actor
+    except ray.exceptions.RayError as error:  # its string is the traceback in the actor
         raise RuntimeError(f"A Ray actor failed: {str(error).strip().splitlines()[-1]}") from error
     finally:
         for actor, _ in in_work.values():

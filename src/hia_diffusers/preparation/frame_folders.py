@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of numbered images in place of videos. Axes: H, W."""
+"""Folders of numbered images instead of videos. Axes: H, W."""
 
 import itertools
 import os
@@ -15,20 +15,19 @@ from ..natural_order import natural_order
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-# Of the folders beside each other in that of a clip, the one with its frames; others hold masks and the like.
+# Among sibling folders of a clip, the one with its frames; others contain masks and the like.
 IMAGES_FOLDER = "images"
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
-    """
-    Frames by the numbers in their names, 2 before 10.
+    """Sort frames by the numbers in their names, 2 before 10.
 
     Args:
         paths (`Iterable[Path]`):
             The files.
 
     Raises:
-        `ValueError`: two of them have the same name or number, as 2 and 02 have.
+        ValueError: If two of them have the same name or number, such as 2 and 02.
     """
     ordered = sorted(paths, key=lambda path: natural_order(path.stem))
     for path, following in itertools.pairwise(ordered):
@@ -38,27 +37,26 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def stream_frame_folder(folder: str | os.PathLike) -> Iterator[np.ndarray]:
-    """
-    The images of a folder, one at a time.
+    """Iterate over the images of a folder.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Its files with a suffix of `FRAME_SUFFIXES` are the frames. Others, and names that begin with a dot, are
-            not looked at.
+            The folder. Files with a suffix in `FRAME_SUFFIXES` are the frames. Other files, and names that begin with
+            a dot, are ignored.
 
     Returns:
-        An iterator over uint8 RGB frames `(H, W, 3)`, as [`load_image`] gives them. The `ValueError` of an image that
-        cannot be read comes while iterating.
+        An iterator over uint8 RGB frames `(H, W, 3)`, read by [`load_image`]. Iteration raises a `ValueError` if an
+        image cannot be read.
 
     Raises:
-        `ValueError`: there are no frames, or two have the same number.
+        ValueError: If there are no frames, or two have the same number.
     """
     paths = in_order(path for path in Path(folder).iterdir() if is_frame(path.name))
     if not paths:
-        raise ValueError(f"{str(folder)!r} holds no frames ({', '.join(FRAME_SUFFIXES)})")
+        raise ValueError(f"{str(folder)!r} contains no frames ({', '.join(FRAME_SUFFIXES)})")
     return (np.asarray(load_image(path, path.name)) for path in paths)
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file of this name is a frame."""
+    """Return whether a file of this name is a frame."""
     return not name.startswith(".") and Path(name).suffix.lower() in FRAME_SUFFIXES

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of videos to a prepared dataset.
+"""Preparation of a dataset from a folder of videos.
 
 ```
 root/
@@ -9,9 +9,8 @@ root/
   clips/<clip>.safetensors      xy (F, 133, 2), score (F, 133), height, width, fps as `WholeBodyKeypoints.save` writes
                                 them; hand_boxes (F, 2, 4), hand_sharpness (F, 2) as in `MotionBlurCondition`;
                                 face_boxes (F, 4) x0, y0, x1, y1; float32, NaN where unknown
-  README.md, statistics.json, plots/*.png, report.json, failures.jsonl
-  options.json                  what decided about the content
-  records/<video>.json          what became of each video; one that has a record is finished
+  README.md, statistics.json, plots/*.png, report.json, failures.jsonl options.json the options that determine the
+  content records/<video>.json the outcome for each video; a video with a record is finished
 ```
 """
 
@@ -61,39 +60,38 @@ def prepare_dataset(
     workers: int = 1,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """
-    Make training clips of videos. Needs the `train` extra, and `pose` to detect or smooth keypoints.
+    """Create training clips from videos. Needs the `train` extra, and `pose` to detect or smooth keypoints.
 
-    A run that was interrupted, in whatever way, goes on where it was when it is started again, and so does a finished
-    one whose folder of videos has grown. A video that cannot be used is recorded with the reason, whatever is wrong
-    with it, and the others are prepared. The result depends on the videos and on `options` only.
+    An interrupted run resumes when it is started again, and a finished run prepares videos that were added since. A
+    video that cannot be used is recorded with the reason, and the others are prepared. The result depends only on the
+    videos and on `options`.
 
     Args:
         videos (`str` or `os.PathLike`):
-            See [`list_videos`].
+            The videos, see [`list_videos`].
         output (`str` or `os.PathLike`):
-            Folder to write to, new, empty or from an earlier run; or an fsspec URL of it. Where `engine` is `"ray"`,
-            every machine must reach it and the videos by this name.
+            Output folder, which is new, empty or from an earlier run, or its fsspec URL. With the engine `"ray"`, all
+            machines must be able to access it and the videos by the same names.
         options ([`PreparationOptions`]):
-            What decides about the content.
+            The options that determine the content.
         engine (`str`, *optional*, defaults to `"local"`):
-            `"local"` for processes of this machine, `"ray"` for actors of a Ray cluster.
+            `"local"` for processes on this machine, `"ray"` for actors of a Ray cluster.
         workers (`int`, *optional*, defaults to `1`):
             Number of processes or actors.
         device (`str`, *optional*, defaults to `"cpu"`):
-            Where keypoints are detected: `"cpu"`, `"cuda"` or `"cuda:1"` and so on.
+            Device for keypoint detection: `"cpu"`, `"cuda"`, `"cuda:1"` and so on.
 
     Returns:
-        `dict[str, Any]`: the content of `report.json`: numbers of `videos`, `failed_videos` and `clips`, `seconds` of
-        clips, and `dropped`, the number of clips that broke each rule.
+        `dict[str, Any]`: The content of `report.json`: numbers of `videos`, `failed_videos` and `clips`, `seconds` of
+        clips, and `dropped`, the number of clips rejected by each filter.
 
     Raises:
-        `FileNotFoundError`: a video or the folder of keypoints does not exist.
-        `ImportError`: an extra is not installed.
-        `OSError`: something cannot be written, as on a full disk.
-        `RuntimeError`: another run is writing to `output` (`FolderInUseError`), or worker processes cannot start.
-        `ValueError`: an argument is invalid, a path leaves its folder, or `output` holds something else or damaged
-            state, or was made with other options or of other videos.
+        FileNotFoundError: If a video or the folder of keypoints does not exist.
+        ImportError: If an extra is not installed.
+        OSError: If a file cannot be written, for example on a full disk.
+        RuntimeError: If another run is writing to `output` (`FolderInUseError`), or worker processes cannot start.
+        ValueError: If an argument is invalid, a path leaves its folder, or `output` contains other files or damaged
+            state, or was created with other options or from other videos.
     """
     checks.one_of("engine", engine, ("local", "ray"))
     checks.integer("workers", workers)
@@ -123,7 +121,7 @@ def prepare_dataset(
 
 def _check_keypoints_folder(keypoints: str, names: Iterable[str]) -> None:
     if not Path(keypoints).is_dir():
-        raise FileNotFoundError(f"`options.keypoints` is no folder: {keypoints}.")
+        raise FileNotFoundError(f"`options.keypoints` is not a folder: {keypoints}.")
     stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
     doubles = sorted(stem for stem, count in stems.items() if count > 1)
     if doubles:
@@ -131,7 +129,7 @@ def _check_keypoints_folder(keypoints: str, names: Iterable[str]) -> None:
 
 
 def _check_place(filesystem: AbstractFileSystem, path: str, videos: str | os.PathLike) -> None:
-    """A run that is given again would take the clips of the one before for videos."""
+    """Check that the output is not among the videos, where a repeated run would find its own clips."""
     _, videos_path = url_to_fs(os.fspath(videos))
     folders = [path, videos_path]
     if isinstance(filesystem, LocalFileSystem):
@@ -143,20 +141,20 @@ def _check_place(filesystem: AbstractFileSystem, path: str, videos: str | os.Pat
 
 
 def _open_output(filesystem: AbstractFileSystem, path: str, options: PreparationOptions) -> None:
-    """Makes the folder, or checks that what is in it was made with the same options."""
+    """Create the folder, or check that its content was created with the same options."""
     wanted = {"schema_version": SCHEMA_VERSION, **json.loads(json.dumps(dataclasses.asdict(options)))}
     if filesystem.isfile(f"{path}/options.json"):
         found = _load_json(filesystem, f"{path}/options.json")
         is_used = any(filesystem.find(f"{path}/{folder}") for folder in ("clips", "records"))
         if is_used and not isinstance(found, dict):
             raise ValueError(
-                f"`output` holds a damaged options.json, and nothing else says what its clips were made with: {path}; "
-                "choose another folder."
+                f"`output` contains a damaged options.json, so the options of its clips are unknown: {path}; choose "
+                "another folder."
             )
         changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)] if is_used else []
         if changed:
             differences = "; ".join(f"{name} was {found.get(name)}, is {wanted.get(name)}" for name in changed)
-            raise ValueError(f"`output` was made with other options ({differences}); choose another folder.")
+            raise ValueError(f"`output` was created with other options ({differences}); choose another folder.")
     elif filesystem.isdir(path) and _names(filesystem, path) - {PARTIAL_FOLDER, LOCK_FILE}:
         raise ValueError(f"`output` must be an empty folder or one of an earlier run, got {path}.")
     _write(filesystem, path, "options.json", json.dumps(wanted, indent=1).encode())
@@ -169,8 +167,8 @@ def _names(filesystem: AbstractFileSystem, path: str) -> set[str]:
 
 
 def _load_json(filesystem: AbstractFileSystem, path: str) -> Any:
-    """What a file holds; `None` where it is damaged."""
-    if isinstance(filesystem, LocalFileSystem) and not filesystem.isfile(path):  # to open a FIFO would wait for ever
+    """Read a JSON file; `None` if it is damaged."""
+    if isinstance(filesystem, LocalFileSystem) and not filesystem.isfile(path):  # opening a FIFO would block
         return None
     try:
         return json.loads(filesystem.cat_file(path))
@@ -181,7 +179,7 @@ def _load_json(filesystem: AbstractFileSystem, path: str) -> Any:
 def _finished_videos(
     filesystem: AbstractFileSystem, path: str, folder: str, names: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """The records of those of the videos that are finished: not where the record or a clip is damaged or missing."""
+    """Return the records of the finished videos, excluding those with a damaged or missing record or clip."""
     filesystem.invalidate_cache()
     files = {
         posixpath.relpath(file, path) for part in ("clips", "records") for file in filesystem.find(f"{path}/{part}")
@@ -195,9 +193,9 @@ def _finished_videos(
         except ValueError as error:
             if name not in video_of:
                 raise ValueError(
-                    f"{error} It is of no video in `videos`: delete it, or choose another `output`."
+                    f"{error} It belongs to no video in `videos`: delete it, or choose another `output`."
                 ) from error
-            logger.warning("%s The video is prepared anew: %s", error, video_of[name])
+            logger.warning("%s The video is prepared again: %s", error, video_of[name])
             continue
         if _is_as_prepared(folder, record, name in video_of):
             finished[record["video"]] = record
@@ -208,14 +206,14 @@ def _check_record(filesystem: AbstractFileSystem, path: str, name: str, record: 
     where = f"`output`: {name} is damaged"
     kinds: dict[str, Any] = {"video": str, "bytes": int, "failure": (dict, type(None)), "clips": list, "dropped": dict}
     if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError(f"{where}: it must hold {', '.join(kinds)}.")
+        raise ValueError(f"{where}: it must contain {', '.join(kinds)}.")
     if record_name(record["video"]) != name:
         raise ValueError(f"{where}: it is the record of another video, {record['video']!r}.")
     failure = record["failure"]
     if failure is not None and not all(isinstance(failure.get(key), str) for key in ("stage", "reason")):
-        raise ValueError(f"{where}: `failure` must hold stage and reason.")
+        raise ValueError(f"{where}: `failure` must contain stage and reason.")
     if any(not isinstance(count, int) for count in record["dropped"].values()):
-        raise ValueError(f"{where}: `dropped` must hold numbers of clips.")
+        raise ValueError(f"{where}: `dropped` must contain numbers of clips.")
     for row in record["clips"]:
         check_row(filesystem, path, row, where)
         for file in (row["file_name"], row["annotations"]):
@@ -224,29 +222,29 @@ def _check_record(filesystem: AbstractFileSystem, path: str, name: str, record: 
 
 
 def _is_as_prepared(folder: str, record: dict[str, Any], is_given: bool) -> bool:
-    """Whether the video is still the one that was prepared. One that failed may have been replaced since."""
+    """Return whether the video is unchanged since it was prepared. A failed video may have been replaced."""
     filesystem, path = url_to_fs(folder)
     name = record["video"]
     advice = f"choose another `output`, or delete {record_name(name)} in it if the video failed before."
     if not is_given:
-        raise ValueError(f"`output` was made of other videos: {name} is not in `videos`; {advice}")
+        raise ValueError(f"`output` was created from other videos: {name} is not in `videos`; {advice}")
     if size_of_video(filesystem, f"{path}/{name}") == record["bytes"]:
         return True
     if record["failure"] is None:
-        raise ValueError(f"`videos` holds {name}, which has changed since it was prepared; choose another `output`.")
+        raise ValueError(f"`videos` contains {name}, which changed after it was prepared; choose another `output`.")
     return False
 
 
 def _record_killed(filesystem: AbstractFileSystem, path: str, folder: str, name: str) -> str:
     videos, videos_path = url_to_fs(folder)
-    reason = "The process that worked on it was killed again, as the system does when memory runs out."
+    reason = "The process that worked on it was killed again, possibly because memory ran out."
     record = {"video": name, "bytes": size_of_video(videos, f"{videos_path}/{name}"), **failed("process", reason)}
     _write(filesystem, path, record_name(name), json.dumps(record, indent=1).encode())
     return name
 
 
 def _write_summary(filesystem: AbstractFileSystem, path: str, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Writes everything that is about the whole dataset, the index last."""
+    """Write the files about the whole dataset, the index last."""
     records = sorted(records, key=lambda record: record["video"])
     rows = sorted((row for record in records for row in record["clips"]), key=lambda row: row["clip"])
     failures = [{"video": record["video"], **record["failure"]} for record in records if record["failure"]]
@@ -270,7 +268,7 @@ def _write_summary(filesystem: AbstractFileSystem, path: str, records: Iterable[
 
 
 def _write(filesystem: AbstractFileSystem, path: str, name: str, content: bytes) -> None:
-    """Object stores show a file only when it is complete; a local one has to be moved to its name."""
+    """Write a file. Object stores show a file only when it is complete; a local file must be renamed."""
     if not isinstance(filesystem, LocalFileSystem):
         filesystem.pipe_file(f"{path}/{name}", content)
         return

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a video's scenes begin, found while it streams by."""
+"""Streaming detection of scene changes."""
 
 from collections import deque
 
@@ -12,25 +12,24 @@ from .. import checks
 
 THUMBNAIL_WIDTH = 64
 
-# A cut stands out from the frames before it; a fast pan or dance is as different from frame to frame all along.
+# A cut stands out from the previous frames; in a fast pan or dance, all frames differ similarly.
 MIN_RATIO_TO_RECENT = 3.0
 RECENT_FRAMES = 8
 
 
 class SceneCounter:
-    """
-    Numbers the scenes of a video. Called with each frame in turn, it returns the number of the frame's scene, so that
-    `itertools.groupby(frames, SceneCounter())` cuts a video without holding it.
+    """Number the scenes of a video. Called with each frame in turn, it returns the number of the frame's scene, so
+    that `itertools.groupby(frames, SceneCounter())` splits a video while streaming it.
 
-    A scene begins where hue, saturation and brightness (0-255) of a thumbnail differ from the frame before by at least
-    `threshold` on average, the measure and the unit of PySceneDetect's ContentDetector, and by three times as much as
-    between the frames before; where the size of the frame changes; and after `max_frames`.
+    A scene begins when hue, saturation and brightness (0-255) of a thumbnail differ from the previous frame by at
+    least `threshold` on average, as in PySceneDetect's ContentDetector, and by at least three times as much as the
+    frames before; when the size of the frame changes; and after `max_frames`.
 
     Args:
         threshold (`float`, *optional*, defaults to `27.0`):
-            Mean difference that is a cut.
+            Minimum mean difference of a cut.
         max_frames (`int`, *optional*):
-            Longest scene. The default sets no limit.
+            Maximum length of a scene; unlimited by default.
     """
 
     def __init__(self, threshold: float = 27.0, max_frames: int | None = None):
@@ -46,8 +45,7 @@ class SceneCounter:
         self._recent: deque[float] = deque(maxlen=RECENT_FRAMES)
 
     def __call__(self, frame: np.ndarray) -> int:
-        """
-        The number of the scene, from 0, that the next frame belongs to.
+        """Return the scene number of the next frame, from 0.
 
         Args:
             frame (`np.ndarray`):
@@ -68,7 +66,7 @@ class SceneCounter:
     def _is_cut(self, thumbnail: np.ndarray) -> bool:
         difference = np.abs(thumbnail - self._thumbnail)
         hue = difference[..., 0]
-        hue[:] = np.minimum(hue, 256 - hue)  # red is both ends of the scale
+        hue[:] = np.minimum(hue, 256 - hue)  # the scale is cyclic
         score = float(difference.mean())
         is_cut = score >= self.threshold and score >= MIN_RATIO_TO_RECENT * np.mean(self._recent or [0.0])
         self._recent.append(score)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which videos there are: in a folder, or in a list of one of the forms that other projects have."""
+"""The videos of a folder, or of a list in one of the formats of other projects."""
 
 import csv
 import io
@@ -26,32 +26,31 @@ from .frame_folders import IMAGES_FOLDER, is_frame
 
 logger = logging.getLogger(__name__)
 
-# Where the entries of a list, or the columns of a table, have the path of the video.
+# Keys of list entries, or columns of a table, that contain the path of the video.
 VIDEO_KEYS = ("video_path", "video", "file_name", "path")
 
 
 def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> tuple[str, list[str]]:
-    """
-    Find the videos of a folder or of a list.
+    """Find the videos of a folder or of a list.
 
     Args:
         videos (`str` or `os.PathLike`):
-            A folder, whose files with a suffix of `VIDEO_SUFFIXES` are taken, also from folders in it; or a list, in
-            UTF-8: a `.json` or `.jsonl` file of paths or of objects, a `.csv` file with a header, or a text file with
-            a path per line. Objects and tables have the path in the first of `VIDEO_KEYS` that is there. Paths are
-            relative to the list's own folder; absolute ones must lie in it. Folder or list may be an fsspec URL.
+            A folder, searched recursively for files with a suffix in `VIDEO_SUFFIXES`; or a list in UTF-8: a `.json`
+            or `.jsonl` file of paths or objects, a `.csv` file with a header, or a text file with one path per line.
+            In objects and tables, the path is under the first of `VIDEO_KEYS` that is present. Paths are relative to
+            the folder of the list; absolute ones must lie in it. Folder or list may be an fsspec URL.
         frames_fps (`float`, *optional*):
-            Where it is given, folders of images are videos, too: those in the folder that hold images and no video, of
-            several in one folder only the one named `images`; and those that the list names.
+            If given, folders of images also count as videos: folders that contain images and no videos, among siblings
+            only the one named `images`, and folders in the list.
 
     Returns:
-        `tuple[str, list[str]]`: the folder, and the paths of the videos relative to it, in the order of the numbers in
-        their names.
+        `tuple[str, list[str]]`: The folder, and the paths of the videos relative to it, sorted by the numbers in their
+        names.
 
     Raises:
-        `FileNotFoundError`: there is no such folder or list, or a file that it names does not exist.
-        `ValueError`: there are no videos, one is named twice, a path leaves the folder or is not UTF-8, the list is
-            damaged or names no videos, or `frames_fps` is missing for folders of images or given where there are none.
+        FileNotFoundError: If there is no such folder or list, or a file that it names does not exist.
+        ValueError: If there are no videos, one is named twice, a path leaves the folder or is not UTF-8, the list is
+            damaged or names no videos, or `frames_fps` is missing for folders of images, or given without any.
     """
     videos = checks.path("videos", videos)
     filesystem, path = url_to_fs(videos)
@@ -62,15 +61,17 @@ def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> t
         of_frames = _frame_folders(found, names)
         if frames_fps is not None:
             if not of_frames:
-                raise ValueError(f"`videos` holds no folders of images, which `frames_fps` is for: {videos}.")
+                raise ValueError(f"`videos` contains no folders of images, which `frames_fps` requires: {videos}.")
             names += of_frames
         elif of_frames and not names:
             raise ValueError(
-                f"`videos` holds no videos but folders of images, such as {of_frames[0]}: give their frame rate as "
+                f"`videos` contains no videos but folders of images, such as {of_frames[0]}: give their frame rate as "
                 "`frames_fps`, which they do not state."
             )
         elif not names and any(map(is_frame, found)):
-            raise ValueError(f"`videos` holds images: put the frames of each clip into a folder of its own: {videos}.")
+            raise ValueError(
+                f"`videos` contains images: move the frames of each clip to a folder of its own: {videos}."
+            )
     elif filesystem.isfile(path):
         folder = videos.rpartition("/")[0] or "."
         named = _named_in(filesystem, path, videos)
@@ -79,13 +80,13 @@ def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> t
     else:
         raise FileNotFoundError(f"`videos` is neither a folder nor a list of videos: {videos}.")
     if not names:
-        raise ValueError(f"`videos` holds no videos: {videos}.")
+        raise ValueError(f"`videos` contains no videos: {videos}.")
     doubles = sorted(name for name, count in Counter(names).items() if count > 1)
     if doubles:
         raise ValueError(f"`videos` names a video twice: {doubles[0]}.")
     for name in names:
         if name != name.encode("utf-8", "replace").decode("utf-8"):
-            raise ValueError(f"`videos` holds a file whose name is not UTF-8: {name!r}.")
+            raise ValueError(f"`videos` contains a file whose name is not UTF-8: {name!r}.")
         check_inside(filesystem, path, name, f"`videos` ({videos})")
     if folder != videos:
         _check_named(filesystem, path, names, frames_fps)
@@ -93,7 +94,7 @@ def list_videos(videos: str | os.PathLike, frames_fps: float | None = None) -> t
 
 
 def _files_in(filesystem: AbstractFileSystem, path: str) -> list[str]:
-    """Paths of all files below a folder, relative to it."""
+    """Return the paths of all files below a folder, relative to it."""
     if not isinstance(filesystem, LocalFileSystem):
         return [posixpath.relpath(file, path) for file in filesystem.find(path)]
     found = []
@@ -101,7 +102,7 @@ def _files_in(filesystem: AbstractFileSystem, path: str) -> list[str]:
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 name = Path(folder, name).relative_to(path).as_posix()
-                raise ValueError(f"`videos` holds a link to a folder, which is not followed: {name}.")
+                raise ValueError(f"`videos` contains a link to a folder, which is not followed: {name}.")
         found += [Path(folder, name).relative_to(path).as_posix() for name in files]
     return found
 
@@ -111,7 +112,7 @@ def _raise(error: OSError) -> None:
 
 
 def _frame_folders(files: Iterable[str], videos: Iterable[str]) -> list[str]:
-    """Folders that hold images and no videos: those are the videos' posters."""
+    """Return the folders that contain images and no videos; next to videos, images are their posters."""
     parents = {str(PurePosixPath(name).parent) for name in files if is_frame(PurePosixPath(name).name)}
     folders = parents - {str(PurePosixPath(name).parent) for name in videos} - {"."}
     of_clips = {str(PurePosixPath(name).parent) for name in folders if PurePosixPath(name).name == IMAGES_FOLDER}
@@ -143,7 +144,7 @@ def _named_in(filesystem: AbstractFileSystem, path: str, videos: str) -> list[st
     except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"`videos` cannot be read as a {suffix} file: {videos} ({error}).") from error
     if not isinstance(entries, list):
-        raise ValueError(f"`videos` must hold a list of paths or objects: {videos}.")
+        raise ValueError(f"`videos` must contain a list of paths or objects: {videos}.")
     names = []
     for number, entry in enumerate(entries):
         key = next((key for key in VIDEO_KEYS if key in entry), None) if isinstance(entry, dict) else None
@@ -151,13 +152,13 @@ def _named_in(filesystem: AbstractFileSystem, path: str, videos: str) -> list[st
         if not isinstance(name, str) or not name.strip():
             keys = ", ".join(VIDEO_KEYS)
             raise ValueError(
-                f"`videos` ({videos}): entry {number} must be a path, or have one as one of {keys}, got "
+                f"`videos` ({videos}): entry {number} must be a path, or contain one as one of {keys}, got "
                 f"{_short(entry)}."
             )
         names.append(name)
     unread = sorted({str(key) for entry in entries if isinstance(entry, dict) for key in entry} - set(VIDEO_KEYS))
     if unread:
-        logger.warning("Of %s only the videos are read, not %s; keypoints are detected, or given.", videos, unread)
+        logger.warning("From %s, only the videos are read, not %s; pass keypoints separately.", videos, unread)
     return names
 
 
@@ -182,8 +183,8 @@ def _check_named(filesystem: AbstractFileSystem, path: str, names: list[str], fr
             folders.append(name)
     if folders and frames_fps is None:
         raise ValueError(
-            f"`videos` names folders of images, such as {folders[0]}: give their frame rate as `frames_fps`, "
+            f"`videos` names folders of images, such as {folders[0]}: pass their frame rate as `frames_fps`, "
             "which they do not state."
         )
     if frames_fps is not None and not folders:
-        raise ValueError("`videos` names no folders of images, which `frames_fps` is for.")
+        raise ValueError("`videos` names no folders of images, which `frames_fps` requires.")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The two small networks whose features FID-p and FVD-p compare. `examples/train_procedural_features.py` trains them.
+"""The two small feature networks of FID-p and FVD-p, trained by `examples/train_procedural_features.py`.
 
 Axes: N frames or clips, C channels, F frames of a clip, H, W.
 """
@@ -12,9 +12,8 @@ from torch import nn
 
 
 class ProceduralFrameNetwork(nn.Module):
-    """
-    Features of single frames. They are of a map that keeps 5x3 places, so that they tell where things are. Each has
-    mean 0 and variance 1 over the training data, so that all weigh the same in a distance.
+    """Features of single frames. They are computed from a map with 5x3 positions, so they depend on where things are.
+    Each has mean 0 and variance 1 over the training data, so all have the same weight in a distance.
     """
 
     INPUT_SIZE = (160, 96)
@@ -34,8 +33,7 @@ class ProceduralFrameNetwork(nn.Module):
         )
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
+        """Args:
             frames (`torch.Tensor`):
                 `(N, 3, 160, 96)`, RGB in `[-1, 1]`.
 
@@ -46,7 +44,9 @@ class ProceduralFrameNetwork(nn.Module):
 
 
 class ProceduralClipNetwork(nn.Module):
-    """Features of clips of 16 frames, at half the resolution of single frames; else as [`ProceduralFrameNetwork`]."""
+    """Features of clips of 16 frames, at half the resolution of single frames; otherwise as
+    [`ProceduralFrameNetwork`].
+    """
 
     INPUT_SIZE = (80, 48)
     NUM_FEATURES = 32
@@ -64,8 +64,7 @@ class ProceduralClipNetwork(nn.Module):
         )
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
+        """Args:
             clips (`torch.Tensor`):
                 `(N, 3, 16, 80, 48)`, RGB in `[-1, 1]`.
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How procedural people look: a person in a pose, seen by a camera, as layers of outlines.
+"""Appearance of procedural people: a person in a pose, seen by a camera, as layers of outlines.
 
 Axes: T times; pairs are ordered left, right (the person's). Space is that of `motion.py`. A head is measured
 in halves of its width, height and depth: u to the left of a person who faces the viewer, v down, w forward.
@@ -84,18 +84,17 @@ FRAME_COLOR = rgb("#26262b")  # of glasses
 
 
 class Figure:
-    """
-    A person in a pose, seen by a camera: what to draw and where the keypoints are.
+    """A person in a pose, seen by a camera: the shapes to draw and the keypoints.
 
     Args:
         person (`Person`):
-            Who.
+            The person.
         skeleton (`Skeleton`):
             The pose at each time `(T,)`.
         view (`View`):
             The camera at each time.
         light_from_left (`bool`):
-            From which side of the picture the light comes.
+            Whether the light comes from the left of the image.
     """
 
     def __init__(self, person: Person, skeleton: Skeleton, view: View, light_from_left: bool):
@@ -125,7 +124,7 @@ class Figure:
     # Shapes
 
     def layers(self) -> list[Layer]:
-        """Everything that is drawn."""
+        """Return everything that is drawn."""
         layers = [self._hair_behind(), *self._ears(), self._neck(), self._pelvis(), *self._torso()]
         for side in (LEFT, RIGHT):
             layers += [*self._leg(side), *self._arm(side), *self._hand(side)]
@@ -157,7 +156,7 @@ class Figure:
         down = self.view.project(s.head + 0.1 * s.head_turn[:, :, 1]) - self.head
         self.head_down = down / np.linalg.norm(down, axis=-1, keepdims=True)
         self.head_side = np.stack([self.head_down[:, 1], -self.head_down[:, 0]], axis=-1)
-        self.forward = s.head_turn[:, :2, 2] * self.half[2]  # how far the face's front moves in the picture
+        self.forward = s.head_turn[:, :2, 2] * self.half[2]  # how far the face's front moves in the image
         self.forward[:, 1] += 0.1 * self.half[2]
 
     def _on_head(self, points: Sequence[tuple[float, ...]] | np.ndarray) -> np.ndarray:
@@ -347,7 +346,7 @@ class Figure:
         top = np.stack([out * np.cos(angle), low - (out - 0.02 + low) * np.sin(angle), 0 * angle], axis=1)
         line = smooth(self._on_head(hairline), closed=False)
         outline = np.concatenate([self._around_head(top), line], axis=1)
-        # An afro goes on behind, without a rim between.
+        # An afro continues behind the head, without a rim in between.
         rim = color if self.person.hair_style == "afro" else shade(color, 0.72)
         center = self._around_head([(0, -0.55, 0.2)])
         shift = (self.light * (0.05 * self.head_size * self.half[1])[:, None])[:, None]
@@ -371,19 +370,18 @@ class Figure:
 
     @cached_property
     def _trunk_sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The outline of the trunk at its cross-sections, on the left and on the right of the picture, `(T, 6, 2)`."""
+        """The outline of the trunk at its cross-sections, on the left and on the right of the image, `(T, 6, 2)`."""
         centers, across, deep = self._trunk_rings
         middle = self.view.project(centers)
         along = np.gradient(middle, axis=1)
         along = along / np.linalg.norm(along, axis=-1, keepdims=True)
-        normal = np.stack([along[..., 1], -along[..., 0]], axis=-1)  # to the right of the picture
+        normal = np.stack([along[..., 1], -along[..., 0]], axis=-1)  # to the right of the image
         reach = np.hypot((across[..., :2] * normal).sum(axis=-1), (deep[..., :2] * normal).sum(axis=-1))
         offset = normal * (reach * self.size[:, None])[..., None]
         return middle - offset, middle + offset
 
     def _on_trunk(self, angle: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """
-        Points of the trunk's surface in pixels `(T, n, 2)`.
+        """Points of the trunk's surface in pixels `(T, n, 2)`.
 
         Angles `(n,)` or `(T, n)` go around it, 0 being the middle of the front; heights `(n,)` go from 0 at the neck
         to 5 at the hem.
@@ -395,7 +393,7 @@ class Figure:
         return self.view.project(center + np.sin(angle) * side + np.cos(angle) * front)
 
     def _print(self, angle: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """Something printed on the front, given as for `_on_trunk`; where it is turned away it has no area."""
+        """Return a shape printed on the front, given as for `_on_trunk`; parts that are turned away have no area."""
         turn = self.skeleton.chest_turn
         yaw = np.arctan2(turn[:, 0, 2], turn[:, 2, 2])[:, None]
         return self._on_trunk(np.clip(angle, -np.pi / 2 - yaw, np.pi / 2 - yaw), height)
@@ -453,7 +451,7 @@ class Figure:
         return layers
 
     def _pattern(self, bottom: float) -> list[tuple[np.ndarray, Color]]:
-        """What is printed on the top: outlines and colours."""
+        """Return the print on the top: outlines and colours."""
         p, color = self.person, self.person.pattern_color
         if p.pattern == "stripes":
             return [(self._band(v, min(v + 0.3, bottom)), color) for v in np.arange(1.0, bottom, 0.62)]
@@ -545,7 +543,7 @@ class Figure:
         return Layer(f"foot {side}", depth, polygons)
 
     def _arm_depths(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """How near the upper arm and the forearm are: before the trunk unless they are well behind it."""
+        """Return the depths of upper arm and forearm: in front of the trunk unless they are well behind it."""
         s = self.skeleton
         elbow, wrist = (joints[:, side, 2] - s.neck[:, 2] for joints in (s.elbows, s.wrists))
         upper = elbow + 0.055
@@ -581,7 +579,7 @@ class Figure:
         return [upper, fore]
 
     def _hand(self, side: int) -> list[Layer]:
-        """A palm and fingers of two pieces each, ordered among themselves by which way the hand is turned."""
+        """Return a palm, and fingers of two pieces each, ordered by the direction in which the hand is turned."""
         p, s = self.person, self.skeleton
         points, space = self.hands[:, side], s.hands[:, side]
         size = self.view.scale(s.wrists[:, side, 2]) * p.proportions.hand

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How procedural people move: a dance is key poses on the beat, and gives a 3D skeleton at any time.
+"""Motion of procedural people: a dance has key poses on the beat, and gives a 3D skeleton at any time.
 
 Axes: T times; pairs are ordered left, right (the person's). Space is measured in statures of an average adult: x to
-the right of the picture (the left of a person who faces the viewer), y down with 0 on the floor, z towards the viewer.
-Angles are in degrees where they are written down and in radians where they are used.
+    the right of the image (the left of a person who faces the viewer), y down with 0 on the floor, z towards the
+    viewer. Angles are in degrees in tables and in radians in computations.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LEFT, RIGHT = 0, 1
 SIDES = np.array([1.0, -1.0])
 
 # Upper arm and forearm, each as its angle in the plane of the chest (0 down, 90 away from the body, 180 up) and its
-# angle towards the viewer; the turn of the palm away from the viewer; how likely the pose is.
+# angle towards the viewer; the rotation of the palm away from the viewer; the weight of the pose.
 ARM_POSES = np.array(
     [
         (15, 0, 10, 14, 150, 1.0),  # hanging
@@ -40,7 +40,7 @@ ARM_POSES = np.array(
     ]
 )
 
-# Curl of thumb, index, middle, ring and little finger (0 straight, 1 closed), spread; how likely the gesture is.
+# Curl of thumb, index, middle, ring and little finger (0 straight, 1 closed), spread, and the weight of the gesture.
 HAND_POSES = np.array(
     [
         (0.00, 0.00, 0.00, 0.00, 0.00, 1.0, 2.2),  # open
@@ -54,8 +54,8 @@ HAND_POSES = np.array(
     ]
 )
 
-# Per finger, in hand lengths: where it starts along and across (towards the thumb) the hand, its angle in the palm at
-# full spread, its length.
+# Per finger, in hand lengths: its start along and across the hand (towards the thumb), its angle in the palm at full
+# spread, and its length.
 FINGERS = np.array(
     [
         (0.16, 0.17, 52, 0.48),
@@ -90,8 +90,7 @@ class Proportions:
 
 @dataclass
 class Skeleton:
-    """
-    Joints and directions at each time; `(T, 2, ...)` are left and right.
+    """Joints and directions at each time; `(T, 2, ...)` are left and right.
 
     `head_turn`, `chest_turn` and `pelvis_turn` hold the axes of the part as columns: its left, down and forward.
     """
@@ -118,17 +117,16 @@ class Skeleton:
 
 
 class Dance:
-    """
-    A dance of smooth moves from key pose to key pose, one or two beats each, with a groove under it.
+    """A dance of smooth moves from key pose to key pose, one or two beats each, with an underlying groove.
 
     Args:
         rng (`np.random.Generator`):
-            Chooses the tempo, the poses and the character of the moves.
+            Random generator for the tempo, the poses and the character of the moves.
     """
 
     def __init__(self, rng: np.random.Generator):
         self.tempo = rng.uniform(1.1, 2.3)  # beats per second
-        self.attack = rng.uniform(0.45, 0.95)  # part of a beat that a move takes
+        self.attack = rng.uniform(0.45, 0.95)  # duration of a move as a fraction of a beat
         self.offset = rng.uniform(0, NUM_BEATS)
         self.arms = self._draw_arms(rng)
         self.fingers = self._draw_fingers(rng)
@@ -177,8 +175,7 @@ class Dance:
         return keys
 
     def skeleton(self, seconds: np.ndarray, proportions: Proportions) -> Skeleton:
-        """
-        Where every joint of a person with these proportions is.
+        """Return the joints of a person with the given proportions.
 
         Args:
             seconds (`np.ndarray`):
@@ -250,7 +247,7 @@ class Dance:
         )
 
     def _keyed(self, keys: np.ndarray, beats: np.ndarray) -> np.ndarray:
-        """Keys at times between them: each move starts on its beat and eases in and out."""
+        """Interpolate keys: each move starts on its beat and eases in and out."""
         beat = np.floor(beats).astype(int)
         progress = self._progress(beats).reshape(-1, *[1] * (keys.ndim - 1))
         start = keys[beat % NUM_BEATS]
@@ -275,7 +272,7 @@ class Dance:
 
 
 def _turn(yaw: np.ndarray, pitch: np.ndarray | float, roll: np.ndarray) -> np.ndarray:
-    """Axes `(T, 3, 3)` of a part turned to the left of the picture (yaw), nodding (pitch) and tilted (roll)."""
+    """Axes `(T, 3, 3)` of a part turned to the left of the image (yaw), nodding (pitch) and tilted (roll)."""
     pitch = np.broadcast_to(pitch, yaw.shape)
     (sy, cy), (sp, cp), (sr, cr) = ((np.sin(angle), np.cos(angle)) for angle in (yaw, pitch, roll))
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who procedural people are: proportions, colours, clothes, hair and face."""
+"""Properties of procedural people: proportions, colours, clothes, hair and face."""
 
 from dataclasses import dataclass
 
@@ -31,34 +31,33 @@ PATTERNS = ["plain", "stripes", "pinstripes", "dots", "checks", "badge", "colour
 
 @dataclass
 class Person:
-    """
-    One person. Colours are `(red, green, blue)` in `[0, 255]`, before the light of a scene.
+    """One person. Colours are `(red, green, blue)` in `[0, 255]`, before the light of a scene.
 
     Args:
         proportions (`Proportions`):
             Lengths of the bones.
         girth (`float`):
-            How stout: a factor near 1 on the width of trunk and limbs.
+            Factor near 1 on the width of trunk and limbs.
         skin (`tuple`):
             Colour of the skin.
         hair (`tuple`):
             Colour of the hair.
         hair_style (`str`):
-            One of `HAIR_STYLES`, hats among them.
+            Hair style or hat, one of `HAIR_STYLES`.
         eyes (`tuple`):
             Colour of the irises.
         top (`str`):
-            One of `TOPS`.
+            Top, one of `TOPS`.
         top_color (`tuple`):
-            Its colour.
+            Colour of the top.
         pattern (`str`):
-            What is printed on the top, one of `PATTERNS`.
+            Print on the top, one of `PATTERNS`.
         pattern_color (`tuple`):
-            The colour that it is printed in.
+            Colour of the print.
         bottom (`str`):
-            One of `BOTTOMS`.
+            Bottom, one of `BOTTOMS`.
         bottom_color (`tuple`):
-            Its colour.
+            Colour of the bottom.
         shoes (`tuple`):
             Colour of the shoes.
         glasses (`bool`):
@@ -68,7 +67,7 @@ class Person:
         earrings (`bool`):
             Whether the person wears earrings.
         jaw (`float`):
-            From 0, a square jaw, to 1, a narrow one.
+            Shape of the jaw, from 0 (square) to 1 (narrow).
         lips (`tuple`):
             Colour of the lips.
         accent (`tuple`):
@@ -97,7 +96,7 @@ class Person:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Person":
-        """A person drawn by a generator."""
+        """Draw a random person."""
         child = rng.random() < 0.18
         stature = rng.uniform(0.74, 0.84) if child else rng.uniform(0.93, 1.04)
         head = rng.uniform(0.165, 0.178) if child else rng.uniform(0.158, 0.172)

@@ -11,7 +11,7 @@ from ..conditioning.keypoints import FACE
 from .scene import SCORE_VISIBLE, ProceduralScene
 
 
-# Of ProcDance-v1.
+# Values of ProcDance-v1.
 NUM_DANCES, DANCE_FRAMES, DANCE_FPS = 50, 32, 30.0
 REFERENCE_CANDIDATES = range(48, 240, 12)
 REFERENCE_SIZE = (160, 96)
@@ -19,17 +19,16 @@ REFERENCE_SIZE = (160, 96)
 
 @dataclass(frozen=True)
 class ProcDanceClip:
-    """
-    One evaluation clip of ProcDance-v1.
+    """One evaluation clip of ProcDance-v1.
 
     Args:
         name (`str`):
-            Such as `"procdance-07"`.
+            Name, such as `"procdance-07"`.
         target (`ProceduralScene`):
-            The truth: what a model is to generate.
+            The ground truth, which a model should generate.
         driving (`ProceduralScene`):
-            Another person in the same dance and setting, for cross-identity driving: this one's keypoints drive, and
-            `target` remains the truth.
+            Another person in the same dance and setting, whose keypoints drive in cross-identity evaluation; `target`
+            remains the ground truth.
         frames (`range`):
             The frames of the clip.
         fps (`float`):
@@ -44,11 +43,10 @@ class ProcDanceClip:
 
     @cached_property
     def reference_frame(self) -> int:
-        """
-        The frame of `target`'s scene that is the reference picture, a moment after the clip.
+        """The frame of `target`'s scene that serves as the reference image, shortly after the clip.
 
-        Of 16 candidates, spread over 6 seconds, those that show nearly as many points of the face and both hands as
-        the best (within 5%) are kept, and the one of them is taken whose hands move least during the exposure.
+        There are 16 candidates over 6 seconds. Among those that show nearly as many points of the face and both hands
+        as the best (within 5%), it is the one whose hands move least during the exposure.
         """
         candidates = np.array(REFERENCE_CANDIDATES)
         around = np.stack([candidates, candidates + 1], axis=1).ravel()
@@ -61,8 +59,7 @@ class ProcDanceClip:
 
 
 def proc_dance_v1() -> list[ProcDanceClip]:
-    """
-    The fixed evaluation split ProcDance-v1.
+    """Return the fixed evaluation set ProcDance-v1.
 
     Returns:
         `list[ProcDanceClip]`: 50 clips of 32 frames at 30 frames per second, each with its own person, dance and

@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural people: rendered dancers with true motion blur and exact keypoints and masks, of any number and size.
+"""Procedural people: any number of dancers rendered at any size, with ground-truth motion blur, exact keypoints and
+masks.
 
 Axes: F frames, T times (the frames' middles, then their sub-frames), H, W, K = 133 keypoints; hands are ordered left,
 right (the person's). Pixels follow the convention of `conditioning/keypoints.py`.
@@ -24,11 +25,11 @@ from .shapes import SUBPIXEL_BITS, Layer, fixed_point
 
 SPLITS = ("train", "test", "validation")
 
-# Pictures are drawn at least this high and then reduced.
+# Minimum height at which images are drawn before they are downscaled.
 MIN_CANVAS_HEIGHT = 320
 
-# Between two sub-frames nothing moves farther than this, in pixels of a picture 160 high; the distance grows with the
-# fourth root of the height. Frames never have more sub-frames than the limit.
+# Maximum motion between two sub-frames, in pixels of an image with height 160; it grows with the fourth root of the
+# height. The second value limits the sub-frames of a frame.
 SUBFRAME_STEP = 1.25
 MAX_SUBFRAMES = 32
 
@@ -38,7 +39,7 @@ BACKGROUND = 255  # label of pixels that show no part of the person
 
 SCORE_VISIBLE, SCORE_HIDDEN = 1.0, 0.5
 
-# The parts that carry a group of keypoints: what is nearer than all of them hides the points.
+# The parts that carry a group of keypoints: anything closer than all of them occludes the points.
 CARRIERS = (
     (range(133), ("face", "hair")),
     *(
@@ -61,21 +62,20 @@ CARRIERS = (
 
 @dataclass(eq=False)
 class ProceduralClip:
-    """
-    Rendered frames and the truth about them.
+    """Rendered frames with their ground truth.
 
     Args:
         frames (`np.ndarray`):
             uint8 RGB `(F, H, W, 3)`, with motion blur.
         sharp_frames (`np.ndarray`, *optional*):
-            uint8 RGB `(F, H, W, 3)`: the middles of the exposures, without motion blur. `None` unless asked for.
+            uint8 RGB `(F, H, W, 3)`: the middles of the exposures, without motion blur. `None` unless requested.
         keypoints (`WholeBodyKeypoints`):
-            The person at the middle of each exposure. Scores are 1 where a point is visible, 0.5 where another part of
-            the person hides it, and 0 (missing) outside the picture.
+            The person at the middle of each exposure. Scores are 1 for visible points, 0.5 for points occluded by
+            another part of the person, and 0 (missing) outside the image.
         face_mask (`np.ndarray`):
             bool `(F, H, W)`: pixels that show the face (skin and features, no hair) at the middle of the exposure.
         hand_masks (`np.ndarray`):
-            bool `(F, 2, H, W)`: pixels that show the left and the right hand at the middle of the exposure.
+            bool `(F, 2, H, W)`: pixels that show the left and right hand at the middle of the exposure.
         shutter (`np.ndarray`):
             float32 `(F,)`: exposure as a fraction of the frame interval, in `(0, 1]`.
     """
@@ -89,25 +89,24 @@ class ProceduralClip:
 
 
 class ProceduralScene:
-    r"""
-    A person who dances in front of a camera, without end and at any size.
+    r"""A person who dances in front of a camera, for any duration and at any size.
 
     Frame `i` shows the time `i / fps` and does not depend on which other frames are rendered. The splits share no
-    random draw: no person, dance or setting of one occurs in the other.
+    random numbers: no person, dance or setting of one occurs in another.
 
     Args:
         split (`str`):
             `"train"`, `"test"` or `"validation"`.
         identity (`int`):
-            Which person, at least 0.
+            Number of the person, at least 0.
         motion (`int`):
-            Which dance, at least 0.
+            Number of the dance, at least 0.
         setting (`int`):
-            Which place, light, camera and shutter, at least 0.
+            Number of the setting (place, light, camera and shutter), at least 0.
 
     Raises:
-        `TypeError`: an index is no integer.
-        `ValueError`: `split` is another word, or an index is negative.
+        TypeError: If an index is not an integer.
+        ValueError: If `split` is unknown, or an index is negative.
     """
 
     def __init__(self, split: str, identity: int, motion: int, setting: int):
@@ -128,12 +127,11 @@ class ProceduralScene:
     def render(
         self, frames: Sequence[int], height: int, width: int, fps: float = 30.0, with_sharp: bool = False
     ) -> ProceduralClip:
-        """
-        Render frames.
+        """Render frames.
 
         Args:
             frames (`Sequence[int]`):
-                Which frames, at least 0, in any order, at least one.
+                Frame numbers from 0, at least one, in any order.
             height (`int`):
                 Height of the frames in pixels, at least 16.
             width (`int`):
@@ -141,24 +139,24 @@ class ProceduralScene:
             fps (`float`, *optional*, defaults to `30.0`):
                 Frames per second.
             with_sharp (`bool`, *optional*, defaults to `False`):
-                Also give the frames without motion blur.
+                Whether to also return the frames without motion blur.
 
         Returns:
-            [`ProceduralClip`]: frames, keypoints and masks. The `fps` of the keypoints is `fps`, whichever frames they
-            are of.
+            [`ProceduralClip`]: Frames, keypoints and masks. The keypoints have the frame rate `fps`, whichever frames
+            were requested.
 
         Raises:
-            `TypeError`: a frame or a size is no integer, or `fps` no number.
-            `ValueError`: there are no frames, one is negative, a size is below 16, or `fps` is not positive.
+            TypeError: If a frame or a size is not an integer, or `fps` is not a number.
+            ValueError: If there are no frames, one is negative, a size is below 16, or `fps` is not positive.
         """
         numbers = _checked_frames(frames, height, width, fps)
         blocks = [
             self._render_block(numbers[start : start + FRAMES_PER_BLOCK], int(height), int(width), fps, with_sharp)
             for start in range(0, len(numbers), FRAMES_PER_BLOCK)
         ]
-        pictures, sharp, xy, score, masks = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        images, sharp, xy, score, masks = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return ProceduralClip(
-            frames=pictures,
+            frames=images,
             sharp_frames=sharp if with_sharp else None,
             keypoints=WholeBodyKeypoints(xy, score, height, width, fps),
             face_mask=masks[:, 0],
@@ -167,12 +165,11 @@ class ProceduralScene:
         )
 
     def keypoints(self, frames: Sequence[int], height: int, width: int, fps: float = 30.0) -> WholeBodyKeypoints:
-        """
-        The keypoints of [`~ProceduralScene.render`] alone, which takes a fraction of the time.
+        """Return only the keypoints of [`~ProceduralScene.render`], in a fraction of the time.
 
         Args:
             frames (`Sequence[int]`):
-                Which frames, at least 0, in any order, at least one.
+                Frame numbers from 0, at least one, in any order.
             height (`int`):
                 Height of the frames in pixels, at least 16.
             width (`int`):
@@ -181,7 +178,7 @@ class ProceduralScene:
                 Frames per second.
 
         Raises:
-            `TypeError`, `ValueError`: as in [`~ProceduralScene.render`].
+            TypeError, ValueError: As in [`~ProceduralScene.render`].
         """
         numbers = _checked_frames(frames, height, width, fps)
         supersampling = _supersampling(height)
@@ -200,7 +197,9 @@ class ProceduralScene:
     def _render_block(
         self, numbers: np.ndarray, height: int, width: int, fps: float, with_sharp: bool
     ) -> tuple[np.ndarray, ...]:
-        """Frames, sharp frames (none unless asked for), keypoints, scores, and masks of the face and both hands."""
+        """Return frames, sharp frames (none unless requested), keypoints, scores, and masks of the face and both
+        hands.
+        """
         middles, exposures = numbers / fps, self.place.exposure(numbers) / fps
         counts = self._count_subframes(middles, exposures, height, width)
         subframes = [
@@ -214,7 +213,7 @@ class ProceduralScene:
         painted = _painted_background(self.split, self.setting, *canvas_size)
         xy = figure.keypoints()[: len(numbers)] / supersampling
 
-        pictures = np.empty((len(numbers), height, width, 3), dtype=np.uint8)
+        images = np.empty((len(numbers), height, width, 3), dtype=np.uint8)
         sharp = np.empty((len(numbers) * with_sharp, height, width, 3), dtype=np.uint8)
         score = np.empty(xy.shape[:2], dtype=np.float32)
         masks = np.empty((len(numbers), 3, height, width), dtype=bool)
@@ -224,16 +223,16 @@ class ProceduralScene:
             total = np.zeros((height, width, 3), dtype=np.float32)
             for time in range(last - count, last):
                 cv2.accumulate(_reduced(brush.draw(background.copy(), time), height, width), total)
-            pictures[frame] = np.rint(total / count)
+            images[frame] = np.rint(total / count)
             if with_sharp:
                 sharp[frame] = _reduced(brush.draw(background, frame), height, width)
             labels = brush.labels(frame, height, width, supersampling)
             masks[frame] = [brush.shows(labels, part) for part in ("face", "hand 0", "hand 1")]
             score[frame] = brush.scores(frame, labels, xy[frame])
-        return pictures, sharp, xy, score, masks
+        return images, sharp, xy, score, masks
 
     def _count_subframes(self, middles: np.ndarray, exposures: np.ndarray, height: int, width: int) -> np.ndarray:
-        """How many sub-frames `(F,)` the movement during each exposure needs."""
+        """Return the number of sub-frames `(F,)` for the motion during each exposure."""
         times = np.stack([middles - exposures / 2, middles, middles + exposures / 2], axis=1)
         xy = self._figure(times.ravel(), height, width).keypoints().reshape(len(middles), 3, -1, 2)
         path = np.linalg.norm(np.diff(xy, axis=1), axis=-1).sum(axis=1).max(axis=-1)
@@ -242,7 +241,7 @@ class ProceduralScene:
 
 
 class _Brush:
-    """Draws the layers of a figure, the farthest first."""
+    """Draw the layers of a figure from back to front."""
 
     def __init__(self, layers: list[Layer], setting: Setting):
         layers = [layer for layer in layers if layer.polygons]
@@ -264,9 +263,9 @@ class _Brush:
         return canvas
 
     def labels(self, time: int, height: int, width: int, supersampling: int) -> np.ndarray:
-        """Which layer the middle of each pixel shows, uint8 `(H, W)`."""
+        """Return the layer visible at the centre of each pixel, uint8 `(H, W)`."""
         canvas = np.full((height * supersampling, width * supersampling), BACKGROUND, dtype=np.uint8)
-        # The middle of an even number of canvas pixels lies between two of them: bring it to the middle of the second.
+        # The centre of an even number of canvas pixels lies between two of them: shift it to the centre of the second.
         shift = 0 if supersampling % 2 else 2 ** (SUBPIXEL_BITS - 1)
         for layer in self.order[time]:
             for points, _, is_outline in self.shapes[layer]:
@@ -275,13 +274,13 @@ class _Brush:
         return canvas[supersampling // 2 :: supersampling, supersampling // 2 :: supersampling]
 
     def shows(self, labels: np.ndarray, part: str) -> np.ndarray:
-        """Where a part is seen."""
+        """Return where a part is visible."""
         table = np.zeros(256, dtype=bool)
         table[: len(self.parts)] = [name == part for name in self.parts]
         return table[labels]
 
     def scores(self, time: int, labels: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        """The score of each keypoint `(K,)`: is it inside the picture, and before or behind what is seen there?"""
+        """Return the score of each keypoint `(K,)`, depending on whether it is inside the image and visible there."""
         height, width = labels.shape
         rank = np.full(256, -1)
         rank[self.order[time]] = np.arange(len(self.parts))
@@ -302,7 +301,7 @@ def _painted_background(split: str, setting: int, height: int, width: int) -> np
 
 
 def _supersampling(height: int) -> int:
-    """How many times larger than the picture it is drawn."""
+    """Return the factor by which the canvas is larger than the image."""
     return -(-MIN_CANVAS_HEIGHT // height)
 
 
@@ -319,10 +318,10 @@ def _generator(split: str, kind: str, index: int) -> np.random.Generator:
 
 def _checked_frames(frames: Sequence[int], height: int, width: int, fps: float) -> np.ndarray:
     if not isinstance(frames, Iterable):
-        raise TypeError(f"`frames` must hold numbers of frames, got {checks.shown(frames)}.")
+        raise TypeError(f"`frames` must contain frame numbers, got {checks.shown(frames)}.")
     numbers = np.array([checks.integer("frames", frame, 0) for frame in frames])
     if len(numbers) == 0:
-        raise ValueError("`frames` must name at least one frame, got none.")
+        raise ValueError("`frames` must contain at least one frame number, got none.")
     for name, size in (("height", height), ("width", width)):
         checks.integer(name, size, 16, checks.MAX_SIDE)
     checks.number("fps", fps, above=0)

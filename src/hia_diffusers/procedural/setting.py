@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where procedural people are and how they are filmed: rooms and places, light, camera and shutter.
+"""Settings of procedural people: rooms and places, light, camera and shutter.
 
-Axes: T times, H, W. Space is that of `motion.py`; a picture is measured in its heights, with x = 0 in the
+Axes: T times, H, W. Space is that of `motion.py`; an image is measured in its heights, with x = 0 in the
 middle and y from 0 (top) to 1 (bottom).
 """
 
@@ -15,19 +15,19 @@ import numpy as np
 from .shapes import SUBPIXEL_BITS, Color, fixed_point, mix, rgb, shade
 
 
-# Distance of the camera and height of its axis above the floor, in statures, and how much of what is nearer appears
-# lower because the camera looks slightly down.
+# Distance of the camera and height of its axis above the floor, in statures, and the downward shift of nearer points,
+# because the camera looks slightly down.
 CAMERA_DISTANCE = 4.0
 EYE_LEVEL = 0.62
 CAMERA_PITCH = 0.10
 
-# The widest picture, in heights, that a person with arms spread needs; narrower ones are filmed from farther away.
+# Width of an image, in heights, that shows a person with arms spread; narrower images are filmed from farther away.
 PERSON_WIDTH = 0.6
 
-# Part of the picture, on each side, that is painted beyond it for the camera to move over.
+# Margin painted beyond the image on each side for camera motion, as a fraction of the image.
 MARGIN = 0.07
 
-# The camera's movements repeat after this many seconds, the shutter's after this many frames.
+# Period of the camera motion in seconds, and of the shutter in frames.
 CAMERA_PERIOD = 24.0
 SHUTTER_PERIOD = 1009
 
@@ -77,12 +77,11 @@ class View:
 
 
 class Setting:
-    """
-    A place with its light, the camera and its shutter.
+    """A place with its light, the camera and its shutter.
 
     Args:
         rng (`np.random.Generator`):
-            Chooses all of them.
+            Random generator for all properties.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -90,13 +89,13 @@ class Setting:
         self.place = str(rng.choice(["room", "room", "room", "studio", "outdoors"]))
         self.light_from_left = bool(rng.random() < 0.5)
         self.warmth = rng.uniform(-0.05, 0.07)
-        self.softness = rng.uniform(0.0025, 0.0045)  # of the background, in picture heights
-        self.stature = rng.uniform(0.77, 0.88)  # of an average adult, in picture heights
+        self.softness = rng.uniform(0.0025, 0.0045)  # of the background, in image heights
+        self.stature = rng.uniform(0.77, 0.88)  # of an average adult, in image heights
         self.floor_line = rng.uniform(0.945, 0.97)
         self.offset = rng.normal(0, 0.012)
         self.still_camera = bool(rng.random() < 0.4)
         steady = 0.0 if self.still_camera else 1.0
-        self.camera_swing = steady * rng.uniform(0.004, 0.022, 3)  # x, y in picture heights, zoom
+        self.camera_swing = steady * rng.uniform(0.004, 0.022, 3)  # x, y in image heights, zoom
         self.camera_speed = rng.integers(1, 4, 3)
         self.camera_phase = rng.uniform(0, 2 * np.pi, 3)
         self.shutter = rng.uniform(0.08, 1.0) * np.exp(rng.normal(0, rng.uniform(0.05, 0.45), SHUTTER_PERIOD))
@@ -106,7 +105,7 @@ class Setting:
         return self.shutter[frames % SHUTTER_PERIOD].clip(0.03, 1.0)
 
     def view(self, seconds: np.ndarray, height: int, width: int) -> View:
-        """The camera at each of the times `(T,)` for pictures of a size."""
+        """Return the camera at each of the times `(T,)` for images of a given size."""
         fit = min(height, width / PERSON_WIDTH)
         swing = self.camera_swing * np.sin(
             2 * np.pi / CAMERA_PERIOD * self.camera_speed * np.asarray(seconds)[:, None] + self.camera_phase
@@ -114,18 +113,18 @@ class Setting:
         center = np.array([width / 2, height / 2])
         origin = np.array([width / 2 + self.offset * fit, height / 2 + (self.floor_line - 0.5) * fit])
         zoom = 1 + self.camera_swing[2] + swing[:, 2]
-        # The picture never leaves what is painted of the background.
+        # The image never leaves the painted background.
         reach = MARGIN * min(height, width)
         shift = center + (swing[:, :2] * fit).clip(-reach, reach)
         return View(self.stature * fit, origin, center, zoom, shift)
 
     def tint(self, color: Sequence[float]) -> Color:
-        """A colour in this light."""
+        """Return a colour under this light."""
         red, green, blue = color
         return min(red * (1 + self.warmth), 255.0), green, min(blue * (1 - self.warmth), 255.0)
 
     def paint(self, height: int, width: int) -> np.ndarray:
-        """The background without the person, uint8 RGB, with a margin around the picture."""
+        """Paint the background without the person, uint8 RGB, with a margin around the image."""
         border_y, border_x = (round(MARGIN * side) for side in (height, width))
         canvas = np.zeros((height + 2 * border_y, width + 2 * border_x, 3), dtype=np.uint8)
         fit = min(height, width / PERSON_WIDTH)
@@ -138,24 +137,24 @@ class Setting:
 
 
 def cut_background(painted: np.ndarray, view: View, time: int, height: int, width: int) -> np.ndarray:
-    """What the camera sees of a painted background, `(height, width, 3)`."""
+    """Return the part of a painted background that the camera sees, `(height, width, 3)`."""
     border = np.array([painted.shape[1] - width, painted.shape[0] - height]) // 2
     zoom, shift = view.zoom[time], view.shift[time]
     offset = shift - zoom * (view.center + border)
     if zoom == 1 and not (shift - view.center).any():
         return painted[border[1] : border[1] + height, border[0] : border[0] + width].copy()
-    # Between continuous pixels and OpenCV's, which counts from pixel centres.
+    # Conversion between continuous coordinates and OpenCV's, which count from pixel centres.
     offset = offset + 0.5 * zoom - 0.5
     matrix = np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]])
     return cv2.warpAffine(painted, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 class _Painter:
-    """Fills shapes given in picture heights."""
+    """Fill shapes given in image heights."""
 
     def __init__(self, canvas: np.ndarray, unit: float, origin: np.ndarray, setting: Setting):
         self.canvas, self.unit, self.origin, self.setting = canvas, unit, origin, setting
-        # The whole canvas, margins included, in picture heights around the middle of the picture.
+        # The whole canvas, margins included, in image heights around the middle of the image.
         self.left, self.top = -origin / unit
         self.right, self.bottom = (np.array(canvas.shape[1::-1]) - origin) / unit
 
@@ -178,8 +177,8 @@ class _Painter:
         self.canvas[rows] = colors[rows.start - first : rows.stop - first, None].clip(0, 255)
 
     def soft_ellipse(self, center: Sequence[float], axes: Sequence[float], factor: float) -> None:
-        """Darkens or lightens an ellipse with a smooth border."""
-        # Beyond 2.3 half axes nothing changes by as much as a rounding.
+        """Darken or lighten an ellipse with a smooth border."""
+        # Beyond 2.3 half axes, changes are smaller than rounding.
         reach = 2.3 * np.asarray(axes) * self.unit
         middle = np.asarray(center) * self.unit + self.origin
         x0, y0 = np.maximum(np.floor(middle - reach), 0).astype(int)
@@ -191,23 +190,23 @@ class _Painter:
         _multiply(part, 1 + (factor - 1) * near)
 
     def light(self, fall_off: float, vignette: float) -> None:
-        """Light from one side, and darker corners."""
+        """Add light from one side, and darken the corners."""
         x, y = self._distance((0, 0.4))
         side = x if self.setting.light_from_left else -x
         _multiply(self.canvas, 1 - fall_off * (side + 0.3 * y) - vignette * (x**2 + y**2) * 2)
 
     def _distance(self, center: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Of each column `(W,)` and row `(H, 1)` from a point, in picture heights."""
+        """Return the distance of each column `(W,)` and row `(H, 1)` from a point, in image heights."""
         height, width = self.canvas.shape[:2]
         x = (np.arange(width) + 0.5 - self.origin[0]) / self.unit - center[0]
         y = (np.arange(height)[:, None] + 0.5 - self.origin[1]) / self.unit - center[1]
         return x, y
 
 
-def _multiply(picture: np.ndarray, factor: np.ndarray) -> None:
-    product = picture * factor[..., None]
+def _multiply(image: np.ndarray, factor: np.ndarray) -> None:
+    product = image * factor[..., None]
     np.rint(product, out=product)
-    picture[:] = np.clip(product, 0, 255, out=product)
+    image[:] = np.clip(product, 0, 255, out=product)
 
 
 def _choose(rng: np.random.Generator, codes: Sequence[str]) -> Color:
@@ -226,7 +225,7 @@ def _paint_room(painter: _Painter, rng: np.random.Generator) -> None:
     painter.box(painter.left, horizon - 0.022, painter.right, horizon, shade(trim, 1.05))
     painter.box(painter.left, horizon - 0.002, painter.right, horizon + 0.003, shade(floor, 0.62))
     sides = [-1, 1] if rng.random() < 0.5 else [1, -1]
-    high = [_paint_window, _paint_pictures, _paint_shelf, _paint_curtain]
+    high = [_paint_window, _paint_images, _paint_shelf, _paint_curtain]
     low = [_paint_plant, _paint_lamp, _paint_cupboard, _paint_sofa]
     for side, index in zip(sides, rng.choice(len(high), 2, replace=False), strict=True):
         high[index](painter, rng, side * rng.uniform(0.19, 0.25), horizon)
@@ -288,7 +287,7 @@ def _paint_window(painter: _Painter, rng: np.random.Generator, x: float, horizon
     painter.box(x - width - 0.025, bottom + 0.012, x + width + 0.025, bottom + 0.026, shade(frame, 0.9))
 
 
-def _paint_pictures(painter: _Painter, rng: np.random.Generator, x: float, horizon: float) -> None:
+def _paint_images(painter: _Painter, rng: np.random.Generator, x: float, horizon: float) -> None:
     y = rng.uniform(0.12, 0.16)
     for _ in range(rng.integers(1, 3)):
         width, height = rng.uniform(0.05, 0.08), rng.uniform(0.12, 0.18)

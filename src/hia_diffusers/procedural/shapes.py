@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What procedural pictures are drawn with: colours, and outlines as arrays over time.
+"""Drawing primitives of procedural images: colours, and outlines as arrays over time.
 
 Axes: T times, n points of an outline. Outlines are in pixels, radii `(T,)` too.
 """
@@ -30,19 +30,19 @@ def shade(color: Sequence[float], factor: float) -> Color:
 
 
 def mix(color: Sequence[float], other: Sequence[float], part: float) -> Color:
-    """A colour with a part of another."""
+    """Mix a fraction of another colour into a colour."""
     first, second, third = (a + part * (b - a) for a, b in zip(color, other, strict=True))
     return first, second, third
 
 
 def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Pixel coordinates as OpenCV's drawing functions take them with `shift=SUBPIXEL_BITS`."""
-    # OpenCV puts whole numbers on pixel centres.
+    """Convert pixel coordinates for OpenCV's drawing functions with `shift=SUBPIXEL_BITS`."""
+    # In OpenCV, integers are pixel centres.
     return np.rint((points - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
 
 
 def jittered(rng: np.random.Generator, codes: Sequence[str], spread: float) -> Color:
-    """One of the colours written `#rrggbb`, a little changed."""
+    """Choose one of the colours written `#rrggbb`, and vary it slightly."""
     red, green, blue = (rgb(rng.choice(codes)) + rng.normal(0, spread, 3)).clip(0, 255).tolist()
     return red, green, blue
 

@@ -14,33 +14,33 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  
 from .. import checks
 
 
-# What the unshifted betas are made of, and the shift.
+# Options of the unshifted betas, and the shift.
 SCHEDULE_OPTIONS = ("snr_shift_factor", "num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 
-# Of whose power a schedule of betas is linear.
+# Exponent for which the power of the betas is linear.
 POWERS = {"linear": 1.0, "scaled_linear": 2.0}
 
 MAX_TIMESTEPS = 100_000
 
 
 def snr_shift_factor_for_resolution(height: int, width: int, base_resolution: int = 512) -> float:
-    """The gamma that gives a larger picture the noise that the base model was trained with.
+    """Return the gamma that compensates for a resolution larger than that of the base model.
 
-    Averaging over s neighbouring pixels divides the variance of independent noise by s and leaves smooth content as it
-    is. A picture of s times the pixels thus still shows, at a timestep where the base resolution shows nothing, what a
-    viewer of the downsampled picture would see: its noise must have s times the variance, that is, gamma = 1 / s
-    (Hoogeboom et al., 2023, "simple diffusion", Sec. 3.1, for the side ratio squared).
+    Averaging over s neighbouring pixels divides the variance of independent noise by s and does not change smooth
+    content. An image with s times the pixels therefore remains recognizable at timesteps at which the base resolution
+    shows only noise: its noise needs s times the variance, that is, gamma = 1 / s (Hoogeboom et al., 2023, "simple
+    diffusion", Sec. 3.1, where s is the squared ratio of the sides).
 
     Args:
         height, width (`int`):
-            Size to generate or train at, in pixels.
+            Size for generation or training, in pixels.
         base_resolution (`int`, *optional*, defaults to 512):
-            Side of the square that the base model was trained at; 512 for Stable Diffusion 1.5.
+            Side of the square training images of the base model; 512 for Stable Diffusion 1.5.
 
     Returns:
-        `float`: the ratio of the areas, at most 1. For the paper's 512 x 896 it is 4 / 7, the scheduler's default.
+        `float`: The ratio of the areas, at most 1. For the paper's 512 x 896 it is 4 / 7, the scheduler's default.
     """
     for name, value in (("height", height), ("width", width), ("base_resolution", base_resolution)):
         checks.integer(name, value)
@@ -63,7 +63,7 @@ def shift_snr(betas: torch.Tensor, snr_shift_factor: float) -> torch.Tensor:
             gamma.
 
     Returns:
-        `torch.Tensor`: the shifted betas in float64.
+        `torch.Tensor`: The shifted betas in float64.
     """
     alphas_cumprod = torch.cumprod(1 - betas.double(), dim=0)
     snr = snr_shift_factor * alphas_cumprod / (1 - alphas_cumprod)
@@ -75,48 +75,48 @@ def shift_snr(betas: torch.Tensor, snr_shift_factor: float) -> torch.Tensor:
 class ShiftedSNRScheduler(DDIMScheduler):
     """DDIM on the shifted schedule of HIA.
 
-    The shifted betas are published in the configuration as `trained_betas`, so that another scheduler made with
+    The configuration contains the shifted betas as `trained_betas`, so that another scheduler created by
     `from_config(scheduler.config)` keeps the shift.
 
     Args:
         snr_shift_factor (`float`, *optional*, defaults to 4 / 7):
-            gamma in (0, 1], by which the signal-to-noise ratio of every timestep is multiplied; 1 shifts nothing. The
-            paper gives no value; the default is [`snr_shift_factor_for_resolution`] at its 512 x 896.
+            gamma in (0, 1], by which the signal-to-noise ratio of every timestep is multiplied; 1 disables the shift.
+            The paper gives no value; the default is [`snr_shift_factor_for_resolution`] for its 512 x 896.
         num_train_timesteps (`int`, *optional*, defaults to 1000):
-            T.
+            Number of training timesteps, T.
         beta_start (`float`, *optional*, defaults to 0.00085):
             First beta of the unshifted schedule.
         beta_end (`float`, *optional*, defaults to 0.012):
             Last beta of the unshifted schedule.
         beta_schedule (`"linear"` or `"scaled_linear"`, *optional*, defaults to `"linear"`):
-            How the unshifted betas run between the two.
+            Interpolation of the unshifted betas.
         trained_betas (`list[float]`, *optional*):
-            Read back from a saved configuration: accepted where it is a shift of the schedule above, which is then
-            shifted by `snr_shift_factor` from the start, never a second time.
+            Betas of a saved configuration. They are accepted if they are a shift of the schedule above, which is then
+            shifted once by `snr_shift_factor`, never a second time.
         clip_sample (`bool`, *optional*, defaults to `False`):
-            As in [`~diffusers.DDIMScheduler`], like all that follow.
+            As in [`~diffusers.DDIMScheduler`].
         set_alpha_to_one (`bool`, *optional*, defaults to `True`):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         steps_offset (`int`, *optional*, defaults to 0):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         prediction_type (`str`, *optional*, defaults to `"epsilon"`):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         thresholding (`bool`, *optional*, defaults to `False`):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         dynamic_thresholding_ratio (`float`, *optional*, defaults to 0.995):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         clip_sample_range (`float`, *optional*, defaults to 1.0):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         sample_max_value (`float`, *optional*, defaults to 1.0):
-            See there.
+            As in [`~diffusers.DDIMScheduler`].
         timestep_spacing (`str`, *optional*, defaults to `"trailing"`):
-            See there. Sampling starts at T - 1, where the shift matters.
+            As in [`~diffusers.DDIMScheduler`]. With `"trailing"`, sampling starts at T - 1, where the shift matters.
         rescale_betas_zero_snr (`bool`, *optional*, defaults to `False`):
-            See there; applied after the shift.
+            As in [`~diffusers.DDIMScheduler`]; applied after the shift.
 
     Raises:
-        TypeError: If an option is of another kind.
-        ValueError: If an option is out of its range, or `trained_betas` are not a shift of the schedule.
+        TypeError: If an option has another type.
+        ValueError: If an option is out of range, or `trained_betas` are not a shift of the schedule.
     """
 
     @checks.python_numbers
@@ -166,10 +166,10 @@ class ShiftedSNRScheduler(DDIMScheduler):
         if trained_betas is not None and not _is_shift(trained_betas, betas):
             raise ValueError(
                 "`trained_betas` must be a shift of the schedule that `beta_start`, `beta_end`, `beta_schedule` and"
-                " `num_train_timesteps` give; leave it out to have it computed."
+                " `num_train_timesteps` give; omit it to compute it."
             )
         shifted_betas = shift_snr(betas, snr_shift_factor)
-        if not (torch.cumprod(1 - shifted_betas, dim=0).float() < 1).all():  # and NaN is not
+        if not (torch.cumprod(1 - shifted_betas, dim=0).float() < 1).all():  # also false for NaN
             raise ValueError(
                 f"`beta_start` must be large enough to add noise to float32 numbers, got {beta_start} and a"
                 f" `snr_shift_factor` of {snr_shift_factor}."
@@ -193,27 +193,27 @@ class ShiftedSNRScheduler(DDIMScheduler):
         )
 
     def register_to_config(self, **kwargs: Any) -> None:
-        # Untouched defaults would not be handed on to other schedulers, which have other ones.
+        # Unchanged defaults would not be passed to other schedulers, which have other defaults.
         kwargs.pop("_use_default_values", None)
         super().register_to_config(**kwargs)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Make a scheduler of a configuration, as [`~diffusers.ConfigMixin.from_config`] does.
+        """Create a scheduler from a configuration, as in [`~diffusers.ConfigMixin.from_config`].
 
         Args:
             config (`dict`):
-                Of this class or of another scheduler.
+                Configuration of this class or of another scheduler.
             return_unused_kwargs (`bool`, *optional*, defaults to `False`):
-                See there.
+                As in [`~diffusers.DDIMScheduler`].
             kwargs:
-                Options that go before those of `config`. If one belongs to the schedule, the betas are computed anew.
+                Options that override those of `config`. If one belongs to the schedule, the betas are computed again.
 
         Raises:
-            ValueError: As of the constructor.
+            ValueError: As in the constructor.
         """
         if "trained_betas" not in kwargs and not kwargs.keys().isdisjoint(SCHEDULE_OPTIONS):
-            super().from_config(config)  # refuses betas that are not even a shift of the configuration's own schedule
+            super().from_config(config)  # rejects betas that are not a shift of the configuration's own schedule
             kwargs["trained_betas"] = None
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
@@ -221,7 +221,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
 def _is_shift(trained_betas: Any, unshifted_betas: torch.Tensor) -> bool:
     try:
         betas = torch.as_tensor(trained_betas).double()
-    except (OverflowError, RuntimeError, TypeError, ValueError):  # no numbers, or not in one row
+    except (OverflowError, RuntimeError, TypeError, ValueError):  # not a sequence of numbers
         return False
     if betas.shape != unshifted_betas.shape:
         return False

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The batches of a run: samples of the dataset, drawn by their numbers, encoded by the frozen networks."""
+"""The batches of a run: numbered samples of the dataset, encoded by the frozen networks."""
 
 import os
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from .config import BaseTrainingConfig
 from .sample_cache import SampleCache
 
 
-# Images and their masks, which only the regional losses look at once they are encoded.
-PICTURES = {
+# Images and their masks, which only the regional losses need after encoding.
+IMAGES = {
     "pixel_values",
     "reference_pixel_values",
     "face_mask",
@@ -31,7 +31,7 @@ PICTURES = {
     "reference_face_landmarks",
 }
 
-# What the samples of a cache depend on, beside the weights of the encoders.
+# The options that determine cached samples, in addition to the weights of the encoders.
 CACHE_OPTIONS = (
     "train_data_dir",
     "procedural_clips",
@@ -47,17 +47,16 @@ CACHE_OPTIONS = (
 
 
 def build_dataset(config: BaseTrainingConfig, condition_dropout: float = 0.0) -> HIADataset:
-    """
-    The training samples.
+    """Create the training dataset.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Where clips come from and how samples are drawn.
+            The sources of clips and the options of samples.
         condition_dropout (`float`, *optional*, defaults to 0.0):
             As in [`HIADataset`].
 
     Raises:
-        `OSError`, `ValueError`: the clips cannot be read or are too short.
+        OSError, ValueError: If the clips cannot be read or are too short.
     """
     source: PreparedClips | ProceduralClips
     if config.train_data_dir:
@@ -87,26 +86,25 @@ def build_loader(
     accelerator: Accelerator,
     dataset: HIADataset,
     pipeline: HIAPipeline,
-    keep_pictures: bool = False,
+    keep_images: bool = False,
 ) -> DataLoader:
-    """
-    Batches of this process. With `cache_latents`, the cache is filled first.
+    """Create the loader of this process's batches. With `cache_latents`, the cache is filled first.
 
     Args:
         config ([`BaseTrainingConfig`]):
             Batch size, workers and cache.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
         dataset ([`HIADataset`]):
-            Draws the samples.
+            Dataset of the samples.
         pipeline ([`HIAPipeline`]):
-            Its frozen networks encode what is cached.
-        keep_pictures (`bool`, *optional*, defaults to `False`):
-            Whether cached samples hold images and masks too, as regional losses need them.
+            Pipeline whose frozen networks encode cached samples.
+        keep_images (`bool`, *optional*, defaults to `False`):
+            Whether cached samples include images and masks, which regional losses need.
     """
     samples: Any = dataset
     if config.cache_latents:
-        samples = _cached_samples(config, accelerator, dataset, pipeline, keep_pictures)
+        samples = _cached_samples(config, accelerator, dataset, pipeline, keep_images)
     return DataLoader(
         samples,
         batch_sampler=AspectBucketBatchSampler(
@@ -119,8 +117,7 @@ def build_loader(
 
 
 def numbered_batches(loader: DataLoader, first: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """
-    All batches of a run from one on, epoch after epoch, without end.
+    """Iterate over the batches of a run from a given one, epoch after epoch, without end.
 
     Args:
         loader (`DataLoader`):
@@ -129,7 +126,7 @@ def numbered_batches(loader: DataLoader, first: int) -> Iterator[tuple[int, dict
             Number of the first batch.
 
     Yields:
-        `tuple[int, dict[str, Any]]`: the number of the batch since the run began, and the batch.
+        `tuple[int, dict[str, Any]]`: The number of the batch since the start of the run, and the batch.
     """
     sampler: Any = loader.batch_sampler
     epoch, position = divmod(first, len(sampler))
@@ -144,17 +141,16 @@ def numbered_batches(loader: DataLoader, first: int) -> Iterator[tuple[int, dict
 
 @torch.no_grad()
 def encode(pipeline: HIAPipeline, batch: dict[str, Any]) -> dict[str, Any]:
-    """
-    A batch with what the frozen networks make of its images.
+    """Encode the images of a batch with the frozen networks.
 
     Args:
         pipeline ([`HIAPipeline`]):
-            Has the networks.
+            Pipeline with the networks.
         batch (`dict[str, Any]`):
-            `pixel_values` `(B, F, 3, H, W)` and `reference_pixel_values` `(B, 3, H, W)` in [-1, 1], and others.
+            `pixel_values` `(B, F, 3, H, W)` and `reference_pixel_values` `(B, 3, H, W)` in [-1, 1], and other entries.
 
     Returns:
-        `dict[str, Any]`: the batch, and float32 `latents` `(B, C, F, h, w)`, `reference_latents` `(B, C, h, w)`,
+        `dict[str, Any]`: The batch, and float32 `latents` `(B, C, F, h, w)`, `reference_latents` `(B, C, h, w)`,
         `context` and `null_context` `(B, tokens, C)`.
     """
     targets, references = batch["pixel_values"], batch["reference_pixel_values"]
@@ -174,14 +170,14 @@ def _cached_samples(
     accelerator: Accelerator,
     dataset: HIADataset,
     pipeline: HIAPipeline,
-    keep_pictures: bool,
+    keep_images: bool,
 ) -> SampleCache:
-    """The encoded samples of the dataset in the folder of the cache, which is filled first."""
+    """Return the encoded samples of the dataset from the cache, which is filled first."""
     assert config.cache_latents is not None
     encoders = {name: pipeline.components[name] for name in ("vae", "image_encoder", "text_encoder")}
     key = {name: str(getattr(config, name)) for name in CACHE_OPTIONS}
     key |= {"sizes": str(config.frame_sizes), "samples_version": str(SAMPLES_VERSION)}
-    key |= {"pictures": str(keep_pictures), "mixed_precision": accelerator.mixed_precision}
+    key |= {"images": str(keep_images), "mixed_precision": accelerator.mixed_precision}
     key["encoders"] = sha256_of_weights(encoders)
     with accelerator.main_process_first():
         try:
@@ -190,10 +186,10 @@ def _cached_samples(
             raise ValueError(f"--cache_latents: {error}") from error
 
     def encode_to_keep(batch: dict[str, Any]) -> dict[str, Any]:
-        pictures = {key: batch[key].to(accelerator.device) for key in ("pixel_values", "reference_pixel_values")}
+        images = {key: batch[key].to(accelerator.device) for key in ("pixel_values", "reference_pixel_values")}
         with accelerator.autocast():
-            batch = batch | {key: value.cpu() for key, value in encode(pipeline, pictures).items()}
-        return {key: value for key, value in batch.items() if keep_pictures or key not in PICTURES}
+            batch = batch | {key: value.cpu() for key, value in encode(pipeline, images).items()}
+        return {key: value for key, value in batch.items() if keep_images or key not in IMAGES}
 
     filling = cache.fill(
         encode_to_keep, accelerator.process_index, accelerator.num_processes, config.dataloader_num_workers
@@ -205,5 +201,5 @@ def _cached_samples(
 
 
 def _leave_process_group(worker: int) -> None:
-    """A signal for the whole group must not reach those who load data: the step needs their batches to its end."""
+    """Ignore signals to the process group in data workers: the step needs their batches until its end."""
     os.setsid()

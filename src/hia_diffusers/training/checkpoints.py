@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training run that are whole or not there at all."""
+"""Atomic checkpoints of a training run."""
 
 import json
 import os
@@ -19,12 +19,11 @@ CONTENTS_FILE = "contents.json"
 
 
 def step_of(checkpoint: str | os.PathLike) -> int | None:
-    """
-    The step of a whole checkpoint by its name, or None if it has no such name.
+    """Return the step in the name of a complete checkpoint, or None for other names.
 
     Args:
         checkpoint (`str` or `os.PathLike`):
-            A folder.
+            A checkpoint folder.
     """
     name = Path(checkpoint).name
     digits = name.removeprefix(PREFIX)
@@ -32,12 +31,11 @@ def step_of(checkpoint: str | os.PathLike) -> int | None:
 
 
 def damage_of(checkpoint: str | os.PathLike) -> str | None:
-    """
-    What is wrong with a checkpoint, or None if all of its files are as they were written.
+    """Return the damage of a checkpoint, or None if all of its files are intact.
 
     Args:
         checkpoint (`str` or `os.PathLike`):
-            A folder that [`CheckpointFolder.save`] wrote. It is read whole.
+            A folder written by [`CheckpointFolder.save`]. All of it is read.
     """
     folder = Path(checkpoint)
     path = folder / CONTENTS_FILE
@@ -55,23 +53,22 @@ def damage_of(checkpoint: str | os.PathLike) -> str | None:
         except OSError as error:
             return f"{folder / name} cannot be read ({error.strerror})"
         if found != written:
-            return f"{folder / name} is damaged: it is not as it was written"
+            return f"{folder / name} is damaged: its content has changed"
     return None
 
 
 class CheckpointFolder:
     """The folders `checkpoint-STEP` of a run.
 
-    A checkpoint is written under another name, and renamed when all of it is on the disk; one that is to go is renamed
-    before it is deleted. It holds the sizes and hashes of its files, by which [`damage_of`] knows them again. What an
-    interrupted run left behind under such a name is deleted at the next save, or by
-    [`~CheckpointFolder.delete_unfinished`] where none may follow.
+    A checkpoint is written under a temporary name, and renamed when all of it is on the disk; before it is deleted, it
+    is renamed again. It contains the sizes and hashes of its files for [`damage_of`]. Incomplete folders of an
+    interrupted run are deleted at the next save, or by [`~CheckpointFolder.delete_unfinished`] if none follows.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Holds the checkpoints; made if it is not there.
+            Folder of the checkpoints; created if it does not exist.
         total_limit (`int`, *optional*):
-            Keep so many of the newest.
+            Number of the newest checkpoints to keep.
 
     Raises:
         ValueError: If `total_limit` is less than 1.
@@ -84,12 +81,11 @@ class CheckpointFolder:
         self.total_limit = total_limit
 
     def steps(self) -> list[int]:
-        """Steps that have a whole checkpoint, in order."""
+        """Return the steps with a complete checkpoint, in order."""
         return sorted(step for path in self.folder.glob(f"{PREFIX}*") if (step := step_of(path)) is not None)
 
     def path(self, step: int) -> Path:
-        """
-        Where the checkpoint of a step lies.
+        """Return the folder of the checkpoint of a step.
 
         Args:
             step (`int`):
@@ -98,36 +94,35 @@ class CheckpointFolder:
         return self.folder / f"{PREFIX}{step}"
 
     def last_whole(self, before: int) -> Path | None:
-        """
-        The newest checkpoint that is not damaged.
+        """Return the newest checkpoint that is not damaged.
 
         Args:
             before (`int`):
-                Of the steps that come before this one.
+                Only steps before this one count.
         """
         paths = (self.path(step) for step in reversed(self.steps()) if step < before)
         return next((path for path in paths if damage_of(path) is None), None)
 
     def save(self, step: int, write: Callable[[Path], Any], accelerator: Any) -> Path:
-        """
-        Write a checkpoint, on all processes together.
+        """Write a checkpoint, on all processes together.
 
         Args:
             step (`int`):
                 Number of finished optimizer steps.
             write (`Callable`):
-                Called on every process with the folder to write into.
+                Called on every process with the output folder.
             accelerator (`accelerate.Accelerator`):
-                Of the run.
+                Accelerator of the run.
 
         Returns:
-            `Path`: the checkpoint.
+            `Path`: The checkpoint.
 
         Raises:
-            FileExistsError: If the step has one. It is not replaced: for a moment there would be none.
+            FileExistsError: If the step has a checkpoint. It is not replaced, because it would be missing for a
+                moment.
         """
         if self.path(step).exists():
-            raise FileExistsError(f"`step` must be one without a checkpoint, but {self.path(step)} is there.")
+            raise FileExistsError(f"`step` must be a step without a checkpoint, but {self.path(step)} exists.")
         unfinished = self.folder / f"{UNFINISHED}{PREFIX}{step}"
         self.delete_unfinished(accelerator)
         if accelerator.is_main_process:
@@ -151,12 +146,11 @@ class CheckpointFolder:
         return self.path(step)
 
     def delete_unfinished(self, accelerator: Any) -> None:
-        """
-        Delete what is no whole checkpoint, on all processes together.
+        """Delete incomplete checkpoints, on all processes together.
 
         Args:
             accelerator (`accelerate.Accelerator`):
-                Of the run.
+                Accelerator of the run.
         """
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -169,7 +163,7 @@ def _content_of(path: Path) -> dict[str, Any]:
 
 
 def _write_to_disk(path: Path) -> None:
-    """What the system keeps in memory of a file or folder would be lost when the machine fails."""
+    """Flush a file or folder to the disk, so that it survives a failure of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

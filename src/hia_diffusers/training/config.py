@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of a training run as one typed dataclass, made of groups that training scripts share.
 
-A field's type says which values it takes, and its `help` what it means. `hia_diffusers.commands.config_parser` reads a
+The type of a field defines its valid values, and `help` describes it. `hia_diffusers.commands.config_parser` reads a
 config from a YAML file and the command line. In Python, a run is a stage's preset with some fields replaced:
 
 ```python
@@ -30,7 +30,7 @@ from .. import checks
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers an option takes: of at least `low`, at most `high`, greater than `above` and less than `below`."""
+    """The valid numbers of an option: at least `low`, at most `high`, greater than `above` and less than `below`."""
 
     low: float | None = None
     high: float | None = None
@@ -59,14 +59,13 @@ SchedulerName = Literal[
 
 
 def option(default: Any, help: str) -> Any:
-    """
-    A field of a config.
+    """A field of a config.
 
     Args:
         default:
-            The value if none is given.
+            Default value.
         help (`str`):
-            What it means, for `--help`.
+            Description for `--help`.
     """
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"help": help})
@@ -74,17 +73,16 @@ def option(default: Any, help: str) -> Any:
 
 
 def height_and_width(name: str, size: str) -> tuple[int, int]:
-    """
-    Height and width in pixels.
+    """Parse a size as height and width in pixels.
 
     Args:
         name (`str`):
-            Of the option.
+            Name of the option.
         size (`str`):
             WIDTHxHEIGHT.
 
     Raises:
-        `ValueError`: it is none.
+        ValueError: If `size` has another form.
     """
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
     if not match:
@@ -94,11 +92,11 @@ def height_and_width(name: str, size: str) -> tuple[int, int]:
 
 @dataclass(kw_only=True)
 class Options:
-    """What all groups of options have: each value is checked against its field's type.
+    """Base of all groups of options: each value is checked against the type of its field.
 
     Raises:
-        `TypeError`: a value is of another type.
-        `ValueError`: a value is none of those that its option takes.
+        TypeError: If a value is of another type.
+        ValueError: If a value is not valid for its option.
     """
 
     def __post_init__(self) -> None:
@@ -107,19 +105,18 @@ class Options:
 
     @classmethod
     def groups(cls) -> list[type["Options"]]:
-        """The groups that a config is made of, in the order of `--help`."""
+        """Return the groups of a config, in the order of `--help`."""
         return [group for group in cls.__mro__ if "_argument_group_name" in vars(group)]
 
     def as_dict(self) -> dict[str, Any]:
-        """The values by the names of their options, in the order of `--help`."""
+        """Return the values by option name, in the order of `--help`."""
         return {part.name: getattr(self, part.name) for group in self.groups() for part in fields(group)}
 
     def validate(self) -> None:
-        """
-        Check what holds between several options before a run.
+        """Check the combination of options before a run.
 
         Raises:
-            `ValueError`: options are missing, or exclude each other.
+            ValueError: If options are missing or mutually exclusive.
         """
 
 
@@ -128,7 +125,7 @@ class Options:
 
 @dataclass(kw_only=True)
 class StageOptions(Options):
-    """What is trained."""
+    """Options of what is trained."""
 
     _argument_group_name = "stage"
 
@@ -137,8 +134,8 @@ class StageOptions(Options):
     )
     pretrained_model_name_or_path: str | None = option(
         None,
-        "the HIA pipeline to start from, by its id on the Hub or its folder: that of the stage before, or what "
-        "`hia-diffusers convert` makes",
+        "the HIA pipeline to start from, a Hub id or folder: that of the previous stage, or the output of "
+        "`hia-diffusers convert`",
     )
     spatial_trainable: Literal["all", "conditions"] = option(
         "all",
@@ -147,13 +144,13 @@ class StageOptions(Options):
     )
     regional_trainable: Literal["appearance_encoder", "all"] = option(
         "appearance_encoder",
-        "what the regional stage trains: the appearance encoder, or all that the spatial stage does",
+        "what the regional stage trains: the appearance encoder, or the same networks as the spatial stage",
     )
 
 
 @dataclass(kw_only=True)
 class DataOptions(Options):
-    """Which samples are drawn, and how they come to the networks."""
+    """Options of samples and their loading."""
 
     _argument_group_name = "data"
 
@@ -162,14 +159,14 @@ class DataOptions(Options):
     procedural_frames: Count = option(300, "frames of each procedural clip")
     sizes: list[str] = option(["512x896"], "WIDTHxHEIGHT of the aspect buckets")
     resolution_scale: Positive = option(1.0, "factor on the sizes")
-    num_frames: Count = option(1, "frames of a sample")
-    frame_stride: list[Count] = option([1, 1], "least and greatest distance between the frames of a sample")
+    num_frames: Count = option(1, "number of frames of a sample")
+    frame_stride: list[Count] = option([1, 1], "minimum and maximum distance between the frames of a sample")
     samples_per_clip: Count = option(1, "samples of each clip in an epoch")
-    horizontal_flip_probability: Probability = option(0.5, "how often a clip is mirrored")
-    static_clip_probability: Probability = option(0.0, "how often a clip is a still image")
-    blur_condition_dropout: Probability = option(0.1, "how often the motion blur is unknown")
+    horizontal_flip_probability: Probability = option(0.5, "probability of mirroring a clip")
+    static_clip_probability: Probability = option(0.0, "probability of a still image as a clip")
+    blur_condition_dropout: Probability = option(0.1, "probability of unknown motion blur")
     dataloader_num_workers: NonNegativeInt = option(0, "processes that load data; 0 loads in the main process")
-    cache_latents: str | None = option(None, "folder in which encoded samples are kept, so that each is encoded once")
+    cache_latents: str | None = option(None, "folder for encoded samples, so that each is encoded only once")
     cached_epochs: Count = option(1, "number of epochs to cache; training then cycles through them")
 
     def __post_init__(self) -> None:
@@ -181,7 +178,7 @@ class DataOptions(Options):
 
     @property
     def frame_sizes(self) -> list[tuple[int, int]]:
-        """`sizes` as height and width in pixels."""
+        """Return `sizes` as height and width in pixels."""
         return [height_and_width("sizes", size) for size in self.sizes]
 
     def validate(self) -> None:
@@ -196,20 +193,20 @@ class ObjectiveOptions(Options):
 
     _argument_group_name = "losses"
 
-    max_timestep: Timestep = option(999, "noise is drawn for timesteps from 0 to this one")
-    condition_dropout: Probability = option(0.1, "how often a sample has neither reference nor ControlNet")
-    snr_gamma: Positive | None = option(None, "gamma of min-SNR weights; the paper has none")
+    max_timestep: Timestep = option(999, "maximum timestep for which noise is drawn")
+    condition_dropout: Probability = option(0.1, "probability of a sample without reference and ControlNet")
+    snr_gamma: Positive | None = option(None, "gamma of min-SNR weights; not used in the paper")
     loss_on: Literal["prediction", "sample"] = option(
         "prediction",
-        'squared error of what the network predicts, as in the paper, or of the clean latents ("sample")',
+        'squared error of the prediction of the network, as in the paper, or of the clean latents ("sample")',
     )
-    noise_offset: NonNegative = option(0.0, "deviation of the noise's mean in each channel; the paper has none")
+    noise_offset: NonNegative = option(0.0, "deviation of the noise's mean per channel; not used in the paper")
     face_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the face")
     hand_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the hands")
     identity_weight: NonNegative = option(0.1, "weight of the identity loss (Eq. 2)")
     arcface: str | None = option(
         None,
-        "weights for the identity loss: .safetensors or .onnx, or hf://owner/name/file; without them it is off",
+        "weights for the identity loss: .safetensors or .onnx, or hf://owner/name/file (default: no identity loss)",
     )
 
     def validate(self) -> None:
@@ -220,19 +217,19 @@ class ObjectiveOptions(Options):
 
 @dataclass(kw_only=True)
 class OptimizationOptions(Options):
-    """How weights change, and in which precision."""
+    """Options of the optimization and its precision."""
 
     _argument_group_name = "optimization"
 
-    seed: Seed = option(0, "of samples and noise")
+    seed: Seed = option(0, "seed of samples and noise")
     max_train_steps: Count = option(35_000, "optimizer steps")
     train_batch_size: Count = option(1, "samples per process and batch")
     gradient_accumulation_steps: Count = option(4, "batches per optimizer step")
     gradient_checkpointing: bool = option(False, "less memory, slower")
-    learning_rate: Positive = option(1e-5, "after the warm-up")
+    learning_rate: Positive = option(1e-5, "learning rate after the warm-up")
     scale_lr: bool = option(False, "multiply the learning rate by the samples of a step")
     lr_scheduler: SchedulerName = option("constant", "how the learning rate changes after the warm-up")
-    lr_warmup_steps: NonNegativeInt = option(500, "steps of warm-up, where the scheduler has one")
+    lr_warmup_steps: NonNegativeInt = option(500, "steps of warm-up, if the scheduler has one")
     lr_num_cycles: Count = option(1, "cycles of cosine_with_restarts")
     lr_power: Positive = option(1.0, "power of polynomial")
     use_8bit_adam: bool = option(False, "needs bitsandbytes")
@@ -244,7 +241,7 @@ class OptimizationOptions(Options):
     adam_beta2: Beta = option(0.999, "decay of the mean squared gradient")
     adam_weight_decay: NonNegative = option(0.0, "decoupled weight decay")
     adam_epsilon: Positive = option(1e-8, "added to the denominator")
-    max_grad_norm: Positive = option(1.0, "gradients of a greater norm are scaled down to it")
+    max_grad_norm: Positive = option(1.0, "maximum norm of the gradients")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
         None, "precision of the networks (default: that of accelerate's configuration)"
     )
@@ -260,14 +257,14 @@ class OptimizationOptions(Options):
 
 @dataclass(kw_only=True)
 class RunOptions(Options):
-    """What is written during a run."""
+    """Options of the output of a run."""
 
     _argument_group_name = "output"
 
     output_dir: str = field(metadata={"help": "folder of the checkpoints and of the final pipeline"})
     checkpointing_steps: Count = option(500, "steps between checkpoints")
     checkpoints_total_limit: Count | None = option(None, "number of checkpoints to keep (default: all)")
-    resume_from_checkpoint: str | None = option(None, 'a checkpoint folder, or "latest", if there is one')
+    resume_from_checkpoint: str | None = option(None, 'a checkpoint folder, or "latest" for the newest, if any')
     report_to: str | None = option(None, "tensorboard, wandb, all, or another tracker of accelerate")
     logging_dir: str = option("logs", "folder of the logs, in output_dir")
 
@@ -284,20 +281,20 @@ class RunOptions(Options):
 
 @dataclass(kw_only=True)
 class ValidationOptions(Options):
-    """What is done with the trained weights beside saving them."""
+    """Options of averaged weights, validation and upload."""
 
     _argument_group_name = "averaged weights, validation, upload"
 
     use_ema: bool = option(False, "save and validate averaged weights")
     ema_decay: Probability = option(0.9999, "decay of the averaged weights")
     validation_data_dir: str | None = option(
-        None, "prepared clips (default: procedural people that are not trained on)"
+        None, "prepared clips (default: procedural people outside the training data)"
     )
-    validation_steps: Count | None = option(None, "steps between validations, which generate and score clips")
-    validation_clips: Count = option(4, "clips of a validation")
-    validation_frames: Count = option(16, "frames of each of these clips")
+    validation_steps: Count | None = option(None, "steps between validations, which generate and evaluate clips")
+    validation_clips: Count = option(4, "number of clips in a validation")
+    validation_frames: Count = option(16, "number of frames of each of these clips")
     num_inference_steps: Count = option(25, "denoising steps of a validation")
-    guidance_scale: NonNegative = option(3.5, "guidance of a validation")
+    guidance_scale: NonNegative = option(3.5, "guidance scale of a validation")
     push_to_hub: bool = option(False, "upload the final pipeline")
     hub_model_id: str | None = option(None, "repository on the Hub (default: the name of output_dir)")
     hub_token: str | None = option(None, "access token (default: the stored one)")
@@ -313,9 +310,10 @@ class BaseTrainingConfig(DataOptions, OptimizationOptions, RunOptions):
 
 @dataclass(kw_only=True)
 class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
-    """A run of one stage (`examples/train_hia.py`).
+    """The options of a run of one stage (`examples/train_hia.py`).
 
-    Defaults are those of the spatial stage; [`~hia_diffusers.training.stages.STAGES`] holds a config of each.
+    Defaults are those of the spatial stage; [`~hia_diffusers.training.stages.STAGES`] contains a config for each
+    stage.
     """
 
     def validate(self) -> None:
@@ -324,13 +322,12 @@ class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, Validat
             raise ValueError("give --pretrained_model_name_or_path, the pipeline to start from.")
         if Path(self.pretrained_model_name_or_path).resolve() == Path(self.output_dir).resolve():
             raise ValueError(
-                "--output_dir must be another folder than --pretrained_model_name_or_path, which the run reads to its "
-                "end."
+                "--output_dir must differ from --pretrained_model_name_or_path, which the run reads until its end."
             )
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """The value, if it is of a type that options have."""
+    """Return the value if it has a valid type for options."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         (kind,) = (argument for argument in arguments if argument is not NoneType)

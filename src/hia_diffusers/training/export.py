@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline that a run ends with: written whole, with a model card, and uploaded."""
+"""The final pipeline of a run: written atomically, with a model card, and uploaded."""
 
 import json
 import shutil
@@ -27,23 +27,22 @@ Stage `{stage}` of `examples/train_hia.py` of hia-diffusers {version}, {steps} s
 """
 
 WITHOUT_MOTION_MODULES = """\
-The pipeline leaves its motion modules out, as this stage did: its UNet has `use_motion_modules: false`. They come in
-with the temporal stages.
+The motion modules of this pipeline are disabled, as in this stage: its UNet has `use_motion_modules: false`. The
+temporal stages enable them.
 
 """
 
 
 def training_card(config: TrainingConfig, version: str, accelerator: Accelerator) -> str:
-    """
-    What the model card of a trained pipeline says of its training.
+    """Return the section of a trained pipeline's model card about its training.
 
     Args:
         config ([`TrainingConfig`]):
-            Of the run.
+            Config of the run.
         version (`str`):
-            Of hia-diffusers.
+            Version of hia-diffusers.
         accelerator (`accelerate.Accelerator`):
-            Of the run: on how many of which devices it was.
+            Accelerator of the run, which gives the number and kind of devices.
     """
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -59,28 +58,26 @@ def training_card(config: TrainingConfig, version: str, accelerator: Accelerator
 
 
 def option_rows(config: BaseTrainingConfig) -> str:
-    """
-    The rows of a model card's table of options.
+    """Return the rows of a model card's table of options.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config of the run.
     """
     options = config.as_dict().items()
     return "\n".join(f"| `{name}` | {value} |" for name, value in options if name not in FREE_OPTIONS)
 
 
 def save_whole_pipeline(pipeline: HIAPipeline, folder: Path, card: str) -> None:
-    """
-    Write a pipeline that can be loaded only when it is whole: `model_index.json` comes last.
+    """Write a pipeline that can be loaded only when it is complete: `model_index.json` is written last.
 
     Args:
         pipeline ([`HIAPipeline`]):
-            What is written.
+            The pipeline to write.
         folder (`Path`):
-            Where to; a pipeline in it is replaced.
+            Output folder; a pipeline in it is replaced.
         card (`str`):
-            What to add to the model card.
+            Text to append to the model card.
     """
     unfinished = folder / ".unfinished-pipeline"
     if unfinished.exists():
@@ -88,7 +85,7 @@ def save_whole_pipeline(pipeline: HIAPipeline, folder: Path, card: str) -> None:
     pipeline.save_pretrained(unfinished)
     with open(unfinished / "README.md", "a") as file:
         file.write(card)
-    (folder / "model_index.json").unlink(missing_ok=True)  # of a shorter run
+    (folder / "model_index.json").unlink(missing_ok=True)  # left by a shorter run
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "model_index.json"):
         if (folder / path.name).is_dir():
             shutil.rmtree(folder / path.name)
@@ -97,17 +94,16 @@ def save_whole_pipeline(pipeline: HIAPipeline, folder: Path, card: str) -> None:
 
 
 def push_to_hub(config: TrainingConfig, folder: Path) -> None:
-    """
-    Upload a pipeline, and nothing else that lies in its folder.
+    """Upload a pipeline, without other files in its folder.
 
     Args:
         config ([`TrainingConfig`]):
-            Of the run.
+            Config of the run.
         folder (`Path`):
-            Of the pipeline.
+            Folder of the pipeline.
 
     Raises:
-        `RuntimeError`: the upload fails.
+        RuntimeError: If the upload fails.
     """
     api = HfApi(token=config.hub_token)
     name = config.hub_model_id or folder.resolve().name
@@ -120,7 +116,7 @@ def push_to_hub(config: TrainingConfig, folder: Path) -> None:
             allow_patterns=patterns,
             commit_message=f"Stage {config.stage}, {config.max_train_steps} steps",
         )
-    except Exception as error:  # of the network, the Hub or its storage, which have no class in common
+    except Exception as error:  # from the network, the Hub or its storage, without a common class
         raise RuntimeError(
             f"--push_to_hub: the upload to {name} failed: {' '.join(str(error).split())} The trained pipeline is in "
             f"{folder}; the same command with --resume_from_checkpoint latest uploads it without training."

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The identity loss of HIA (Eq. 2 of https://arxiv.org/abs/2409.19580): the face of a generated frame shall embed as
-that of the reference picture.
+"""The identity loss of HIA (Eq. 2 of https://arxiv.org/abs/2409.19580): the face of a generated frame should have the
+embedding of the face in the reference image.
 
-Axes: N pictures, H, W. Pixels: the centre of the pixel `(i, j)` is `(i + 0.5, j + 0.5)`.
+Axes: N images, H, W. Pixels: the centre of the pixel `(i, j)` is `(i + 0.5, j + 0.5)`.
 """
 
 from typing import NamedTuple
@@ -17,45 +17,45 @@ from ..metrics.identity import FACE_POINTS, FACE_SIDE, FACE_TEMPLATE
 from .iresnet import IResNet
 
 
-# A face has turned away when its points miss the template by more than this: root mean square, in pixels of the
-# aligned face. A face with average proportions misses it by 2 to 3.5 from the front and by about 4, 5.5, 7 and 9 when
-# turned by 30, 40, 50 and 60 degrees, nodding by 20 or not. (Where the nose is between the eyes tells less: nodding
-# moves it as much as 20 degrees of turning.)
+# A face counts as turned away when the root mean square distance of its points from the template exceeds this, in
+# pixels of the aligned face. For a face with average proportions, the distance is 2 to 3.5 from the front and about 4,
+# 5.5, 7 and 9 when turned by 30, 40, 50 and 60 degrees, with or without nodding by 20 degrees. (The position of the
+# nose between the eyes is less informative: nodding moves it as much as 20 degrees of turning.)
 MAX_MISFIT = 7.0
 
-# Samples along each side of a pixel of the aligned face. With 4, each pixel of the frame counts up to faces six times
-# as large as the aligned one; with 2, up to three times; with 1, three of four are left out where it is four times.
+# Samples along each side of a pixel of the aligned face. With 4, each pixel of the frame counts for faces up to six
+# times as large as the aligned one; with 2, up to three times; with 1, three of four pixels are ignored for faces four
+# times as large.
 SUBPIXELS = 4
 
 
 def align_faces(frames: Tensor, landmarks: Tensor) -> Tensor:
-    """
-    Rotate, scale and shift each face so that its eyes, nose and mouth come closest to ArcFace's template.
+    """Rotate, scale and shift each face so that its eyes, nose and mouth come closest to ArcFace's template.
 
-    Gradients reach the frames. A face that is larger than the result is averaged over its pixels, so that all of them
-    count; any other is sampled as [`~hia_diffusers.metrics.identity.ArcFace`] does.
+    Gradients flow to the frames. A face that is larger than the result is averaged, so that all of its pixels count;
+    other faces are sampled as in [`~hia_diffusers.metrics.identity.ArcFace`].
 
     Args:
         frames (`torch.Tensor` of shape `(N, 3, H, W)`):
             Floating point RGB in [-1, 1].
         landmarks (`torch.Tensor` of shape `(N, 68, 3)`):
-            x, y in pixels and score of the points of the face; 0 is the score of a missing point.
+            x, y in pixels and score of the face points; missing points have score 0.
 
     Returns:
-        `torch.Tensor`: `(N, 3, 112, 112)` in [-1, 1], float32 or, if the frames are, float64. Black surrounds the
-        frame. Where a point that is needed is missing, the top left of the frame is shown.
+        `torch.Tensor`: `(N, 3, 112, 112)` in [-1, 1], float32 or, if the frames are, float64. Pixels outside the frame
+        are black. If a required point is missing, the result shows the top left of the frame.
 
     Raises:
-        `ValueError`: the shapes are not as above.
+        ValueError: If a shape is wrong.
     """
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"`frames` must be of shape (N, 3, H, W), got {tuple(frames.shape)}.")
     _check_landmarks("landmarks", landmarks, len(frames))
-    # Half precision does not tell neighbouring pixels apart.
+    # Half precision cannot distinguish neighbouring pixels.
     frames = frames.to(torch.promote_types(frames.dtype, torch.float32))
     height, width = frames.shape[-2:]
     fit = _fit_template(landmarks.to(frames.dtype))
-    # Linear interpolation averages over about one pixel of the frame; the samples are spread over the rest.
+    # Linear interpolation averages over about one pixel of the frame; the samples cover the rest.
     spread = (1 - fit.scale**2).clamp(min=0).sqrt()
     subpixels = (torch.arange(SUBPIXELS, device=frames.device) + 0.5) / SUBPIXELS - 0.5
     pixels = torch.arange(FACE_SIDE, device=frames.device) + 0.5
@@ -68,21 +68,20 @@ def align_faces(frames: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def aligned_boxes(landmarks: Tensor) -> Tensor:
-    """
-    Where [`align_faces`] reads: outside of this box, pixels have no effect and get no gradient.
+    """Return the boxes that [`align_faces`] reads: pixels outside have no effect and get no gradient.
 
     Args:
         landmarks (`torch.Tensor` of shape `(N, 68, 3)`):
-            x, y in pixels and score of the points of the face.
+            x, y in pixels and score of the face points.
 
     Returns:
         `torch.Tensor`: float32 `(N, 4)` on the device of the landmarks: x0, y0, x1, y1 in pixels, the box around the
-        square that becomes the aligned face, and around the next pixels, with which linear interpolation takes place.
-        Pixels lie in it with their centres; it may reach beyond the frame. 0, 0, 0, 0 where the face is missing or
-        looks away, so that [`face_weights`] gives it no weight whatever its size.
+        square that becomes the aligned face, including the neighbouring pixels for linear interpolation. A pixel
+        belongs to the box if its centre lies in it; the box may extend beyond the frame. It is 0, 0, 0, 0 if the face
+        is missing or turned away, so that [`face_weights`] is 0 for any size.
 
     Raises:
-        `ValueError`: the shape is not as above.
+        ValueError: If the shape is wrong.
     """
     _check_landmarks("landmarks", landmarks, len(landmarks))
     fit = _fit_template(landmarks.float())
@@ -94,23 +93,22 @@ def aligned_boxes(landmarks: Tensor) -> Tensor:
 
 
 def face_weights(landmarks: Tensor, min_side: float = 32.0) -> Tensor:
-    """
-    Which faces the identity loss can judge.
+    """Return the weights of faces in the identity loss.
 
     Args:
         landmarks (`torch.Tensor` of shape `(N, 68, 3)`):
-            x, y in pixels and score of the points of the face.
+            x, y in pixels and score of the face points.
         min_side (`float`, *optional*, defaults to `32.0`):
-            How many pixels of the frame the side of the aligned face must span; the eyes are a third of it apart. The
+            Minimum side of the aligned face in pixels of the frame; the distance of the eyes is a third of it. The
             default is four latents of Stable Diffusion's VAE.
 
     Returns:
-        `torch.Tensor`: float32 `(N,)`: 1, but 0 where an eye, the tip of the nose or a corner of the mouth is missing
-        (a score of at most 0.3), where the face is smaller than `min_side`, and where the points are not those of a
-        face that looks at the camera (they miss the template as by a turn of 45 to 50 degrees or more).
+        `torch.Tensor`: float32 `(N,)`: 0 if an eye, the tip of the nose or a corner of the mouth is missing (a score
+        of at most 0.3), the face is smaller than `min_side`, or the face is turned away (the points miss the template
+        as for a turn of 45 to 50 degrees or more); otherwise 1.
 
     Raises:
-        `ValueError`: the shape is not as above.
+        ValueError: If the shape is wrong.
     """
     _check_landmarks("landmarks", landmarks, len(landmarks))
     fit = _fit_template(landmarks.float())
@@ -126,35 +124,34 @@ def identity_loss(
     reference_landmarks: Tensor,
     min_side: float = 32.0,
 ) -> Tensor:
-    """
-    One minus the cosine of the angle between the embeddings of the two faces: L_cos (Eq. 2).
+    """Return one minus the cosine of the angle between the embeddings of the two faces: L_cos (Eq. 2).
 
-    It is given for each picture. Its mean over all pictures of a step, those without a face included, does not depend
-    on how they are spread over processes.
+    The loss is per image. Its mean over all images of a step, including those without a face, does not depend on their
+    distribution over processes.
 
     Args:
         network ([`IResNet`]):
-            Embeds the faces, in float32.
+            Network that embeds the faces, in float32.
         predicted (`torch.Tensor` of shape `(N, 3, H, W)`):
             Generated frames in [-1, 1]; gradients flow to them.
         reference (`torch.Tensor` of shape `(N, 3, H, W)`):
-            The reference picture of each in [-1, 1], of any size; no gradient flows to it.
+            The reference image of each frame in [-1, 1], of any size; no gradient flows to it.
         predicted_landmarks (`torch.Tensor` of shape `(N, 68, 3)`):
-            x, y in pixels and score of the points of the face in the frames that are to be generated.
+            x, y in pixels and score of the face points in the ground-truth frames.
         reference_landmarks (`torch.Tensor` of shape `(N, 68, 3)`):
-            The same in the reference pictures.
+            The same in the reference images.
         min_side (`float`, *optional*, defaults to `32.0`):
             As in [`face_weights`].
 
     Returns:
-        `torch.Tensor`: float32 `(N,)` in [0, 2]; 0 where [`face_weights`] gives either face no weight.
+        `torch.Tensor`: float32 `(N,)` in [0, 2]; 0 if [`face_weights`] of either face is 0.
 
     Raises:
-        `ValueError`: the shapes are not as above.
+        ValueError: If a shape is wrong.
     """
     if len(predicted) != len(reference):
         raise ValueError(
-            f"`reference` must hold as many pictures as `predicted`, {len(predicted)}, got {len(reference)}."
+            f"`reference` must contain as many images as `predicted`, {len(predicted)}, got {len(reference)}."
         )
     _check_landmarks("predicted_landmarks", predicted_landmarks, len(predicted))
     _check_landmarks("reference_landmarks", reference_landmarks, len(reference))
@@ -173,10 +170,10 @@ class _TemplateFit(NamedTuple):
     turn: Tensor  # (N, 2) real and imaginary part
     scale: Tensor  # (N,) absolute value of `turn`, positive
     misfit: Tensor  # (N,) root mean square distance of the points from the template, in pixels of the aligned face
-    score: Tensor  # (N,) least score of the points; 0 where they form no face, the transform is the identity there
+    score: Tensor  # (N,) minimum score of the points; 0 with the identity as transform if they form no face
 
     def in_frame(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Where points of the aligned faces are in the frames; x and y broadcast to `(N, rows, columns)`."""
+        """Map points of the aligned faces to the frames; x and y broadcast to `(N, rows, columns)`."""
         u, v = x - self.template_center[0], y - self.template_center[1]
         a, b, scale, x, y = (
             value[:, None, None] for value in (*self.turn.unbind(1), self.scale, *self.center.unbind(1))
@@ -185,9 +182,9 @@ class _TemplateFit(NamedTuple):
 
 
 def _fit_template(landmarks: Tensor) -> _TemplateFit:
-    """What brings the five points of each face closest to the template."""
+    """Compute the transform that brings the five points of each face closest to the template."""
     template = torch.from_numpy(FACE_TEMPLATE).to(landmarks, non_blocking=True)
-    # Slices: an index of numbers would be copied to the device at each call.
+    # Slices, because an index tensor would be copied to the device at each call.
     groups = [landmarks[:, points[0] : points[-1] + 1] for points in FACE_POINTS]
     xy = torch.stack([group[..., :2].mean(dim=1) for group in groups], dim=1)
     score = torch.cat([group[..., 2] for group in groups], dim=1).amin(dim=1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""ArcFace's network in torch, and the files that it is read from.
+"""ArcFace's network in torch, and reading of its files.
 
 Axes: N faces, E the size of an embedding.
 """
@@ -25,12 +25,11 @@ NORM_EPSILON = 1e-5  # torch's default
 
 
 class IResNet(nn.Module):
-    """
-    InsightFace's improved residual network, through which gradients reach the picture.
+    """InsightFace's improved residual network, differentiable with respect to the image.
 
-    It is frozen: its parameters take no gradient, and `train()` leaves it in evaluation mode so that its batch norms
-    do not move. Autocast does not reach into it: the rounding of bfloat16 alone turns an embedding more than a
-    small change of the face does.
+    It is frozen: its parameters require no gradients, and `train()` leaves it in evaluation mode, so that batch norms
+    do not change. Autocast is disabled inside: the rounding of bfloat16 alone changes an embedding more than a small
+    change of the face does.
 
     The state dict has the keys of InsightFace's `iresnet.py`.
 
@@ -43,11 +42,11 @@ class IResNet(nn.Module):
         num_features (`int`, *optional*, defaults to `512`):
             Size of an embedding, E.
         folded (`bool`, *optional*, defaults to `False`):
-            Whether convolutions have a bias in place of the batch norm behind them, which was multiplied into them, as
-            in files that were exported for inference.
+            Whether batch norms are folded into the preceding convolutions, which have a bias instead, as in files
+            exported for inference.
 
     Attributes:
-        sha256 (`str` or `None`): of the file that the weights were read from.
+        sha256 (`str` or `None`): SHA-256 of the weights file.
     """
 
     sha256: str | None = None
@@ -76,8 +75,7 @@ class IResNet(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike) -> "IResNet":
-        """
-        Read a network; its depths, its widths and the size of its embeddings follow from the weights.
+        """Read a network; its depths, widths and embedding size are derived from the weights.
 
         Known files are the recognition networks of InsightFace's packs (`w600k_r50.onnx` of buffalo_l,
         `glintr100.onnx` of antelopev2), the `backbone.pth` of its model zoo, and
@@ -90,13 +88,13 @@ class IResNet(nn.Module):
                 and otherwise as [`~hia_diffusers.state_dicts.read_state_dict`] does.
 
         Raises:
-            `ImportError`: an ONNX network is given and onnx is not installed.
-            `FileNotFoundError`: there is no such file, or it is a folder.
-            `ValueError`: the file cannot be read, or holds another network.
+            ImportError: If an ONNX network is given and onnx is not installed.
+            FileNotFoundError: If there is no such file, or it is a folder.
+            ValueError: If the file cannot be read, or contains another network.
         """
         path = _local_file(weights)
         state = _read_onnx(path) if path.suffix.lower() == ".onnx" else read_state_dict("weights", path).tensors
-        # In py-feat's files the convolution stands alone, since its batch norm is folded into it.
+        # In py-feat's files, the batch norm is folded into the convolution.
         state = {re.sub(r"\.downsample\.(weight|bias)$", r".downsample.0.\1", name): state[name] for name in state}
         network = cls._for_state(state, path)
         network.load_state_dict(state, strict=False)
@@ -105,10 +103,10 @@ class IResNet(nn.Module):
 
     @classmethod
     def _for_state(cls, state: dict[str, Tensor], path: Path) -> "IResNet":
-        """The network that a state dict belongs to, which may lack norms' counters of training steps."""
+        """Create the network of a state dict, which may lack the step counters of norms."""
         sources = ["conv1.weight", *(f"layer{stage}.0.conv2.weight" for stage in range(1, 5)), "fc.weight"]
         if missing := [name for name in sources if name not in state]:
-            raise ValueError(f"`weights`: {str(path)!r} holds no IResNet: it lacks {_listed(missing)}.")
+            raise ValueError(f"`weights`: {str(path)!r} contains no IResNet: it lacks {_listed(missing)}.")
         *widths, num_features = (len(state[name]) for name in sources)
         blocks = {match[1] for name in state if (match := re.match(r"(layer[1-4]\.\d+)\.", name))}
         depths = [sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5)]
@@ -118,37 +116,35 @@ class IResNet(nn.Module):
         found = {name: value.shape for name, value in state.items()}
         differences = {
             "it lacks": [name for name in expected.keys() - found.keys() if "num_batches_tracked" not in name],
-            "it has no use for": found.keys() - expected.keys(),
-            "the shape is another for": [name for name in found.keys() & expected if found[name] != expected[name]],
+            "it has the unknown": found.keys() - expected.keys(),
+            "the shape differs for": [name for name in found.keys() & expected if found[name] != expected[name]],
         }
         if any(differences.values()):
             told = "; ".join(f"{what} {_listed(names)}" for what, names in differences.items() if names)
-            raise ValueError(f"`weights`: {str(path)!r} holds no IResNet of depths {tuple(depths)}: {told}.")
+            raise ValueError(f"`weights`: {str(path)!r} contains no IResNet of depths {tuple(depths)}: {told}.")
         return network
 
     def train(self, mode: bool = True) -> "IResNet":
-        """
-        Stay in evaluation mode.
+        """Stay in evaluation mode.
 
         Args:
             mode (`bool`, *optional*, defaults to `True`):
-                Without effect.
+                Ignored.
         """
         return super().train(False)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """
-        Embed faces.
+        """Embed faces.
 
         Args:
             faces (`torch.Tensor` of shape `(N, 3, 112, 112)`):
                 Aligned faces, RGB in [-1, 1], in the precision of the weights.
 
         Returns:
-            `torch.Tensor`: `(N, E)`, of any length.
+            `torch.Tensor`: Embeddings `(N, E)`, not normalized.
 
         Raises:
-            `ValueError`: the shape is not as above.
+            ValueError: If the shape is not as above.
         """
         if faces.shape[1:] != (3, FACE_SIDE, FACE_SIDE):
             raise ValueError(f"`faces` must be of shape (N, 3, {FACE_SIDE}, {FACE_SIDE}), got {tuple(faces.shape)}.")
@@ -178,7 +174,7 @@ class _Block(nn.Module):
 
 
 def _stage(depth: int, in_channels: int, out_channels: int, folded: bool) -> nn.Sequential:
-    """Residual blocks, of which the first halves height and width."""
+    """Residual blocks; the first one halves height and width."""
     others = (_Block(out_channels, out_channels, 1, folded) for _ in range(depth - 1))
     return nn.Sequential(_Block(in_channels, out_channels, 2, folded), *others)
 
@@ -188,15 +184,15 @@ def _norm(channels: int, folded: bool) -> nn.Module:
 
 
 def _local_file(weights: str | os.PathLike) -> Path:
-    """The file on this machine; where it is missing, the error knows how InsightFace's packs are unpacked."""
+    """Return the local file. If it is missing, the error message considers how InsightFace's packs are unpacked."""
     path = Path(checks.path("weights", weights))
     if path.is_dir():
         inside = sorted(
             str(file) for file in path.rglob("*") if file.suffix.lower() in (".onnx", ".pth", ".safetensors")
         )
         raise FileNotFoundError(
-            f"`weights`: {str(path)!r} is a folder, give the file of the recognition network in it, such as"
-            f" w600k_r50.onnx or glintr100.onnx; it holds {_listed(inside) or 'no weights'}."
+            f"`weights`: {str(path)!r} is a folder, pass the file of the recognition network in it, such as"
+            f" w600k_r50.onnx or glintr100.onnx; it contains {_listed(inside) or 'no weights'}."
         )
     doubled = path.parent / path.parent.name / path.name
     if doubled.is_file() and not path.is_file():
@@ -213,7 +209,7 @@ def _listed(names: Any) -> str:
 
 
 def _read_onnx(path: Path) -> dict[str, Tensor]:
-    """The state dict of an IResNet that was exported to ONNX, where weights mostly have numbers for names."""
+    """Read the state dict of an IResNet that was exported to ONNX, where most weights have numbers as names."""
     try:
         import onnx
     except ImportError as error:
@@ -228,17 +224,17 @@ def _read_onnx(path: Path) -> dict[str, Tensor]:
     try:
         return _OnnxWalk(graph).state
     except _OtherNetworkError as error:
-        raise ValueError(f"`weights`: {str(path)!r} holds no IResNet: {error}.") from error
+        raise ValueError(f"`weights`: {str(path)!r} contains no IResNet: {error}.") from error
 
 
 class _OtherNetworkError(Exception):
-    """Where a graph is no IResNet."""
+    """A graph is not an IResNet."""
 
 
 class _OnnxWalk:
-    """Follows a graph from the face to the embedding and collects the weights in `state` on the way."""
+    """Traverse a graph from the face to the embedding, and collect the weights in `state`."""
 
-    # The inputs of a node after the first, by torch's names.
+    # Further inputs of a node, by torch's names.
     WEIGHTS = {
         "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
         "Conv": ("weight", "bias"),
@@ -246,7 +242,7 @@ class _OnnxWalk:
         "PRelu": ("weight",),
     }
 
-    # Nodes that change no value.
+    # Nodes without effect on values.
     MOVES = ("Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
     def __init__(self, graph: Any):
@@ -256,7 +252,7 @@ class _OnnxWalk:
         self._values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._readers: dict[str, list[Any]] = {}
         for node in graph.node:
-            if node.op_type == "Identity" and node.input[0] in self._values:  # weights that are equal are stored once
+            if node.op_type == "Identity" and node.input[0] in self._values:  # equal weights are stored once
                 self._values[node.output[0]] = self._values[node.input[0]]
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
@@ -290,7 +286,7 @@ class _OnnxWalk:
         return total.output[0]
 
     def _convolution(self, tensor: str, name: str, norm: str, stride: int = 1) -> str:
-        """A convolution, and the batch norm behind it where that is not folded into it."""
+        """Read a convolution, and the batch norm after it unless it is folded."""
         attributes = {item.name: item for item in self._reader("Conv", tensor).attribute}
         strides = list(attributes["strides"].ints) if "strides" in attributes else [1, 1]
         if strides != [stride, stride]:

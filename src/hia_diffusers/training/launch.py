@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run on the processes that `accelerate launch` started: precision, optimizer, and what does not go together."""
+"""Setup of a run on the processes of `accelerate launch`: precision, optimizer, and checks of incompatible options."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -36,27 +36,27 @@ VALIDATION_TIMEOUT = timedelta(hours=6)
 
 
 def build_accelerator(config: BaseTrainingConfig) -> Accelerator:
-    """
-    The processes of a run, as the config wants them.
+    """Create the accelerator of a run.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config or accelerator of the run.
 
     Raises:
-        `ValueError`: options do not go with the way accelerate was launched.
+        ValueError: If options are incompatible with the launch configuration of accelerate.
     """
     folder = Path(config.output_dir)
     autocast = AutocastKwargs()
     accelerator = Accelerator(
-        # `gradient_accumulation_steps` would give way to that of accelerate's configuration.
+        # accelerate's configuration would override `gradient_accumulation_steps`.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation_steps),
         mixed_precision=config.mixed_precision,
         log_with=config.report_to,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / config.logging_dir)),
         kwargs_handlers=[autocast, InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
     )
-    # Keeps cast copies of all weights through the step: saves a fifth of the time on a CPU, and is too much for a GPU.
+    # Keeps cast copies of all weights during the step: saves a fifth of the time on a CPU, but takes too much GPU
+    # memory.
     autocast.cache_enabled = accelerator.device.type == "cpu"
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -66,7 +66,7 @@ def build_accelerator(config: BaseTrainingConfig) -> Accelerator:
         raise ValueError("accelerate uses FSDP between several GPUs only: launch with a configuration for DDP here.")
     if config.use_muon and kind in SHARDING:
         raise ValueError("--use_muon cannot be used with FSDP or DeepSpeed, which split the weights.")
-    if kind == DistributedType.DEEPSPEED:  # it accumulates and clips by itself
+    if kind == DistributedType.DEEPSPEED:  # it accumulates and clips gradients itself
         accelerator.state.deepspeed_plugin.deepspeed_config.update(
             train_micro_batch_size_per_gpu=config.train_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -76,17 +76,16 @@ def build_accelerator(config: BaseTrainingConfig) -> Accelerator:
 
 
 def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
-    """
-    Refuse what needs whole weights where accelerate splits them.
+    """Raise an error for options that need whole weights if accelerate shards them.
 
     Args:
         config ([`TrainingConfig`]):
-            Of the run.
+            Config or accelerator of the run.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Config or accelerator of the run.
 
     Raises:
-        `ValueError`: options do not go with the way accelerate was launched.
+        ValueError: If options are incompatible with the launch configuration of accelerate.
     """
     kind = accelerator.distributed_type
     if config.use_ema and kind in SHARDING:
@@ -96,17 +95,16 @@ def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
 
 
 def check_fit(config: BaseTrainingConfig, pipeline: HIAPipeline) -> None:
-    """
-    Refuse sizes and lengths that the networks cannot take.
+    """Raise an error for sizes and lengths that the networks do not support.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config or accelerator of the run.
         pipeline ([`HIAPipeline`]):
-            Whose networks are trained.
+            Pipeline whose networks are trained.
 
     Raises:
-        `ValueError`: a size or `num_frames` does not fit.
+        ValueError: If a size or `num_frames` does not fit.
     """
     factor = pipeline.vae_scale_factor
     for height, width in config.frame_sizes:
@@ -118,25 +116,24 @@ def check_fit(config: BaseTrainingConfig, pipeline: HIAPipeline) -> None:
     longest = pipeline.unet.config.motion_max_seq_length
     if config.num_frames > longest:
         raise ValueError(
-            f"--num_frames must be at most {longest}, what the motion modules can tell apart, got {config.num_frames}."
+            f"--num_frames must be at most {longest}, the maximum of the motion modules, got {config.num_frames}."
         )
 
 
 def place_networks(
     config: BaseTrainingConfig, accelerator: Accelerator, pipeline: HIAPipeline, model: HIADenoiser
 ) -> None:
-    """
-    Move all networks to the device. Those without a trained parameter are kept in the precision they run in.
+    """Move all networks to the device. Frozen networks are kept in the precision in which they run.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config or accelerator of the run.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Config or accelerator of the run.
         pipeline ([`HIAPipeline`]):
-            Its VAE and encoders, which are frozen.
+            Pipeline with the frozen VAE and encoders.
         model ([`HIADenoiser`]):
-            The other networks; the parameters to be trained require gradients.
+            The other networks; trained parameters require gradients.
     """
     if config.enable_xformers_memory_efficient_attention:
         pipeline.enable_xformers_memory_efficient_attention()
@@ -144,7 +141,7 @@ def place_networks(
     for network in (pipeline.vae, pipeline.image_encoder, pipeline.text_encoder):
         if network is not None:
             move(network.requires_grad_(False), accelerator.device, dtype)
-    if accelerator.distributed_type == DistributedType.FSDP:  # it wants one precision
+    if accelerator.distributed_type == DistributedType.FSDP:  # it requires one precision
         dtype = torch.float32
     for network in (model.appearance_encoder, model.controlnet, model.unet):
         trained = any(parameter.requires_grad for parameter in network.parameters())
@@ -152,16 +149,15 @@ def place_networks(
 
 
 def move(network: ModelMixin, device: torch.device, dtype: torch.dtype) -> None:
-    """
-    Move a network, without diffusers' warning where its dtype stays the same.
+    """Move a network, without diffusers' warning where its dtype stays the same.
 
     Args:
         network (`diffusers.ModelMixin`):
             Any network.
         device (`torch.device`):
-            Where to.
+            Target device.
         dtype (`torch.dtype`):
-            Of its weights.
+            Target dtype of the weights.
     """
     network.to(device)
     if network.dtype != dtype:
@@ -171,19 +167,18 @@ def move(network: ModelMixin, device: torch.device, dtype: torch.dtype) -> None:
 def build_optimizer(
     config: BaseTrainingConfig, parameters: Sequence[nn.Parameter], num_processes: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """
-    The optimizer and the schedule of its learning rate.
+    """Create the optimizer and the learning rate schedule.
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config or accelerator of the run.
         parameters (`Sequence[torch.nn.Parameter]`):
-            Those that are trained.
+            The trained parameters.
         num_processes (`int`):
-            For `scale_lr`.
+            Number of processes, for `scale_lr`.
 
     Raises:
-        `ImportError`: the optimizer's library is missing.
+        ImportError: If the optimizer's library is missing.
     """
     learning_rate = config.learning_rate
     if config.scale_lr:
@@ -201,7 +196,7 @@ def build_optimizer(
         except ImportError as error:
             raise ImportError("--use_muon needs pytorch-optimizer: pip install pytorch-optimizer") from error
         matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
-        # Updates of the size of Adam's, so that they have its learning rate.
+        # Updates have the size of Adam's, so that the same learning rate applies.
         muon = {"lr": learning_rate, "weight_decay": config.adam_weight_decay, "use_adjusted_lr": True}
         optimizer = Muon(
             [{"params": matrices, "use_muon": True, **muon}, {"params": others, "use_muon": False, **adam}]

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noise prediction on the shifted schedule and the regional loss (paper Sec. 3.3, Eq. 1).
 
-Losses come one per clip or picture, so that the caller takes the mean over a global batch, and several processes
-together get what one process gets. All is computed and returned in float32: in half precision, the schedule's first
-timesteps, which the regional stage trains at, would have no noise at all.
+Losses are per clip or image. The caller takes the mean over a global batch, so that several processes get the same
+result as one. Everything is computed and returned in float32: in half precision, the first timesteps of the schedule,
+at which the regional stage trains, would have no noise at all.
 
-Latents are clips `(B, C, F, h, w)` as in the UNet, or pictures `(B, C, h, w)`; every clip has one timestep.
+Latents are clips `(B, C, F, h, w)` as in the UNet, or images `(B, C, h, w)`; every clip has one timestep.
 """
 
 import torch
@@ -17,13 +17,12 @@ from .. import checks
 
 
 def noisy_latents(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """
-    The forward process: `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`.
+    """The forward process: `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
-            Or a scheduler of diffusers with `add_noise`, `get_velocity` and `alphas_cumprod`, which is moved to the
-            latents' device for good.
+            The scheduler, or a scheduler of diffusers with `add_noise`, `get_velocity` and `alphas_cumprod`. Its
+            schedule is permanently moved to the latents' device.
         latents (`torch.Tensor` of shape `(B, C, ..., h, w)`):
             Clean latents.
         noise (`torch.Tensor` of the same shape):
@@ -35,16 +34,16 @@ def noisy_latents(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, tim
         `torch.Tensor`: float32, of the latents' shape.
 
     Raises:
-        `ValueError`: the shapes do not match.
+        ValueError: If the shapes do not match.
     """
     _check_shapes(timesteps, latents=latents, noise=noise)
     return scheduler.add_noise(latents.float(), noise.float(), timesteps)
 
 
 def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """
-    What the UNet shall answer to [`noisy_latents`], by the scheduler's `prediction_type`: the noise (`"epsilon"`), the
-    velocity `sqrt(abar_t) eps - sqrt(1 - abar_t) x_0` (`"v_prediction"`) or the clean latents (`"sample"`).
+    """The training target of the UNet for [`noisy_latents`], by the scheduler's `prediction_type`: the noise
+    (`"epsilon"`), the velocity `sqrt(abar_t) eps - sqrt(1 - abar_t) x_0` (`"v_prediction"`) or the clean latents
+    (`"sample"`).
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -60,7 +59,7 @@ def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor,
         `torch.Tensor`: float32, of the latents' shape.
 
     Raises:
-        `ValueError`: the shapes do not match, or the prediction type is another.
+        ValueError: If the shapes do not match, or the prediction type is unknown.
     """
     _check_shapes(timesteps, latents=latents, noise=noise)
     prediction_type = _prediction_type(scheduler)
@@ -74,16 +73,15 @@ def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor,
 def predicted_latents(
     scheduler: SchedulerMixin, model_output: Tensor, noisy_latents: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """
-    The clean latents `x0'` that the UNet's answer stands for, in one step: the inverse of [`noisy_latents`].
+    """The clean latents `x0'` implied by the output of the UNet, in one step: the inverse of [`noisy_latents`].
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
             As in [`noisy_latents`].
         model_output (`torch.Tensor` of shape `(B, C, ..., h, w)`):
-            The UNet's answer, of the scheduler's `prediction_type`.
+            Output of the UNet, of the scheduler's `prediction_type`.
         noisy_latents (`torch.Tensor` of the same shape):
-            What the UNet was asked about.
+            Input of the UNet.
         timesteps (`torch.Tensor` of shape `(B,)`):
             Integers in `[0, T)`, on the latents' device.
 
@@ -91,7 +89,7 @@ def predicted_latents(
         `torch.Tensor`: float32, of the latents' shape.
 
     Raises:
-        `ValueError`: the shapes do not match, the prediction type is another, or it is `"epsilon"` on a schedule that
+        ValueError: If the shapes do not match, the prediction type is unknown, or it is `"epsilon"` on a schedule that
             ends in pure noise.
     """
     _check_shapes(timesteps, model_output=model_output, noisy_latents=noisy_latents)
@@ -107,10 +105,10 @@ def predicted_latents(
 
 
 def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) -> Tensor:
-    """
-    Weights of [`noise_prediction_loss`] that keep the easy timesteps from ruling the training (Hang et al., 2023,
-    "Efficient diffusion training via Min-SNR weighting strategy"): `min(snr_t, gamma)`, divided by what the prediction
-    type weights by already, `snr_t` for `"epsilon"` and `snr_t + 1` for `"v_prediction"`. HIA's paper has none.
+    """Weights of [`noise_prediction_loss`] that prevent easy timesteps from dominating the training (Hang et al.,
+    2023, "Efficient diffusion training via Min-SNR weighting strategy"): `min(snr_t, gamma)`, divided by the implicit
+    weight of the prediction type, `snr_t` for `"epsilon"` and `snr_t + 1` for `"v_prediction"`. HIA's paper does not
+    use them.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -118,32 +116,31 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
         timesteps (`torch.Tensor` of shape `(B,)`):
             Integers in `[0, T)`.
         gamma (`float`):
-            Greatest ratio that counts, positive; 5 is usual. Not the scheduler's gamma.
+            Maximum ratio, positive; 5 is usual. This is not the scheduler's gamma.
 
     Returns:
         `torch.Tensor`: float32 `(B,)`.
 
     Raises:
-        `ValueError`: `gamma` is not positive, or the prediction type is another.
+        ValueError: If `gamma` is not positive, or the prediction type is unknown.
     """
     checks.number("gamma", gamma, above=0)
     prediction_type = _prediction_type(scheduler)
     alphas_cumprod = _alphas_cumprod(scheduler, timesteps)
     snr = alphas_cumprod / (1 - alphas_cumprod)
     if prediction_type == "epsilon":
-        return (gamma / snr).clamp(max=1)  # also where the ratio is 0
+        return (gamma / snr).clamp(max=1)  # also valid for a ratio of 0
     if prediction_type == "v_prediction":
         return snr.clamp(max=gamma) / (snr + 1)
     return snr.clamp(max=gamma)
 
 
 def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
-    """
-    Weights of [`noise_prediction_loss`] that make it the squared error of the clean latents, whatever the prediction
+    """Weights of [`noise_prediction_loss`] that make it the squared error of the clean latents for any prediction
     type: `1` for `"sample"`, `1 / (snr_t + 1)` for `"v_prediction"`, `1 / snr_t` for `"epsilon"` (Salimans and Ho,
-    2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper has none. A small
-    network that is trained from scratch for v learns most from it: no timestep outweighs the others, and the network
-    can return a clean input as it is.
+    2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper does not use them.
+    They suit small networks trained from scratch to predict v: no timestep dominates, and the network can pass a clean
+    input through.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -155,8 +152,8 @@ def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
         `torch.Tensor`: float32 `(B,)`.
 
     Raises:
-        `ValueError`: the prediction type is another, or the schedule has a timestep without signal, where noise says
-            nothing of the clean latents.
+        ValueError: If the prediction type is unknown, or the schedule has a timestep without signal, where the noise
+            contains no information about the clean latents.
     """
     prediction_type = _prediction_type(scheduler)
     alphas_cumprod = _alphas_cumprod(scheduler, timesteps)
@@ -169,12 +166,11 @@ def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
 
 
 def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """
-    Mean squared error of each clip.
+    """Mean squared error of each clip.
 
     Args:
         model_output (`torch.Tensor` of shape `(B, C, ..., h, w)`):
-            The UNet's answer.
+            Output of the UNet.
         target (`torch.Tensor` of the same shape):
             From [`prediction_target`].
         weights (`torch.Tensor` of shape `(B,)`, *optional*):
@@ -184,7 +180,7 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor 
         `torch.Tensor`: float32 `(B,)`.
 
     Raises:
-        `ValueError`: the shapes do not match.
+        ValueError: If the shapes do not match.
     """
     if model_output.shape != target.shape:
         raise ValueError(
@@ -198,20 +194,19 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor 
 
 
 def regional_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """
-    Squared error in a region of each picture (Eq. 1): `sum(||(target - predicted) * mask||^2) / sum(mask)`.
+    """Squared error in a region of each image (Eq. 1): `sum(||(target - predicted) * mask||^2) / sum(mask)`.
 
-    The norm is that of a pixel's three channels, and the sums run over pixels: a region that is off by `d` in each
-    channel costs `3 d^2`, however large it is. A picture whose region is empty costs 0 and has no gradient.
+    The norm is over a pixel's three channels, and the sums are over pixels: a region with error `d` in each channel
+    has a loss of `3 d^2`, independent of its size. An image with an empty region has a loss of 0 and no gradient.
 
-    Several regions may count as one, as both hands do: give the sum of their masks, clamped to 1, or give one window
-    per region, which [`decode_windows`] makes, with masks that do not overlap.
+    Several regions may count as one, such as both hands: pass the sum of their masks, clamped to 1, or one window per
+    region from [`decode_windows`], with masks that do not overlap.
 
     Args:
         predicted (`torch.Tensor` of shape `(N, 3, H, W)` or `(N, R, 3, H, W)`):
-            Predicted pictures in [-1, 1], or R windows of each.
+            Predicted images in [-1, 1], or R windows of each.
         target (`torch.Tensor` of the same shape):
-            True pictures or windows.
+            Ground-truth images or windows.
         mask (`torch.Tensor` of shape `(N, 1, H, W)` or `(N, R, 1, H, W)`):
             1 in the region, 0 elsewhere.
 
@@ -219,7 +214,7 @@ def regional_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         `torch.Tensor`: float32 `(N,)`.
 
     Raises:
-        `ValueError`: the shapes do not match.
+        ValueError: If the shapes do not match.
     """
     if predicted.shape != target.shape or predicted.ndim not in (4, 5):
         raise ValueError(
@@ -236,7 +231,7 @@ def regional_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def _alphas_cumprod(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
-    # Moved for good, as the scheduler's own methods do it, so that a step waits for no copy.
+    # Moved permanently, as in the scheduler's own methods, so that a step waits for no copy.
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(timesteps.device)
     return scheduler.alphas_cumprod[timesteps].float()
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The random numbers of a step, which depend on the seed and on the number of batch and sample, not on processes."""
+"""The random numbers of a step, which depend on the seed and the numbers of batch and sample, not on processes."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,20 @@ from torch import Tensor
 
 
 def sample_generators(seed: int, batch_number: int, rank: int, batch_size: int) -> list[torch.Generator]:
-    """
-    A generator for each sample of a process's batch.
+    """Create a generator for each sample of a process's batch.
 
     Args:
         seed (`int`):
-            Of the run.
+            Seed of the run.
         batch_number (`int`):
             Number of the batch since the run began.
         rank (`int`):
             Number of the process.
         batch_size (`int`):
-            Samples of a batch of one process.
+            Number of samples in a batch of one process.
 
     Returns:
-        `list[torch.Generator]`: on the CPU.
+        `list[torch.Generator]`: Generators on the CPU.
     """
     generators = []
     for position in range(rank * batch_size, (rank + 1) * batch_size):
@@ -37,8 +36,7 @@ def sample_generators(seed: int, batch_number: int, rank: int, batch_size: int) 
 def draw_noise(
     generators: Sequence[torch.Generator], shape: Sequence[int], max_timestep: int, noise_offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """
-    Noise and timesteps of a batch.
+    """Draw noise and timesteps of a batch.
 
     Args:
         generators (`Sequence[torch.Generator]`):
@@ -46,9 +44,9 @@ def draw_noise(
         shape (`Sequence[int]`):
             Shape `(C, ..., h, w)` of a sample.
         max_timestep (`int`):
-            Timesteps are from 0 to this one.
+            Maximum timestep.
         noise_offset (`float`, *optional*, defaults to 0.0):
-            As `offset` of [`offset_noise`].
+            As `offset` in [`offset_noise`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: float32 noise of shape `(B, C, ..., h, w)`, int64 timesteps of shape
@@ -62,9 +60,9 @@ def draw_noise(
 
 
 def offset_noise(noise: Tensor, offset: float, generator: torch.Generator | list[torch.Generator]) -> Tensor:
-    """
-    Noise that also moves the mean of each channel, so that very dark and very bright pictures are learnt (diffusers'
-    training examples have it as `--noise_offset`). A clip's frames move together. HIA's paper has none.
+    """Add noise that shifts the mean of each channel, so that very dark and very bright images are learnt
+    (`--noise_offset` in diffusers' training examples). All frames of a clip are shifted together. HIA's paper does not
+    use it.
 
     Args:
         noise (`torch.Tensor` of shape `(B, C, ..., h, w)`):
@@ -72,10 +70,10 @@ def offset_noise(noise: Tensor, offset: float, generator: torch.Generator | list
         offset (`float`):
             Standard deviation of the means; 0.1 is usual.
         generator (`torch.Generator` or a list of B of them):
-            For the means.
+            Generators of the means.
 
     Returns:
-        `torch.Tensor`: of the noise's shape and dtype.
+        `torch.Tensor`: Noise of the same shape and dtype.
     """
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
     return noise + offset * randn_tensor(shape, generator=generator, device=noise.device, dtype=noise.dtype)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage minimizes: noise prediction, and in the regional stage Eq. 1 and Eq. 2 on decoded faces and hands."""
+"""The objective of a stage: noise prediction, and in the regional stage Eq. 1 and Eq. 2 on decoded faces and hands."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ class HIALosses:
         config ([`TrainingConfig`]):
             The stage, and the options of its losses.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
         model (`torch.nn.Module`):
-            The denoiser that is trained, as the accelerator prepared it.
+            The trained denoiser, prepared by the accelerator.
         pipeline ([`HIAPipeline`]):
-            Its frozen networks encode and decode; its scheduler has the noise schedule.
+            Pipeline with the frozen networks for encoding and decoding, and the noise schedule.
         arcface ([`IResNet`], *optional*):
-            The face network of Eq. 2. Without it that loss is off.
+            The face network of Eq. 2; `None` disables this loss.
     """
 
     def __init__(
@@ -62,14 +62,13 @@ class HIALosses:
                 self.weights["identity"] = config.identity_weight
 
     def __call__(self, batch_number: int, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """
-        Draw noise and predict it.
+        """Draw noise and predict it.
 
         Args:
             batch_number (`int`):
-                Number of the batch since the run began, which noise and timesteps depend on.
+                Number of the batch since the start of the run, which determines noise and timesteps.
             batch (`dict[str, Any]`):
-                On the host, from [`~hia_diffusers.training.batches.build_loader`].
+                Batch on the host, from [`~hia_diffusers.training.batches.build_loader`].
         """
         config, device, scheduler = self.config, self.accelerator.device, self.pipeline.scheduler
         windows = self.windows(batch) if self.is_regional else []
@@ -100,17 +99,16 @@ class HIALosses:
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the means of losses, which is minimized."""
+        """Return the weighted sum of the mean losses, which is minimized."""
         weighted = [self.weights[name] * values.mean() for name, values in losses.items()]
         return sum(weighted[1:], start=weighted[0])
 
     def windows(self, batch: dict[str, Any]) -> list[RegionWindows]:
-        """
-        Where to decode faces and hands; those of faces hold all that ArcFace sees.
+        """Return the windows to decode around faces and hands; face windows contain all inputs of ArcFace.
 
         Args:
             batch (`dict[str, Any]`):
-                On the host: its masks decide about shapes.
+                Batch on the host, because its masks determine shapes.
         """
         faces, hands = (batch[key].flatten(0, 1) for key in ("face_mask", "hand_masks"))
         if self.arcface is not None:
@@ -125,11 +123,11 @@ class HIALosses:
         return sample_weights(scheduler, timesteps) if self.config.loss_on == "sample" else None
 
     def _regional(self, latents: Tensor, windows: list[RegionWindows], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Eq. 1 in faces and hands, and Eq. 2, on images `x0'` that are decoded with gradient."""
+        """Compute Eq. 1 for faces and hands, and Eq. 2, on images `x0'` decoded with gradients."""
         num_frames = batch["pixel_values"].shape[1]
         frames = {name: values.flatten(0, 1) for name, values in batch.items() if values.ndim > 2}
         left, right = frames["hand_masks"].unbind(1)
-        hand_masks = torch.stack([left, right * (1 - left)], dim=1)  # pixels of both hands count once
+        hand_masks = torch.stack([left, right * (1 - left)], dim=1)  # pixels in both hands count once
         losses, predicted = {}, decode_windows(self.pipeline.vae, latents, windows)
         masks = (frames["face_mask"], hand_masks)
         for name, group, pixels, mask in zip(("face", "hands"), windows, predicted, masks, strict=True):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A step that does not fit into memory ends with advice on what makes it fit."""
+"""Advice for a step that does not fit into memory."""
 
 import contextlib
 import os
@@ -19,32 +19,30 @@ from .stages import trained_parts
 
 @contextlib.contextmanager
 def out_of_memory_as_advice(compute_losses: HIALosses, networks: HIADenoiser, batch: dict[str, Any]) -> Iterator[None]:
-    """
-    Turn the failure of a step for want of memory into a sentence of advice.
+    """Turn an out-of-memory error of a step into a sentence of advice.
 
     Args:
         compute_losses ([`HIALosses`]):
-            Of the run.
+            Losses of the run.
         networks ([`HIADenoiser`]):
             The networks before they were prepared, without data.
         batch (`dict[str, Any]`):
-            Of the step.
+            Batch of the step.
 
     Raises:
-        `RuntimeError`: with the advice.
+        RuntimeError: If memory runs out; the message contains the advice.
     """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # the failed step's tensors: an estimate needs memory, too
+        traceback.clear_frames(error.__traceback__)  # frees the failed step's tensors: the estimate needs memory, too
         raise RuntimeError(advice(compute_losses, networks, batch)) from error
 
 
 def advice(compute_losses: HIALosses, networks: HIADenoiser, batch: dict[str, Any]) -> str:
-    """
-    What a step needs and which options bring it below what the device has.
+    """Return the memory of a step, and the options that reduce it to that of the device.
 
     Args:
         compute_losses, networks, batch:

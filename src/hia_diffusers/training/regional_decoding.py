@@ -1,15 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding latents with gradient, as the regional stage needs it (paper Sec. 3.3): whole, or only around the regions.
+"""Decoding of latents with gradients, for the regional stage (paper Sec. 3.3): whole, or only around the regions.
 
-Backpropagation through the VAE's decoder keeps gigabytes for one picture. Face and hands are a small part of it, but
-latents cut out around them and decoded alone give other pixels: each GroupNorm takes its mean and variance from the
-whole picture, and the attention in the middle looks at all of it, so no margin is wide enough.
+Backpropagation through the VAE's decoder keeps gigabytes for one image. Face and hands are a small part of it, but
+latents cropped around them and decoded separately give different pixels: each GroupNorm uses the mean and variance of
+the whole image, and the attention in the middle block covers all of it, so no margin is wide enough.
 
-[`decode_windows`] therefore decodes the whole picture without gradient first and takes the statistics of every
-GroupNorm from there. With gradient, the layers at the latents' own resolution, attention among them, run on the whole
-picture too. The others, which cost most, run on windows with a margin for the convolutions that are still to come.
-The pixels are those of the whole picture. So is the gradient, but for the part that flows through the statistics.
+[`decode_windows`] therefore first decodes the whole image without gradients and keeps the statistics of every
+GroupNorm. With gradients, the layers at latent resolution, including attention, also run on the whole image. The other
+layers, which cost most, run on windows with a margin for the remaining convolutions. The pixels equal those of the
+whole image. So does the gradient, except for the part that flows through the statistics.
 """
 
 import math
@@ -28,128 +28,124 @@ from ..models.autoencoder import Autoencoder, decode_latents, unscale_latents
 
 @dataclass(frozen=True)
 class RegionWindows:
-    """
-    R equally large windows in each of N pictures, in latent pixels. [`region_windows`] makes them.
+    """R windows of equal size in each of N images, in latent pixels. Created by [`region_windows`].
 
     Args:
         corners (`torch.Tensor` of shape `(N, R, 2)`):
             Top and left of each window, int64.
         height, width (`int`):
             Size of every window.
-        picture_height, picture_width (`int`):
-            Size of the pictures' latents.
+        image_height, image_width (`int`):
+            Size of the images' latents.
     """
 
     corners: Tensor
     height: int
     width: int
-    picture_height: int
-    picture_width: int
+    image_height: int
+    image_width: int
 
-    def cut(self, pictures: Tensor) -> Tensor:
-        """
-        The windows of pictures, of latents, or of anything else that has a whole number of pixels per latent pixel.
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut the windows from images, latents, or any tensor with an integer number of pixels per latent pixel.
 
         Args:
-            pictures (`torch.Tensor` of shape `(N, C, H, W)` or `(N, R, C, H, W)`):
-                What to cut from; with five axes, each window has a picture of its own, such as its mask.
+            images (`torch.Tensor` of shape `(N, C, H, W)` or `(N, R, C, H, W)`):
+                Images; with five axes, each window has its own image, such as its mask.
 
         Returns:
-            `torch.Tensor` of shape `(N, R, C, height, width)`, in pixels of `pictures`.
+            `torch.Tensor` of shape `(N, R, C, height, width)`, in pixels of `images`.
 
         Raises:
-            `ValueError`: `pictures` are not of that shape.
+            ValueError: If `images` have another shape.
         """
-        num_pictures, num_windows, _ = self.corners.shape
-        scale = pictures.shape[-1] // self.picture_width
-        size = (scale * self.picture_height, scale * self.picture_width)
-        axes = {4: (num_pictures,), 5: (num_pictures, num_windows)}.get(pictures.ndim)
-        if axes is None or pictures.shape[: len(axes)] != axes or pictures.shape[-2:] != size:
+        num_images, num_windows, _ = self.corners.shape
+        scale = images.shape[-1] // self.image_width
+        size = (scale * self.image_height, scale * self.image_width)
+        axes = {4: (num_images,), 5: (num_images, num_windows)}.get(images.ndim)
+        if axes is None or images.shape[: len(axes)] != axes or images.shape[-2:] != size:
             raise ValueError(
-                f"`pictures` must be of shape ({num_pictures}, C, H, W) or ({num_pictures}, {num_windows}, C, H, W), "
-                f"H, W a multiple of {self.picture_height}, {self.picture_width}, got {tuple(pictures.shape)}."
+                f"`images` must be of shape ({num_images}, C, H, W) or ({num_images}, {num_windows}, C, H, W), "
+                f"H, W a multiple of {self.image_height}, {self.image_width}, got {tuple(images.shape)}."
             )
-        device = pictures.device
+        device = images.device
         top, left = (scale * self.corners.to(device, non_blocking=True)).unbind(-1)
         rows = top[..., None, None] + torch.arange(scale * self.height, device=device)[:, None]
         columns = left[..., None, None] + torch.arange(scale * self.width, device=device)
-        picture = torch.arange(num_pictures, device=device)[:, None, None, None]
-        if pictures.ndim == 4:
-            windows = pictures[picture, :, rows, columns]
+        image = torch.arange(num_images, device=device)[:, None, None, None]
+        if images.ndim == 4:
+            windows = images[image, :, rows, columns]
         else:
             window = torch.arange(num_windows, device=device)[:, None, None]
-            windows = pictures[picture, window, :, rows, columns]
+            windows = images[image, window, :, rows, columns]
         return windows.movedim(-1, 2).contiguous()
 
     def widened(self, margin: int) -> "RegionWindows":
-        """These windows with a margin on all sides; at the border of the picture they have more on the other side."""
-        height = min(self.height + 2 * margin, self.picture_height)
-        width = min(self.width + 2 * margin, self.picture_width)
-        corners = _inside(self.corners - margin, self.picture_height - height, self.picture_width - width)
-        return RegionWindows(corners, height, width, self.picture_height, self.picture_width)
+        """Add a margin on all sides; at the border of the image, the opposite margin is larger."""
+        height = min(self.height + 2 * margin, self.image_height)
+        width = min(self.width + 2 * margin, self.image_width)
+        corners = _inside(self.corners - margin, self.image_height - height, self.image_width - width)
+        return RegionWindows(corners, height, width, self.image_height, self.image_width)
 
     def within(self, outer: "RegionWindows") -> "RegionWindows":
-        """Where these windows are in wider ones, whose windows `(N * R, C, H, W)` are the pictures to cut from."""
+        """Return the positions of these windows in wider ones, given as images `(N * R, C, H, W)`."""
         corners = (self.corners - outer.corners).flatten(0, 1)[:, None]
         return RegionWindows(corners, self.height, self.width, outer.height, outer.width)
 
 
 def region_windows(masks: Tensor, vae_scale_factor: int = 8, size_step: int = 4) -> RegionWindows:
-    """
-    Windows around regions: as small as the largest region of the batch allows, so that none is cut off, and of few
-    sizes, so that shapes seldom change.
+    """Create windows around regions: as small as possible without cutting off the largest region of the batch, with
+    few different sizes, so that shapes rarely change.
 
-    Regions that differ in size, such as faces and hands, better have windows of their own, from a call for each. An
-    empty region has a window too, somewhere in the picture.
+    Use separate calls for regions of different sizes, such as faces and hands. An empty region also has a window,
+    somewhere in the image.
 
     Args:
         masks (`torch.Tensor` of shape `(N, R, H, W)`):
-            Positive in the region. Give them on the host, before they go to the device: the size is a number that has
-            to be known, and a device would be waited for.
+            Positive in the region. Pass them on the host: the size must be known, which would require waiting for a
+            device.
         vae_scale_factor (`int`, *optional*, defaults to 8):
             Pixels per latent pixel.
         size_step (`int`, *optional*, defaults to 4):
-            Heights and widths are multiples of it, in latent pixels, or those of the picture.
+            Heights and widths are multiples of this, in latent pixels, or those of the image.
 
     Returns:
-        [`RegionWindows`]: of R windows per picture.
+        [`RegionWindows`]: R windows per image.
 
     Raises:
-        `ValueError`: the masks do not have four axes, or their size is not a multiple of `vae_scale_factor`.
+        ValueError: If the masks do not have four axes, or their size is not a multiple of `vae_scale_factor`.
     """
     if masks.ndim != 4 or masks.shape[-2] % vae_scale_factor or masks.shape[-1] % vae_scale_factor:
         raise ValueError(
             f"`masks` must be of shape (N, R, H, W), H, W multiples of {vae_scale_factor}, got {tuple(masks.shape)}."
         )
     inside = masks > 0
-    picture_height, picture_width = (side // vae_scale_factor for side in masks.shape[-2:])
+    image_height, image_width = (side // vae_scale_factor for side in masks.shape[-2:])
     (top, region_height), (left, region_width) = (
         _extent(inside.any(dim=across).unflatten(-1, (-1, vae_scale_factor)).any(dim=-1)) for across in (-1, -2)
     )
     height, width = (
         min(max(math.ceil(int(extents.max()) / size_step), 1) * size_step, limit)
-        for extents, limit in ((region_height, picture_height), (region_width, picture_width))
+        for extents, limit in ((region_height, image_height), (region_width, image_width))
     )
     centred = torch.stack([top - (height - region_height) // 2, left - (width - region_width) // 2], dim=-1)
-    corners = _inside(centred, picture_height - height, picture_width - width)
-    return RegionWindows(corners, height, width, picture_height, picture_width)
+    corners = _inside(centred, image_height - height, image_width - width)
+    return RegionWindows(corners, height, width, image_height, image_width)
 
 
 def decode_windows(vae: Autoencoder, latents: Tensor, windows: Sequence[RegionWindows]) -> list[Tensor]:
-    """
-    What [`RegionWindows.cut`] gives of whole decoded pictures, with little memory.
+    """Return the result of [`RegionWindows.cut`] on whole decoded images, with little memory.
 
-    The gradient takes the mean and variance of the decoder's later GroupNorms as constants, and reaches all latents
-    through the earlier layers. Only an [`~diffusers.AutoencoderKL`] has such norms. The others decode whole pictures:
-    an [`~diffusers.AutoencoderTiny`] needs little memory for it, and in an [`~diffusers.AutoencoderDC`] attention may
-    see the whole picture at several resolutions.
+    The gradient treats the mean and variance of the decoder's later GroupNorms as constants, and reaches all latents
+    through the earlier layers. Only an [`~diffusers.AutoencoderKL`] has such norms. The others decode whole images: an
+    [`~diffusers.AutoencoderTiny`] needs little memory for this, and the attention of an [`~diffusers.AutoencoderDC`]
+    may cover the whole image at several resolutions.
 
     ```python
     faces, hands = region_windows(face_masks), region_windows(hand_masks)
     face_pixels, hand_pixels = decode_windows(vae, latents, [faces, hands])
     face_loss = regional_loss(face_pixels, faces.cut(pixel_values), faces.cut(face_masks[:, :, None]))
 
-    # Pixels that are in both hands count once.
+    # Pixels in both hands count once.
     left, right = hand_masks.unbind(1)
     own_masks = torch.stack([left, right * (1 - left)], dim=1)[:, :, None]
     hand_loss = regional_loss(hand_pixels, hands.cut(pixel_values), hands.cut(own_masks))
@@ -157,32 +153,32 @@ def decode_windows(vae: Autoencoder, latents: Tensor, windows: Sequence[RegionWi
 
     Args:
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
-            Frozen: parameters that require no gradient need half of the memory.
+            The frozen autoencoder: without parameter gradients, it needs half of the memory.
         latents (`torch.Tensor` of shape `(N, C, h, w)`):
-            Clean latents, scaled as the UNet knows them.
+            Clean latents, scaled as for the UNet.
         windows (sequence of [`RegionWindows`]):
-            What to decode, for example the windows of faces, and those of hands.
+            Windows to decode, for example those of faces and those of hands.
 
     Returns:
         list of `torch.Tensor` of shape `(N, R, 3, height, width)`: float32, around [-1, 1], not clamped, one per item
         of `windows`.
 
     Raises:
-        `ValueError`: the latents do not have four axes, the windows are those of pictures of another size, or the
-            decoder of an `AutoencoderKL` has attention in other places than its middle.
+        ValueError: If the latents do not have four axes, the windows belong to images of another size, or the decoder
+            of an `AutoencoderKL` has attention outside its middle block.
     """
     if not isinstance(vae, AutoencoderKL):
-        pictures = decode_latents(vae, latents)
-        return [group.cut(pictures) for group in windows]
+        images = decode_latents(vae, latents)
+        return [group.cut(images) for group in windows]
     decoder = vae.decoder
     if not all(type(block) is UpDecoderBlock2D for block in decoder.up_blocks):
-        raise ValueError("`vae` must have `up_block_types` of UpDecoderBlock2D only to be decoded in windows.")
+        raise ValueError("`vae` must have only UpDecoderBlock2D as `up_block_types` for decoding in windows.")
 
     for group in windows:
-        if (len(group.corners), group.picture_height, group.picture_width) != (len(latents), *latents.shape[-2:]):
+        if (len(group.corners), group.image_height, group.image_width) != (len(latents), *latents.shape[-2:]):
             raise ValueError(
-                f"`windows` must be those of {len(latents)} pictures of {tuple(latents.shape[-2:])} latent pixels, "
-                f"got {len(group.corners)} of {(group.picture_height, group.picture_width)}."
+                f"`windows` must be those of {len(latents)} images of {tuple(latents.shape[-2:])} latent pixels, "
+                f"got {len(group.corners)} of {(group.image_height, group.image_width)}."
             )
     unscaled = unscale_latents(vae, latents)
     if vae.post_quant_conv is not None:
@@ -225,7 +221,7 @@ def decode_windows(vae: Autoencoder, latents: Tensor, windows: Sequence[RegionWi
 
 
 def _scale_and_shift(norm: nn.GroupNorm, features: Tensor) -> tuple[Tensor, Tensor]:
-    """What a GroupNorm multiplies these features by and adds to them, each float32 `(N, C, 1, 1)`."""
+    """Return the scale and shift that a GroupNorm applies to these features, each float32 `(N, C, 1, 1)`."""
     groups = features.float().unflatten(1, (norm.num_groups, -1)).flatten(2)
     variance, mean = torch.var_mean(groups, dim=2, correction=0)
     channels_per_group = norm.num_channels // norm.num_groups
@@ -236,8 +232,8 @@ def _scale_and_shift(norm: nn.GroupNorm, features: Tensor) -> tuple[Tensor, Tens
 
 
 def _margins(up_blocks: Sequence[UpDecoderBlock2D]) -> list[int]:
-    """How many latent pixels around its result the decoder reads from the output of each block."""
-    needed = 2.0 ** (1 - len(up_blocks))  # one pixel, by the last convolution
+    """Return the margin in latent pixels that the decoder reads from the output of each block."""
+    needed = 2.0 ** (1 - len(up_blocks))  # one pixel, for the last convolution
     margins = [math.ceil(needed)]
     for index in range(len(up_blocks) - 1, 0, -1):
         upsampling = 0 if up_blocks[index].upsamplers is None else 0.5
@@ -247,7 +243,9 @@ def _margins(up_blocks: Sequence[UpDecoderBlock2D]) -> list[int]:
 
 
 def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """First true position along the last axis, and the distance from there to behind the last one; 0 where none is."""
+    """Return the first true position along the last axis, and the distance to the position after the last one; 0 if
+    there is none.
+    """
     length = inside.shape[-1]
     present = inside.to(torch.uint8)
     first = present.argmax(dim=-1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run is, and how it stops, is saved and resumes."""
+"""State of a run: progress, stopping, saving and resuming."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from .config import BaseTrainingConfig
 
 OPTIONS_FILE, STATE_FILE = "options.json", "run.pt"
 
-# What may differ between a run and its continuation.
+# Options that may change when a run resumes.
 FREE_OPTIONS = {
     "max_train_steps",
     "resume_from_checkpoint",
@@ -49,18 +49,17 @@ FREE_OPTIONS = {
 
 
 class Progress:
-    """Where the run is; part of every checkpoint."""
+    """Progress of the run; part of every checkpoint."""
 
     def __init__(self) -> None:
         self.step = 0  # optimizer steps
         self.batches = 0  # batches of each process
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self.unreadable: Counter[str] = Counter()  # what was wrong with a clip -> how often another replaced it
+        self.unreadable: Counter[str] = Counter()  # reason -> how often another clip replaced the unreadable one
 
     def count_step(self, is_step: bool) -> None:
-        """
-        Note the end of a step.
+        """Count a step.
 
         Args:
             is_step (`bool`):
@@ -74,8 +73,7 @@ class Progress:
             self.skipped_in_a_row += 1
 
     def count_unreadable(self, skipped: Iterable[str]) -> None:
-        """
-        Note the clips of a batch that could not be read.
+        """Count the unreadable clips of a batch.
 
         Args:
             skipped (`Iterable[str]`):
@@ -84,27 +82,26 @@ class Progress:
         self.unreadable.update(line for text in skipped for line in text.splitlines())
 
     def state_dict(self) -> dict[str, Any]:
-        """On all processes together: each knows its own unreadable clips."""
+        """Return the state, combined over all processes, each of which counts its own unreadable clips."""
         unreadable: Counter[str] = Counter()
         for line, times in gather_object(list(self.unreadable.items())):
             unreadable[line] += times
         return {**vars(self), "unreadable": dict(unreadable)}
 
     def load_state_dict(self, state: dict[str, Any], is_main_process: bool) -> None:
-        """
-        Take over a state.
+        """Load a state.
 
         Args:
             state (`dict[str, Any]`):
                 From `state_dict`.
             is_main_process (`bool`):
-                Only one process keeps what all have counted together.
+                Whether this is the main process, which alone keeps the combined counts.
         """
         vars(self).update(state, unreadable=Counter(state["unreadable"] if is_main_process else {}))
 
 
 class StopSignal:
-    """Notes a signal, for the loop to stop at the end of its step.
+    """Record a signal, so that the loop stops at the end of its step.
 
     Args:
         number (`int`, *optional*, defaults to `signal.SIGTERM`):
@@ -121,14 +118,13 @@ class StopSignal:
 
 @contextlib.contextmanager
 def averaged_weights(ema: EMAModel | None, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """
-    The averaged weights in place of the trained ones, if there are any.
+    """Use the averaged weights instead of the trained ones, if there are any.
 
     Args:
         ema (`diffusers.training_utils.EMAModel`, *optional*):
-            Has the averages.
+            Averaged weights.
         parameters (`Sequence[torch.nn.Parameter]`):
-            Those that it averages.
+            The averaged parameters.
     """
     if ema is None:
         yield
@@ -145,8 +141,7 @@ def averaged_weights(ema: EMAModel | None, parameters: Sequence[nn.Parameter]) -
 
 
 def recorded_options(config: BaseTrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """
-    What must be the same when a run resumes.
+    """Return the options that must be the same when a run resumes.
 
     Args:
         config ([`BaseTrainingConfig`]):
@@ -155,7 +150,7 @@ def recorded_options(config: BaseTrainingConfig, accelerator: Accelerator) -> di
             Of the run.
 
     Returns:
-        `dict[str, Any]`: options by name, as JSON keeps them.
+        `dict[str, Any]`: Options by name, as JSON values.
     """
     options = {name: value for name, value in config.as_dict().items() if name not in FREE_OPTIONS}
     options |= {"sizes": config.frame_sizes, "mixed_precision": accelerator.mixed_precision}
@@ -164,8 +159,7 @@ def recorded_options(config: BaseTrainingConfig, accelerator: Accelerator) -> di
 
 
 def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], accelerator: Accelerator) -> Path | None:
-    """
-    The checkpoint to resume from, or None for a new run.
+    """Return the checkpoint to resume from, or None for a new run.
 
     Args:
         config ([`BaseTrainingConfig`]):
@@ -176,16 +170,16 @@ def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], acceler
             Of the run.
 
     Raises:
-        `ValueError`: there is no such checkpoint, it is damaged or not the last of its run, the run had other options,
-            or `output_dir` holds checkpoints that are not to be resumed from.
+        ValueError: If there is no such checkpoint, it is damaged or not the last of its run, the run had other
+            options, or `output_dir` contains checkpoints and resuming was not requested.
     """
     folder = Path(config.output_dir)
     steps = CheckpointFolder(folder).steps()
     if config.resume_from_checkpoint is None:
         if steps:
             raise ValueError(
-                f"--output_dir: {folder} holds checkpoints of a run; go on with --resume_from_checkpoint latest, or "
-                "give another folder."
+                f"--output_dir: {folder} contains checkpoints of a run; resume with --resume_from_checkpoint latest, "
+                "or use another folder."
             )
         return None
     if config.resume_from_checkpoint == "latest":
@@ -199,8 +193,8 @@ def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], acceler
     step = step_of(checkpoint) or 0
     if later := [number for number in steps if number > step]:
         raise ValueError(
-            f"--resume_from_checkpoint: {folder} holds a later checkpoint, of step {later[-1]}; give another "
-            "--output_dir to go on from an earlier one."
+            f"--resume_from_checkpoint: {folder} contains a later checkpoint, of step {later[-1]}; use another "
+            "--output_dir to resume from an earlier one."
         )
     _refuse_damaged(checkpoint, accelerator)
     _refuse_other_options(checkpoint, options)
@@ -212,8 +206,7 @@ def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], acceler
 
 
 def save_trained_weights_only(accelerator: Accelerator, trained: set[str]) -> None:
-    """
-    Let checkpoints leave out what no step changes. FSDP and DeepSpeed save in their own ways.
+    """Exclude constant weights from checkpoints. FSDP and DeepSpeed save in their own formats.
 
     Args:
         accelerator (`accelerate.Accelerator`):
@@ -233,7 +226,7 @@ def save_trained_weights_only(accelerator: Accelerator, trained: set[str]) -> No
             state = load_file(Path(folder) / "model.safetensors")
             state = {name.removeprefix("module."): value for name, value in state.items()}
             if state.keys() != trained:
-                raise ValueError("it holds the weights of other layers.")
+                raise ValueError("it contains the weights of other layers.")
             network.load_state_dict(state, strict=False)
 
     accelerator.register_save_state_pre_hook(keep_trained)
@@ -241,8 +234,7 @@ def save_trained_weights_only(accelerator: Accelerator, trained: set[str]) -> No
 
 
 def save_run_state(accelerator: Accelerator, progress: Progress, lr_scheduler: Any, average: Any) -> None:
-    """
-    Let checkpoints hold what accelerate does not know of, or would load from a pickle that may run code.
+    """Add state to checkpoints that accelerate does not save, or would load from a pickle that may run code.
 
     Args:
         accelerator (`accelerate.Accelerator`):
@@ -250,7 +242,7 @@ def save_run_state(accelerator: Accelerator, progress: Progress, lr_scheduler: A
         progress ([`Progress`]):
             Of the run.
         lr_scheduler:
-            Of the learning rate.
+            Learning rate scheduler.
         average (*optional*):
             Averaged weights, an [`~diffusers.training_utils.EMAModel`] or a network.
     """
@@ -275,8 +267,7 @@ def save_run_state(accelerator: Accelerator, progress: Progress, lr_scheduler: A
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path, progress: Progress) -> None:
-    """
-    Resume from a checkpoint whose files are whole: whether they are of these networks, only loading tells.
+    """Resume from a checkpoint with intact files. Whether they belong to these networks is known only after loading.
 
     Args:
         accelerator (`accelerate.Accelerator`):
@@ -284,24 +275,23 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, progress: Progre
         checkpoint (`Path`):
             From [`find_checkpoint`].
         progress ([`Progress`]):
-            Of the run; has the state of the checkpoint afterwards.
+            Progress of the run, which is set to that of the checkpoint.
 
     Raises:
-        `ValueError`: the checkpoint is of other networks, or of another step than its name says.
+        ValueError: If the checkpoint belongs to other networks, or to another step than its name.
     """
     try:
         accelerator.load_state(str(checkpoint))
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--resume_from_checkpoint: {checkpoint} is not of these networks: {reason}") from error
+        raise ValueError(f"--resume_from_checkpoint: {checkpoint} belongs to other networks: {reason}") from error
     if progress.step != step_of(checkpoint):
-        raise ValueError(f"--resume_from_checkpoint: {checkpoint / STATE_FILE} is of step {progress.step}.")
-    accelerator.print(f"Going on from {checkpoint}, step {progress.step}.")
+        raise ValueError(f"--resume_from_checkpoint: {checkpoint / STATE_FILE} belongs to step {progress.step}.")
+    accelerator.print(f"Resuming from {checkpoint}, step {progress.step}.")
 
 
 def write_options(folder: Path, options: dict[str, Any]) -> None:
-    """
-    Record the options of a run.
+    """Write the options of a run.
 
     Args:
         folder (`Path`):
@@ -316,8 +306,7 @@ def write_options(folder: Path, options: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """
-    Keep other runs out of a folder; the main process does so for all.
+    """Lock a folder against other runs; the main process does so for all.
 
     Args:
         folder (`Path`):
@@ -326,7 +315,7 @@ def alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
             Of the run.
 
     Raises:
-        `ValueError`: on all processes, if the folder is in use or cannot be written to.
+        ValueError: If On all processes, if the folder is in use or not writable.
     """
     message = None
     with contextlib.ExitStack() as lock:
@@ -340,12 +329,12 @@ def alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def _refuse_damaged(checkpoint: Path, accelerator: Accelerator) -> None:
-    """One process looks, for all."""
+    """Check on one process for all."""
     message = None
     if accelerator.is_main_process and (damage := damage_of(checkpoint)):
         whole = CheckpointFolder(checkpoint.parent).last_whole(step_of(checkpoint) or 0)
-        advice = "no earlier one is whole" if whole is None else f"{whole} is the last one that is whole"
-        message = f"--resume_from_checkpoint: {damage}. Delete this checkpoint to go on from an earlier one: {advice}."
+        advice = "no earlier one is intact" if whole is None else f"{whole} is the last intact one"
+        message = f"--resume_from_checkpoint: {damage}. Delete this checkpoint to resume an earlier one: {advice}."
     _raise_together(message)
 
 
@@ -357,8 +346,8 @@ def _refuse_other_options(checkpoint: Path, options: dict[str, Any]) -> None:
         before = None
     if not isinstance(before, dict):
         raise ValueError(
-            f"--resume_from_checkpoint: {path}, which holds the run's options, is missing or damaged. The last "
-            f"checkpoint that is whole is {checkpoint}."
+            f"--resume_from_checkpoint: {path}, which contains the run's options, is missing or damaged. The last "
+            f"intact checkpoint is {checkpoint}."
         )
     changed = [name for name in options if before.get(name) != options[name]]
     if changed:
@@ -367,7 +356,7 @@ def _refuse_other_options(checkpoint: Path, options: dict[str, Any]) -> None:
 
 
 def _raise_together(message: str | None) -> None:
-    """On all processes, if the main process has a message."""
+    """Raise an error on all processes, if the main process has a message."""
     (message,) = broadcast_object_list([message])
     if message:
         raise ValueError(message)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training samples that are drawn and encoded once, and read from a folder from then on."""
+"""A cache of training samples, which are drawn and encoded once and then read from a folder."""
 
 import json
 import logging
@@ -27,28 +27,27 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedSampleError(ValueError):
-    """A kept sample that cannot be read. The message names its file."""
+    """A cached sample cannot be read. The message names its file."""
 
 
 class SampleCache(Dataset):
-    """
-    The first epochs of a dataset, kept in a folder; later epochs are these again, with other conditions dropped.
+    """The first epochs of a dataset, cached in a folder; later epochs repeat them with new condition dropout.
 
-    A sample is a compressed file of arrays (`.npz`, read without pickle) that has its name only when it is complete:
-    filling goes on where it was interrupted, and several processes may fill together.
+    A sample is a compressed file of arrays (`.npz`, read without pickle) that gets its name only when it is complete:
+    filling resumes after an interruption, and several processes may fill the cache together.
 
     Args:
         dataset ([`~hia_diffusers.HIADataset`]):
-            Draws the samples. Its epoch is that of the cache too.
+            Dataset of the samples. Its epoch is also that of the cache.
         folder (`str` or `os.PathLike`):
-            Made if it is not there.
+            Folder of the cache; created if it does not exist.
         num_epochs (`int`):
-            How many epochs are kept. Each draws its own frames and flips.
+            Number of cached epochs. Each draws its own frames and flips.
         key (`dict[str, str]`):
-            All that samples and their encoding depend on, beside the dataset's length.
+            Everything that determines samples and their encoding, except the length of the dataset.
 
     Raises:
-        ValueError: If the folder holds samples of another key or a damaged one, or `num_epochs` is less than 1.
+        ValueError: If the folder contains samples with another or damaged key, or `num_epochs` is less than 1.
     """
 
     def __init__(self, dataset: Any, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
@@ -63,53 +62,51 @@ class SampleCache(Dataset):
         except (ValueError, RecursionError):
             kept = None
         if not isinstance(kept, dict):
-            raise ValueError(f"`folder` holds a damaged {path}, and nothing else says how its samples were drawn.")
+            raise ValueError(f"`folder` holds a damaged {path}, without which the options of its samples are unknown.")
         changed = [name for name in {**kept, **key} if kept.get(name) != key.get(name)]
         if changed:
             listed = ", ".join(f"{name} was {kept.get(name)}, is {key.get(name)}" for name in changed)
-            raise ValueError(f"`folder` holds samples that were drawn otherwise: {listed}.")
+            raise ValueError(f"`folder` contains samples with other options: {listed}.")
 
     def __len__(self) -> int:
         """Number of samples in an epoch."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        """
-        A sample of the dataset's epoch.
+        """Return a sample of the dataset's epoch.
 
         Raises:
-            DamagedSampleError: its file is damaged.
-            FileNotFoundError: it is not in the cache.
+            DamagedSampleError: If its file is damaged.
+            FileNotFoundError: If it is not in the cache.
         """
         path = self._path(self.dataset.epoch % self.num_epochs, index)
         if not path.is_file():
-            raise FileNotFoundError(f"The cache holds no sample {path}.")
+            raise FileNotFoundError(f"The cache contains no sample {path}.")
         try:
             with np.load(path) as arrays:
                 sample = {name: _from_array(arrays[name]) for name in arrays.files}
-        except Exception as error:  # damaged archives lead to more of them than can be listed
+        except Exception as error:  # damaged archives raise more kinds of errors than can be listed
             reason = " ".join(str(error).split())
             raise DamagedSampleError(
-                f"The kept sample {path} is damaged ({reason}); delete it, and the next run draws it anew."
+                f"The cached sample {path} is damaged ({reason}); delete it, and the next run draws it again."
             ) from error
         return self.dataset.drop_conditions(sample, index)
 
     def fill(
         self, encode: Callable[[Sample], Sample], rank: int = 0, num_ranks: int = 1, num_workers: int = 0
     ) -> Iterator[int]:
-        """
-        Draw, encode and keep what is missing or was cut off. The dataset is in its first epoch afterwards.
+        """Draw, encode and store missing or truncated samples. Afterwards, the dataset is in its first epoch.
 
         Args:
             encode (callable):
-                Makes of a collated batch of one sample the one that is kept, still collated.
+                Encodes a collated batch of one sample.
             rank, num_ranks (`int`):
-                This process fills every `num_ranks`-th sample.
+                Rank and number of processes; each fills every `num_ranks`-th sample.
             num_workers (`int`, *optional*, defaults to 0):
                 Processes that draw samples.
 
         Yields:
-            `int`: how many are still missing, after each sample.
+            `int`: Number of missing samples, after each sample.
         """
         epochs = range(self.num_epochs)
         mine = range(rank, len(self), num_ranks)
@@ -133,14 +130,14 @@ class SampleCache(Dataset):
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether a file is there to its end; whether all between is whole shows when it is read."""
+    """Return whether a file is complete; damage inside it is detected when it is read."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - END_OF_ZIP_BYTES))
         is_whole = file.read(len(END_OF_ZIP)) == END_OF_ZIP
     if not is_whole:
-        logger.warning("%s is damaged and drawn anew.", path)
+        logger.warning("%s is damaged and drawn again.", path)
     return is_whole
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a training in one process keeps in its folder: its settings, and its state in one file."""
+"""Settings and state of a training run in one process."""
 
 import json
 import os
@@ -14,17 +14,16 @@ from ..files import write_whole, written_whole
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """
-    Write down the settings of a new training, or compare them with those of the one that goes on.
+    """Write the settings of a new run, or compare them with those of the run that is resumed.
 
     Args:
         path (`Path`):
-            The JSON file that keeps them.
+            The JSON file of the settings.
         settings (`Mapping[str, Any]`):
-            All that decides about the result.
+            Everything that determines the result.
 
     Raises:
-        `ValueError`: the file holds other settings, or is damaged.
+        ValueError: If the file contains other settings, or is damaged.
     """
     if not os.path.lexists(path):
         write_whole(path, json.dumps(settings, indent=2))
@@ -33,14 +32,13 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     except (ValueError, RecursionError):
         kept = None
     if not isinstance(kept, dict):
-        raise ValueError(f"{path} is damaged, and nothing else says how the training in its folder was begun")
+        raise ValueError(f"{path} is damaged, so the settings of the run in its folder are unknown")
     if kept != settings:
-        raise ValueError(f"{path.parent} is of a training with other options; see {path.name}")
+        raise ValueError(f"{path.parent} belongs to a run with other options; see {path.name}")
 
 
 def save_state(path: Path, step: int, parts: Mapping[str, Any]) -> None:
-    """
-    Write the state of a training.
+    """Write the state of a run.
 
     Args:
         path (`Path`):
@@ -55,8 +53,7 @@ def save_state(path: Path, step: int, parts: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path, parts: Mapping[str, Any], device: str | torch.device = "cpu") -> int:
-    """
-    Bring the parts of a training to the state that [`save_state`] wrote.
+    """Load the state written by [`save_state`].
 
     Args:
         path (`Path`):
@@ -64,26 +61,26 @@ def load_state(path: Path, parts: Mapping[str, Any], device: str | torch.device 
         parts (`Mapping[str, Any]`):
             Networks, optimizer and the like by name.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where they are.
+            Device of the parts.
 
     Returns:
-        `int`: the number of finished steps.
+        `int`: The number of finished steps.
 
     Raises:
-        `ValueError`: the file is damaged, or not of such parts.
+        ValueError: If the file is damaged, or contains other parts.
     """
     try:
         if not path.is_file():
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         state = torch.load(path, map_location=device, weights_only=True)
         step = state.pop("step")
         if state.keys() != parts.keys() or not isinstance(step, int) or step < 0:
-            raise ValueError(f"it must hold step, {', '.join(parts)}")
+            raise ValueError(f"it must contain step, {', '.join(parts)}")
         for name, value in state.items():
             parts[name].load_state_dict(value)
-    except Exception as error:  # damaged files lead to more of them than can be listed
+    except Exception as error:  # damaged files raise more kinds of errors than can be listed
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} is damaged, the only state of the training ({reason}); delete it to begin anew"
+            f"{path} is damaged and the only state of the run ({reason}); delete it to start over"
         ) from error
     return step

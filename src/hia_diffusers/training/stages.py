@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The four stages of training (paper Sec. 3.3 and A.5): the options of each, and what it trains."""
+"""The four stages of training (paper Sec. 3.3 and A.5): their options and trained parts."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from ..models.denoiser import HIADenoiser
 from .config import TrainingConfig
 
 
-# The networks, with the UNet in two: its spatial layers, and its temporal ones.
+# The networks, with the UNet in two parts: its spatial layers, and its temporal layers.
 PARTS = ("appearance_encoder", "controlnet", "unet", "motion_modules")
 
 # Defaults are those of the spatial stage. Values are the paper's, which are for 8 processes, except those of
@@ -22,7 +22,7 @@ STAGES = {
         output_dir="runs/regional",
         max_timestep=124,
         max_train_steps=4_000,
-        # Without its conditions a sample says nothing to the appearance encoder, which alone is trained.
+        # A sample without conditions does not train the appearance encoder, the only trained part.
         condition_dropout=0.0,
     ),
     "temporal-half": TrainingConfig(
@@ -47,12 +47,11 @@ SPATIAL_PARTS = ("appearance_encoder", "controlnet", "unet")
 
 
 def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
-    """
-    Which of `PARTS` a run trains.
+    """Return the parts, of `PARTS`, that a run trains.
 
     Args:
         config ([`TrainingConfig`]):
-            Its `stage`, and what that trains where there is a choice.
+            Config with the `stage`, and the choice of what it trains.
     """
     if config.stage == "spatial":
         return SPATIAL_PARTS[:2] if config.spatial_trainable == "conditions" else SPATIAL_PARTS
@@ -62,29 +61,27 @@ def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def part_of(parameter_name: str) -> str:
-    """
-    Which of `PARTS` a parameter of [`HIADenoiser`] belongs to.
+    """Return the part, of `PARTS`, to which a parameter of [`HIADenoiser`] belongs.
 
     Args:
         parameter_name (`str`):
-            As `named_parameters` has it.
+            Name as in `named_parameters`.
     """
     return "motion_modules" if ".motion_modules." in parameter_name else parameter_name.split(".")[0]
 
 
 def train_only(denoiser: HIADenoiser, parts: Collection[str]) -> list[nn.Parameter]:
-    """
-    Let the parameters of some parts require gradients, and no others. Motion modules that are not trained take no
-    part, whatever their weights: the paper inserts them after the spatial and regional stages (Sec. 3.3).
+    """Let only the parameters of the given parts require gradients. Motion modules that are not trained are disabled,
+    whatever their weights: the paper inserts them after the spatial and regional stages (Sec. 3.3).
 
     Args:
         denoiser ([`HIADenoiser`]):
             The networks.
         parts (`Collection[str]`):
-            Some of `PARTS`.
+            The parts to train, some of `PARTS`.
 
     Returns:
-        `list[nn.Parameter]`: the parameters that are trained.
+        `list[nn.Parameter]`: The trained parameters.
 
     Raises:
         ValueError: If one of `parts` is not in `PARTS`, or none is given.

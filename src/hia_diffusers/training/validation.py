@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Clips that are not trained on, generated during training and scored."""
+"""Validation: clips outside the training data are generated and evaluated during training."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ from .config import TrainingConfig
 
 
 class Validation:
-    """Generates clips with the pipeline whose networks are trained, and scores them.
+    """Generate clips with the networks in training, and evaluate them.
 
     Args:
         config ([`TrainingConfig`]):
-            Which clips, how many, and how they are generated.
+            Config with the clips, their number and the options of generation.
         pipeline ([`HIAPipeline`]):
-            With the networks that are trained.
+            Pipeline with the networks in training.
 
     Raises:
-        `OSError`, `ValueError`: the clips cannot be read, or are fewer than `validation_clips`.
+        OSError, ValueError: If the clips cannot be read, or are fewer than `validation_clips`.
     """
 
     def __init__(self, config: TrainingConfig, pipeline: HIAPipeline) -> None:
@@ -44,21 +44,20 @@ class Validation:
         )
         if config.validation_clips > len(self.dataset):
             raise ValueError(
-                f"`validation_clips` must be at most {len(self.dataset)}, the clips that are long enough, got "
+                f"`validation_clips` must be at most {len(self.dataset)}, the number of long enough clips, got "
                 f"{config.validation_clips}."
             )
 
     @torch.no_grad()
     def run(self, folder: Path) -> dict[str, float]:
-        """
-        Generate and score the clips.
+        """Generate and evaluate the clips.
 
         Args:
             folder (`Path`):
-                Where videos of reference, condition, generated and ground-truth frames side by side are written.
+                Output folder for videos of reference, conditioning, generated and ground-truth frames side by side.
 
         Returns:
-            `dict[str, float]`: the metrics that are known.
+            `dict[str, float]`: The metrics that have a value.
         """
         evaluation = VideoEvaluation()
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,5 +83,5 @@ class Validation:
 
 
 def _as_bytes(frames: torch.Tensor) -> np.ndarray:
-    """`(F, 3, H, W)` in [0, 1] as uint8 `(F, H, W, 3)`."""
+    """Convert `(F, 3, H, W)` in [0, 1] to uint8 `(F, H, W, 3)`."""
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images that move, GIF, PNG and WebP, read by Pillow as browsers show them."""
+"""Animated GIF, PNG and WebP images, read by Pillow and interpreted as in browsers."""
 
 import os
 from collections.abc import Iterator
@@ -15,24 +15,23 @@ from ..images import load_image
 
 FORMATS = ("GIF", "PNG", "WEBP")
 
-# Milliseconds: browsers show a frame that is to last less as long as the second.
+# In milliseconds: browsers show frames with a duration below the first value for the second.
 LEAST_DURATION, USUAL_DURATION = 11, 100
 
-# Frames per second of an image that does not move, as FFmpeg has it.
+# Frames per second of a still image, as in FFmpeg.
 STILL_RATE = 25.0
 
 
 @contextmanager
 def open_animation(path: str | os.PathLike | BinaryIO) -> Iterator[Image.Image | None]:
-    """
-    The image in a file.
+    """Open the image in a file.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
             The file.
 
     Returns:
-        A context manager that gives a `PIL.Image.Image`, or `None` where the file is none of `FORMATS`.
+        A context manager for a `PIL.Image.Image`, or for `None` if the format is not in `FORMATS`.
     """
     try:
         image = Image.open(path, formats=FORMATS)
@@ -45,37 +44,35 @@ def open_animation(path: str | os.PathLike | BinaryIO) -> Iterator[Image.Image |
 
 
 def animation_frames(image: Image.Image, name: str) -> Iterator[np.ndarray]:
-    """
-    Decodes an image that moves.
+    """Decode an animated image.
 
     Args:
         image (`PIL.Image.Image`):
             From [`open_animation`].
         name (`str`):
-            Of the file, for errors.
+            Name of the file in error messages.
 
     Returns:
         An iterator over uint8 RGB frames `(H, W, 3)`, on white.
 
     Raises:
-        `ValueError`: it is damaged.
+        ValueError: If it is damaged.
     """
     for frame in _decoded(image, name):
         yield np.array(load_image(frame))
 
 
 def animation_rate(image: Image.Image, name: str) -> float:
-    """
-    Frames per second of an image that moves, in the mean up to its last frame, which often lasts longer.
+    """Return the mean frames per second of an animated image without its last frame, which often lasts longer.
 
     Args:
         image (`PIL.Image.Image`):
             From [`open_animation`].
         name (`str`):
-            Of the file, for errors.
+            Name of the file in error messages.
 
     Raises:
-        `ValueError`: it is damaged.
+        ValueError: If it is damaged.
     """
     durations = [frame.info.get("duration", 0) for frame in _decoded(image, name)]
     if len(durations) < 2:
@@ -85,11 +82,11 @@ def animation_rate(image: Image.Image, name: str) -> float:
 
 
 def _decoded(image: Image.Image, name: str) -> Iterator[Image.Image]:
-    """The image at each of its frames, without a first one that is there only for what cannot show it move."""
+    """Iterate over the frames, without a first frame that serves only programs without support for animation."""
     try:
         for index in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
             image.seek(index)
             image.load()
             yield image
-    except Exception as error:  # each of Pillow's decoders has its own
+    except Exception as error:  # each of Pillow's decoders raises its own kind of error
         raise ValueError(f"{name!r} cannot be decoded as a video: {error}.") from error

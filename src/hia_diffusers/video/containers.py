@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How files are handed to FFmpeg: as files, whatever their names look like, and of known formats only."""
+"""Opening of files by FFmpeg: as local files, whatever their names look like, and in known formats only."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ import av
 import av.logging
 
 
-# PyAV before 19 must be told to open a file whose metadata is not UTF-8; 19 always does, and knows no such argument.
+# PyAV before 19 needs an argument to open files with metadata that are not UTF-8. PyAV 19 has no such argument.
 ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
-# FFmpeg's names of what holds its content itself. Playlists, scripts and patterns, which name other files and
-# addresses to read, and text, which it renders as a film, are none of these.
+# FFmpeg's names of formats that contain their own content. They exclude playlists, scripts and patterns, which refer
+# to other files and addresses, and text, which FFmpeg renders as a video.
 VIDEO_FORMATS = (
     *(
         "mov",
@@ -45,34 +45,33 @@ SOUND_FORMATS = (
 def open_container(
     path: str | os.PathLike | BinaryIO, formats: Sequence[str] = VIDEO_FORMATS + SOUND_FORMATS
 ) -> Iterator[Any]:
-    """
-    Opens a file for its pictures or its sound.
+    """Open a file to read its images or its sound.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
             The file. A binary file must be seekable.
         formats (`Sequence[str]`, *optional*):
-            FFmpeg's names of those that are taken. The default are all that hold their content themselves.
+            FFmpeg's names of the accepted formats. By default, all formats that contain their own content.
 
     Returns:
-        A context manager that gives PyAV's `InputContainer`.
+        A context manager for PyAV's `InputContainer`.
 
     Raises:
-        `ValueError`: the file is of none of the formats that are read.
-        `av.FFmpegError`: FFmpeg cannot open it.
+        ValueError: If the file has none of these formats.
+        av.FFmpegError: If FFmpeg cannot open it.
     """
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(formats)}
-    # A name alone would be an address where it has a colon.
+    # A name with a colon would be interpreted as a URL.
     source = f"file:{os.path.abspath(path)}" if isinstance(path, (str, os.PathLike)) else path
-    with av.logging.Capture():  # some releases of PyAV let FFmpeg print beside the error
+    with av.logging.Capture():  # in some releases of PyAV, FFmpeg also prints the error
         try:
             container = av.open(source, options=options, **ANY_METADATA)
         except av.ArgumentError as error:
-            raise ValueError(f"{file_name(path)!r} is of no format of videos or sound that is read.") from error
+            raise ValueError(f"{file_name(path)!r} has no supported video or sound format.") from error
         with container:
             yield container
 
 
 def file_name(path: str | os.PathLike | BinaryIO) -> str:
-    """What messages call a file."""
+    """Return the name of a file for messages."""
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", path))

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a player makes of a decoded frame: its shape, its colours and which way up it is. Axes: H, W."""
+"""Decoded frames as a player displays them: shape, colours and orientation. Axes: H, W."""
 
 import math
 from fractions import Fraction
@@ -14,35 +14,34 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from ..checks import MAX_SIDE
 
 
-# Flags of FFmpeg's libswscale, which not every release of PyAV names: bicubic, full chroma interpolation and accurate
-# rounding. Its default rounds down: a video would come back a level darker than it was.
+# Flags of FFmpeg's libswscale, which some releases of PyAV do not name: bicubic, full chroma interpolation and
+# accurate rounding. The default rounds down, which would darken a video by one level.
 CONVERSION = 0x4 | 0x2000 | 0x40000
 
-# Of frames whose gamut is changed.
+# For frames whose gamut is converted.
 RGB_16, RGB_MATRIX = "gbrp16le", 0
 
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 WIDE_GAMUT = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 
-# FFmpeg shows a frame upright that is stored turned by this little.
+# FFmpeg ignores rotations up to this angle.
 LEVEL = math.tan(math.radians(1))
 
 
-# A frame's own property refers to the frame, and the frame to it: it would stay until Python looks for such circles.
+# The frame's own property creates a reference cycle, which would keep the frame until garbage collection.
 SIDE_DATA: Any = SideDataContainer
 
 
 class Display:
-    """
-    Shows the frames of one stream as a player does: the matrix and the range of their colours are applied, wide gamuts
-    and high dynamic range brought to BT.709, alpha laid on white, pixels that are not square made square by enlarging,
-    and the frame turned and mirrored as the display matrix beside it says.
+    """Convert the frames of one stream to what a player displays: the colour matrix and range are applied, wide gamuts
+    and high dynamic range are converted to BT.709, alpha is composited on white, non-square pixels are made square by
+    enlarging, and the frame is rotated and mirrored by its display matrix.
 
     Args:
         name (`str`):
-            Of the file, for errors.
+            Name of the file in error messages.
         pixel_aspect (`Fraction`, *optional*):
-            Width of a pixel over its height. `None` or 0 is unknown, and taken as 1.
+            Width of a pixel divided by its height. `None` or 0 means unknown, and counts as 1.
     """
 
     def __init__(self, name: str, pixel_aspect: Fraction | None = None):
@@ -51,16 +50,15 @@ class Display:
         self._graph_source: tuple[int, int, bool] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """
-        Args:
+        """Args:
             frame (`av.VideoFrame`):
-                As decoded.
+                The decoded frame.
 
         Returns:
             `np.ndarray`: uint8 RGB `(H, W, 3)`, contiguous.
 
         Raises:
-            `ValueError`: it is turned by another angle than a multiple of 90 degrees, or would be too large.
+            ValueError: If it is rotated by an angle that is not a multiple of 90 degrees, or would be too large.
         """
         width, height = frame.width, frame.height
         if self._pixel_aspect > 1:
@@ -68,7 +66,9 @@ class Display:
         else:
             height = round(height / self._pixel_aspect)
         if max(width, height) > MAX_SIDE:
-            raise ValueError(f"{self._name!r} is shown at {width}x{height}; sides must be at most {MAX_SIDE} pixels.")
+            raise ValueError(
+                f"{self._name!r} has a display size of {width}x{height}; sides must be at most {MAX_SIDE} pixels."
+            )
         matrix = SIDE_DATA(frame).get(Type.DISPLAYMATRIX)
         if frame.color_trc in HDR or frame.color_primaries in WIDE_GAMUT:
             frame = self._in_bt709(frame)
@@ -83,8 +83,8 @@ class Display:
         return np.ascontiguousarray(pixels)
 
     def _in_bt709(self, frame: av.VideoFrame) -> Any:
-        """By FFmpeg, which tabulates the conversion once for all frames: that takes seconds."""
-        # First without a change of gamut: of YUV, it takes the primaries for other ones.
+        """Convert the colours with FFmpeg, which tabulates the conversion once for all frames; this takes seconds."""
+        # First without a change of gamut, because FFmpeg misinterprets the primaries of YUV.
         frame = frame.reformat(format=RGB_16, dst_color_range=ColorRange.JPEG, interpolation=CONVERSION)
         frame.colorspace, frame.color_range = RGB_MATRIX, ColorRange.JPEG
         source = (frame.width, frame.height, frame.color_trc in HDR)
@@ -93,7 +93,7 @@ class Display:
             size = f"video_size={width}x{height}:pix_fmt={RGB_16}:colorspace={RGB_MATRIX}:range=pc:time_base=1/1000"
             conversion = "out_primaries=bt709:"
             if is_hdr:
-                conversion += "out_transfer=iec61966-2-1:intent=perceptual"  # compresses what is too bright
+                conversion += "out_transfer=iec61966-2-1:intent=perceptual"  # compresses highlights
             else:
                 conversion += "in_transfer=bt709:out_transfer=bt709:intent=relative_colorimetric"
             graph = av.filter.Graph()
@@ -107,7 +107,7 @@ class Display:
         return self._graph.pull()
 
     def _upright(self, pixels: np.ndarray, matrix: list[int]) -> np.ndarray:
-        """`matrix` says where the axes x and y of the stored frame point when it is shown."""
+        """Rotate and mirror a frame. `matrix` gives the directions of the stored x and y axes on the display."""
         (x_right, x_down), (y_right, y_down) = matrix[:2], matrix[3:5]
         if abs(x_down) <= LEVEL * abs(x_right) and abs(y_right) <= LEVEL * abs(y_down):
             right, down = x_right, y_down
@@ -116,5 +116,5 @@ class Display:
             right, down = y_right, x_down
         else:
             angle = math.degrees(math.atan2(x_down, x_right))
-            raise ValueError(f"{self._name!r} is to be shown turned by {angle:.0f} degrees; bring it upright first.")
+            raise ValueError(f"{self._name!r} has a display rotation of {angle:.0f} degrees; make it upright first.")
         return pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]

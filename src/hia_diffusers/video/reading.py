@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Video files to arrays. Axes: F frames, H, W."""
+"""Reading of video files into arrays. Axes: F frames, H, W."""
 
 import bisect
 import itertools
@@ -26,20 +26,19 @@ VIDEO_SUFFIXES = (
     *(".webm", ".wmv"),
 )
 
-# Frames per second that a video of people can have. Some files state a nonsensical rate, such as their time base.
+# Plausible frames per second of a video of people. Some files state an implausible rate, such as their time base.
 MIN_RATE, MAX_RATE = 1.0, 240.0
 
-# Of the frames that a video should have by the rate that it states.
+# Fraction of the frames that a video should have at its stated rate.
 LEAST_SHARE = 0.97
 
-# FFmpeg's own decoders leave out the alpha of these.
+# FFmpeg's own decoders ignore the alpha channel of these.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 @dataclass
 class Video:
-    """
-    A decoded video.
+    """A decoded video.
 
     Args:
         frames (`np.ndarray`):
@@ -53,18 +52,17 @@ class Video:
 
 
 class VideoFrames:
-    """
-    The frames of a video file, decoded anew by every pass over them, so that memory does not grow with their number.
+    """The frames of a video file. Every iteration decodes them again, so that memory does not grow with their number.
 
     Args:
         path (`str` or `os.PathLike`):
             The file, as for [`read_video`].
         max_frames (`int`, *optional*):
-            Stop after this many frames. The default decodes all of them.
+            Maximum number of frames to decode; all by default.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: while passing over them, as [`read_video`], or if the file has changed since the first pass.
+        FileNotFoundError: If there is no such file.
+        ValueError: During iteration, as [`read_video`], or if the file has changed since the first iteration.
     """
 
     def __init__(self, path: str | os.PathLike, max_frames: int | None = None):
@@ -74,7 +72,7 @@ class VideoFrames:
         _check_file(path)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """uint8 RGB frames `(H, W, 3)`."""
+        """Iterate over uint8 RGB frames `(H, W, 3)`."""
         count, size = 0, None
         for frame in itertools.islice(stream_frames(self.path), self.max_frames):
             size = size or frame.shape
@@ -85,12 +83,12 @@ class VideoFrames:
         assert size is not None  # a file without frames is an error
         shape = (count, *size)
         if self._shape not in (None, shape):
-            raise ValueError(f"{str(self.path)!r} has changed since it was read first.")
+            raise ValueError(f"{str(self.path)!r} has changed since it was first read.")
         self._shape = shape
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(F, H, W, 3)`. It is known after the first pass, which asking for it makes."""
+        """The shape `(F, H, W, 3)`. The first access decodes the whole video."""
         if self._shape is None:
             for _ in self:
                 pass
@@ -102,29 +100,29 @@ class VideoFrames:
         return self.shape[0]
 
     def __getitem__(self, frames: slice) -> "VideoFrames":
-        """The beginning of the clip."""
+        """Return the beginning of the clip."""
         if not isinstance(frames, slice) or frames.start not in (None, 0) or frames.step not in (None, 1):
-            raise TypeError(f"`frames` of a file can be passed over and cut as frames[:20], got {frames!r}.")
+            raise TypeError(f"`frames` of a file supports iteration and slices such as frames[:20], got {frames!r}.")
         limits = [limit for limit in (self.max_frames, frames.stop) if limit is not None]
         return self if frames.stop is None else VideoFrames(self.path, min(limits))
 
 
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
-    """
-    Decodes a video file, as a player shows it: see [`~data.display.Display`].
+    """Decode a video file as a player displays it: see [`~video.display.Display`].
 
     Args:
         path (`str` or `os.PathLike`):
-            The file: a video that FFmpeg decodes, in one of [`~data.containers`]' formats, or a GIF, PNG or WebP.
+            The file: a video that FFmpeg decodes, in one of the formats of [`~video.containers`], or a GIF, PNG or
+            WebP.
         max_frames (`int`, *optional*):
-            Stop after this many frames. The default decodes all of them.
+            Maximum number of frames to decode; all by default.
 
     Returns:
         [`Video`]: uint8 RGB frames and the frame rate.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if `path` cannot be decoded (up to `max_frames`), holds no video stream or holds no frame.
+        FileNotFoundError: If there is no such file.
+        ValueError: If `path` cannot be decoded (up to `max_frames`), contains no video stream or contains no frame.
     """
     frames = VideoFrames(path, max_frames)
     fps = read_frame_rate(path)
@@ -135,8 +133,7 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
 
 
 def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
-    """
-    Decodes a video frame by frame, as a player shows it, in memory that does not grow with its length.
+    """Decode a video frame by frame as a player displays it, with memory independent of its length.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
@@ -144,49 +141,47 @@ def stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
 
     Returns:
         An iterator over uint8 RGB frames `(H, W, 3)`. Their size changes where the video's does. The `ValueError` of a
-        file that is damaged, holds no video stream or holds no frame comes while iterating.
+        file that is damaged, contains no video stream or contains no frame comes while iterating.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
+        FileNotFoundError: If there is no such file.
     """
     _check_file(path)
     return _stream_frames(path)
 
 
 def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """
-    Decodes some frames of a video, as a player shows it, without decoding what lies before the keyframes in front of
-    them.
+    """Decode selected frames of a video as a player displays it, starting at the keyframes before them.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
-            The file, a video that FFmpeg decodes, in one of [`~data.containers`]' formats, and that stores time
-            stamps. A binary file must be seekable.
+            The file: a video with time stamps that FFmpeg decodes, in one of the formats of [`~video.containers`]. A
+            binary file must be seekable.
         indices (`Sequence[int]` or `np.ndarray`):
-            Which frames, counted from 0 as [`read_video`] returns them; in any order, also repeatedly.
+            Frame numbers, counted from 0 as in [`read_video`], in any order and possibly repeated.
 
     Returns:
         `np.ndarray`: uint8 RGB frames `(len(indices), H, W, 3)`.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if `indices` are none or not frames of the video, if the file cannot be decoded or sought in, or
-            if the frames are not of one size.
+        FileNotFoundError: If there is no such file.
+        ValueError: If `indices` are empty or not frames of the video, the file cannot be decoded or sought in, or the
+            frames differ in size.
     """
     try:
         wanted = np.asarray(indices)
-    except ValueError:  # lists in a list
+    except ValueError:  # nested lists
         wanted = np.asarray(None)
     if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
         raise ValueError(f"`indices` must be a list of whole numbers with at least one, got {checks.shown(indices)}.")
     with _opened(path) as (container, stream):
         times: list[int] = []
-        keyframes: list[tuple[int, int]] = []  # when each is shown and when it is decoded
+        keyframes: list[tuple[int, int]] = []  # display time and decoding time
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.pts is None:
-                raise ValueError(f"{file_name(path)!r} stores no time stamps to find a frame by.")
+                raise ValueError(f"{file_name(path)!r} stores no time stamps, which are needed to find a frame.")
             times.append(packet.pts)
             if packet.is_keyframe:
                 keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
@@ -195,7 +190,7 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
                 f"`indices` must be frames of {file_name(path)!r}, from 0 to {len(times) - 1}, got {indices}."
             )
         if not keyframes:
-            raise ValueError(f"{file_name(path)!r} stores no keyframe to decode from.")
+            raise ValueError(f"{file_name(path)!r} contains no keyframe to decode from.")
         times.sort()
         decoded = dict(_decode_at(container, stream, sorted(keyframes), sorted({times[index] for index in wanted})))
     if len({frame.shape for frame in decoded.values()}) > 1:
@@ -204,20 +199,19 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
 
 
 def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
-    """
-    The frame rate of a video file: what it states or, where it states none that can be or holds fewer frames, the mean
-    by its time stamps.
+    """Return the frame rate of a video file: the stated rate or, if it is missing, implausible or higher than the
+    number of frames allows, the mean rate of the time stamps.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):
             The file. A binary file must be seekable.
 
     Returns:
-        `float`: mean frames per second, from `MIN_RATE` to `MAX_RATE`.
+        `float`: Mean frames per second, from `MIN_RATE` to `MAX_RATE`.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if it is no video, or has no frame rate or one that a video of people cannot have.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a video, or its frame rate is missing or implausible for a video of people.
     """
     _check_file(path)
     with open_animation(path) as animation:
@@ -226,7 +220,7 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
         with _opened(path) as (container, stream):
             rate = float(stream.average_rate or 0)
             count, span = _time_stamps(container, stream)
-            # Some files state the rate of the camera or the screen, and lack frames that were dropped or alike.
+            # Some files state the rate of the camera or the screen, but lack dropped or repeated frames.
             if span and (not MIN_RATE <= rate <= MAX_RATE or MIN_RATE <= count / span < LEAST_SHARE * rate):
                 rate = (count - 1) / span
     if not MIN_RATE <= rate <= MAX_RATE:
@@ -237,19 +231,18 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
 
 
 def read_comment(path: str | os.PathLike) -> str | None:
-    """
-    The comment in a video file's metadata.
+    """Return the comment in the metadata of a video file.
 
     Args:
         path (`str` or `os.PathLike`):
             The file.
 
     Returns:
-        `str`, *optional*: `None` where there is none.
+        `str`, *optional*: The comment; `None` if there is none.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if it is no video.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a video.
     """
     with _opened(path) as (container, _):
         return container.metadata.get("comment")
@@ -264,13 +257,13 @@ def _check_file(path: str | os.PathLike | BinaryIO) -> None:
 
 @contextmanager
 def _opened(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and the video stream that a player would choose."""
+    """Open the PyAV container, and select the video stream that a player would choose."""
     _check_file(path)
     try:
         with open_container(path) as container:
             stream = container.streams.best("video")
             if stream is None:
-                raise ValueError(f"{file_name(path)!r} holds no video stream.")
+                raise ValueError(f"{file_name(path)!r} contains no video stream.")
             if stream.codec_context is None:
                 raise ValueError(f"{file_name(path)!r} is in a codec that FFmpeg does not know.")
             yield container, stream
@@ -289,11 +282,11 @@ def _stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
         for frame in _decoded(container, stream):
             yield show(frame)
     if frame is None:
-        raise ValueError(f"{file_name(path)!r} holds no video frame.")
+        raise ValueError(f"{file_name(path)!r} contains no video frame.")
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """The frames from where the container is."""
+    """Iterate over the frames from the current position of the container."""
     metadata = {name.lower(): value for name, value in stream.metadata.items()}
     codec = stream.codec_context.name
     if metadata.get("alpha_mode") != "1" or codec not in ALPHA_DECODERS:
@@ -305,7 +298,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _time_stamps(container: Any, stream: Any) -> tuple[int, float]:
-    """How many there are, and the seconds from the first to the last."""
+    """Return the number of time stamps, and the seconds from the first to the last."""
     times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
     return len(times), float((max(times) - min(times)) * stream.time_base) if times else 0.0
 
@@ -313,13 +306,13 @@ def _time_stamps(container: Any, stream: Any) -> tuple[int, float]:
 def _decode_at(
     container: Any, stream: Any, keyframes: list[tuple[int, int]], times: list[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each time, which ascend, and the frame that is shown then."""
+    """Iterate over ascending times and the frames displayed at them."""
     show = Display(container.name, stream.sample_aspect_ratio)
     now = None
     for time in times:
         shown, decoded = keyframes[max(0, bisect.bisect_right(keyframes, time, key=lambda keyframe: keyframe[0]) - 1)]
         if now is None or now < shown:
-            # Not to when it is shown: by then the decoding of the next keyframe may have begun.
+            # Not to the display time: by then, decoding may have reached the next keyframe.
             container.seek(decoded, stream=stream)
             frames = _decoded(container, stream)
         frame = next((frame for frame in frames if frame.pts >= time), None)

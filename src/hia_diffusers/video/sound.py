@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The sound of a video file, for an MP4 file with other pictures.
+"""The sound of a video file, for an MP4 file with other frames.
 
-It is copied as it is where it can be. Times are seconds since the first picture of the file that it comes from.
+It is copied without re-encoding if possible. Times are in seconds since the first frame of the source file.
 """
 
 import itertools
@@ -20,28 +20,28 @@ from .animations import open_animation
 from .containers import open_container
 
 
-# MP4 files can hold more, such as PCM and Vorbis, but few players play it.
+# MP4 files can contain other codecs, such as PCM and Vorbis, but few players support them.
 COPIED_CODECS = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
-# What AAC is encoded with, where the sound cannot be copied.
+# Settings of AAC, if the sound cannot be copied.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_BIT_RATE = 96_000  # per channel
 AAC_FRAME_SIZE = 1024
 
 
 def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
-    """
-    Whether a file has sound. It is read once, so that what [`~data.video.write_video`] could not use is known before.
+    """Return whether a file has sound. The sound is read once, so that [`~video.writing.write_video`] does not fail
+    later.
 
     Args:
         path (`str` or `os.PathLike`):
-            A video or audio file, in one of [`~data.containers`]' formats.
+            A video or audio file, in one of the formats of [`~video.containers`].
         seconds (`float`, *optional*):
-            Read only so much. The default reads all of it.
+            Duration to read; all by default.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if `path` is no such file, or its sound is damaged or in a codec that FFmpeg does not know.
+        FileNotFoundError: If there is no such file.
+        ValueError: If `path` is not a video or audio file, or its sound is damaged or in a codec unknown to FFmpeg.
     """
     with open_sound(path) as sound:
         if sound is not None:
@@ -51,19 +51,18 @@ def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
 
 @contextmanager
 def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
-    """
-    The sound of a file; of several the one that a player would choose.
+    """Open the sound of a file; if there are several streams, the one that a player would choose.
 
     Args:
         path (`str` or `os.PathLike`):
-            A video or audio file, in one of [`~data.containers`]' formats. A GIF, PNG or WebP has no sound.
+            A video or audio file, in one of the formats of [`~video.containers`]. A GIF, PNG or WebP has no sound.
 
     Returns:
-        A context manager that gives a [`Sound`], or `None` where the file has none.
+        A context manager for a [`Sound`], or for `None` if the file has no sound.
 
     Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if `path` is no such file, or its sound is in a codec that FFmpeg does not know.
+        FileNotFoundError: If there is no such file.
+        ValueError: If `path` is not a video or audio file, or its sound is in a codec unknown to FFmpeg.
     """
     if not Path(checks.path("audio_from", path)).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} to take sound from.")
@@ -80,37 +79,35 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
 
 
 class Sound:
-    """
-    The sound of an open file, handed to an MP4 file little by little. Made by [`open_sound`].
+    """The sound of an open file, written to an MP4 file piece by piece. Created by [`open_sound`].
 
     Args:
         path (`str` or `os.PathLike`):
-            The file, for messages.
+            The file, for error messages.
         source (`av.container.InputContainer`):
-            The open file.
+            The opened file.
         stream (`av.AudioStream`):
-            Its sound.
+            Its audio stream.
     """
 
     def __init__(self, path: str | os.PathLike, source: Any, stream: Any):
         self._path, self._source, self._stream = path, source, stream
-        pictures = source.streams.best("video")
+        images = source.streams.best("video")
         self._begin = Fraction(0)
-        if pictures is not None and pictures.start_time is not None:
-            self._begin = pictures.start_time * pictures.time_base
+        if images is not None and images.start_time is not None:
+            self._begin = images.start_time * images.time_base
         self._is_copied = stream.codec_context.codec.canonical_name in COPIED_CODECS
         self._next: Any = None
 
     def check(self, end: float | None = None) -> None:
-        """
-        Read it.
+        """Read the sound to check it.
 
         Args:
             end (`float`, *optional*):
-                Until when. The default reads all of it.
+                Time up to which to read; all by default.
 
         Raises:
-            `ValueError`: if it is damaged.
+            ValueError: If it is damaged.
         """
         with _reading(self._path):
             for part in self._source.demux(self._stream) if self._is_copied else self._source.decode(self._stream):
@@ -118,8 +115,7 @@ class Sound:
                     break
 
     def add_to(self, output: Any) -> None:
-        """
-        Add a stream to a file that nothing has been written to.
+        """Add an audio stream to a file to which nothing has been written yet.
 
         Args:
             output (`av.container.OutputContainer`):
@@ -133,34 +129,32 @@ class Sound:
             encoder.layout = "mono" if self._stream.channels == 1 else "stereo"
             encoder.bit_rate = AAC_BIT_RATE * encoder.channels
             packets = self._encoded(encoder)
-        # One packet before the first picture stays: most codecs need it to decode the one after. It is not played.
+        # One packet before the first frame is kept: most codecs need it to decode the next one. It is not played.
         self._packets = (packet for packet in packets if _start(packet) + 2 * _duration(packet) > 0)
         self._output = output
         self._next = next(self._packets, None)
 
     def write_until(self, end: Fraction) -> None:
-        """
-        Write what has not been written and is over at a time.
+        """Write the remaining sound that ends by a given time.
 
         Args:
             end (`Fraction`):
-                The time.
+                The time in seconds.
         """
         while self._next is not None and _start(self._next) + _duration(self._next) <= end:
             self._output.mux(self._next)
             self._next = next(self._packets, None)
 
     def finish(self, end: Fraction) -> None:
-        """
-        Write what has not been written, cut at a time.
+        """Write the remaining sound, cut at a given time.
 
         Args:
             end (`Fraction`):
-                The time.
+                The time in seconds.
         """
         self.write_until(end)
         if self._next is not None and (start := _start(self._next)) < end:
-            packet, rate = self._next, self._stream.rate  # some time bases are as coarse as a packet
+            packet, rate = self._next, self._stream.rate  # some time bases are not finer than a packet
             packet.pts = packet.dts = round(start * rate)
             packet.duration = max(1, round((end - start) * rate))
             packet.time_base = Fraction(1, rate)

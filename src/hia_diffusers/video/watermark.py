@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Marks that say that pictures are generated: a label to read, and an invisible one that survives H.264.
+"""Marks of generated images: a visible label, and an invisible mark that survives H.264.
 
-The invisible one is the `dwtDctSvd` of the library invisible-watermark, which diffusers uses for Stable Diffusion XL.
+The invisible mark is `dwtDctSvd` of the library invisible-watermark, which diffusers uses for Stable Diffusion XL.
 """
 
 import itertools
@@ -19,39 +19,38 @@ from .. import checks
 from .reading import stream_frames
 
 
-# What is hidden: "AI-generated content", in few bits, since each of more would have fewer blocks. The command of
-# invisible-watermark can read it, too.
+# The hidden message, for "AI-generated content". It is short because each bit of a longer one would have fewer blocks.
+# The command of invisible-watermark can also read it.
 MESSAGE = b"AIGC"
 METHOD = "dwtDctSvd"
 
-# The library refuses smaller pictures: they hold too few blocks.
+# The library rejects smaller images, which have too few blocks.
 MIN_PIXELS = 256 * 256
 
-# Nothing can be added to white, or taken from black: half of the bits would be lost there.
+# White cannot get brighter, nor black darker: half of the bits would be lost there.
 HEADROOM = 4
 
-# The height of the label is this part of the shorter side of the picture.
+# Height of the label as a fraction of the shorter side of the image.
 LABEL_HEIGHT = 1 / 20
 MIN_LABEL_HEIGHT = 9
 
 
 @dataclass(frozen=True)
 class Watermark:
-    """
-    What is added to each frame, so that people or programs see that it is generated.
+    """Mark each frame as generated, for people or programs.
 
     Args:
         text (`str`, *optional*, defaults to `"AI-generated"`):
-            A label in the lower right corner. `None` draws none.
+            Label in the lower right corner; `None` for no label.
         invisible (`bool`, *optional*, defaults to `False`):
-            Whether to hide a mark in the pixels that [`read_watermark`] finds. Needs the `watermark` extra, and frames
-            of at least 65536 pixels.
+            Whether to hide a mark in the pixels, for [`read_watermark`]. Needs the `watermark` extra, and frames of at
+            least 65536 pixels.
 
     Raises:
-        `ImportError`: an invisible mark is wanted, and the `watermark` extra is not installed.
-        `TypeError`: `text` is no text, or `invisible` not `True` or `False`.
-        `ValueError`: there is nothing to add, or `text` is empty, not printable ASCII, the characters of Pillow's own
-            font, or longer than any frame is wide.
+        ImportError: If an invisible mark is requested, and the `watermark` extra is not installed.
+        TypeError: If `text` is not a string, or `invisible` is not `True` or `False`.
+        ValueError: If there is no mark, or `text` is empty, wider than any frame, or not printable ASCII, the
+            characters of Pillow's built-in font.
     """
 
     text: str | None = "AI-generated"
@@ -64,39 +63,37 @@ class Watermark:
         if self.text is None and not self.invisible:
             raise ValueError("`watermark` must have a `text` or be `invisible`, got neither.")
         if self.text is not None and not (self.text.strip() and self.text.isascii() and self.text.isprintable()):
-            raise ValueError(f"`watermark`: its text must be printable ASCII, as Pillow's font is, got {self.text!r}.")
+            raise ValueError(f"`watermark`: its text must be printable ASCII, as in Pillow's font, got {self.text!r}.")
         if self.text is not None:
             self.check_size(checks.MAX_SIDE, round(MIN_LABEL_HEIGHT / LABEL_HEIGHT))
         if self.invisible:
             _invisible_watermark()
 
-    def __call__(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """
-        The picture with the marks.
+    def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """Return the image with the marks.
 
         Args:
-            picture (`PIL.Image.Image`):
-                An RGB picture.
+            image (`PIL.Image.Image`):
+                An RGB image.
 
         Raises:
-            `ValueError`: as [`~Watermark.check_size`].
+            ValueError: As [`~Watermark.check_size`].
         """
-        self.check_size(picture.width, picture.height)
+        self.check_size(image.width, image.height)
         if self.text is not None:
-            picture = picture.copy()
-            PIL.ImageDraw.Draw(picture).text(text=self.text, fill="white", stroke_fill="black", **_label(picture.size))
-        return _with_hidden_message(picture) if self.invisible else picture
+            image = image.copy()
+            PIL.ImageDraw.Draw(image).text(text=self.text, fill="white", stroke_fill="black", **_label(image.size))
+        return _with_hidden_message(image) if self.invisible else image
 
     def check_size(self, width: int, height: int) -> None:
-        """
-        What is known of a picture before it is there.
+        """Check the size of an image in advance.
 
         Args:
             width, height (`int`):
-                Its size in pixels.
+                Size of the image in pixels.
 
         Raises:
-            `ValueError`: the text does not fit into it, or it is too small for an invisible mark.
+            ValueError: If the text does not fit, or the image is too small for an invisible mark.
         """
         if self.text is not None:
             drawing = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
@@ -110,24 +107,23 @@ class Watermark:
 
 
 def read_watermark(path: str | os.PathLike, max_frames: int = 16) -> float:
-    """
-    How much of the invisible mark the beginning of a video holds.
+    """Return how much of the invisible mark the beginning of a video contains.
 
     Args:
         path (`str` or `os.PathLike`):
-            A video in the size in which it was marked.
+            A video at the size at which it was marked.
         max_frames (`int`, *optional*, defaults to 16):
-            Frames to read; each bit is what most of them say.
+            Number of frames to read; each bit is decided by majority.
 
     Returns:
-        `float`: the part of its 32 bits that are there: 1.0 for a marked video, around 0.5 for others. See
-        `docs/watermark.md` for what was measured.
+        `float`: The fraction of matching bits among its 32: 1.0 for a marked video, around 0.5 for others. See
+        `docs/watermark.md` for measurements.
 
     Raises:
-        `FileNotFoundError`: there is no such file.
-        `ImportError`: the `watermark` extra is not installed.
-        `TypeError`, `ValueError`: `max_frames` is no integer from 1 on.
-        `ValueError`: `path` cannot be decoded, or its frames are too small to hold a mark.
+        FileNotFoundError: If there is no such file.
+        ImportError: If the `watermark` extra is not installed.
+        TypeError, ValueError: If `max_frames` is not an integer from 1 on.
+        ValueError: If `path` cannot be decoded, or its frames are too small for a mark.
     """
     checks.integer("max_frames", max_frames)
     decoder = _invisible_watermark().WatermarkDecoder("bits", 8 * len(MESSAGE))
@@ -135,24 +131,24 @@ def read_watermark(path: str | os.PathLike, max_frames: int = 16) -> float:
     for frame in itertools.islice(stream_frames(path), max_frames):
         height, width = frame.shape[:2]
         if height * width < MIN_PIXELS:
-            raise ValueError(f"{str(path)!r} is too small to hold an invisible watermark: {width}x{height} pixels.")
+            raise ValueError(f"{str(path)!r} is too small for an invisible watermark: {width}x{height} pixels.")
         read.append(decoder.decode(np.ascontiguousarray(frame[..., ::-1]), METHOD))
     bits = np.mean(read, axis=0) > 0.5
     return float((bits == np.unpackbits(np.frombuffer(MESSAGE, np.uint8))).mean())
 
 
-def _label(picture_size: tuple[int, int]) -> dict[str, Any]:
-    """How Pillow draws the label: where, in what font, with what outline."""
-    width, height = picture_size
+def _label(image_size: tuple[int, int]) -> dict[str, Any]:
+    """Return Pillow's options for the label: position, font and outline."""
+    width, height = image_size
     size = max(MIN_LABEL_HEIGHT, round(min(width, height) * LABEL_HEIGHT))
     place = (width - size // 2, height - size // 2)
     return {"xy": place, "anchor": "rd", "font": PIL.ImageFont.load_default(size), "stroke_width": max(1, size // 12)}
 
 
-def _with_hidden_message(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _with_hidden_message(image: PIL.Image.Image) -> PIL.Image.Image:
     encoder = _invisible_watermark().WatermarkEncoder()
     encoder.set_watermark("bytes", MESSAGE)
-    pixels = np.asarray(picture)[..., ::-1].clip(HEADROOM, 255 - HEADROOM)
+    pixels = np.asarray(image)[..., ::-1].clip(HEADROOM, 255 - HEADROOM)
     return PIL.Image.fromarray(np.ascontiguousarray(encoder.encode(pixels, METHOD)[..., ::-1]))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to video files. Axes: F frames, H, W."""
+"""Writing of frames to video files. Axes: F frames, H, W."""
 
 import itertools
 import os
@@ -29,44 +29,44 @@ def write_video(
     audio_from: str | os.PathLike | None = None,
     comment: str | None = None,
 ) -> None:
-    """
-    Encodes frames as H.264 in an MP4 file (yuv420p, BT.709), where wanted with the sound of another file. The file
+    """Encode frames as H.264 in an MP4 file (yuv420p, BT.709), optionally with the sound of another file. The file
     appears under its name only when it is complete.
 
     Args:
         path (`str` or `os.PathLike`):
             The `.mp4` file to write, in a folder that exists. An existing file is replaced.
         frames (`np.ndarray` or an iterable of `np.ndarray` or `PIL.Image.Image`):
-            RGB frames `(F, H, W, 3)`: uint8, or floating point in [0, 1]. They are taken one at a time. yuv420p holds
-            even sizes only: an odd height or width grows by one pixel, a copy of the last row or column.
+            RGB frames `(F, H, W, 3)`: uint8, or floating point in [0, 1]. They are consumed one at a time. yuv420p
+            supports only even sizes: an odd height or width is extended by a copy of the last row or column.
         fps (`float`):
-            Frames per second in [0.001, 1000], kept exactly. The rounded NTSC rates mean the true ones: 29.97 is
-            written as 30000/1001.
+            Frames per second in [0.001, 1000], stored exactly. Rounded NTSC rates are replaced by the exact ones:
+            29.97 is written as 30000/1001.
         keyframe_interval (`int`, *optional*):
-            At most this many frames from one keyframe to the next: [`read_frames`] decodes fewer than that in vain.
-            The default is the encoder's, 250, which gives the smallest file.
+            Maximum number of frames from one keyframe to the next, which bounds the frames that [`read_frames`]
+            decodes in vain. The default is the encoder's, 250, which gives the smallest file.
         audio_from (`str` or `os.PathLike`, *optional*):
-            A video or audio file whose sound is added, from its first picture on and cut to the length of `frames`;
-            sound that begins later begins later here, too. AAC, AC-3, E-AC-3, ALAC, FLAC, MP3 and Opus are copied,
-            anything else is encoded as AAC. A file without sound adds none.
+            A video or audio file whose sound is added, starting at its first frame and trimmed to the length of
+            `frames`; sound that starts later also starts later in the result. AAC, AC-3, E-AC-3, ALAC, FLAC, MP3 and
+            Opus are copied; other codecs are encoded as AAC. A file without sound adds none.
         comment (`str`, *optional*):
-            Is stored as the comment in the file's metadata; [`read_comment`] reads it.
+            Comment in the metadata of the file; [`read_comment`] reads it.
 
     Raises:
-        `ValueError`: if `frames`, `fps` or `keyframe_interval` are not as above, `path` does not end in `.mp4`, or the
+        ValueError: If `frames`, `fps` or `keyframe_interval` are not as above, `path` does not end in `.mp4`, or the
             sound cannot be read.
-        `FileNotFoundError`: if `audio_from` or the folder of `path` does not exist.
-        `OSError`: if the file cannot be written, as on a full disk.
+        FileNotFoundError: If `audio_from` or the folder of `path` does not exist.
+        OSError: If the file cannot be written, as on a full disk.
     """
     path = Path(checks.path("path", path))
     check_output(path)
     try:
-        pictures = iter(frames)
-    except TypeError as error:  # also of an array without axes
-        raise TypeError(f"`frames` must hold frames (H, W, 3), got {checks.shown(frames)}.") from error
+        images = iter(frames)
+    except TypeError as error:  # also raised for an array without axes
+        raise TypeError(f"`frames` must contain frames (H, W, 3), got {checks.shown(frames)}.") from error
     rate = _exact_rate(fps)
     comment = None if comment is None else checks.instance("comment", comment, str)
-    # The same frames give the same bytes. Without this x264 gives others on other CPUs, and from run to run on some.
+    # The same frames give the same bytes. Without this, the output of x264 depends on the CPU, on some even on the
+    # run.
     options = {"crf": "16", "x264-params": "cpu-independent=1"}
     if keyframe_interval is not None:
         options["g"] = str(checks.integer("keyframe_interval", keyframe_interval))
@@ -75,25 +75,24 @@ def write_video(
     sound_file = nullcontext() if audio_from is None else open_sound(audio_from)
     try:
         with written_whole(path) as partial, sound_file as sound:
-            _encode(partial, pictures, rate, options, sound, comment)
+            _encode(partial, images, rate, options, sound, comment)
     except av.FFmpegError as error:
         raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def check_output(path: str | os.PathLike, height: int | None = None, width: int | None = None) -> None:
-    """
-    What [`write_video`] asks of a file before it takes the first frame. Its folder is tried.
+    """Check an output file of [`write_video`] in advance, including whether its folder is writable.
 
     Args:
         path (`str` or `os.PathLike`):
             The `.mp4` file to write, in a folder that exists.
         height, width (`int`, *optional*):
-            Size of the frames in pixels, where it is known.
+            Size of the frames in pixels, if known.
 
     Raises:
-        `ValueError`: if `path` does not end in `.mp4`, is a folder or a device, or frames are too large for H.264.
-        `FileNotFoundError`: if the folder of `path` does not exist.
-        `OSError`: if no file of that name can be written there.
+        ValueError: If `path` does not end in `.mp4`, is a folder or a device, or frames are too large for H.264.
+        FileNotFoundError: If the folder of `path` does not exist.
+        OSError: If no file with this name can be written there.
     """
     if Path(checks.path("path", path)).suffix.lower() != ".mp4":
         raise ValueError(f"`path` must end in '.mp4', got {str(path)!r}.")
@@ -103,36 +102,34 @@ def check_output(path: str | os.PathLike, height: int | None = None, width: int 
 
 
 def check_frame_rate(fps: float) -> None:
-    """
-    What [`write_video`] asks of a frame rate.
+    """Check a frame rate for [`write_video`].
 
     Args:
         fps (`float`):
             Frames per second.
 
     Raises:
-        `TypeError`, `ValueError`: it is no number in [0.001, 1000].
+        TypeError, ValueError: If it is not a number in [0.001, 1000].
     """
     checks.number("fps", fps, 0.001, 1000)
 
 
 def check_frame_size(height: int, width: int) -> None:
-    """
-    What [`write_video`] asks of the size of frames.
+    """Check the size of frames for [`write_video`].
 
     Args:
         height, width (`int`):
-            In pixels.
+            Size in pixels.
 
     Raises:
-        `ValueError`: they are too large for H.264.
+        ValueError: If they are too large for H.264.
     """
     even = height + height % 2, width + width % 2
-    # FFmpeg counts in 32 bits with a sign, and a margin.
+    # FFmpeg counts in signed 32 bits with a margin.
     if max(even) > checks.MAX_SIDE or (even[0] + 128) * (even[1] + 128) >= 2**28:
         raise ValueError(
-            f"`frames` of {width}x{height} pixels are too large for H.264: sides may have {checks.MAX_SIDE}, "
-            "and together as many as 16384x16128."
+            f"`frames` of {width}x{height} pixels are too large for H.264: sides may have up to "
+            f"{checks.MAX_SIDE} pixels, and the product at most 16384x16128."
         )
 
 
@@ -141,26 +138,26 @@ def _encode(
 ) -> None:
     first = next(frames, None)
     if first is None:
-        raise ValueError("`frames` must hold at least one frame, got none.")
+        raise ValueError("`frames` must contain at least one frame, got none.")
     shape = _as_uint8(first, 0).shape
     height, width = shape[:2]
     check_frame_size(height, width)
-    # A name alone would be an address where it has a colon.
+    # A name with a colon would be interpreted as a URL.
     with av.open(f"file:{path.absolute()}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         if comment is not None:
             container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = height + height % 2, width + width % 2
-        # Untagged colours are read as BT.601 by some players and as BT.709 by others.
+        # Some players interpret untagged colours as BT.601, others as BT.709.
         context = stream.codec_context
-        context.thread_count = 1  # the number of threads changes the bytes, and so would that of cores
+        context.thread_count = 1  # the number of threads changes the bytes, and so would the number of cores
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         if sound is not None:
             sound.add_to(container)
-        for index, picture in enumerate(itertools.chain([first], frames)):
-            pixels = _as_uint8(picture, index)
+        for index, image in enumerate(itertools.chain([first], frames)):
+            pixels = _as_uint8(image, index)
             if pixels.shape != shape:
                 raise ValueError(f"`frames` must be of one size, got {pixels.shape} after {shape}.")
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -181,7 +178,7 @@ def _encode(
 
 def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
     if np.ma.is_masked(frame):
-        raise ValueError(f"`frames` must not be masked; frame {index} is in places.")
+        raise ValueError(f"`frames` must not be masked arrays; frame {index} is partly masked.")
     pixels = np.asarray(load_image(frame, "frames") if isinstance(frame, Image.Image) else frame)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(f"`frames` must be of shape (F, H, W, 3), got a frame of shape {pixels.shape}.")

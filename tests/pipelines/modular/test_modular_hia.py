@@ -37,8 +37,8 @@ def seeded(seed=0):
 
 
 @pytest.fixture
-def inputs(picture, condition):
-    return {"image": picture, "conditioning_frames": condition, "num_inference_steps": 2, "output_type": "pt"}
+def inputs(image, condition):
+    return {"image": image, "conditioning_frames": condition, "num_inference_steps": 2, "output_type": "pt"}
 
 
 # Bit for bit: blocks and pipeline run the same functions on the same inputs.
@@ -105,22 +105,22 @@ def test_components_with_attachments_are_not_saved(pipe, tmp_path):
     AutoencoderKL.from_pretrained(tmp_path / "saved", subfolder="vae")
 
 
-def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, picture, tmp_path):
+def test_a_driving_clip_is_prepared_as_the_animator_does(pipe, image, tmp_path):
     random_keypoints().save(tmp_path / "motion.safetensors")
-    animation = HIAAnimator().prepare(picture, random_keypoints(), sharpness=0.8, height=80, width=48)
+    animation = HIAAnimator().prepare(image, random_keypoints(), sharpness=0.8, height=80, width=48)
     arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
     expected = pipe(animation.image, animation.condition, generator=seeded(), **arguments).frames
     driving = {"driving": str(tmp_path / "motion.safetensors"), "sharpness": 0.8, "height": 80, "width": 48}
-    state = modular_of(pipe)(image=picture, generator=seeded(), **driving, **arguments)
+    state = modular_of(pipe)(image=image, generator=seeded(), **driving, **arguments)
     assert torch.equal(state.frames, expected)
     assert state.fps == 25.0
 
 
-def test_a_pose_file_drives_with_what_it_does_not_state(pipe, picture, tmp_path):
+def test_a_pose_file_drives_with_what_it_does_not_state(pipe, image, tmp_path):
     people = [{"pose_keypoints_2d": [20, 30, 1] * 18}]
     (tmp_path / "pose.json").write_text(json.dumps([{"people": people}] * 2))
     stated = {"driving_fps": 24.0, "driving_size": (80, 48), "num_inference_steps": 1, "output_type": "pt"}
-    state = modular_of(pipe)(image=picture, driving=str(tmp_path / "pose.json"), **stated)
+    state = modular_of(pipe)(image=image, driving=str(tmp_path / "pose.json"), **stated)
     assert state.fps == 24.0 and state.frames.shape == (1, 2, 3, 80, 48)
 
 
@@ -266,7 +266,7 @@ def test_a_component_that_is_missing_is_named(pipe, inputs):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """hia-tiny as a modular pipeline; a picture, and a motion of two frames, beside it."""
+    """hia-tiny as a modular pipeline; an image, and a motion of two frames, beside it."""
     folder = tmp_path_factory.mktemp("modular")
     pipe = HIAModularPipeline.from_pretrained(HIA_TINY)
     pipe.load_components()
@@ -279,11 +279,11 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(saved):
-    """The pipeline's own frames of the picture and the motion."""
+    """The pipeline's own frames of the image and the motion."""
     pipe = HIAPipeline.from_pretrained(HIA_TINY)
     condition = MotionBlurConditioner.for_size(160, 96)(random_keypoints(), sharpness=0.8)
-    with PIL.Image.open(saved / "person.png") as picture:
-        frames = pipe(picture, condition, num_inference_steps=1, guidance_scale=1.0, generator=seeded()).frames[0]
+    with PIL.Image.open(saved / "person.png") as image:
+        frames = pipe(image, condition, num_inference_steps=1, guidance_scale=1.0, generator=seeded()).frames[0]
     return np.stack([np.asarray(frame) for frame in frames])
 
 
@@ -394,8 +394,8 @@ def test_whatever_reads_a_folder_gives_the_same_frames(saved, expected, source, 
         if source == "moved":
             folder.rename(saved / "hia-tiny")
     assert not [record for record in caplog.records if "Failed" in record.getMessage()]
-    with PIL.Image.open(saved / "person.png") as picture:
-        inputs = {"image": picture, "driving": saved / "motion.safetensors", "sharpness": 0.8}
+    with PIL.Image.open(saved / "person.png") as image:
+        inputs = {"image": image, "driving": saved / "motion.safetensors", "sharpness": 0.8}
         arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": seeded(), "output": "frames"}
         frames = pipe(**inputs, **arguments)[0]
     assert np.array_equal([np.asarray(frame) for frame in frames], expected)
