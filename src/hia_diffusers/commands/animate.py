@@ -157,7 +157,7 @@ def log_to_stdout(options: Collection[str]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def prepare(args: argparse.Namespace, area: int | None) -> tuple["HIAAnimator", "HIAAnimation"]:
+def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnimator", "HIAAnimation"]:
     """What can be made without the pipeline."""
     from ..animation.animator import HIAAnimator
 
