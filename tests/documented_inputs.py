@@ -109,6 +109,10 @@ def write_common_files(folder: Path) -> None:
         pipeline.save_pretrained(folder / "path" / "or" / "hub-id", variant=variant)
 
 
+def write_photo(folder: Path) -> None:
+    image().save(folder / "me.jpg")
+
+
 def write_keypoint_models(folder: Path) -> None:
     """Where rtmlib keeps what it has downloaded, `folder` being torch's home."""
     for name, model in {**PERSON_DETECTORS, **POSE_MODELS}.items():

@@ -44,8 +44,9 @@ SMALL_TRAINING = "--procedural_clips 2 --max_train_steps 1 --train_batch_size 1 
 NEEDS = {
     "README.md": Page(
         files=(inputs.write_videos, inputs.write_predictions),
-        hub=lambda folder, hub: inputs.write_base_models(hub),
+        hub=inputs.write_published_weights,
         replaced={
+            "--model moore-animate-anyone": "--model moore-animate-anyone --size 64x64 --num_inference_steps 2",
             "scene.render(range(16)": "scene.render(range(2)",
             'output="out.mp4", sharpness=0.8)': 'output="out.mp4", sharpness=0.8, num_inference_steps=2)',
             "height=896, width=512": "height=64, width=64",
@@ -105,6 +106,14 @@ NEEDS = {
     ),
     "docs/loading.md": Page(names=("folder",)),
     "docs/long_video.md": Page(names=("condition", "generator", "image")),
+    "docs/photo.md": Page(
+        files=(inputs.write_photo,),
+        hub=inputs.write_published_weights,
+        replaced={
+            "--output me.mp4": "--output me.mp4 --size 64x64 --max_frames 2 --num_inference_steps 2",
+            'output="me.mp4"': 'output="me.mp4", height=64, width=64, num_inference_steps=2',
+        },
+    ),
     "docs/pipeline.md": Page(
         names=(
             *("HIAPipeline", "condition", "conditioning_frames", "generator", "image", "model", "pipe"),
