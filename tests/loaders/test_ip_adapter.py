@@ -216,7 +216,10 @@ def test_what_a_call_cannot_use_is_one_sentence_before_networks_run(pipe, animat
             r"needs the image encoder of the IP-Adapter, but the `projection_dim` must be 64, got 32",
         ),
         ({}, "An IP-Adapter is loaded: pass either `ip_adapter_image` or"),
-        ({"ip_adapter_image": RED, "ip_adapter_image_embeds": [one]}, "and not both"),
+        (
+            {"ip_adapter_image": RED, "ip_adapter_image_embeds": [one]},
+            "pass either `ip_adapter_image` or `ip_adapter_image_embeds`",
+        ),
         ({"ip_adapter_image_embeds": [one[..., :32]]}, r"must be a floating-point tensor of shape \(any, any, 64\)"),
         ({"ip_adapter_image_embeds": [plus]}, r"of shape \(any, any, 64\), got \(2, 1, 10, 48\)"),
         ({"ip_adapter_image_embeds": [one, one]}, r"one entry per IP-Adapter \(1\), got 2"),

@@ -283,14 +283,14 @@ def test_advice_ends_with_the_first_option_that_is_enough(denoiser, spatial, che
     assert checkpointed.total < spatial.total
     advice = out_of_memory_advice(denoiser, SPATIAL, device_bytes=checkpointed.total)
     assert advice.startswith(f"Out of memory: a step needs about {spatial} and the device has ")
-    assert "give --gradient_checkpointing (" in advice and ", then --use_8bit_adam (" in advice
+    assert "use --gradient_checkpointing (" in advice and ", then --use_8bit_adam (" in advice
     assert "--mixed_precision" not in advice
 
 
 def test_advice_where_nothing_is_enough_names_all_that_is_left(denoiser):
     setup = replace(TEMPORAL, gradient_checkpointing=True, optimizer="adamw8bit", mixed_precision="bf16")
     advice = out_of_memory_advice(denoiser, setup, device_bytes=1)
-    assert "give --train_batch_size 1" in advice and "then --num_frames 1" in advice
+    assert "use --train_batch_size 1" in advice and "then --num_frames 1" in advice
     assert advice.endswith("then lower --sizes, or a larger device.")
     assert "checkpointing" not in advice and "adam" not in advice and "mixed" not in advice
 

@@ -378,7 +378,7 @@ def test_other_options_and_other_videos_are_refused(tmp_path, options, videos):
     files = files_of(root)
     with pytest.raises(ValueError, match=r"created with other options \(max_seconds was 10.0, is 5.0\)"):
         prepare_dataset(folder, root, replace(options, max_seconds=5.0))
-    with pytest.raises(ValueError, match="made of other videos: a.mp4 is not in `videos`"):
+    with pytest.raises(ValueError, match="created from other videos: a.mp4 is not in `videos`"):
         prepare_dataset(videos / "more", root, options)
     (folder / "a.mp4").write_bytes((videos / "more" / "b 1.mp4").read_bytes())
     with pytest.raises(ValueError, match="contains a.mp4, which changed after it was prepared"):
@@ -568,7 +568,7 @@ def test_odd_names_in_a_folder(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not store such names")
 def test_a_name_that_is_no_text(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).touch()
-    with pytest.raises(ValueError, match=r"holds a file whose name is not UTF-8: 'caf\\udce9.mp4'"):
+    with pytest.raises(ValueError, match=r"contains a file whose name is not UTF-8: 'caf\\udce9.mp4'"):
         list_videos(tmp_path)
 
 

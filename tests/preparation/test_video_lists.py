@@ -57,7 +57,7 @@ def test_what_is_said_where_the_frame_rate_is_missing_or_of_no_use(tmp_path):
         list_videos(tmp_path / "list.txt")
     assert list_videos(tmp_path / "list.txt", 25)[1] == ["00001/images"]
     touch(tmp_path / "flat", "TiktokDance_00338_0001.png")
-    for fps, message in ((None, "put the frames of each clip into a folder of its own"), (30, "no folders of images")):
+    for fps, message in ((None, "move the frames of each clip to a folder of its own"), (30, "no folders of images")):
         with pytest.raises(ValueError, match=message):
             list_videos(tmp_path / "flat", fps)
     touch(tmp_path / "videos", "a.mp4", "a.jpg")

@@ -265,7 +265,7 @@ def test_a_video_without_keyframes_cannot_be_read_at_random(tmp_path):
     first_keyframe = content.index(b"stss") + 12
     content[first_keyframe : first_keyframe + 4] = (99).to_bytes(4, "big")
     (tmp_path / "clip.mp4").write_bytes(content)
-    with pytest.raises(ValueError, match="clip.mp4' stores no keyframe"):
+    with pytest.raises(ValueError, match="clip.mp4' contains no keyframe"):
         read_frames(tmp_path / "clip.mp4", [3])
 
 
