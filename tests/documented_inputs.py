@@ -209,7 +209,7 @@ def write_published_weights(folder: Path, hub: Path) -> None:
         (hub / name).parent.mkdir(parents=True)
         (folder / "published" / "weights").rename(hub / name)
         shutil.rmtree(folder / "published")
-    for name in ("MusePose", "DynamicPose", "champ"):  # of the same files
+    for name in ("MusePose", "DynamicPose", "champ", "AniPortrait"):  # of the same files
         shutil.copytree(hub / "patrolli" / "AnimateAnyone", folder / name)
     torch.save(draw_weights(motion_shapes(SMALL_SIZE, 32, True), "unet"), folder / "mm_sd_v15_v2.ckpt")
     weights = {key: tensor.contiguous() for key, tensor in single_file_weights(pipeline).items()}

@@ -46,6 +46,7 @@ from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.deep_cache import DeepCacheConfig
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.context_windows import context_windows
+from hia_diffusers.pipelines.guidance import classifier_free_guidance
 
 
 def seeded(seed=0):
@@ -77,8 +78,8 @@ def test_output_types_agree(pipe, animate):
     assert torch.allclose(decoded, pt, atol=1e-5)
 
 
-def test_return_dict(pipe, picture, condition):
-    arguments = (picture, condition, None, None, 1)
+def test_return_dict(pipe, image, condition):
+    arguments = (image, condition, None, None, 1)
     output = pipe(*arguments, generator=seeded(), output_type="pt")
     assert isinstance(output, HIAPipelineOutput)
     assert torch.equal(pipe(*arguments, generator=seeded(), output_type="pt", return_dict=False)[0], output.frames)
@@ -91,12 +92,12 @@ def test_tensors_stay_on_the_device(pipe):
     assert frames.is_meta and frames.shape == (1, 3, 3, 64, 48)
 
 
-def test_images_are_parsed_once(pipe, animate, picture, condition, monkeypatch):
+def test_images_are_parsed_once(pipe, animate, image, condition, monkeypatch):
     parsed, image_tensor = [], images.image_tensor
     monkeypatch.setattr(images, "image_tensor", lambda *args: parsed.append(args) or image_tensor(*args))
-    animate(pipe, image=[picture, picture], num_inference_steps=1)
+    animate(pipe, image=[image, image], num_inference_steps=1)
     assert len(parsed) == 2
-    list(pipe.stream(picture, condition, num_inference_steps=1))
+    list(pipe.stream(image, condition, num_inference_steps=1))
     assert len(parsed) == 3
 
 
@@ -109,9 +110,9 @@ def test_any_multiple_of_the_vae_factor_is_a_size(pipe, animate):
     assert animate(pipe, height=72, width=40, num_inference_steps=1).shape[-2:] == (72, 40)
 
 
-def test_every_condition_changes_the_output(pipe, animate, picture, condition):
+def test_every_condition_changes_the_output(pipe, animate, image, condition):
     base = animate(pipe)
-    other_picture = PIL.Image.fromarray(255 - np.asarray(picture))
+    other_picture = PIL.Image.fromarray(255 - np.asarray(image))
     for change in (
         {"image": other_picture},
         {"conditioning_frames": condition.flip(0)},
@@ -156,11 +157,11 @@ def test_nothing_waits_for_the_device(pipe, animate, monkeypatch, options):
 # Forms of the inputs
 
 
-def test_forms_of_the_picture_are_equal(pipe, animate, picture):
+def test_forms_of_the_picture_are_equal(pipe, animate, image):
     base = animate(pipe)
-    array = np.asarray(picture).astype(np.float32) / 255
+    array = np.asarray(image).astype(np.float32) / 255
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    for form in (array, array[None], tensor, tensor[None], [picture], [array], [tensor]):
+    for form in (array, array[None], tensor, tensor[None], [image], [array], [tensor]):
         assert_equal_up_to_rounding(animate(pipe, image=form), base)
 
 
@@ -184,8 +185,8 @@ def test_a_picture_is_resized_with_antialiasing_in_every_form(pipe, form, height
     forms = {"pil": PIL.Image.fromarray(noise), "array": noise.astype(np.float32) / 255}
     forms["tensor"] = torch.from_numpy(forms["array"]).permute(2, 0, 1)
     found, lanczos, nearest = (
-        pipe.encode_reference_latents(picture, height, width)
-        for picture in (
+        pipe.encode_reference_latents(image, height, width)
+        for image in (
             forms[form],
             forms["pil"].resize((width, height), PIL.Image.Resampling.LANCZOS),
             forms["pil"].resize((width, height), PIL.Image.Resampling.NEAREST),
@@ -199,12 +200,12 @@ def test_size_defaults_to_that_of_the_conditioning_frames(pipe, animate, conditi
 
 
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
-def test_a_stream_is_the_call_frame_by_frame(pipe, picture, condition, output_type):
+def test_a_stream_is_the_call_frame_by_frame(pipe, image, condition, output_type):
     arguments = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": output_type, "decode_chunk_size": 2}
-    whole = pipe(picture, condition, generator=seeded(), **arguments).frames[0]
+    whole = pipe(image, condition, generator=seeded(), **arguments).frames[0]
     decoded = []
     pipe.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
-    stream = pipe.stream(picture, condition, generator=seeded(), **arguments)
+    stream = pipe.stream(image, condition, generator=seeded(), **arguments)
     assert decoded == []
     for expected, got in zip(whole, stream, strict=True):
         assert type(got) is type(expected)
@@ -221,17 +222,17 @@ def test_a_stream_is_the_call_frame_by_frame(pipe, picture, condition, output_ty
         ("guidance_scale", {"guidance_scale": "high"}),
     ],
 )
-def test_a_stream_refuses_what_it_cannot_use_when_it_is_asked_for(pipe, picture, condition, named, changes):
+def test_a_stream_refuses_what_it_cannot_use_when_it_is_asked_for(pipe, image, condition, named, changes):
     with pytest.raises((TypeError, ValueError), match=f"`{named}`"):
-        pipe.stream(picture, condition, num_inference_steps=1, **changes)
+        pipe.stream(image, condition, num_inference_steps=1, **changes)
 
 
 @torch.no_grad()
-def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condition):
+def test_the_stages_called_one_by_one_are_the_call(pipe, animate, image, condition):
     frames = pipe.prepare_conditioning_frames(condition, height=64, width=48)
     assert torch.equal(frames.read(range(3)), condition[None])
-    reference_latents = pipe.encode_reference_latents(picture, height=64, width=48)
-    conditions = pipe.prepare_conditions(pipe.encode_image(picture), reference_latents, frames)
+    reference_latents = pipe.encode_reference_latents(image, height=64, width=48)
+    conditions = pipe.prepare_conditions(pipe.encode_image(image), reference_latents, frames)
     times = pipe.prepare_timesteps(2)
     latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, times[0], generator=seeded())
     clean = pipe.denoise(latents, times, conditions)
@@ -243,12 +244,12 @@ def test_the_stages_called_one_by_one_are_the_call(pipe, animate, picture, condi
 
 
 @torch.no_grad()
-def conditions_of(pipe, picture, condition):
+def conditions_of(pipe, image, condition):
     """What the denoiser is given besides latents, with conditioning frames as plain pixels."""
-    states, null_states = pipe.encode_image(picture)
+    states, null_states = pipe.encode_image(image)
     conditions = HIAConditions(
         states,
-        pipe.encode_reference_latents(picture, 64, 48),
+        pipe.encode_reference_latents(image, 64, 48),
         condition[None],
         null_encoder_hidden_states=null_states,
     )
@@ -256,10 +257,10 @@ def conditions_of(pipe, picture, condition):
 
 
 @torch.no_grad()
-def test_animation_cfg(pipe, condition, picture):
+def test_animation_cfg(pipe, condition, image):
     """Eq. 4 with its sign set right; the unconditional branch sees no reference, no ControlNet and no context."""
     sample = torch.randn(1, 4, 3, 8, 6, generator=seeded())
-    conditions = conditions_of(pipe, picture, condition)
+    conditions = conditions_of(pipe, image, condition)
     states = conditions.encoder_hidden_states
     down, mid = pipe.controlnet(
         sample.transpose(1, 2).flatten(0, 1), 500, states.repeat_interleave(3, 0), condition, return_dict=False
@@ -276,7 +277,7 @@ def test_animation_cfg(pipe, condition, picture):
     assert (conditional - unconditional).abs().max() > 1e-2
     denoiser = HIADenoiser.of_pipeline(pipe)
     for scale in (1.0, 3.5):
-        predicted = denoiser.guided(sample, torch.tensor(500), conditions, guidance_scale=scale)
+        predicted = denoiser.guided(sample, torch.tensor(500), conditions, classifier_free_guidance(scale))
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(predicted, expected, atol=1e-5)
 
@@ -349,10 +350,10 @@ def test_no_unconditional_branch_at_guidance_of_one(pipe, animate):
 
 
 @torch.no_grad()
-def test_initial_reference_noise(pipe, picture):
+def test_initial_reference_noise(pipe, image):
     shape = (1, 4, 3, 8, 6)
-    reference = pipe.encode_reference_latents(picture, 64, 48)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    reference = pipe.encode_reference_latents(image, 64, 48)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
     expected = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
     assert torch.allclose(reference, expected, atol=1e-6)
 
@@ -372,7 +373,7 @@ def test_initial_reference_noise(pipe, picture):
 
 @torch.no_grad()
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_frames_share_so_much_of_the_noise(pipe, picture, share):
+def test_frames_share_so_much_of_the_noise(pipe, image, share):
     shape = (2, 4, 2, 64, 48)
     reference = torch.zeros(1, 4, 64, 48)
     generators = [seeded(0), seeded(1)]
@@ -385,7 +386,7 @@ def test_frames_share_so_much_of_the_noise(pipe, picture, share):
     assert torch.equal(alone[0], noise[1])
 
 
-def test_denoising_starts_at_999_from_the_reference(pipe, animate, picture):
+def test_denoising_starts_at_999_from_the_reference(pipe, animate, image):
     seen = []
 
     def look(pipeline, step, timestep, tensors):
@@ -397,12 +398,12 @@ def test_denoising_starts_at_999_from_the_reference(pipe, animate, picture):
 
 
 @pytest.mark.parametrize("shift", [False, True])
-def test_long_clips_average_the_windows(pipe, shift, picture):
+def test_long_clips_average_the_windows(pipe, shift, image):
     """Against a loop that predicts each window alone; with context_shift the windows move at each step."""
     num_frames, size, overlap, steps = 7, 4, 1, 2
     condition = torch.rand(num_frames, 6, 64, 48, generator=seeded(2))
     got = pipe(
-        picture,
+        image,
         condition,
         num_inference_steps=steps,
         guidance_scale=1.0,
@@ -413,9 +414,9 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
         output_type="latent",
     ).frames
     disable_deep_cache(pipe)
-    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
+    conditions, denoiser = conditions_of(pipe, image, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference_latents = pipe.encode_reference_latents(image, 64, 48)
         pipe.scheduler.set_timesteps(steps)
         latents = pipe.prepare_latents(
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
@@ -436,14 +437,14 @@ def test_long_clips_average_the_windows(pipe, shift, picture):
 
 
 @pytest.mark.parametrize("batch_guidance", [False, True])
-def test_windows_at_a_time_change_nothing(pipe, picture, condition, batch_guidance):
+def test_windows_at_a_time_change_nothing(pipe, image, condition, batch_guidance):
     """Two clips of 4 or 5 windows, 3 at a time, so that the last batch is smaller than the others."""
     conditions = torch.rand(2, 10, 6, 64, 48, generator=seeded(2))
     batches = []
     pipe.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
     one, three = (
         pipe(
-            picture,
+            image,
             conditions,
             num_inference_steps=2,
             guidance_scale=2.0,
@@ -462,17 +463,17 @@ def test_windows_at_a_time_change_nothing(pipe, picture, condition, batch_guidan
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3])
-def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
+def test_short_clips_equal_the_plain_loop(pipe, image, num_frames):
     condition = torch.rand(num_frames, 6, 64, 48, generator=seeded(2))
     arguments = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
     results = [
-        pipe(picture, condition, generator=seeded(), context_frames=size, context_shift=shift, **arguments).frames
+        pipe(image, condition, generator=seeded(), context_frames=size, context_shift=shift, **arguments).frames
         for size, shift in ((16, False), (16, True), (5, True))
     ]
     disable_deep_cache(pipe)
-    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
+    conditions, denoiser = conditions_of(pipe, image, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference_latents = pipe.encode_reference_latents(image, 64, 48)
         pipe.scheduler.set_timesteps(2)
         latents = pipe.prepare_latents(
             (1, 4, num_frames, 8, 6), reference_latents, pipe.scheduler.timesteps[0], generator=seeded()
@@ -484,7 +485,7 @@ def test_short_clips_equal_the_plain_loop(pipe, picture, num_frames):
         assert_equal_up_to_rounding(result, latents)
 
 
-def test_reference_is_encoded_and_projected_once_per_clip(pipe, picture):
+def test_reference_is_encoded_and_projected_once_per_clip(pipe, image):
     """Over 2 steps and 3 windows: one pass of the appearance encoder, one extra call of each to_k and to_v."""
     encoded, projected = [], {}
     pipe.appearance_encoder.register_forward_hook(lambda *_: encoded.append(1))
@@ -495,7 +496,7 @@ def test_reference_is_encoded_and_projected_once_per_clip(pipe, picture):
                 lambda *_, key=(name, layer): projected.update({key: projected.get(key, 0) + 1})
             )
     condition = torch.rand(10, 6, 64, 48, generator=seeded(2))
-    pipe(picture, condition, num_inference_steps=2, context_frames=4, context_overlap=1, context_shift=False)
+    pipe(image, condition, num_inference_steps=2, context_frames=4, context_overlap=1, context_shift=False)
     own = 2 * 3 * 2  # steps, windows, branches
     assert encoded == [1]
     assert set(projected) == {(name, layer) for name in pipe.unet.reference_names for layer in ("to_k", "to_v")}
@@ -503,14 +504,14 @@ def test_reference_is_encoded_and_projected_once_per_clip(pipe, picture):
 
 
 @pytest.mark.parametrize("shift", [False, True])
-def test_each_conditioning_frame_is_embedded_once(pipe, picture, shift):
+def test_each_conditioning_frame_is_embedded_once(pipe, image, shift):
     """Over 3 steps and windows that share frames; the tests above show that the result is that of plain frames."""
     embedded = []
     pipe.controlnet.controlnet_cond_embedding.conv_in.register_forward_pre_hook(
         lambda module, args: embedded.extend(args[0].flatten(1).mean(1).tolist())
     )
     condition = torch.rand(10, 6, 64, 48, generator=seeded(2))
-    pipe(picture, condition, num_inference_steps=3, context_frames=4, context_overlap=1, context_shift=shift)
+    pipe(image, condition, num_inference_steps=3, context_frames=4, context_overlap=1, context_shift=shift)
     assert sorted(embedded) == pytest.approx(sorted(condition.flatten(1).mean(1).tolist()), rel=1e-5)
 
 
@@ -532,8 +533,8 @@ def test_control_guidance_window(pipe, animate):
 # Batches
 
 
-def test_a_batch_of_two_clips_equals_the_clips_alone(pipe, picture, condition):
-    pictures = [picture, PIL.Image.fromarray(255 - np.asarray(picture))]
+def test_a_batch_of_two_clips_equals_the_clips_alone(pipe, image, condition):
+    pictures = [image, PIL.Image.fromarray(255 - np.asarray(image))]
     conditions = [condition, condition.flip(0)]
     arguments = {"num_inference_steps": 2, "output_type": "pt", "context_frames": 2, "context_overlap": 1}
     batch = pipe(pictures, conditions, generator=[seeded(1), seeded(2)], **arguments).frames
@@ -543,13 +544,13 @@ def test_a_batch_of_two_clips_equals_the_clips_alone(pipe, picture, condition):
     assert not torch.allclose(batch[0], batch[1], atol=1e-2)
 
 
-def test_one_picture_with_two_motions_and_two_videos_of_each(pipe, picture, condition):
+def test_one_picture_with_two_motions_and_two_videos_of_each(pipe, image, condition):
     conditions = torch.stack([condition, condition.flip(0)])
     arguments = {"num_inference_steps": 1, "output_type": "pt"}
     generators = [seeded(i) for i in range(4)]
-    batch = pipe(picture, conditions, num_videos_per_prompt=2, generator=generators, **arguments).frames
+    batch = pipe(image, conditions, num_videos_per_prompt=2, generator=generators, **arguments).frames
     for i in range(4):
-        alone = pipe(picture, conditions[i // 2], generator=seeded(i), **arguments).frames
+        alone = pipe(image, conditions[i // 2], generator=seeded(i), **arguments).frames
         assert torch.allclose(batch[i], alone[0], atol=1e-5)
 
 
@@ -577,11 +578,11 @@ def count_calls(**modules):
     return calls
 
 
-def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
+def test_deep_blocks_give_what_they_gave(pipe, image, condition, monkeypatch):
     """Two steps, of which the second reuses, against one whole step and one by blocks that are made to repeat."""
     enable_deep_cache(pipe, 2)
     got = pipe(
-        picture,
+        image,
         condition,
         num_inference_steps=2,
         guidance_scale=1.0,
@@ -589,9 +590,9 @@ def test_deep_blocks_give_what_they_gave(pipe, picture, condition, monkeypatch):
         output_type="latent",
     ).frames
     disable_deep_cache(pipe)
-    conditions, denoiser = conditions_of(pipe, picture, condition), HIADenoiser.of_pipeline(pipe)
+    conditions, denoiser = conditions_of(pipe, image, condition), HIADenoiser.of_pipeline(pipe)
     with torch.no_grad():
-        reference_latents = pipe.encode_reference_latents(picture, 64, 48)
+        reference_latents = pipe.encode_reference_latents(image, 64, 48)
         pipe.scheduler.set_timesteps(2)
         first, second = pipe.scheduler.timesteps
         latents = pipe.prepare_latents((1, 4, 3, 8, 6), reference_latents, first, generator=seeded())
@@ -639,14 +640,14 @@ def test_each_network_has_its_own_cache(pipe, animate):
 
 
 @pytest.mark.parametrize("options", [{}, {"context_batch_size": 2}, {"batch_guidance": True}])
-def test_windows_keep_their_own_deep_blocks(pipe, picture, options):
+def test_windows_keep_their_own_deep_blocks(pipe, image, options):
     """Two windows that share no frame: each is what it is alone."""
     enable_deep_cache(pipe, 2)
     halves = [torch.rand(1, 6, 64, 48, generator=seeded(i)).expand(4, -1, -1, -1) for i in range(2)]
     noise = [torch.randn(1, 4, 1, 8, 6, generator=seeded(i)).expand(-1, -1, 4, -1, -1) for i in range(2)]
     arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent"}
     together = pipe(
-        picture,
+        image,
         torch.cat(halves),
         latents=torch.cat(noise, dim=2),
         context_frames=4,
@@ -655,7 +656,7 @@ def test_windows_keep_their_own_deep_blocks(pipe, picture, options):
         **arguments,
         **options,
     ).frames
-    alone = [pipe(picture, half, latents=own, **arguments).frames for half, own in zip(halves, noise, strict=True)]
+    alone = [pipe(image, half, latents=own, **arguments).frames for half, own in zip(halves, noise, strict=True)]
     assert torch.allclose(together, torch.cat(alone, dim=2), rtol=1e-4, atol=1e-3)
 
 
@@ -761,21 +762,21 @@ def test_what_a_callback_sees_of_the_call(pipe, animate):
 # Components
 
 
-def test_text_context_is_the_same_in_both_branches(pipe, animate, text_parts, picture):
+def test_text_context_is_the_same_in_both_branches(pipe, animate, text_parts, image):
     parts = {**pipe.components, **text_parts, "image_encoder": None, "feature_extractor": None}
     text_pipe = HIAPipeline(**parts)
     text_pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        conditional, unconditional = text_pipe.encode_image([picture, picture])
+        conditional, unconditional = text_pipe.encode_image([image, image])
     assert conditional.shape == (2, 5, 32) and torch.equal(conditional, unconditional)
     frames = animate(text_pipe)
     assert_equal_up_to_rounding(frames, animate(text_pipe, prompt_embeds=conditional[:1]))
 
 
 @torch.no_grad()
-def test_image_context_is_zero_in_the_unconditional_branch(pipe, picture):
-    conditional, unconditional = pipe.encode_image(picture)
-    pixels = pipe.feature_extractor(images=picture, return_tensors="pt").pixel_values
+def test_image_context_is_zero_in_the_unconditional_branch(pipe, image):
+    conditional, unconditional = pipe.encode_image(image)
+    pixels = pipe.feature_extractor(images=image, return_tensors="pt").pixel_values
     assert torch.allclose(conditional[0, 0], pipe.image_encoder(pixels).image_embeds[0], atol=1e-4)
     assert conditional.shape == (1, 1, 32) and not unconditional.any()
 
@@ -799,9 +800,9 @@ def dc_pipe(pipe):
 
 
 @torch.no_grad()
-def test_deep_compression_autoencoder(dc_pipe, animate, picture, tmp_path):
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
-    reference = dc_pipe.encode_reference_latents(picture, 64, 48)
+def test_deep_compression_autoencoder(dc_pipe, animate, image, tmp_path):
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    reference = dc_pipe.encode_reference_latents(image, 64, 48)
     assert torch.allclose(reference, 0.5 * dc_pipe.vae.encode(pixels).latent, atol=1e-6)
     clean = animate(dc_pipe, output_type="latent")
     frames = animate(dc_pipe)
@@ -978,7 +979,7 @@ def offload_sequentially(pipe):
         "bfloat16",
     ],
 )
-def test_picture_and_motion_keep_their_effect(pipe, animate, picture, condition, change):
+def test_picture_and_motion_keep_their_effect(pipe, animate, image, condition, change):
     change(pipe)
     extra = {"image_embeds": torch.ones(1, 1, 32)}
     if pipe.unet.encoder_hid_proj is not None:
@@ -1042,7 +1043,7 @@ def test_motion_modules_stay_on_sdpa_under_xformers(pipe, monkeypatch):
 # Empty regions and memory
 
 
-def test_no_nan_without_hands_face_or_person(pipe, picture, animate):
+def test_no_nan_without_hands_face_or_person(pipe, image, animate):
     from hia_diffusers import WholeBodyKeypoints
 
     nothing = WholeBodyKeypoints(
@@ -1053,14 +1054,14 @@ def test_no_nan_without_hands_face_or_person(pipe, picture, animate):
     assert animate(pipe, conditioning_frames=condition).isfinite().all()
 
 
-def test_the_unet_never_sees_more_than_a_window(pipe, picture):
+def test_the_unet_never_sees_more_than_a_window(pipe, image):
     """What the networks are given does not grow with the clip."""
     lengths = {"unet": set(), "controlnet": set(), "vae": set()}
     pipe.unet.register_forward_pre_hook(lambda m, args, kw: lengths["unet"].add(args[0].shape[2]), with_kwargs=True)
     pipe.controlnet.register_forward_pre_hook(
-        lambda m, args, kw: lengths["controlnet"].add(len(args[0])), with_kwargs=True
+        lambda m, args, kw: lengths["controlnet"].add(len(kw["sample"])), with_kwargs=True
     )
     pipe.vae.decoder.register_forward_pre_hook(lambda m, args: lengths["vae"].add(len(args[0])))
     condition = torch.rand(11, 6, 64, 48, generator=seeded(2))
-    pipe(picture, condition, num_inference_steps=1, context_frames=4, context_overlap=1, decode_chunk_size=2)
+    pipe(image, condition, num_inference_steps=1, context_frames=4, context_overlap=1, decode_chunk_size=2)
     assert lengths == {"unet": {4}, "controlnet": {4}, "vae": {1, 2}}

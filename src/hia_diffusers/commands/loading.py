@@ -52,7 +52,10 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
         if not Path(model, "model_index.json").is_file():
             from ..conversion.recognition import recognize_layout
 
-            raise ValueError(f"--model: {recognize_layout(model) or f'{model!r} is no folder with model_index.json'}")
+            kind = (
+                "a folder without model_index.json" if Path(model).is_dir() else "a file, not the folder of a pipeline"
+            )
+            raise ValueError(f"--model: {recognize_layout(model) or f'{model!r} is {kind}'}")
         return
     try:
         hf_hub_download(model, "model_index.json")

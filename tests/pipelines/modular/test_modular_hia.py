@@ -196,9 +196,9 @@ def test_the_progress_bar_is_that_of_the_loop(pipe, inputs, capfd):
 # As diffusers tests the modular pipelines of its own
 
 
-def test_a_clip_of_a_batch_is_what_it_is_alone(pipe, inputs, picture):
+def test_a_clip_of_a_batch_is_what_it_is_alone(pipe, inputs, image):
     modular = modular_of(pipe)
-    batch = modular(**inputs | {"image": [picture] * 2}, generator=[seeded(0), seeded(1)], output="frames")
+    batch = modular(**inputs | {"image": [image] * 2}, generator=[seeded(0), seeded(1)], output="frames")
     assert len(batch) == 2
     assert (batch[:1] - modular(**inputs, generator=seeded(0), output="frames")).abs().max() < 1e-4
 
