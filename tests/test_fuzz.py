@@ -469,11 +469,11 @@ def images_of_every_kind():
     return contents
 
 
-IMAGES = images_of_every_kind()
+IMAGE_FILES = images_of_every_kind()
 
 
 @tries(200)
-@given(content=damaged(IMAGES) | st.binary(max_size=32))
+@given(content=damaged(IMAGE_FILES) | st.binary(max_size=32))
 def test_damaged_images(folder, content):
     path = folder / "image"
     path.write_bytes(content)
@@ -662,6 +662,7 @@ ANIMATION = {
     "fps": FPS,
     "driving_fps": st.none(),
     "driving_size": st.none(),
+    "area": st.none() | st.just(384),
 }
 
 
