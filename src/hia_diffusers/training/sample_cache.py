@@ -62,7 +62,9 @@ class SampleCache(Dataset):
         except (ValueError, RecursionError):
             kept = None
         if not isinstance(kept, dict):
-            raise ValueError(f"`folder` holds a damaged {path}, without which the options of its samples are unknown.")
+            raise ValueError(
+                f"`folder` contains a damaged {path}, without which the options of its samples are unknown."
+            )
         changed = [name for name in {**kept, **key} if kept.get(name) != key.get(name)]
         if changed:
             listed = ", ".join(f"{name} was {kept.get(name)}, is {key.get(name)}" for name in changed)
