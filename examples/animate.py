@@ -13,7 +13,7 @@ import torch
 
 from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline
 from hia_diffusers.commands.arguments import OneLineParser, add_model_options, add_sampling_options, sampling_arguments
-from hia_diffusers.commands.loading import choose_device
+from hia_diffusers.commands.loading import choose_device, choose_dtype, find_model
 from hia_diffusers.commands.running import run
 
 
@@ -35,9 +35,10 @@ def animate(args):
     print(f"{len(animation.condition)} frames of {animation.condition.width}x{animation.condition.height}")
 
     # 2. The frames
-    dtype = getattr(torch, args.dtype)
-    pipe = HIAPipeline.from_pretrained(args.model or HIA_TINY, dtype=dtype, variant=args.variant)
-    animator.pipe = pipe.to(choose_device(args.device))
+    device = choose_device(args.device)
+    dtype = getattr(torch, choose_dtype(args.dtype, device))
+    model = find_model(args.model or HIA_TINY, args.dtype, device, args.revision)
+    animator.pipe = HIAPipeline.from_pretrained(model, dtype=dtype, variant=args.variant).to(device)
     generator = torch.Generator("cpu").manual_seed(0)
     result = animator.generate(animation, generator=generator, **sampling_arguments(args))
 
