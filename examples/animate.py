@@ -29,20 +29,21 @@ def make_parser():
 
 
 def animate(args):
-    # 1. Keypoints of both, and the conditioning frames: no pipeline is needed for them.
-    animator = HIAAnimator()
+    # 1. The pipeline, whose weights may state the size of the result
+    device = choose_device(args.device)
+    model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)
+    pipe = HIAPipeline.from_pretrained(model, dtype=choose_dtype(args.dtype, device), variant=args.variant)
+
+    # 2. Keypoints of both, and the conditioning frames
+    animator = HIAAnimator(pipe.to(device))
     animation = animator.prepare(args.image, args.driving, sharpness="auto")
     print(f"{len(animation.condition)} frames of {animation.condition.width}x{animation.condition.height}")
 
-    # 2. The frames
-    device = choose_device(args.device)
-    dtype = getattr(torch, choose_dtype(args.dtype, device))
-    model = find_model(args.model or HIA_TINY, args.dtype, device, args.revision)
-    animator.pipe = HIAPipeline.from_pretrained(model, dtype=dtype, variant=args.variant).to(device)
+    # 3. The frames
     generator = torch.Generator("cpu").manual_seed(0)
     result = animator.generate(animation, generator=generator, **sampling_arguments(args))
 
-    # 3. The video, with the sound of the driving clip
+    # 4. The video, with the sound of the driving clip
     result.save(args.output)
     print(f"Wrote {args.output}.")
 

@@ -7,6 +7,7 @@ Axes: F frames, H, W.
 
 import inspect
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -220,10 +221,12 @@ class HIAAnimator:
         )
         if condition is not None:
             height, width = condition.height, condition.width
+        if retarget is None:
+            retarget = motion.kind == "video" or image_keypoints is not None
         if height is None and width is None and area is not None and retargeted is None:
-            is_aligned = retarget or (retarget is None and (motion.kind == "video" or image_keypoints is not None))
-            shape = (image.height, image.width) if is_aligned else (motion.height, motion.width)
-            height, width = _size_of_area(area, shape, step)
+            shape = (image.height, image.width) if retarget else (motion.height, motion.width)
+            scale = (area / math.prod(shape)) ** 0.5
+            height, width = (_multiple(side * scale, step) for side in shape)
         height, width = _result_size(motion, height, width, step)
         fps = motion.fps if fps is None else float(fps)
         if self.watermark is not None:
@@ -235,8 +238,6 @@ class HIAAnimator:
         if condition is None and motion.kind == "pose":
             condition = self.condition(motion, height, width)
         elif condition is None:
-            if retarget is None:
-                retarget = motion.kind == "video" or image_keypoints is not None
             if retarget and retargeted is None:  # one frame, so it is checked before the many of the driving clip
                 reference = self._image_keypoints(image, image_keypoints)
             if retargeted is None or measured:
@@ -472,15 +473,13 @@ def _load_in(image: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoi
         return WholeBodyKeypoints.load(path, image.height, image.width)
 
 
-def _size_of_area(area: int, shape: tuple[int, int], step: int) -> tuple[int, int]:
-    """Height and width in the aspect of `shape`, of about this area, in multiples of `step`."""
-    height, width = shape
-    scale = (area / (height * width)) ** 0.5
-    return max(step, round(height * scale / step) * step), max(step, round(width * scale / step) * step)
+def _multiple(side: float, step: int) -> int:
+    """The nearest multiple of `step`, which is at least one."""
+    return max(step, round(side / step) * step)
 
 
 def _result_size(driving: Driving, height: int | None, width: int | None, step: int) -> tuple[int, int]:
-    rounded = [max(step, round(side / step) * step) for side in (driving.height, driving.width)]
+    rounded = [_multiple(side, step) for side in (driving.height, driving.width)]
     if height is None and width is None and rounded != [driving.height, driving.width]:
         logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded[::-1])
     height, width = height or rounded[0], width or rounded[1]

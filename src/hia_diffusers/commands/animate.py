@@ -189,7 +189,7 @@ def animate(args: argparse.Namespace) -> None:
     check_model(args.model, args.variant, args.revision)
     from .. import HIA_TINY
 
-    model = find_model(args.model or HIA_TINY, args.dtype, device, args.revision)
+    model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)
     with log_to_stdout(vars(args)):
         animator, animation = prepare(args, model_area(model))
 
@@ -205,7 +205,7 @@ def animate(args: argparse.Namespace) -> None:
     sound = animation.sound_file(args.sound is not False) or False
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    animator.pipe = load_pipeline(model, device, args.dtype, args.variant)
+    animator.pipe = load_pipeline(model, device, args.dtype, variant=args.variant)
     result = animator.generate(
         animation,
         None if args.preview else args.output,

@@ -21,7 +21,7 @@ from .arguments import (
     number,
     size,
 )
-from .loading import check_model, choose_device, find_model, load_pipeline
+from .loading import check_model, choose_device, load_pipeline
 from .running import run
 
 
@@ -72,8 +72,7 @@ def serve(args: argparse.Namespace) -> None:
     from ..app.limits import Limits
     from ..app.server import serve as serve_page
 
-    model = find_model(args.model or HIA_TINY, args.dtype, device, args.revision)
-    pipe = load_pipeline(model, device, args.dtype, args.variant)
+    pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(
         max_frames=args.max_frames,

@@ -140,8 +140,7 @@ def _from_hub(args: argparse.Namespace, given: Collection[str]) -> dict[str, Pat
     checkpoint = PUBLISHED[args.source]
     given = {*given, "vae"} if "base" in given else given  # that of the base, then
     sources = {name: files for name, files in checkpoint.sources.items() if name not in given}
-    folders = download_checkpoint(replace(checkpoint, sources=sources), revision=args.revision, notify=print)
-    return {name: folder / sources[name].folder for name, folder in folders.items()}
+    return download_checkpoint(replace(checkpoint, sources=sources), revision=args.revision, notify=print)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from .arguments import (
     number,
     size,
 )
-from .loading import check_model, choose_device, find_model, load_pipeline
+from .loading import check_model, choose_device, load_pipeline
 from .running import run
 
 
@@ -158,7 +158,7 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
         predict: Callable = BASELINES[args.baseline]
         source["baseline"] = args.baseline
     else:
-        pipe = load_pipeline(find_model(args.model, args.dtype, device), device, args.dtype, args.variant)
+        pipe = load_pipeline(args.model, device, args.dtype, variant=args.variant)
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)

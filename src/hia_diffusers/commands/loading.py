@@ -4,9 +4,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conversion.published import PUBLISHED, check_can_animate
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str | None) -> str:
@@ -24,11 +28,13 @@ def choose_device(name: str | None) -> str:
     return name
 
 
-def choose_dtype(name: str, device: str) -> str:
+def choose_dtype(name: str, device: str) -> "torch.dtype":
     """`"auto"` is what the device computes fast with; the CPU keeps float32."""
-    if name != "auto":
-        return name
-    return "float32" if device == "cpu" else "float16"
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.float16
+    return getattr(torch, name)
 
 
 def check_model(model: str | None, variant: str | None = None, revision: str | None = None) -> None:
@@ -50,12 +56,9 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
 
     if Path(model).exists():
         if not Path(model, "model_index.json").is_file():
-            from ..conversion.recognition import recognize_layout
+            from ..conversion.recognition import why_no_pipeline
 
-            kind = (
-                "a folder without model_index.json" if Path(model).is_dir() else "a file, not the folder of a pipeline"
-            )
-            raise ValueError(f"--model: {recognize_layout(model) or f'{model!r} is {kind}'}")
+            raise ValueError(f"--model: {why_no_pipeline(model)}")
         return
     try:
         hf_hub_download(model, "model_index.json")
@@ -68,16 +71,13 @@ def is_published(model: str) -> bool:
     return model in PUBLISHED and not Path(model).exists()
 
 
-def find_model(model: str, dtype: str, device: str, revision: str | None = None) -> str:
+def find_model(model: str, device: str, dtype: str, revision: str | None = None) -> str:
     """The folder or the id on the Hub to load; what is published is downloaded and converted."""
     if not is_published(model):
         return model
-    import torch
-
     from ..conversion.hub_downloads import converted_checkpoint
 
-    torch_dtype = getattr(torch, choose_dtype(dtype, device))
-    return str(converted_checkpoint(model, torch_dtype, revision=revision, notify=print))
+    return str(converted_checkpoint(model, choose_dtype(dtype, device), revision=revision, notify=print))
 
 
 def model_area(model: str) -> int | None:
@@ -89,23 +89,16 @@ def model_area(model: str) -> int | None:
     return (json.loads(index.read_text(encoding="utf-8")).get("call_defaults") or {}).get("area")
 
 
-def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None) -> Any:
-    """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on.
-
-    Args:
-        model (`str`):
-            What [`find_model`] found.
-        device, dtype, variant (`str`):
-            Of the pipeline.
-    """
+def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
+    """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on."""
     import diffusers
-    import torch
 
     from ..pipelines.pipeline_hia import HIAPipeline
 
     diffusers.utils.logging.set_verbosity_error()
+    found = find_model(model, device, dtype, revision=revision)
     try:
-        pipe = HIAPipeline.from_pretrained(model, dtype=getattr(torch, choose_dtype(dtype, device)), variant=variant)
+        pipe = HIAPipeline.from_pretrained(found, dtype=choose_dtype(dtype, device), variant=variant)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
     return pipe.to(device)

@@ -38,7 +38,7 @@ def download_checkpoint(
             Is given the size and the license before anything is downloaded.
 
     Returns:
-        `dict[str, Path]`: The folder of each repository, by the argument of the converter that reads it.
+        `dict[str, Path]`: The folders by the arguments of the converter, which takes them as they are.
 
     Raises:
         ConnectionError: If the Hub cannot be reached, or a download breaks off.
@@ -46,23 +46,23 @@ def download_checkpoint(
         OSError: If the disk has less space than the files need.
         PermissionError: If a repository asks for an agreement to its terms first.
     """
-    paths: dict[tuple[str, str], str] = {}
-    sizes: dict[tuple[str, str], int] = {}  # of those that are not in the cache
-    for name, files in checkpoint.sources.items():
-        options: dict[str, Any] = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
-        for file in files.sizes:
-            cached = try_to_load_from_cache(files.repo_id, file, **options)
-            if isinstance(cached, str):
-                paths[name, file] = cached
-            else:
-                sizes[name, file] = _from_hub(files.repo_id, file, dry_run=True, **options).file_size or 0
+    wanted = [
+        (name, files.repo_id, file, {"cache_dir": cache_dir, "revision": revision if name == "weights" else None})
+        for name, files in checkpoint.sources.items()
+        for file in files.sizes
+    ]
+    sizes = [
+        _from_hub(repo_id, file, dry_run=True, **options).file_size or 0
+        for _, repo_id, file, options in wanted
+        if _cached(repo_id, file, **options) is None
+    ]
     if sizes:
-        _check_space(Path(cache_dir or constants.HF_HUB_CACHE), sum(sizes.values()))
-        notify(f"{checkpoint.title}: downloading {sum(sizes.values()) / 1e9:.2f} GB. License: {checkpoint.license}.")
-    for name, file in sizes:
-        options = {"cache_dir": cache_dir, "revision": revision if name == "weights" else None}
-        paths[name, file] = _from_hub(checkpoint.sources[name].repo_id, file, **options)
-    folders = {name: Path(path).parents[file.count("/")] for (name, file), path in paths.items()}
+        _check_space(Path(cache_dir or constants.HF_HUB_CACHE), sum(sizes))
+        notify(f"{checkpoint.title}: downloading {sum(sizes) / 1e9:.2f} GB. License: {checkpoint.license}.")
+    folders = {}
+    for name, repo_id, file, options in wanted:
+        path = _cached(repo_id, file, **options) or _from_hub(repo_id, file, **options)
+        folders[name] = Path(path).parents[file.count("/")] / checkpoint.sources[name].folder
     return folders
 
 
@@ -117,10 +117,15 @@ def _converted_root(cache_dir: str | os.PathLike | None) -> Path:
 def is_downloaded(checkpoint: PublishedCheckpoint, cache_dir: str | Path | None = None) -> bool:
     """Whether all files of a checkpoint are in the cache; no network is needed to tell."""
     return all(
-        isinstance(try_to_load_from_cache(files.repo_id, file, cache_dir=cache_dir), str)
+        _cached(files.repo_id, file, cache_dir=cache_dir) is not None
         for files in checkpoint.sources.values()
         for file in files.sizes
     )
+
+
+def _cached(repo_id: str, file: str, **options: Any) -> str | None:
+    path = try_to_load_from_cache(repo_id, file, **options)
+    return path if isinstance(path, str) else None  # else there is none, or it is known to be none
 
 
 def _from_hub(repo_id: str, file: str, **options: Any) -> Any:

@@ -64,18 +64,17 @@ class PublishedCheckpoint:
         return sum(sum(files.sizes.values()) for files in self.sources.values())
 
     def convert(self, folders: Mapping[str, Path], **options: Any) -> "Conversion":
-        """Convert downloaded files.
+        """Convert files.
 
         Args:
             folders (`Mapping[str, Path]`):
-                The folder that each repository was downloaded to, by the name of its argument.
+                Those of the converter's arguments, as [`~hub_downloads.download_checkpoint`] returns them.
             options:
                 Other options of the converter, such as `dtype`.
         """
         module, function = self.converter.split(".")
         converter = getattr(importlib.import_module(f".{module}", __package__), function)
-        paths = {name: Path(folders[name], files.folder) for name, files in self.sources.items() if name in folders}
-        return converter(**paths, **options)
+        return converter(**folders, **options)
 
 
 GB, MB, KB = 1e9, 1e6, 1e3

@@ -39,6 +39,17 @@ def recognize_layout(path: str | os.PathLike) -> str | None:
     return f"{path} has the layout of {title}: convert it by `hia-diffusers convert {source}`"
 
 
+def why_no_pipeline(path: str | os.PathLike) -> str:
+    """What stands where the folder of a pipeline is wanted: whose layout it has, or that it has none.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A local file, or a folder without `model_index.json`.
+    """
+    kind = "a folder without model_index.json" if Path(path).is_dir() else "a file, not the folder of a pipeline"
+    return recognize_layout(path) or f"{str(path)!r} is {kind}"
+
+
 def _folder_layout(folder: Path) -> tuple[str, str] | None:
     if (folder / "densepose_controlnet").is_dir() and (folder / "appearance_encoder").is_dir():
         return MAGIC_ANIMATE

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
@@ -80,16 +81,31 @@ class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
         return super().forward(conditioning)
 
 
-def widened(state_dict: dict[str, torch.Tensor], new_channels: int) -> dict[str, torch.Tensor]:
-    """Weights of a network with further conditioning channels, which have zero weight and change nothing at first.
+def widened(model_class: Any, name: str, model: Any, conditioning_channels: int) -> Any:
+    """A network with further conditioning channels, which have zero weight and change nothing at first.
 
     Args:
-        state_dict (`dict[str, torch.Tensor]`):
-            Weights of a network with a `controlnet_cond_embedding`.
-        new_channels (`int`):
-            How many; they come after the old ones.
+        model_class (`type`):
+            Class of the result.
+        name (`str`):
+            Name of the argument that `model` comes from, for errors.
+        model (`ModelMixin`):
+            A network with a `controlnet_cond_embedding`; it stays as it is.
+        conditioning_channels (`int`):
+            Channels of the result; the old ones come first.
+
+    Raises:
+        ValueError: If there are less than those of `model`.
     """
-    key = "controlnet_cond_embedding.conv_in.weight"
+    new_channels = conditioning_channels - model.config.conditioning_channels
+    if new_channels < 0:
+        raise ValueError(
+            f"`conditioning_channels` must be at least the {model.config.conditioning_channels} channels of"
+            f" `{name}`, got {conditioning_channels}."
+        )
+    result = model_class.from_config(model.config, conditioning_channels=conditioning_channels)
+    state_dict, key = model.state_dict(), "controlnet_cond_embedding.conv_in.weight"
     weight = state_dict[key]
     zeros = weight.new_zeros(weight.shape[0], new_channels, *weight.shape[2:])
-    return {**state_dict, key: torch.cat([weight, zeros], dim=1)}
+    result.load_state_dict({**state_dict, key: torch.cat([weight, zeros], dim=1)})
+    return result.to(device=model.device, dtype=model.dtype)

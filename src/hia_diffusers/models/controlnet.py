@@ -164,15 +164,7 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         if not isinstance(controlnet, ControlNetModel):
             raise TypeError(f"`controlnet` must be a ControlNetModel, got {type(controlnet).__name__}.")
         check_no_attachments("controlnet", controlnet)
-        new_channels = conditioning_channels - controlnet.config.conditioning_channels
-        if new_channels < 0:
-            raise ValueError(
-                f"`conditioning_channels` must be at least the {controlnet.config.conditioning_channels} channels of"
-                f" `controlnet`, got {conditioning_channels}."
-            )
-        model = cls.from_config(controlnet.config, conditioning_channels=conditioning_channels)
-        model.load_state_dict(widened(controlnet.state_dict(), new_channels))
-        return model.to(device=controlnet.device, dtype=controlnet.dtype)
+        return widened(cls, "controlnet", controlnet, conditioning_channels=conditioning_channels)
 
     def forward(
         self,

@@ -93,15 +93,7 @@ class HIAPoseGuider(StrictLoadingMixin):
         """
         if not isinstance(pose_guider, HIAPoseGuider):
             raise TypeError(f"`pose_guider` must be an HIAPoseGuider, got {type(pose_guider).__name__}.")
-        new_channels = conditioning_channels - pose_guider.config.conditioning_channels
-        if new_channels < 0:
-            raise ValueError(
-                f"`conditioning_channels` must be at least the {pose_guider.config.conditioning_channels} channels of"
-                f" `pose_guider`, got {conditioning_channels}."
-            )
-        model = cls.from_config(pose_guider.config, conditioning_channels=conditioning_channels)
-        model.load_state_dict(widened(pose_guider.state_dict(), new_channels))
-        return model.to(device=pose_guider.device, dtype=pose_guider.dtype)
+        return widened(cls, "pose_guider", pose_guider, conditioning_channels=conditioning_channels)
 
     def forward(
         self,

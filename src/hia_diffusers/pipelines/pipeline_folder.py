@@ -115,10 +115,9 @@ def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, optio
     """
     folder = Path(pretrained_model_name_or_path)
     if folder.exists() and not (folder / INDEX).is_file():
-        from ..conversion.recognition import recognize_layout
+        from ..conversion.recognition import why_no_pipeline
 
-        reason = recognize_layout(folder) or f"{folder} must be the folder of a pipeline, with {INDEX}"
-        raise FileNotFoundError(f"`pretrained_model_name_or_path`: {reason}.")
+        raise FileNotFoundError(f"`pretrained_model_name_or_path`: {why_no_pipeline(folder)}.")
     if folder.is_dir():
         return folder
     hub_options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
