@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants, hf_api
+
 
 class HubServer:
     """
@@ -51,6 +53,14 @@ class HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_HubRequestHandler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def take_the_hubs_place(self, monkeypatch, cache: Path) -> None:
+        """In this process, serve what is asked of the Hub, with `cache` as the folder of downloads."""
+        template = f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        settings = {"ENDPOINT": self.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
+        for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", self.endpoint)
 
     def __enter__(self) -> "HubServer":
         self._thread.start()

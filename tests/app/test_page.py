@@ -35,7 +35,7 @@ def server(tmp_path_factory):
     write_models(folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}-model", f"{name}.onnx")]
+    models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}_model", f"{name}.onnx")]
     options = ["--port", str(port), "--device", "cpu", "--max_frames", "8", "--max_upload_mb", "1", *models]
     with run_server(folder, "app", *options) as server:
         assert server.folder.stat().st_mode & 0o777 == 0o700

@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 from forked_python import run
+from hub_server import HubServer
 from onnx_models import draw_people, points_in, write_models
 from PIL import Image
 
@@ -26,7 +27,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A image, its motion as keypoints and as a pose video, and files that are none of them."""
+    """An image, its motion as keypoints and as a pose video, and files that are none of them."""
     folder = tmp_path_factory.mktemp("inputs")
     made = run(EXAMPLES / "make_demo_inputs.py", "--output", folder, "--size", "48x80", "--num_frames", 4, cwd=folder)
     assert made.returncode == 0, made.stderr
@@ -38,7 +39,7 @@ def inputs(tmp_path_factory):
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         container.start_encoding()
     (folder / "text.mp4").write_text("not a video\n" * 100)
-    (folder / "text.png").write_text("not a image\n" * 100)
+    (folder / "text.png").write_text("no image\n" * 100)
     (folder / "text.safetensors").write_text("no keypoints\n" * 100)
     Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(folder / "float.tiff")
     image = (folder / "image.png").read_bytes()
@@ -392,12 +393,18 @@ def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, name
     assert "was detected in" not in printed.out
 
 
+def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):
+    with HubServer(tmp_path) as server, pytest.raises(SystemExit):
+        server.take_the_hubs_place(monkeypatch, tmp_path / "cache")
+        animate.main(call(model="missing/model"))
+    assert_one_error_line(capsys.readouterr().err, "--model: 'missing/model' is no folder", "on the Hub")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"image": "missing.png"}, "missing.png"),
         ({"device": "cuda:99"}, "cuda:99"),
-        ({"model": "missing/model", "device": "cpu"}, "missing/model"),
     ],
 )
 def test_bad_call_of_the_real_program(inputs, changes, named):

@@ -8,7 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -844,12 +843,7 @@ def test_pickled_weights_are_not_read(folders, sd, tmp_path):
 def hub(folders, tmp_path, monkeypatch):
     """A hub of these checkpoints in place of that on the internet, and an empty cache."""
     with HubServer(folders.parent) as server:
-        template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        server.take_the_hubs_place(monkeypatch, tmp_path)
         yield server
 
 

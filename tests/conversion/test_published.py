@@ -60,21 +60,12 @@ def hub_root(written, tmp_path):
 
 
 @pytest.fixture
-def hub(hub_root, monkeypatch):
-    with HubServer(hub_root) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield server
-
-
-@pytest.fixture
-def home(monkeypatch, tmp_path):
-    """An empty cache of `huggingface_hub`."""
+def hub(hub_root, monkeypatch, tmp_path):
+    """A hub of these repositories, and an empty cache of `huggingface_hub`."""
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    with HubServer(hub_root) as server:
+        server.take_the_hubs_place(monkeypatch, tmp_path / "home" / "hub")
+        yield server
 
 
 def files_sent(server):
@@ -194,7 +185,7 @@ def test_the_sizes_of_the_table_are_those_of_networks_of_true_size():
         assert sizes[file] == pytest.approx(size, rel=0.01)
 
 
-def test_one_command_from_a_name_to_a_video(hub, home, tmp_path, capsys):
+def test_one_command_from_a_name_to_a_video(hub, tmp_path, capsys):
     clip = ProceduralScene("train", identity=0, motion=0, setting=0).render(range(2), 64, 48)
     PIL.Image.fromarray(clip.frames[0]).save(tmp_path / "me.png")
     clip.keypoints.save(tmp_path / "dance.npz")
@@ -212,7 +203,7 @@ def test_one_command_from_a_name_to_a_video(hub, home, tmp_path, capsys):
     assert hub.requests == []
 
 
-def test_convert_downloads_what_is_not_given(hub, home, tmp_path, written, capsys):
+def test_convert_downloads_what_is_not_given(hub, tmp_path, written, capsys):
     base = written["moore"] / "base"
     main(["convert", "musepose", "--base", str(base), "--output", str(tmp_path / "musepose")])
     assert not any("stable-diffusion" in path or "sd-vae" in path for path in files_sent(hub))

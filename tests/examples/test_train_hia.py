@@ -416,7 +416,7 @@ def test_motion_modules_take_no_part_before_the_temporal_stages(base, stage, tmp
     assert_same(*({name: run[name] for name in motion} for run in (state, one)))
     config = json.loads((tmp_path / "another" / "unet" / "config.json").read_text())
     assert config["use_motion_modules"] is False
-    assert "leaves its motion modules out" in (tmp_path / "another" / "README.md").read_text()
+    assert "motion modules of this pipeline are disabled" in (tmp_path / "another" / "README.md").read_text()
 
     then = options("temporal-half", steps=1, lr_warmup_steps=0)
     train(tmp_path / "temporal", *then, "--pretrained_model_name_or_path", tmp_path / "another")
@@ -678,7 +678,7 @@ def test_a_file_may_name_the_stage(tmp_path):
         ({"use_ema": "on and off"}, "--config: use_ema in {} must be true or false, got 'on and off'."),
         ({"sizes": [["96x160"]]}, "--config: sizes in {} must be a value or a list of values."),
         ({"seed": {"a": 1}}, "--config: seed in {} must be a value or a list of values."),
-        ({"stages": {"spatial": [1]}}, "--config: {} must contain options under each of `stages`."),
+        ({"stages": {"spatial": [1]}}, "--config: {} must hold options under each of `stages`."),
         ({"seed": -1}, "--seed must be an integer from 0 to 18446744073709551615, got -1."),
     ],
 )
@@ -710,7 +710,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
     )
     path.write_text("- learning_rate")
     assert refusal(capsys, "--config", path, "--stage", "spatial", *NEEDED) == (
-        f"--config: {path} must contain options, and under `stages` those of stages."
+        f"--config: {path} must hold options, and under `stages` those of stages."
     )
 
 
@@ -732,7 +732,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
         (["--frame_stride", 1], "--frame_stride must be two integers, got [1]."),
         (["--sizes", "512"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '512'."),
         (["--sizes", "0x8"], "--sizes must be WIDTHxHEIGHT, such as 512x896, got '0x8'."),
-        (["--use_ema", "perhaps"], "argument --use_ema/--use_ema: Truthy value expected: got perhaps "),
+        (["--use_ema", "perhaps"], "argument --use_ema: Truthy value expected: got perhaps "),
         (["--report_to", "paper"], "--report_to must be one of all, "),
         (["--report_to", "wandb"], "--report_to: wandb is not installed."),
         (["--train_data_dir", "data"], "give either --train_data_dir or --procedural_clips."),
@@ -777,7 +777,7 @@ def test_what_cannot_be_found_is_one_sentence(base, tmp_path, stopped):
     ("more", "message"),
     [
         ({"sizes": "33x48"}, "--sizes must be multiples of 2 times --resolution_scale 1, got 33x48."),
-        ({"num_frames": 33}, "--num_frames must be at most 32, what the motion modules can tell apart, got 33."),
+        ({"num_frames": 33}, "--num_frames must be at most 32, the maximum of the motion modules, got 33."),
     ],
 )
 def test_what_the_networks_cannot_take_is_one_sentence(base, tmp_path, more, message, stopped):
@@ -869,7 +869,7 @@ def test_damaged_options_of_a_run_are_named(damaged, content):
 def test_a_whole_checkpoint_of_another_step_or_of_other_networks_is_refused(damaged, coarse_base, spatial, stopped):
     folder, resume = damaged
     (folder / "checkpoint-4").rename(folder / "checkpoint-3")
-    assert resume() == f"--resume_from_checkpoint: {folder / 'checkpoint-3' / 'run.pt'} is of step 4."
+    assert resume() == f"--resume_from_checkpoint: {folder / 'checkpoint-3' / 'run.pt'} belongs to step 4."
     base = spatial[1][spatial[1].index("--pretrained_model_name_or_path") + 1]
     arguments = [coarse_base if word == base else word for word in spatial[1]]
     options = json.loads((folder / "options.json").read_text())

@@ -397,7 +397,7 @@ def test_hotswap_takes_the_place_of_a_lora_or_leaves_it(pipe, animate):
     frames = animate(pipe)
     down, up, alpha = second["conv_in"]
     for state, message in (
-        (second | {"conv_out": random_lora(pipe.unet, ["conv_out"])["conv_out"]}, "not for conv_out"),
+        (second | {"conv_out": random_lora(pipe.unet, ["conv_out"])["conv_out"]}, "not conv_out"),
         (second | {"conv_in": (down, up, 3 * alpha)}, "needs one scale"),
     ):
         with pytest.raises(ValueError, match=message):
