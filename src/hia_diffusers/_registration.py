@@ -12,7 +12,6 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 
 TABLE_MODULE = "diffusers.pipelines.pipeline_loading_utils"
@@ -26,7 +25,7 @@ def _add_entry(module: ModuleType) -> None:
 
 
 class _EntryOnImport(MetaPathFinder):
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         if fullname != TABLE_MODULE:
             return None
         sys.meta_path.remove(self)

@@ -31,7 +31,7 @@ MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**63 - 1
 
 
-def integer(name: str, value: Any, low: int = 1, high: int = MAX_COUNT, multiple_of: int = 1) -> int:
+def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, multiple_of: int = 1) -> int:
     """Check an integer in a range.
 
     Args:
@@ -59,7 +59,7 @@ def integer(name: str, value: Any, low: int = 1, high: int = MAX_COUNT, multiple
     return whole
 
 
-def side(name: str, value: Any, multiple_of: int = 1) -> int:
+def side(name: str, value: object, multiple_of: int = 1) -> int:
     """Check a width or a height in pixels.
 
     Args:
@@ -104,7 +104,7 @@ def box(name: str, value: Any) -> np.ndarray:
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -145,7 +145,7 @@ def number(
     return real
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Check a flag, `True` or `False`.
 
     Args:
@@ -159,7 +159,7 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def one_of(name: str, value: Any, accepted: Collection[str]) -> str:
+def one_of(name: str, value: object, accepted: Collection[str]) -> str:
     """Check one of several words.
 
     Args:
@@ -178,7 +178,7 @@ def one_of(name: str, value: Any, accepted: Collection[str]) -> str:
     return value
 
 
-def path(name: str, value: Any) -> str:
+def path(name: str, value: object) -> str:
     """Check a path or an fsspec URL, which need not exist.
 
     Args:
@@ -195,7 +195,7 @@ def path(name: str, value: Any) -> str:
     return os.fspath(value)
 
 
-def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
+def instance(name: str, value: object, kind: type | tuple[type, ...]) -> Any:
     """Check an instance of a class.
 
     Args:
@@ -213,7 +213,7 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
     return value
 
 
-def shown(value: Any, longest: int = 80) -> str:
+def shown(value: object, longest: int = 80) -> str:
     """Format a value for a message: the value itself if it is short, otherwise its class.
 
     Args:
@@ -246,7 +246,7 @@ def python_numbers(function: Function) -> Function:
     return called  # type: ignore[return-value]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     for kind, plain in ((np.bool_, bool), (np.integer, int), (np.floating, float)):
         if isinstance(value, kind):
             return plain(value)

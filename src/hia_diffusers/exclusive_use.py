@@ -73,7 +73,7 @@ def one_call_at_a_time(method: Method) -> Method:
     return called  # type: ignore[return-value]
 
 
-def is_used_here(component: Any) -> bool:
+def is_used_here(component: object) -> bool:
     """Return whether this thread is in a call that uses a component, so that it must not wait for it.
 
     Args:
@@ -83,7 +83,7 @@ def is_used_here(component: Any) -> bool:
     return _lock_of(component) in _locks_held_here()
 
 
-def _lock_of(component: Any) -> threading.Lock:
+def _lock_of(component: object) -> threading.Lock:
     original = getattr(component, "_orig_mod", component)  # of a compiled network
     with _locks_of_locks:
         return _locks.setdefault(original, threading.Lock())

@@ -43,8 +43,11 @@ HEIC_REMEDY = "it is HEIC: save it as JPEG or PNG, or call `pillow_heif.register
 
 logger = logging.getLogger(__name__)
 
+# What [`load_image`] takes.
+ImageInput = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 
-def load_image(image: Any, name: str = "image") -> Image.Image:
+
+def load_image(image: ImageInput, name: str = "image") -> Image.Image:
     """Convert an image to 8-bit sRGB: EXIF orientation and colour profile are applied, transparency is composited on
     white, and 16 bits are scaled to 8.
 
@@ -87,7 +90,7 @@ def load_image(image: Any, name: str = "image") -> Image.Image:
             return _as_shown(opened)
 
 
-def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
+def image_tensor(image: object, name: str = "image") -> torch.Tensor:
     """Convert an image to a tensor.
 
     Args:
@@ -129,7 +132,7 @@ def image_tensor(image: Any, name: str = "image") -> torch.Tensor:
     return pixels.expand(3, -1, -1)
 
 
-def image_tensors(images: Any, name: str = "image") -> list[torch.Tensor]:
+def image_tensors(images: object, name: str = "image") -> list[torch.Tensor]:
     """Convert one or several images with [`image_tensor`].
 
     Args:

@@ -3,14 +3,13 @@
 """The check of a tensor that is given as an argument."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from . import checks
 
 
-def check_tensor(name: str, tensor: Any, shape: Sequence[int | None], dtype: torch.dtype) -> None:
+def check_tensor(name: str, tensor: object, shape: Sequence[int | None], dtype: torch.dtype) -> None:
     """A floating-point tensor of a shape, whose values stay finite in the precision that it is brought to.
 
     Args:

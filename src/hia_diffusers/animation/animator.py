@@ -22,7 +22,7 @@ from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditione
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..detection.keypoint_detector import KeypointDetector
 from ..fitting import fitted_place
-from ..images import load_image
+from ..images import ImageInput, load_image
 from ..video.reading import Video
 from ..video.watermark import Watermark
 from ..video.writing import check_frame_rate, check_output, write_video
@@ -83,7 +83,7 @@ class HIAAnimator:
 
     def __call__(
         self,
-        image: Any,
+        image: ImageInput,
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
         output: str | os.PathLike | None = None,
         sound: bool | str | os.PathLike = True,
@@ -113,7 +113,7 @@ class HIAAnimator:
 
     def prepare(
         self,
-        image: Any,
+        image: ImageInput,
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
         driving_type: str = "auto",
         max_frames: int | None = None,

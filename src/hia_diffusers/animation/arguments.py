@@ -19,7 +19,7 @@ UNREAD_BESIDE = {
 UNREAD_BESIDE["condition"] = {*UNREAD_BESIDE["retargeted"], "retargeted", "sharpness", "height", "width"}
 
 
-def check_arguments(driving: Driving, sharpness: Any, **arguments: Any) -> None:
+def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> None:
     """Raise an error for arguments without effect for the type of the driving clip or with a passed result."""
     given = {name: value for name, value in arguments.items() if value is not None}
     word = sharpness if isinstance(sharpness, str) else None

@@ -88,7 +88,7 @@ class Flag(argparse.BooleanOptionalAction):
         super().__init__(option_strings, dest, **kwargs)
         self.option_strings = [option.replace("--no-", "--no_") for option in self.option_strings]
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, option_string == self.option_strings[0])
 
 

@@ -130,7 +130,7 @@ def _is_in_range(clip: MotionBlurCondition | torch.Tensor) -> bool:
     return bool((np.isnan(sharpness) | ((sharpness >= 0) & (sharpness <= 1))).all())
 
 
-def _as_clip(conditioning_frames: Any) -> MotionBlurCondition | torch.Tensor:
+def _as_clip(conditioning_frames: object) -> MotionBlurCondition | torch.Tensor:
     if isinstance(conditioning_frames, MotionBlurCondition):
         return conditioning_frames
     if isinstance(conditioning_frames, list) and conditioning_frames:

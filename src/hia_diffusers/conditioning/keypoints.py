@@ -498,7 +498,7 @@ class WholeBodyKeypoints:
 
     @classmethod
     def _from_pose_frames(
-        cls, frames: Sequence[pose_files.PoseFrame], height: Any, width: Any, fps: float, person: int | None
+        cls, frames: Sequence[pose_files.PoseFrame], height: object, width: object, fps: float, person: int | None
     ) -> "WholeBodyKeypoints":
         people = [np.reshape([_join_parts(one) for one in frame.people], (-1, NUM_KEYPOINTS, 3)) for frame in frames]
         return cls._from_people(people, height, width, fps, person, [frame.canvas for frame in frames])
@@ -528,7 +528,7 @@ class WholeBodyKeypoints:
         return cls(points[..., :2], points[..., 2], height, width, fps)
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
@@ -655,13 +655,13 @@ def _box_of(points: np.ndarray) -> np.ndarray:
     return np.concatenate([found.min(axis=0), found.max(axis=0)]) if len(found) else np.zeros(4)
 
 
-def _checked_frames(name: str, frames: Any) -> Any:
+def _checked_frames(name: str, frames: object) -> Any:
     if not isinstance(frames, (Sequence, np.ndarray)) or isinstance(frames, str) or len(frames) == 0:
         raise ValueError(f"`{name}` must be a sequence with one entry for each of at least one frame, got {frames!r}.")
     return frames
 
 
-def _point_array(name: str, points: Any) -> np.ndarray:
+def _point_array(name: str, points: object) -> np.ndarray:
     """Convert points `None`, `(x, y)` or `(x, y, score)` to x, y, score `(n, 3)`, with NaN for `None`."""
     if not isinstance(points, (Sequence, np.ndarray)):
         raise TypeError(f"`{name}` must contain a sequence of points per frame, got {points!r}.")

@@ -52,6 +52,9 @@ MIN_VISIBLE_SIDE = 0.25
 # resized image depend more on the resizing than on its sharpness.
 SHARPNESS_SMOOTHING = 0.7
 
+# The frames of a clip.
+VideoFrames = Iterable[PIL.Image.Image | np.ndarray] | np.ndarray | torch.Tensor
+
 # Points, wrist and elbow of the left and right hand.
 HANDS = ((LEFT_HAND, LEFT_WRIST, LEFT_ELBOW), (RIGHT_HAND, RIGHT_WRIST, RIGHT_ELBOW))
 
@@ -303,7 +306,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     def __call__(
         self,
         keypoints: WholeBodyKeypoints,
-        frames: Any = None,
+        frames: VideoFrames | None = None,
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
         previous_keypoints: WholeBodyKeypoints | None = None,
     ) -> MotionBlurCondition:
@@ -366,7 +369,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             max_motion=self.config.max_motion,
         )
 
-    def measure_sharpness(self, keypoints: WholeBodyKeypoints, frames: Any) -> np.ndarray:
+    def measure_sharpness(self, keypoints: WholeBodyKeypoints, frames: VideoFrames) -> np.ndarray:
         """Measure the sharpness of the hands in a clip.
 
         Args:
@@ -550,7 +553,7 @@ def _images_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
     return images
 
 
-def _image_array(frames: Any) -> np.ndarray:
+def _image_array(frames: object) -> np.ndarray:
     """Convert images in any accepted form to uint8 `(F, H, W, 3)`."""
     if isinstance(frames, (list, tuple)) and frames and all(isinstance(frame, PIL.Image.Image) for frame in frames):
         sizes = sorted({frame.size for frame in frames})
@@ -576,14 +579,14 @@ def _image_array(frames: Any) -> np.ndarray:
     return (frames * 255).round().astype(np.uint8)
 
 
-def _float_array(name: str, values: Any) -> np.ndarray:
+def _float_array(name: str, values: object) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64)
     except (OverflowError, TypeError, ValueError) as error:
         raise TypeError(f"`{name}` must be numbers, got {checks.shown(values)}.") from error
 
 
-def sharpness_array(sharpness: Any, num_frames: int) -> np.ndarray | None:
+def sharpness_array(sharpness: object, num_frames: int) -> np.ndarray | None:
     """Convert the requested sharpness to an array.
 
     Args:

@@ -112,7 +112,7 @@ def read_pose_file(path: Path) -> tuple[list[PoseFrame], float | None]:
         raise ValueError(f"`path` cannot be read as a pose file: {path} ({_reason(error)}).") from error
 
 
-def read_json(source: Any, name: str) -> list[PoseFrame]:
+def read_json(source: object, name: str) -> list[PoseFrame]:
     """Read the frames of JSON files.
 
        Args:
@@ -238,11 +238,11 @@ def _split(points: np.ndarray) -> Person:
     return {part: points[place] for part, place in LAYOUTS[len(points)].items()}
 
 
-def _numbers(values: Any) -> np.ndarray:
+def _numbers(values: object) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
-def _frame_number(image_id: Any) -> int:
+def _frame_number(image_id: object) -> int:
     """Return the last number in an id or a file name."""
     numbers = re.findall(r"[0-9]+", str(image_id))
     if not numbers:

@@ -202,7 +202,7 @@ class _Source:
             raise ValueError(f"`{self.argument}`: {self} cannot be read: {reason}") from error
 
 
-def _source(argument: str, path: Any) -> _Source:
+def _source(argument: str, path: object) -> _Source:
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"`{argument}` must be a Hub id or the path of a local folder, got {path!r}.")
     return _Source(argument, str(path))
@@ -216,7 +216,9 @@ class _Parts:
     rows: dict[str, ComponentKeys] = field(default_factory=dict)
     left_over: list[str] = field(default_factory=list)
 
-    def add(self, name: str, module: Any, source: object, made: Sequence[str] = (), left: Sequence[str] = ()) -> None:
+    def add(
+        self, name: str, module: object, source: object, made: Sequence[str] = (), left: Sequence[str] = ()
+    ) -> None:
         self.modules[name] = module
         self._add_row(name, _keys(module), source, made, left)
 
@@ -370,7 +372,7 @@ class _StableDiffusionCheckpoint(_Checkpoint):
         return HIAPipeline(**components)
 
 
-def _read_base(base: Any, variant: str | None) -> _Base:
+def _read_base(base: object, variant: str | None) -> _Base:
     if isinstance(base, Mapping) or str(base).endswith((".yaml", ".yml")):
         if variant is not None:
             raise ValueError("`variant` belongs to a checkpoint, but `base` is a configuration.")
@@ -628,7 +630,7 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
         )
 
 
-def _keys(component: Any, motion: bool = False) -> list[str]:
+def _keys(component: object, motion: bool = False) -> list[str]:
     """Keys of a network's weights: without its motion modules, or theirs. None of what is not a network."""
     keys = component.state_dict() if isinstance(component, nn.Module) else ()
     return [key for key in keys if (".motion_modules." in key) == motion]
@@ -651,7 +653,7 @@ def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
         nn.init.normal_(convolution.weight, std=std)
 
 
-def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: Any) -> None:
+def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: object) -> None:
     """Spatial self-attention whose tokens attend to those that look alike, from the first step on."""
     checks.number("self_attention_gain", gain, 0)
     if gain == 0:

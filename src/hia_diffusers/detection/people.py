@@ -131,7 +131,7 @@ def frame_batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
         raise ValueError("`frames` must contain at least one frame, got none.")
 
 
-def _check_frames(frames: Any, fps: Any) -> None:
+def _check_frames(frames: object, fps: object) -> None:
     shape = getattr(frames, "shape", None)
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         dtype = getattr(frames, "dtype", type(frames).__name__)

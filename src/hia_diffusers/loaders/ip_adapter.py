@@ -48,7 +48,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
 
     def load_ip_adapter(
         self,
-        pretrained_model_name_or_path_or_dict: Any,
+        pretrained_model_name_or_path_or_dict: object,
         subfolder: str | list[str],
         weight_name: str | list[str],
         image_encoder_folder: str | None = "image_encoder",
@@ -140,7 +140,7 @@ class HIAIPAdapterMixin(IPAdapterMixin):
     @torch.no_grad()
     def prepare_ip_adapter_image_embeds(
         self,
-        ip_adapter_image: Any,
+        ip_adapter_image: object,
         ip_adapter_image_embeds: list[torch.Tensor] | None,
         device: torch.device | str | None,
         num_images_per_prompt: int,
@@ -298,11 +298,11 @@ def _ip_adapter_encoder(components: Any) -> tuple[str, Any]:
     return "ip_adapter_image_encoder", components.ip_adapter_image_encoder
 
 
-def _entries(values: Any) -> list[Any]:
+def _entries(values: object) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
-def _layers(unet: Any) -> Any:
+def _layers(unet: object) -> Any:
     """Return the projections of the loaded adapters, or None."""
     return getattr(getattr(unet, "encoder_hid_proj", None), "image_projection_layers", None)
 
@@ -326,7 +326,7 @@ def _set_processors(unet: Any, processors: Mapping[str, Any]) -> None:
         unet.get_submodule(name.removesuffix(".processor")).set_processor(processor)
 
 
-def _plain(processor: Any) -> Any:
+def _plain(processor: object) -> Any:
     return XFormersAttnProcessor() if "XFormers" in type(processor).__name__ else AttnProcessor2_0()
 
 
@@ -341,7 +341,9 @@ def _same_lengths(**arguments: Any) -> list[tuple[Any, Any, Any]]:
     return list(zip(*columns, strict=True))
 
 
-def _read_adapter(source: Any, subfolder: Any, weight_name: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _read_adapter(
+    source: object, subfolder: object, weight_name: object, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Read the two parts of an adapter's weights."""
     if isinstance(source, Mapping):
         weights = dict(source)

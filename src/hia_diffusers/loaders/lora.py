@@ -38,7 +38,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
 
     def load_lora_weights(
         self,
-        pretrained_model_name_or_path_or_dict: Any,
+        pretrained_model_name_or_path_or_dict: object,
         adapter_name: str | None = None,
         hotswap: bool = False,
         **kwargs: Any,

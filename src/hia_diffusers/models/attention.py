@@ -99,7 +99,7 @@ class CrossAttention(DispatchedAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: Any = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -130,7 +130,7 @@ class MotionAttention(DispatchedAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: Any = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:

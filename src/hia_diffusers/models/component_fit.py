@@ -84,7 +84,7 @@ def check_components(components: Mapping[str, Any]) -> None:
         _check_scheduler(parts["scheduler"])
 
 
-def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, extractor: Any) -> None:
+def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, extractor: object) -> None:
     """
     Refuse a feature extractor whose pictures have another size than an image encoder reads.
 

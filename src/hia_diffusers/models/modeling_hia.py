@@ -29,7 +29,7 @@ def parent_options(parent: type, config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in parameters if name in config}
 
 
-def same_option(value: Any, other: Any) -> bool:
+def same_option(value: object, other: object) -> bool:
     """Whether two options mean the same: one number stands for one of each block, and lists are tuples."""
     if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(value) == len(other) and all(map(same_option, value, other))
@@ -110,7 +110,7 @@ def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, 
     return (model, loading_info) if output_loading_info else model
 
 
-def check_finite_weights(model: nn.Module, source: Any) -> None:
+def check_finite_weights(model: nn.Module, source: object) -> None:
     """
     Refuse weights among which there are infinite ones, or NaN.
 

@@ -41,7 +41,7 @@ class ReferenceImages(tuple[torch.Tensor, ...]):
     """The reference images of a call, each float32 `(3, H, W)` in [0, 1]: parsed and looked at once."""
 
     @classmethod
-    def from_any(cls, image: Any, name: str = "image") -> "ReferenceImages":
+    def from_any(cls, image: object, name: str = "image") -> "ReferenceImages":
         """Images in any form that [`HIAPipeline.__call__`] takes.
 
         Args:
@@ -53,7 +53,7 @@ class ReferenceImages(tuple[torch.Tensor, ...]):
         return image if isinstance(image, cls) else cls(image_tensors(image, name))
 
 
-def count_clips(images: ReferenceImages, clips: ConditioningClips, num_videos_per_prompt: Any = 1) -> int:
+def count_clips(images: ReferenceImages, clips: ConditioningClips, num_videos_per_prompt: object = 1) -> int:
     """How many clips a call makes.
 
     Args:
@@ -309,7 +309,7 @@ def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
     return [checks.one_of("callback_on_step_end_tensor_inputs", name, CALLBACK_TENSORS) for name in tensor_inputs]
 
 
-def latents_of_callback(returned: Any, latents: torch.Tensor) -> torch.Tensor:
+def latents_of_callback(returned: object, latents: torch.Tensor) -> torch.Tensor:
     """The latents to go on with after a callback.
 
     Args:
@@ -397,7 +397,7 @@ def check_generator(generator: Any, batch_size: int, device: torch.device) -> No
             raise ValueError(f"`generator` must be one of the CPU or of {device}, got one of {one.device}.")
 
 
-def check_embeds(name: str, embeds: Any, num_images: int, channels: int, dtype: torch.dtype) -> None:
+def check_embeds(name: str, embeds: object, num_images: int, channels: int, dtype: torch.dtype) -> None:
     """Context that is given in place of an encoder's.
 
     Args:

@@ -158,7 +158,7 @@ def check_pipeline_folder(
 
 def check_component(
     name: str,
-    component_class: Any,
+    component_class: object,
     source: str | Path,
     subfolder: str | None = None,
     variant: str | None = None,

@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from diffusers.guiders import BaseGuidance
+from diffusers.image_processor import PipelineImageInput
 from diffusers.utils import replace_example_docstring
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -273,8 +274,8 @@ class HIAPipeline(
     @checks.python_numbers
     def stream(
         self,
-        image: Any,
-        conditioning_frames: Any,
+        image: object,
+        conditioning_frames: object,
         output_type: Literal["pil", "np", "pt"] = "pil",
         decode_chunk_size: int = 16,
         **kwargs: Any,
@@ -371,7 +372,7 @@ class HIAPipeline(
         latents: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
-        ip_adapter_image: Any = None,
+        ip_adapter_image: PipelineImageInput | None = None,
         ip_adapter_image_embeds: list[torch.Tensor] | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,

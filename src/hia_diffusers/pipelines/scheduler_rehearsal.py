@@ -23,7 +23,7 @@ MOST_ERROR = 0.5
 MOST_EXCESS_NOISE = 50.0
 
 
-def check_kind(scheduler: Any) -> None:
+def check_kind(scheduler: object) -> None:
     """Raise a `ValueError` where a scheduler is none for the noise of Stable Diffusion.
 
     Args:
@@ -38,7 +38,7 @@ def check_kind(scheduler: Any) -> None:
         )
 
 
-def rehearse(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], eta: float = 0.0) -> None:
+def rehearse(scheduler: object, num_inference_steps: int, schedule: dict[str, list], eta: float = 0.0) -> None:
     """Run a scheduler with predictions that are right.
 
     Args:

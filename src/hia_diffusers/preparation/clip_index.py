@@ -102,7 +102,7 @@ def encode_index(rows: Sequence[dict[str, Any]]) -> bytes:
     return content.getvalue()
 
 
-def check_row(filesystem: AbstractFileSystem, root: str, row: Any, where: str) -> None:
+def check_row(filesystem: AbstractFileSystem, root: str, row: object, where: str) -> None:
     """Raise an error for a row of an index or of a record with invalid values.
 
     Args:

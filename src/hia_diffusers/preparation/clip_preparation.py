@@ -323,7 +323,7 @@ class ClipPreparer:
             self._output.put_file(str(path), target)
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: object) -> bool:
     return (
         isinstance(size, tuple)
         and len(size) == 2

@@ -202,7 +202,7 @@ def _finished_videos(
     return finished
 
 
-def _check_record(filesystem: AbstractFileSystem, path: str, name: str, record: Any, files: set[str]) -> None:
+def _check_record(filesystem: AbstractFileSystem, path: str, name: str, record: object, files: set[str]) -> None:
     where = f"`output`: {name} is damaged"
     kinds: dict[str, Any] = {"video": str, "bytes": int, "failure": (dict, type(None)), "clips": list, "dropped": dict}
     if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):

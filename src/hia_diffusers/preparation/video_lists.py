@@ -11,7 +11,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -162,7 +161,7 @@ def _named_in(filesystem: AbstractFileSystem, path: str, videos: str) -> list[st
     return names
 
 
-def _short(entry: Any) -> str:
+def _short(entry: object) -> str:
     text = repr(entry)
     return text if len(text) < 100 else f"{text[:100]}..."
 

@@ -3,6 +3,7 @@
 """The noise schedule of HIA: linear betas whose signal-to-noise ratio is shifted (paper Sec. 3.3, Algorithm 1)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -198,7 +199,9 @@ class ShiftedSNRScheduler(DDIMScheduler):
         super().register_to_config(**kwargs)
 
     @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+    def from_config(
+        cls, config: Mapping[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
         """Create a scheduler from a configuration, as in [`~diffusers.ConfigMixin.from_config`].
 
         Args:
@@ -218,7 +221,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
 
-def _is_shift(trained_betas: Any, unshifted_betas: torch.Tensor) -> bool:
+def _is_shift(trained_betas: object, unshifted_betas: torch.Tensor) -> bool:
     try:
         betas = torch.as_tensor(trained_betas).double()
     except (OverflowError, RuntimeError, TypeError, ValueError):  # not a sequence of numbers

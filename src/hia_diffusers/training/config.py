@@ -58,7 +58,7 @@ SchedulerName = Literal[
 ]
 
 
-def option(default: Any, help: str) -> Any:
+def option(default: object, help: str) -> Any:
     """A field of a config.
 
     Args:
@@ -326,7 +326,7 @@ class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, Validat
             )
 
 
-def _checked(name: str, value: Any, kind: Any) -> Any:
+def _checked(name: str, value: object, kind: object) -> Any:
     """Return the value if it has a valid type for options."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

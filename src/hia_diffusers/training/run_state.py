@@ -112,7 +112,7 @@ class StopSignal:
         self.received = False
         signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: object) -> None:
         self.received = True
 
 
