@@ -25,7 +25,7 @@ from training_memory import ATTENTION, sd15_networks
 
 from hia_diffusers import HIA_TINY, HIAPipeline
 from hia_diffusers.memory.counting import GPUOperators, on_meta
-from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
+from hia_diffusers.models.autoencoder import decode_latents, encode_images, vae_scale_factor
 from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.reference_attention import ReferenceFeatures
 
@@ -101,7 +101,7 @@ def parts_of_clip(networks, args):
         parts.extend(found)
         return output
 
-    add("VAE, encoding", 1, networks.vae, lambda p: encode_pictures(networks.vae, p), zeros(1, 3, height, width))
+    add("VAE, encoding", 1, networks.vae, lambda p: encode_images(networks.vae, p), zeros(1, 3, height, width))
     add("image encoder", 1, networks.image_encoder, networks.image_encoder, zeros(1, 3, side, side))
     features = add(
         "appearance encoder", 1, networks.appearance_encoder, networks.appearance_encoder, reference, timestep, context

@@ -51,7 +51,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from hia_diffusers import HIAPipeline, ShiftedSNRScheduler
 from hia_diffusers.memory.counting import GPUOperators, LiveBytes, gibibytes, on_meta
-from hia_diffusers.models.autoencoder import decode_latents, encode_pictures, vae_scale_factor
+from hia_diffusers.models.autoencoder import decode_latents, encode_images, vae_scale_factor
 from hia_diffusers.models.conditioning_embedding import ConditioningEmbeddings
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.pipelines.inputs import DenoisingOptions
@@ -303,7 +303,7 @@ def run_parts(pipe, way, device, args):
     with device, GPUOperators(None):
         context = part("image encoder", lambda: pipe.image_encoder(zeros(1, 3, side, side)).image_embeds[:, None])
         reference_latents = part(
-            "VAE, encoding", lambda: encode_pictures(pipe.vae, zeros(1, 3, height, width, dtype=torch.float32))
+            "VAE, encoding", lambda: encode_images(pipe.vae, zeros(1, 3, height, width, dtype=torch.float32))
         )
         frames = ConditioningEmbeddings(
             lambda frames: zeros(1, len(frames), channels, height, width), args.num_frames, torch.device("meta")

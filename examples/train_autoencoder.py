@@ -87,9 +87,9 @@ def build_parser():
 
 
 class Images(Dataset):
-    """
-    Some frames of one clip after another, `count` times: which, depends on the seed and the number alone. Another clip
-    takes the place of one that cannot be read.
+    """Some frames of one clip after another, `count` times.
+
+    Which frames they are depends only on the seed and the index. A clip that cannot be read is replaced by another.
     """
 
     def __init__(self, source, clips, count, num_frames, size, seed):
@@ -179,8 +179,7 @@ def build_autoencoder(path):
 
 @torch.no_grad()
 def start_as_principal_components(vae, images):
-    """
-    Weights with which the autoencoder is the best linear one of non-overlapping patches, nearly.
+    """Weights with which the autoencoder is the best linear one of non-overlapping patches, nearly.
 
     Its shortcuts rearrange pixels to channels and back. With zero in all else, what is left to set are the layers that
     reduce and restore the channels. Channels that contain no pixel hold `ANCHOR`, because of which the norm before the

@@ -158,7 +158,7 @@ def clip_labels(labels):
 
 
 def blur_frames(frames, strength, generator=None):
-    """`(N, 3, H, W)`"""
+    """Blur frames `(N, 3, H, W)`."""
     offsets = torch.arange(-6, 7.0)
     blurred = []
     for frame, sigma in zip(frames, FULL_BLUR * strength + 0.2, strict=True):
@@ -171,7 +171,7 @@ def blur_frames(frames, strength, generator=None):
 
 
 def blur_clips(clips, strength, generator=None):
-    """`(N, F, 3, H, W)`"""
+    """Blur clips `(N, F, 3, H, W)`."""
     return blur_frames(clips.flatten(0, 1), strength.repeat_interleave(clips.shape[1])).view_as(clips)
 
 
@@ -251,9 +251,10 @@ def error_by_group(predicted, labels, slices):
 
 
 def fit(network, memory_format, samples, labels, ways, num_steps, batch_size, state_path, seed):
-    """
-    Train one network on `samples`, a function from indices to inputs in [0, 1], and say how well it does on the last
-    samples, which it has not seen: the part of the variance of each group of labels that it explains.
+    """Train one network and return how well it does on the last samples, which it does not see in training.
+
+    `samples` is a function from indices to inputs in [0, 1]. The result is the fraction of the variance of each group
+    of labels that the network explains.
     """
     num_samples = len(next(iter(labels.values())))
     num_training = num_samples - int(num_samples * HELD_OUT)

@@ -88,8 +88,9 @@ def fit_images(images: torch.Tensor, height: int, width: int, border: torch.Tens
 
 
 def fit_reference(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Fit a reference image to the size of the video. If its aspect ratio differs, the bars have its border colour,
-    and a warning is logged.
+    """Fit a reference image to the size of the video.
+
+    If its aspect ratio differs, the bars have its border colour, and a warning is logged.
 
     Args:
         image (`torch.Tensor` of shape `(C, H, W)`):

@@ -48,8 +48,9 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 
 
 def load_image(image: ImageInput, name: str = "image") -> Image.Image:
-    """Convert an image to 8-bit sRGB: EXIF orientation and colour profile are applied, transparency is composited on
-    white, and 16 bits are scaled to 8.
+    """Convert an image to 8-bit sRGB.
+
+    EXIF orientation and colour profile are applied, transparency is composited on white, and 16 bits are scaled to 8.
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):

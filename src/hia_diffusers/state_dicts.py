@@ -81,7 +81,7 @@ def read_state_dict(argument: str, path: Path) -> StateDict:
 
 
 def _check_uncompressed(argument: str, path: Path) -> None:
-    """torch writes archives that are not compressed; compressed ones grow to any size where they are read."""
+    """Refuse compressed archives, which may grow to any size when read; torch writes uncompressed ones."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

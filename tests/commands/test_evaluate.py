@@ -23,7 +23,7 @@ from hia_diffusers.commands import evaluate as command
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
-from hia_diffusers.models.autoencoder import decode_latents, encode_pictures
+from hia_diffusers.models.autoencoder import decode_latents, encode_images
 from hia_diffusers.procedural.procdance import proc_dance_v1
 from hia_diffusers.video.reading import read_video
 from hia_diffusers.video.writing import write_video
@@ -370,7 +370,7 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
         ).frames[0]
 
     images = torch.from_numpy(true.frames).movedim(-1, 1) / 127.5 - 1
-    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, images)).detach().movedim(1, -1)
+    decoded = decode_latents(pipe.vae, encode_images(pipe.vae, images)).detach().movedim(1, -1)
     expected = {
         "other-pose": generated(reference[0], motion),
         "other-reference": generated(image, true),

@@ -15,7 +15,7 @@ from forked_python import start as start_python
 from safetensors.torch import load_file
 
 from hia_diffusers.data.clip_sources import ProceduralClips, UnreadableClipError
-from hia_diffusers.models.autoencoder import encode_pictures
+from hia_diffusers.models.autoencoder import encode_images
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_autoencoder.py"
@@ -110,7 +110,7 @@ def test_without_steps_it_stays_the_linear_one(networks, tmp_path):
     images = training_images(2)
     with torch.no_grad():
         error = (script.reconstruct(vae, images) - images).square().mean()
-        deviation = encode_pictures(vae, images).std()
+        deviation = encode_images(vae, images).std()
     assert error < 1.5 * (best_linear_round_trip(images, 12) - images).square().mean()
     assert torch.isclose(deviation, torch.tensor(1.0), rtol=0.3)
 
@@ -153,7 +153,7 @@ def test_a_run_goes_on_exactly_and_its_result_has_latents_of_deviation_one(netwo
     )
 
     vae = AutoencoderDC.from_pretrained(whole)
-    assert torch.isclose(encode_pictures(vae, training_images(8)).std(), torch.tensor(1.0), rtol=0.1)
+    assert torch.isclose(encode_images(vae, training_images(8)).std(), torch.tensor(1.0), rtol=0.1)
 
 
 class Broken(ProceduralClips):

@@ -14,7 +14,7 @@ from hia_diffusers.models.autoencoder import (
     AUTOENCODERS,
     Autoencoder,
     decode_latents,
-    encode_pictures,
+    encode_images,
     unscale_latents,
     vae_scale_factor,
 )
@@ -87,7 +87,7 @@ def test_the_factor_is_that_of_real_sizes(autoencoder, num_stages):
     vae = make(autoencoder, num_stages)
     factor = vae_scale_factor(vae)
     assert factor == 2 ** (num_stages - 1)
-    encoded = encode_pictures(vae, pictures())
+    encoded = encode_images(vae, pictures())
     assert encoded.shape == (2, 4, 32 // factor, 24 // factor)
     assert decode_latents(vae, encoded).shape == (2, 3, 32, 24)
 
@@ -95,10 +95,10 @@ def test_the_factor_is_that_of_real_sizes(autoencoder, num_stages):
 @torch.no_grad()
 def test_latents_are_shifted_and_scaled_one_way_and_back(vae):
     raw = raw_latents(vae, pictures())
-    encoded = encode_pictures(vae, pictures())
+    encoded = encode_images(vae, pictures())
     assert raw.std() > 1e-3
     assert torch.allclose(encoded, (raw - shift_of(vae)) * 0.5, atol=1e-6)
-    assert torch.equal(encode_pictures(vae, pictures()), encoded)
+    assert torch.equal(encode_images(vae, pictures()), encoded)
     assert torch.allclose(unscale_latents(vae, encoded), raw, atol=1e-6)
     assert torch.allclose(decode_latents(vae, encoded), vae.decode(raw).sample, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_latents_are_shifted_and_scaled_one_way_and_back(vae):
 def test_a_shift_of_none_is_no_shift():
     vae, unshifted = make(kl, shift_factor=None), make(kl, shift_factor=0.0)
     # Equal bits: x - 0 and x + 0 are x.
-    assert torch.equal(encode_pictures(vae, pictures()), encode_pictures(unshifted, pictures()))
+    assert torch.equal(encode_images(vae, pictures()), encode_images(unshifted, pictures()))
     assert torch.equal(decode_latents(vae, latents()), decode_latents(unshifted, latents()))
 
 
@@ -130,7 +130,7 @@ def test_decoding_has_the_decoders_gradient(vae):
 def test_any_dtype_goes_in_and_float32_comes_out(vae):
     half = torch.nn.Module.to(copy.deepcopy(vae), torch.bfloat16)
     assert unscale_latents(half, latents()).dtype == torch.bfloat16
-    for function, inputs in ((encode_pictures, pictures()), (decode_latents, latents())):
+    for function, inputs in ((encode_images, pictures()), (decode_latents, latents())):
         expected = function(vae, inputs)
         for network, given in ((half, inputs), (half, inputs.bfloat16()), (vae, inputs.bfloat16())):
             values = function(network, given)
@@ -153,20 +153,20 @@ def with_attention():
 def test_linear_attention_does_not_overflow_under_autocast():
     vae = with_attention()
     large = random(0, 1, 3, 128, 128).clamp(-1, 1)
-    encoded = encode_pictures(vae, large)
+    encoded = encode_images(vae, large)
     decoded = decode_latents(vae, encoded)
     with torch.autocast("cpu", torch.float16):
         assert not vae.decode(unscale_latents(vae, encoded)).sample.isfinite().all()
         # Equal bits: autocast is off inside, so the kernels are the same.
-        assert torch.equal(encode_pictures(vae, large), encoded)
+        assert torch.equal(encode_images(vae, large), encoded)
         assert torch.equal(decode_latents(vae, encoded), decoded)
     assert encoded.isfinite().all() and decoded.isfinite().all()
 
 
 def test_what_does_not_fit_is_refused(vae):
     for shape in ((3, 32, 24), (1, 3, 30, 24), (1, 3, 32, 22)):
-        with pytest.raises(ValueError, match=r"`pictures` must be of shape \(N, 3, H, W\), H, W multiples of 4, got"):
-            encode_pictures(vae, torch.zeros(shape))
+        with pytest.raises(ValueError, match=r"`images` must be of shape \(N, 3, H, W\), H, W multiples of 4, got"):
+            encode_images(vae, torch.zeros(shape))
     for function in (decode_latents, unscale_latents):
         with pytest.raises(ValueError, match=r"`latents` must be of shape \(N, C, h, w\), got \(2, 4, 1, 8, 6\)"):
             function(vae, latents()[:, :, None])

@@ -45,8 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 class HIAAnimator:
-    r"""Animate the person in an image with the motion of a driving clip: a video of another person, keypoints or an
-    OpenPose-style pose video.
+    r"""Animate the person in an image with the motion of a driving clip.
+
+    A driving clip is a video of another person, keypoints, or an OpenPose-style pose video.
 
     ```py
     animator = HIAAnimator(pipe)
@@ -326,9 +327,10 @@ class HIAAnimator:
         width: int,
         sharpness: str | float | Sequence[float] | np.ndarray = "auto",
     ) -> MotionBlurCondition:
-        """Create the conditioning frames at the size of the result, with the line widths of
-        [`MotionBlurConditioner.for_size`]. A motion of another aspect ratio is fitted whole and centred, like the
-        image.
+        """Create the conditioning frames at the size of the result.
+
+        Lines have the widths of [`MotionBlurConditioner.for_size`]. A motion of another aspect ratio is fitted whole
+        and centred, like the image.
 
         Args:
             motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):

@@ -136,10 +136,12 @@ class Driving:
 
     @property
     def height(self) -> int:
+        """Height of the frames in pixels."""
         return self.frames.shape[1] if self.keypoints is None else self.keypoints.height
 
     @property
     def width(self) -> int:
+        """Width of the frames in pixels."""
         return self.frames.shape[2] if self.keypoints is None else self.keypoints.width
 
 

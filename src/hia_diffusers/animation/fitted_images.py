@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The whole image in a size, centred. If its aspect differs, with bars in the median colour of the edges that they
-    join.
+    """Fit the whole image into a size, centred.
+
+    If the aspect ratios differ, the bars have the median colour of the edges that they adjoin.
 
     Args:
         image (`PIL.Image.Image`):

@@ -97,8 +97,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command.
+    """Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):

@@ -93,8 +93,7 @@ class Flag(argparse.BooleanOptionalAction):
 
 
 def as_options(message: str, names: Iterable[str]) -> str:
-    """
-    A message in the words of the command line, where arguments are options of the same name.
+    """A message in the words of the command line, where arguments are options of the same name.
 
     Args:
         message (`str`):

@@ -45,8 +45,7 @@ class ConfigParser(OneLineParser, HfArgumentParser):
                 self.set_defaults(**{option.name: option.default})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """
-        The config that a command line and its file describe. Whatever is wrong ends the process with one sentence.
+        """The config that a command line and its file describe. Whatever is wrong ends the process with one sentence.
 
         Args:
             args (`Sequence[str]`, *optional*):

@@ -144,8 +144,7 @@ def _from_hub(args: argparse.Namespace, given: Collection[str]) -> dict[str, Pat
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command.
+    """Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):

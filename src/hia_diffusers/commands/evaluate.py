@@ -262,8 +262,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command.
+    """Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):

@@ -28,8 +28,7 @@ def models(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command.
+    """Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):

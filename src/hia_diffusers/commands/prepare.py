@@ -104,8 +104,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run the command.
+    """Run the command.
 
     Args:
         argv (`Sequence[str]`, *optional*):

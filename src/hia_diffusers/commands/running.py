@@ -22,8 +22,7 @@ def run(
     argv: Sequence[str] | None = None,
     interrupted: tuple[int, str] = (130, "Interrupted.\n"),
 ) -> None:
-    """
-    Run a command with the options that it was called with.
+    """Run a command with the options that it was called with.
 
     Args:
         parser (`argparse.ArgumentParser`):

@@ -24,8 +24,9 @@ CHANNELS, POSE_CHANNELS = 6, 3
 
 @dataclass(frozen=True)
 class ConditioningClips:
-    """Clips of equal length and size, converted to tensors window by window: a long clip is never in memory as a
-    whole.
+    """Clips of equal length and size, converted to tensors window by window.
+
+    A long clip is never in memory as a whole.
 
     Args:
         clips (`tuple`):
@@ -47,14 +48,14 @@ class ConditioningClips:
     def from_any(cls, conditioning_frames: Any, channels: int) -> "ConditioningClips":
         """Create the clips of a call.
 
-               Args:
-                   conditioning_frames:
-                       As for [`HIAPipeline.__call__`](hia_diffusers.HIAPipeline).
-                   channels (`int`):
-        C, the channels of the ControlNet.
+        Args:
+            conditioning_frames:
+                As for [`HIAPipeline.__call__`](hia_diffusers.HIAPipeline).
+            channels (`int`):
+                C, the channels of the ControlNet.
 
-               Raises:
-                   TypeError, ValueError: If they have another form, different shapes, or values outside [0, 1].
+        Raises:
+            TypeError, ValueError: If they have another form, different shapes, or values outside [0, 1].
         """
         if isinstance(conditioning_frames, cls):
             return conditioning_frames
@@ -86,6 +87,7 @@ class ConditioningClips:
 
     @property
     def num_frames(self) -> int:
+        """Number of frames of each clip."""
         return len(self.clips[0])
 
     def resize(self, height: int, width: int) -> "ConditioningClips":

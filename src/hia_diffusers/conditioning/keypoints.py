@@ -118,8 +118,10 @@ class NotStatedError(ValueError):
 
 @dataclass(eq=False)
 class WholeBodyKeypoints:
-    r"""The 133 COCO-WholeBody keypoints of one person in every frame of a clip: 17 body points, 6 foot points, 68 face
-    points, 21 points of the left hand and 21 of the right hand. Left and right are the person's.
+    r"""The 133 COCO-WholeBody keypoints of one person in every frame of a clip.
+
+    They are 17 body points, 6 foot points, 68 face points, and 21 points of each hand. Left and right are the
+    person's.
 
     A missing point has score 0 and coordinates NaN. Points given with a score that is zero, negative or not finite, or
     with a coordinate that is not finite, are converted to this form. Scores above 1, which RTMPose can give, are
@@ -357,8 +359,9 @@ class WholeBodyKeypoints:
         )
 
     def openpose_body(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the 18 body points of OpenPose. The neck, which COCO does not have, is the midpoint of the shoulders,
-        with the lower of their scores.
+        """Return the 18 body points of OpenPose.
+
+        The neck, which COCO does not have, is the midpoint of the shoulders, with the lower of their scores.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: float32 coordinates `(F, 18, 2)` and scores `(F, 18)`; a missing point is
@@ -513,8 +516,9 @@ class WholeBodyKeypoints:
         person: int | None,
         canvases: Sequence[tuple[float, float] | None] = (),
     ) -> "WholeBodyKeypoints":
-        """Select one person from the people of each frame, x, y, score `(P, 133, 3)`, in pixels of the canvas if there
-        is one.
+        """Select one person from the people of each frame.
+
+        A frame has x, y, score `(P, 133, 3)`, in pixels of its canvas if there is one.
         """
         height, width = checks.side("height", height), checks.side("width", width)
         fps = checks.number("fps", fps, above=0)

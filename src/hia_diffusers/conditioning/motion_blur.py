@@ -123,10 +123,12 @@ class MotionBlurCondition:
 
     @property
     def height(self) -> int:
+        """Height of the frames in pixels."""
         return self.pose.shape[1]
 
     @property
     def width(self) -> int:
+        """Width of the frames in pixels."""
         return self.pose.shape[2]
 
     def to_tensor(self) -> torch.Tensor:
@@ -146,8 +148,9 @@ class MotionBlurCondition:
         return torch.from_numpy(maps)
 
     def preview(self) -> list[PIL.Image.Image]:
-        """Visualize the conditioning frames: the OpenPose map, with `(v_x, v_y, sharpness)` as RGB colour in the hand
-        boxes.
+        """Visualize the conditioning frames.
+
+        The image is the OpenPose map, with `(v_x, v_y, sharpness)` as RGB colour in the hand boxes.
 
         Returns:
             `list[PIL.Image.Image]`: One RGB image per frame.
@@ -169,9 +172,7 @@ class MotionBlurCondition:
             yield frame, hand, values[frame, hand]
 
     def _pixels_of_hand(self, frame: int, hand: int) -> tuple[slice, slice, np.ndarray]:
-        """Return the rows and columns whose pixel centres lie in a hand's box, and which of these pixels belong to
-        it.
-        """
+        """Return the rows and columns of a hand's box, and a mask of the pixels in them that belong to it."""
         box, other = self.hand_boxes[frame, [hand, 1 - hand]].astype(np.float64)
         size = [self.width, self.height]
         x0, y0 = np.ceil(box[:2] - 0.5).clip(0, size).astype(int)
@@ -183,8 +184,9 @@ class MotionBlurCondition:
 
 
 class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
-    r"""Create the six-channel conditioning frames of HIA (Sec. 3.2 of https://arxiv.org/abs/2409.19580): an OpenPose
-    map, and the motion and sharpness of each hand in its box.
+    r"""Create the six-channel conditioning frames of HIA (Sec. 3.2 of https://arxiv.org/abs/2409.19580).
+
+    They consist of an OpenPose map, and the motion and sharpness of each hand in its box.
 
     A hand's box is a square around its visible points. If fewer than 3 of the 21 are visible, it is estimated from
     wrist and elbow. If these are missing too, or the box lies outside the image, there is no box.
@@ -198,8 +200,8 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
     hand as long as the box has at least this size. It is normalized to `variance / (variance + sharpness_scale)`.
 
     By default, a hand is as sharp as a camera would show it at its speed `|v|`. The relation is fitted to the
-    ground-truth motion blur of procedural people: `variance = rest_variance * min(1, side / sharpness_side) **
-    small_box_exponent` `/ (1 + (|v| / blurring_motion) ** blur_exponent)`.
+    ground-truth motion blur of procedural people: `variance = still / (1 + (|v| / blurring_motion) ** blur_exponent)`,
+    where `still = rest_variance * min(1, side / sharpness_side) ** small_box_exponent`.
 
     Args:
         score_threshold (`float`, *optional*, defaults to `0.3`):
@@ -255,8 +257,10 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
 
     @classmethod
     def for_size(cls, height: int, width: int, **kwargs: Any) -> "MotionBlurConditioner":
-        """Create a conditioner for images of a given size. Below 512 pixels, the lines of the OpenPose map get thinner
-        in proportion to the shorter side, so that fingers and faces remain distinct.
+        """Create a conditioner for images of a given size.
+
+        Below 512 pixels, the lines of the OpenPose map get thinner in proportion to the shorter side, so that fingers
+        and faces remain distinct.
 
         Args:
             height (`int`):
@@ -422,8 +426,11 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return self.config.sharpness_scale * sharpness / (1 - sharpness)
 
     def expected_sharpness(self, speed: float | np.ndarray, side: float | np.ndarray) -> np.ndarray:
-        """Return the sharpness in `[0, 1)` with which a camera would show hands at a given speed, by the relation
-        above.
+        """Return the sharpness in `[0, 1)` with which a camera would show hands at a given speed.
+
+        It follows from the relation between speed and blur that the description of the class gives.
+
+        The relation is that of the class description.
 
         Args:
             speed (`float` or `np.ndarray`):
@@ -479,8 +486,9 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         return motion
 
     def _sharpness(self, images: Iterable[np.ndarray], boxes: np.ndarray) -> np.ndarray:
-        """Return the normalized variance of the Laplacian in each box `(F, 2)`, NaN without a box or with too little
-        of it.
+        """Return the normalized variance of the Laplacian in each box `(F, 2)`.
+
+        It is NaN if there is no box, or if too little of it lies in the image.
         """
         variance = np.full(boxes.shape[:2], np.nan)
         for frame, image in enumerate(images):
@@ -512,8 +520,10 @@ def _squared_distance(x: np.ndarray, y: np.ndarray, box: np.ndarray) -> np.ndarr
 
 
 def _speed(motion: np.ndarray) -> np.ndarray:
-    """Return the magnitude of motion `(F, 2)`. If it is unknown, as in the first frame, it is that of the motion to
-    the next frame; if that is unknown as well, the hand is at rest, as it is drawn.
+    """Return the magnitude of motion `(F, 2)`.
+
+    If it is unknown, as in the first frame, it is that of the motion to the next frame; if that is unknown as well,
+    the hand is taken to be at rest, as it is drawn.
     """
     speed = np.linalg.norm(motion, axis=-1)
     following = np.append(speed[1:], np.full_like(speed[:1], np.nan), axis=0)

@@ -66,11 +66,11 @@ Person = dict[str, np.ndarray]
 class PoseFrame:
     """The people in a frame.
 
-       Args:
-           people (`list[dict[str, np.ndarray]]`):
-    The parts of each person.
-           canvas (`tuple[float, float]`, *optional*):
-               Height and width of the image in which the points lie, if the file states them.
+    Args:
+        people (`list[dict[str, np.ndarray]]`):
+            The parts of each person.
+        canvas (`tuple[float, float]`, *optional*):
+            Height and width of the image in which the points lie, if the file states them.
     """
 
     people: list[Person]
@@ -115,16 +115,16 @@ def read_pose_file(path: Path) -> tuple[list[PoseFrame], float | None]:
 def read_json(source: object, name: str) -> list[PoseFrame]:
     """Read the frames of JSON files.
 
-       Args:
-           source (`str`, `os.PathLike`, `dict` or `Sequence`):
-               A file; a folder of `.json` files, which are sorted by the numbers in their names; the parsed content of
-               a file; or a list of files and parsed contents.
-           name (`str`):
-    Name of the argument in error messages.
+    Args:
+        source (`str`, `os.PathLike`, `dict` or `Sequence`):
+            A file; a folder of `.json` files, which are sorted by the numbers in their names; the parsed content of a
+            file; or a list of files and parsed contents.
+        name (`str`):
+            Name of the argument in error messages.
 
-       Raises:
-           FileNotFoundError: If there is no such file.
-           ValueError: If a file is not JSON, or contains no known pose format.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file is not JSON, or contains no known pose format.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -343,8 +343,9 @@ def _with_scores(xy: np.ndarray, scores: np.ndarray | None) -> np.ndarray:
 
 
 def _joined_dwpose_parts(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Join the bodies `(F, 18, 2)`, hands `(F, 2, 21, 2)` and faces `(F, 68, 2)` of one person to x, y, score `(F,
-    134, 3)`.
+    """Join the parts of one person to x, y, score `(F, 134, 3)`.
+
+    The parts are the bodies `(F, 18, 2)`, hands `(F, 2, 21, 2)` and faces `(F, 68, 2)`.
     """
     num_frames = len(arrays["bodies"])
     joined = np.full((num_frames, 134, 3), np.nan)

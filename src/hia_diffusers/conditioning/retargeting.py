@@ -1,7 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare detected keypoints to drive an image: fill short gaps, smooth jitter, and give the driver's limbs the
-lengths of those of the person in the image.
+"""Prepare detected keypoints to drive an image.
+
+Short gaps are filled, jitter is smoothed, and the driver's limbs get the lengths of the person's limbs in the image.
 
 Axes: F frames, K = 133 keypoints, P = 135 points: the keypoints, then the neck and the pelvis.
 """
@@ -60,8 +61,7 @@ PLACE_WEIGHT = 0.05
 
 @dataclass(frozen=True)
 class _Limb:
-    """Points attached to a joint, whose distances from it are scaled by one factor, on each side of the body if it has
-    two.
+    """Points attached to a joint, whose distances from it are scaled by one factor on each side of the body.
 
     The limb's size is the root mean square distance of its `measured` points from the joint. A size relative to the
     whole body that differs more than `max_proportion` between two people comes from foreshortening.
@@ -224,8 +224,9 @@ def smooth_keypoints(
 def retarget_keypoints(
     driving: WholeBodyKeypoints, reference: WholeBodyKeypoints, score_threshold: float = SCORE_THRESHOLD
 ) -> WholeBodyKeypoints:
-    """Retarget the driver's motion to the person in the reference image: every limb keeps the driver's direction and
-    takes the length that it has in the image.
+    """Retarget the driver's motion to the person in the reference image.
+
+    Every limb keeps the driver's direction and takes the length that it has in the image.
 
     In the driving frame with the pose most similar to the reference, the result has the size of the reference and
     stands on the same spot: its ankles, or otherwise its hips or shoulders, are where they are in the image. The
@@ -312,8 +313,9 @@ def _found_points(keypoints: WholeBodyKeypoints, score_threshold: float) -> np.n
 
 
 def _size_ratios(limb: _Limb, target: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Return the limb's size in the target `(P, 2)` divided by that in each source frame `(F, P, 2)`, NaN if
-    unknown.
+    """Return the limb's size in the target `(P, 2)` divided by that in each source frame `(F, P, 2)`.
+
+    It is NaN if unknown.
     """
     squared_sizes = np.zeros((2, len(source)))
     for joint, points in zip(limb.joints, limb.measured, strict=True):
@@ -335,8 +337,10 @@ def _proportion(limb: _Limb, proportions: np.ndarray) -> float:
 def _pose_distance(
     target: np.ndarray, source: np.ndarray, target_size: tuple[int, int], source_size: tuple[int, int]
 ) -> np.ndarray:
-    """Return the difference of the poses `(F,)`, independent of size and position, plus a small weight for the
-    difference of sizes and positions. Joints of the target that the source lacks count as different.
+    """Return the difference of the poses `(F,)`, independent of size and position.
+
+    A small weight for the difference of sizes and positions is added. Joints of the target that the source lacks count
+    as different.
     """
     target, source = target[_POSE_JOINTS], source[:, _POSE_JOINTS]
     common = np.isfinite(target).all(axis=-1) & np.isfinite(source).all(axis=-1)
@@ -356,8 +360,10 @@ def _pose_distance(
 
 
 def _joints_in_every_frame(found: np.ndarray) -> np.ndarray:
-    """Return the points `(F, P, 2)` with every joint in every frame. A missing joint keeps its position relative to
-    the joint to which it is attached, interpolated over time; one that no frame shows coincides with it.
+    """Return the points `(F, P, 2)` with every joint in every frame.
+
+    A missing joint keeps its position relative to the joint to which it is attached, interpolated over time. A joint
+    that no frame shows coincides with the joint to which it is attached.
     """
     joints = found.copy()
     for middle, left, right in ((NECK, LEFT_SHOULDER, RIGHT_SHOULDER), (PELVIS, LEFT_HIP, RIGHT_HIP)):

@@ -204,8 +204,7 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
 
 
 def check_can_animate(name: str) -> None:
-    """
-    Refuse a checkpoint that is a start for training only.
+    """Refuse a checkpoint that is a start for training only.
 
     Args:
         name (`str`):

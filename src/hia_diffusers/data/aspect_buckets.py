@@ -13,10 +13,11 @@ from .dataset import HIADataset
 
 
 class AspectBucketBatchSampler(torch.utils.data.Sampler[list[int]]):
-    r"""Batches of samples of one size, in random order, for one of several ranks. At every step, all ranks have
-    batches of the same size, and together the batch that a single rank with `num_replicas * batch_size` would have.
-    Every epoch contains every sample of the dataset; if the samples of a size do not fill their last batch, some are
-    repeated.
+    r"""Batches of samples of one size, in random order, for one of several ranks.
+
+    At every step, all ranks have batches of the same size, and together the batch that a single rank with
+    `num_replicas * batch_size` would have. Every epoch contains every sample of the dataset; if the samples of a size
+    do not fill their last batch, some are repeated.
 
     ```python
     sampler = AspectBucketBatchSampler(dataset, batch_size=4, num_replicas=world_size, rank=rank, seed=0)

@@ -88,8 +88,10 @@ class ClipFrames:
 
 
 class PreparedClips:
-    """The clips of a folder that `hia-diffusers prepare` wrote. Each is cropped to the aspect of the sample, such
-    that the person stays in the image, and resized to it; a small clip is enlarged. Masks are filled boxes.
+    """The clips of a folder that `hia-diffusers prepare` wrote.
+
+    Each is cropped to the aspect ratio of the sample, such that the person stays in the image, and resized to it; a
+    small clip is enlarged. Masks are filled boxes.
 
     Args:
         root (`str` or `os.PathLike`):
@@ -202,8 +204,9 @@ class PreparedClips:
 
 
 class ProceduralClips:
-    """Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks. Every clip has
-    its own person, dance and setting.
+    """Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks.
+
+    Every clip has its own person, dance and setting.
 
     Args:
         split (`str`, *optional*, defaults to `"train"`):
@@ -273,8 +276,9 @@ class ProceduralClips:
 
 
 def _check_files(annotations: str, video: str, num_frames: int) -> None:
-    """Check a file: opening a FIFO would block, and reading an unlimited number of bytes would need unlimited
-    memory.
+    """Check that both are regular files of plausible size.
+
+    Opening a FIFO would block, and reading an unlimited number of bytes would need unlimited memory.
     """
     for path in (annotations, video):
         if os.path.exists(path) and not os.path.isfile(path):
@@ -307,8 +311,9 @@ def _take(keypoints: WholeBodyKeypoints, order: Sequence[int] | np.ndarray) -> W
 def _crop_around_person(
     keypoints: WholeBodyKeypoints, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Return `x0, y0, x1, y1` of the largest crop with the aspect ratio of `size`, at a random position that keeps the
-    person in all frames.
+    """Return `x0, y0, x1, y1` of the largest crop with the aspect ratio of `size`.
+
+    Its position is random, among those that keep the person in all frames.
     """
     image = np.array([keypoints.width, keypoints.height])
     scale = (image / size[::-1]).min()

@@ -31,27 +31,24 @@ CONTENT_DRAW, DROPOUT_DRAW = 0, 1
 
 
 class HIADataset(torch.utils.data.Dataset):
-    r"""Training samples of HIA (Sec. 3.3, A.5 of https://arxiv.org/abs/2409.19580): a reference image of a person, and
-    one or more other frames of the same clip with their conditioning frames.
+    r"""Training samples of HIA (Sec. 3.3, A.5 of https://arxiv.org/abs/2409.19580).
+
+    A sample has a reference image of a person, and one or more other frames of the same clip with their conditioning
+    frames.
 
     The content of sample `index` depends only on `seed`, the epoch, `index` and the options, not on the worker, the
     rank or previous samples. A sample is a dictionary:
 
-    | key | type | content |
-    | --- | --- | --- |
-    | `reference_pixel_values` | float32 `(3, H, W)` | the reference image in `[-1, 1]` |
-    | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` |
-    | `conditioning` | float32 `(F, 6, H, W)` | their conditioning frames in `[0, 1]`, see
-    [`MotionBlurCondition.to_tensor`] |
-    | `face_mask` | float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere |
-    | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and right hand, 0 elsewhere |
-    | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points; zeros if missing |
-    | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference image |
-    | `drop_conditions` | bool `()` | whether to train this sample without reference and ControlNet |
-    | `clip` | `str` | name of the clip |
-    | `frames` | int64 `(F,)` | the target frames' numbers in the clip |
-    | `reference_frame` | int64 `()` | the reference image's number in the clip |
-    | `skipped` | `str` | one line for each unreadable clip that this sample replaces, usually empty |
+    | key | type | content | | --- | --- | --- | | `reference_pixel_values` | float32 `(3, H, W)` | the reference image
+    in `[-1, 1]` | | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` | | `conditioning` |
+    float32 `(F, 6, H, W)` | conditioning frames in `[0, 1]`, see [`MotionBlurCondition.to_tensor`] | | `face_mask` |
+    float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere | | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and
+    right hand, 0 elsewhere | | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points;
+    zeros if missing | | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference image | |
+    `drop_conditions` | bool `()` | whether to train this sample without reference and ControlNet | | `clip` | `str` |
+    name of the clip | | `frames` | int64 `(F,)` | the target frames' numbers in the clip | | `reference_frame` | int64
+    `()` | the reference image's number in the clip | | `skipped` | `str` | one line for each unreadable clip that this
+    sample replaces, usually empty |
 
     The motion of a hand is relative to the previous frame of the clip, however far apart the frames of the sample are.
     It is unknown in the first frame of the clip, and zero in still images.

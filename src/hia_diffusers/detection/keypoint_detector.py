@@ -39,8 +39,10 @@ _MIN_PERSON_SCORE = 0.3
 
 
 class KeypointDetector(Detector):
-    """Detect whole-body keypoints with RTMPose: YOLOX detects the people, a pose model their 133 points, and a second
-    pose model replaces the six points of the feet (paper, A.4). Needs the `pose` extra.
+    """Detect whole-body keypoints with RTMPose.
+
+    YOLOX detects the people, a pose model their 133 points, and a second pose model replaces the six points of the
+    feet (paper, A.4). Needs the `pose` extra.
 
     A model is a name, which rtmlib downloads once into torch's hub folder, or the path of an ONNX file. A file must
     expect the inputs of mmdeploy's exports: BGR for YOLOX, normalized RGB for the pose models. A local file with the
@@ -119,6 +121,7 @@ class KeypointDetector(Detector):
             self._score_scale["pose"] = score_scale
 
     def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
+        """Detect everyone in every frame, as described at [`Detector.detect`]."""
         xy, score, boxes = [], [], []
         for batch in frame_batches(frames, fps, self._batch_size):
             height, width = batch[0].shape[:2]

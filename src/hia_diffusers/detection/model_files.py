@@ -101,10 +101,16 @@ def download_model(role: str, name: str, model: OnnxModel) -> Path:
 
 
 def download_folder(name: str) -> Path:
+    """Return the folder into which the files of a model are downloaded."""
     return Path(torch.hub.get_dir(), "hia_diffusers", name)
 
 
 def checked_digests(sha256: Mapping[str, str] | None, roles: Iterable[str]) -> dict[str, str]:
+    """Return the expected SHA-256 of each role's file.
+
+    Raises:
+        ValueError: If a role is unknown, or a digest is not SHA-256 in hexadecimal digits.
+    """
     expected = dict(sha256 or {})
     for role, digest in expected.items():
         if role not in roles:
@@ -115,6 +121,11 @@ def checked_digests(sha256: Mapping[str, str] | None, roles: Iterable[str]) -> d
 
 
 def file_digest(role: str, path: Path, expected: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a role's file.
+
+    Raises:
+        ValueError: If it is not the expected one.
+    """
     found = sha256_of(path)
     if expected.get(role, found).lower() != found:
         raise ValueError(f"`sha256` of the {role} model must be {expected[role]}, got {found}: {path}.")

@@ -29,9 +29,10 @@ _OPENPOSE_FILES = {"body": "body_pose_model.pth", "hand": "hand_pose_model.pth",
 
 
 class OpenPoseKeypointDetector(Detector):
-    """Detect whole-body keypoints with OpenPose, using controlnet-aux: the points that most OpenPose ControlNets were
-    trained on. It detects no feet, gives no scores (1 for every detected point), and runs frame by frame. Its authors
-    license it for non-commercial use. Needs the `pose` extra.
+    """Detect whole-body keypoints with OpenPose, using controlnet-aux.
+
+    Most OpenPose ControlNets were trained on these points. OpenPose detects no feet, gives no scores (1 for every
+    detected point), and runs frame by frame. Its authors license it for non-commercial use. Needs the `pose` extra.
 
     Args:
         model (`str` or `os.PathLike`, *optional*, defaults to `"lllyasviel/Annotators"`):
@@ -82,6 +83,7 @@ class OpenPoseKeypointDetector(Detector):
         self.providers = {role: str(next(net.model.parameters()).device) for role, net in loaded.items()}
 
     def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
+        """Detect everyone in every frame, as described at [`Detector.detect`]."""
         from controlnet_aux.util import resize_image
 
         xy, score, boxes = [], [], []

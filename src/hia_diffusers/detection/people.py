@@ -20,8 +20,9 @@ from ..conditioning.tracking import MIN_OVERLAP, follow_boxes, largest_track, ov
 
 @dataclass(eq=False)
 class DetectedPeople:
-    """Everyone detected in the frames of a clip. Each list has one array per frame, with that frame's people in the
-    same order.
+    """Everyone detected in the frames of a clip.
+
+    Each list has one array per frame, with that frame's people in the same order.
 
     Args:
         xy (`list[np.ndarray]`):
@@ -85,6 +86,8 @@ class DetectedPeople:
 
 
 class Detector(ABC):
+    """Base class of the keypoint detectors."""
+
     @abstractmethod
     def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:
         """Detect everyone in every frame.

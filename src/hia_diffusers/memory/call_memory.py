@@ -52,7 +52,6 @@ def context_batch_size_within(
         TypeError: If an argument is not a number.
 
     Example:
-
         >>> size = context_batch_size_within(6 * 2**30, pipe, height=896, width=512)
         >>> pipe(image, condition, context_batch_size=size)
     """

@@ -19,7 +19,7 @@ from ..conditioning.keypoints import FACE
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from ..conditioning.retargeting import retarget_keypoints
 from ..finite_results import check_finite
-from ..models.autoencoder import decode_latents, encode_pictures
+from ..models.autoencoder import decode_latents, encode_images
 from ..procedural.procdance import DANCE_FRAMES, REFERENCE_SIZE, ProcDanceClip, proc_dance_v1
 from .evaluation import EvaluationClip
 
@@ -188,6 +188,6 @@ def through_autoencoder(pipe: Any, sample: ProcDanceSample) -> np.ndarray:
         `np.ndarray` of shape `(F, H, W, 3)`: uint8.
     """
     images = torch.from_numpy(sample.targets).movedim(-1, 1).to(pipe.device) / 127.5 - 1
-    decoded = decode_latents(pipe.vae, encode_pictures(pipe.vae, images))
+    decoded = decode_latents(pipe.vae, encode_images(pipe.vae, images))
     check_finite("The frames", [decoded], pipe.components)
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()

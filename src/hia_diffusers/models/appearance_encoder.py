@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The appearance encoder (paper Fig. 2): a Stable Diffusion UNet that reads the reference picture once per clip."""
+"""The appearance encoder (paper Fig. 2): a Stable Diffusion UNet that reads the reference image once per clip."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ LAYERS = (
     (SPATIAL_BLOCK + r"\.attn1", Attention, DispatchedAttention),
     (SPATIAL_BLOCK + r"\.attn2", Attention, CrossAttention),
 )
-POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)  # spatial_position_embedding
+POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)  # if spatial_position_embedding
 
 
 @dataclass
@@ -45,18 +45,18 @@ class HIAAppearanceEncoderOutput(BaseOutput):
 
     Args:
         reference_features (`dict[str, torch.Tensor]`):
-            Block name, such as `"mid_block.attentions.0.transformer_blocks.0"`, to the normed input of that block's
-            self-attention, `(B, tokens, C)`.
+            Maps the name of a block, such as `"mid_block.attentions.0.transformer_blocks.0"`, to the normalized input
+            of its self-attention, `(B, tokens, C)`.
     """
 
     reference_features: dict[str, torch.Tensor]
 
 
 class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DConditionModel):
-    """A UNet that turns the latents of a reference picture into features for reference attention.
+    """A UNet that turns the latents of a reference image into features for reference attention.
 
-    It takes the configuration of [`~diffusers.UNet2DConditionModel`] and has its state-dict keys, but for those on
-    which no feature depends: the output convolution, and everything behind the last block's first norm. (A parameter
+    It has the configuration and state-dict keys of [`~diffusers.UNet2DConditionModel`], except for the layers on which
+    no feature depends: the output convolution, and everything after the first norm of the last block. (A parameter
     without gradient would stall distributed training.)
 
     Args:
@@ -66,7 +66,7 @@ class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DCond
             The arguments of [`~diffusers.UNet2DConditionModel`].
 
     Raises:
-        ValueError: If the configuration has no spatial transformer in its up blocks.
+        ValueError: If no up block in the configuration has a spatial transformer.
     """
 
     _repeated_blocks = ["ReferenceWriteBlock"]
@@ -160,11 +160,11 @@ class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DCond
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, spatial_position_embedding: bool = False) -> "HIAAppearanceEncoder":
-        """Build the encoder from a UNet's configuration and a copy of its weights.
+        """Create the encoder from the configuration and a copy of the weights of a UNet.
 
         Args:
             unet (`UNet2DConditionModel`):
-                For instance the UNet of Stable Diffusion 1.5.
+                A UNet, such as that of Stable Diffusion 1.5.
             spatial_position_embedding (`bool`, *optional*, defaults to `False`):
                 As in [`HIAUNetMotionModel`].
         """
@@ -184,19 +184,19 @@ class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DCond
         return_dict: bool = True,
         **kwargs: Any,
     ) -> HIAAppearanceEncoderOutput | tuple[dict[str, torch.Tensor]]:
-        """Read reference latents.
+        """Encode reference latents.
 
         Args:
             sample (`torch.Tensor` of shape `(B, C, H, W)`):
-                Clean latents of the reference pictures, scaled as the VAE's configuration says.
+                Clean latents of the reference images, scaled for the UNet.
             timestep (`torch.Tensor` or `float` or `int`):
-                0 for HIA; the current timestep for weights of MagicAnimate.
+                0 for HIA; the current timestep for the weights of MagicAnimate.
             encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)`):
-                Context for cross-attention.
+                Input of cross-attention.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`HIAAppearanceEncoderOutput`] instead of a tuple.
             kwargs:
-                Further arguments of [`~diffusers.UNet2DConditionModel.forward`].
+                Other arguments of [`~diffusers.UNet2DConditionModel.forward`].
         """
         recorder = ReferenceRecorder()
         cross_attention_kwargs = {**(kwargs.pop("cross_attention_kwargs", None) or {}), REFERENCE: recorder}

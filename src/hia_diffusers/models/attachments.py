@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What diffusers attaches to a network for a while, and no checkpoint holds: LoRA, fused projections, IP-Adapters."""
+"""What diffusers attaches to a network without storing it in checkpoints: LoRA, fused projections, IP-Adapters."""
 
 import sys
 from typing import Any
@@ -10,20 +10,18 @@ from torch import nn
 
 
 def lora_layers(network: nn.Module) -> list[Any]:
-    """
-    The layers of a network that PEFT has put in place of its own.
+    """Return the layers of a network that PEFT has replaced by its own.
 
     Args:
         network (`nn.Module`):
             The network.
     """
-    tuners = sys.modules.get("peft.tuners.tuners_utils")  # where nobody has imported PEFT there are none
+    tuners = sys.modules.get("peft.tuners.tuners_utils")  # without an import of PEFT there are no such layers
     return [] if tuners is None else [m for m in network.modules() if isinstance(m, tuners.BaseTunerLayer)]
 
 
 def has_fused_projections(network: nn.Module) -> bool:
-    """
-    Whether attention computes queries, keys and values with one matrix, beside those that it was made of.
+    """Return whether attention computes queries, keys and values with one matrix.
 
     Args:
         network (`nn.Module`):
@@ -34,22 +32,21 @@ def has_fused_projections(network: nn.Module) -> bool:
 
 
 def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lora") -> None:
-    """
-    Refuse a network whose function is not that of its own weights alone, before it is saved or converted.
+    """Refuse to save or convert a network whose output does not depend on its own weights alone.
 
-    Matrices of fused projections that are not used any more are taken away.
+    Matrices of fused projections that are no longer used are removed.
 
     Args:
         name (`str`):
-            Of the network, for errors.
+            Name of the network in error messages.
         network (`nn.Module`):
             The network.
         unload (`str`, *optional*, defaults to `"unload_lora"`):
-            The method that unloads LoRA, for errors.
+            Name of the method that unloads LoRA, for error messages.
 
     Raises:
-        ValueError: If LoRA is loaded or fused, projections are fused, or an IP-Adapter is loaded; it says what to
-            call.
+        ValueError: If LoRA is loaded or fused, projections are fused, or an IP-Adapter is loaded. The message names
+            the method to call.
     """
     layers = lora_layers(network)
     if any(layer.merged for layer in layers):
@@ -70,7 +67,7 @@ def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lo
 
 
 def _remove_fused_projections(network: nn.Module) -> None:
-    """Take the matrices away that `fuse_qkv_projections` made, and `unfuse_qkv_projections` of diffusers leaves."""
+    """Remove the matrices made by `fuse_qkv_projections`, which `unfuse_qkv_projections` of diffusers keeps."""
     for module in network.modules():
         if isinstance(module, Attention) and module.fused_projections:
             for name in ("to_qkv", "to_kv"):

@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a component of diffusers or transformers, looked at before a library reads them.
+"""Checks of the files of a diffusers or transformers component before a library reads them.
 
-Of weights only the headers are read: what is damaged, leads out of its folder or holds other than floating-point
-numbers is known before the first gigabyte.
+Only the headers of weights are read, so damaged files, files outside the component's folder and weights that are not
+floating-point numbers are detected before gigabytes are read.
 """
 
 import json
@@ -19,21 +19,20 @@ from safetensors import SafetensorError, safe_open
 CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
-# What safetensors calls the numbers that weights may be; float8 and float64 become the dtype that is asked for.
+# Names in safetensors of the dtypes that weights may have; float8 and float64 are converted to the requested dtype.
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """
-    Read a configuration.
+    """Read a configuration.
 
     Args:
         path (`Path`):
             A JSON file.
 
     Raises:
-        ValueError: If it holds anything but a JSON object.
+        ValueError: If it does not contain a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -46,20 +45,19 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def check_component_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = True) -> None:
-    """
-    Refuse files that cannot be what a library expects, or make it read elsewhere.
+    """Refuse files that a library cannot load, or that would make it read other files.
 
     Args:
         folder (`Path`):
-            Of one component.
+            Folder of one component.
         variant (`str`, *optional*):
-            Of its weights.
+            Variant of its weights.
         use_safetensors (`bool`, *optional*, defaults to `True`):
-            Whether weights are read from safetensors, from pickles, or, if None, from what is there.
+            Whether weights are read from safetensors or from pickles; `None` reads whichever exists.
 
     Raises:
         FileNotFoundError: If a part of sharded weights is missing, or there are only weights of another variant.
-        ValueError: If a file is damaged, leads out of the folder, or holds weights that are no floating-point numbers.
+        ValueError: If a file is damaged or outside the folder, or weights are not floating-point numbers.
     """
     configs = {name: read_json_object(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
     if (folder / "adapter_config.json").is_file():
@@ -77,7 +75,7 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
         )
     for path in paths:
         for key, is_float in _stored_floats(path):
-            # Old CLIP models hold the numbers of their positions, which are no weights.
+            # Old CLIP models contain the indices of their positions, which are not weights.
             if not is_float and not quantized and not key.endswith("position_ids"):
                 raise ValueError(f"{path} must hold floating-point weights only, but {key} is of another dtype.")
 
@@ -96,7 +94,7 @@ def _weight_files(folder: Path, variant: str | None, suffixes: Sequence[str]) ->
 
 
 def _variants(folder: Path) -> set[str]:
-    """Of which there are weights."""
+    """Return the variants of which there are weights."""
     name = re.compile(rf"({'|'.join(STEMS)})\.(?P<variant>\w+)(-\d+-of-\d+)?\.(safetensors|bin)")
     return {match["variant"] for path in folder.glob("*") if (match := name.fullmatch(path.name))}
 
@@ -114,7 +112,7 @@ def _shards(index: Path) -> Iterator[Path]:
 
 
 def _stored_floats(path: Path) -> Iterator[tuple[str, bool]]:
-    """Each key of a file, and whether its tensor is of a floating-point dtype that is taken."""
+    """Yield each key of a file, and whether its tensor has a supported floating-point dtype."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -125,7 +123,7 @@ def _stored_floats(path: Path) -> Iterator[tuple[str, bool]]:
         try:
             tensors = torch.load(path, map_location="meta", weights_only=True)
             yield from [(key, tensor.dtype in FLOAT_DTYPES) for key, tensor in tensors.items()]
-        except Exception as error:  # torch raises errors of many classes on files that are cut off
+        except Exception as error:  # torch raises errors of many classes on truncated files
             if isinstance(error, (OSError, MemoryError)):
-                raise  # the machine's trouble
+                raise  # caused by the machine, not by the file
             raise ValueError(f"{path} holds no tensors, or is damaged or cut off.") from error

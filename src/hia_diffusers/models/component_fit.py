@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the components of a pipeline fit each other, told by classes and configurations: weights are not looked at.
+"""Whether the components of a pipeline fit each other, according to their classes and configurations.
 
-Networks may be on the meta device, so that what does not fit is refused before its weights are read.
+Networks may be on the meta device, so that unsuitable ones are refused before their weights are read.
 """
 
 import copy
@@ -35,25 +35,24 @@ CLASSES: dict[str, tuple[type, ...]] = {
 }
 COMPONENTS = (*CLASSES, "feature_extractor", "tokenizer")
 REQUIRED = ("vae", "unet", "appearance_encoder", "controlnet", "scheduler")  # for a call
-CONVERTED_UNETS = (UNet2DConditionModel, UNetMotionModel)  # which the pipeline makes an HIAUNetMotionModel of
+CONVERTED_UNETS = (UNet2DConditionModel, UNetMotionModel)  # the pipeline converts them to HIAUNetMotionModel
 
-# Options in which a ControlNet must agree with the UNet.
+# Options that must be the same in a ControlNet and the UNet.
 CONTROLNET_OPTIONS = ("block_out_channels", "layers_per_block", "cross_attention_dim")
 
 _tried_schedulers: WeakSet[SchedulerMixin] = WeakSet()
 
 
 def check_components(components: Mapping[str, Any]) -> None:
-    """
-    Refuse components that do not fit each other.
+    """Refuse components that do not fit each other.
 
     Args:
         components (`Mapping[str, Any]`):
-            By their names in [`HIAPipeline`]; those that are None or left out are not looked at. A UNet of diffusers
-            that the pipeline converts is taken for what it will be.
+            The components by their names in [`HIAPipeline`]; missing ones and None are ignored. A UNet of diffusers
+            that the pipeline converts is treated as its result.
 
     Raises:
-        TypeError: If one is of a class that does not fit.
+        TypeError: If a component has an unsupported class.
         ValueError: If two do not fit each other, or the scheduler cannot do what the pipeline needs.
     """
     # Compiled modules wrap their original.
@@ -85,16 +84,18 @@ def check_components(components: Mapping[str, Any]) -> None:
 
 
 def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, extractor: object) -> None:
-    """
-    Refuse a feature extractor whose pictures have another size than an image encoder reads.
+    """Refuse a feature extractor whose images have another size than the image encoder expects.
 
     Args:
         name (`str`):
-            Of the encoder, for errors.
+            Name of the encoder in error messages.
         encoder (`CLIPVisionModelWithProjection`):
-            The encoder.
+            The image encoder.
         extractor (`CLIPImageProcessor`):
             Its feature extractor.
+
+    Raises:
+        ValueError: If the sizes differ.
     """
     option = "crop_size" if getattr(extractor, "do_center_crop", False) else "size"
     given = getattr(extractor, option, None)
@@ -109,15 +110,14 @@ def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, e
 
 
 def check_number_of_betas(scheduler: SchedulerMixin) -> None:
-    """
-    Refuse a scheduler whose betas are not as many as its timesteps.
+    """Refuse a scheduler that does not have one beta per timestep.
 
     Args:
         scheduler (`SchedulerMixin`):
-            Of any class; some have no betas.
+            A scheduler of any class; some have no betas.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If the numbers differ.
     """
     steps, betas = scheduler.config.get("num_train_timesteps"), getattr(scheduler, "betas", None)
     if steps is not None and betas is not None and len(betas) != steps:
@@ -127,7 +127,10 @@ def check_number_of_betas(scheduler: SchedulerMixin) -> None:
 
 
 def _check_channels(parts: Mapping[str, Any]) -> None:
-    """All networks see the latents of one autoencoder, and the UNet gives as many channels as it takes."""
+    """Check that all networks fit the latents of one autoencoder.
+
+    The UNet must return as many channels as it takes.
+    """
     vae, unet = parts.get("vae"), parts.get("unet")
     if vae is not None:
         for option in ("in_channels", "out_channels"):
@@ -151,7 +154,7 @@ def _check_channels(parts: Mapping[str, Any]) -> None:
 
 
 def _check_context(parts: Mapping[str, Any]) -> None:
-    """Cross-attention of all networks reads one context."""
+    """Check that the cross-attention of all networks has the same width."""
     if "unet" not in parts:
         return
     width = parts["unet"].config.cross_attention_dim
@@ -169,7 +172,7 @@ def _check_context(parts: Mapping[str, Any]) -> None:
 
 
 def _check_reference(parts: Mapping[str, Any]) -> None:
-    """The appearance encoder has features of each block of the UNet that reads them, in that block's width."""
+    """Check that the appearance encoder has features of the right width for each block of the UNet that reads them."""
     if "unet" not in parts or "appearance_encoder" not in parts:
         return
     unet, encoder = parts["unet"], parts["appearance_encoder"]
@@ -218,7 +221,7 @@ def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
             f"`tokenizer` has {len(tokenizer)} tokens but `text_encoder` knows the {config.vocab_size} of its"
             " `vocab_size`."
         )
-    if config.max_position_embeddings < tokenizer.model_max_length < VERY_LARGE_INTEGER:  # which stands for none
+    if config.max_position_embeddings < tokenizer.model_max_length < VERY_LARGE_INTEGER:  # which means no limit
         raise ValueError(
             f"`tokenizer`: its `model_max_length` must be at most {config.max_position_embeddings}, the"
             f" `max_position_embeddings` of `text_encoder`, got {tokenizer.model_max_length}."
@@ -226,7 +229,7 @@ def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
 
 
 def _check_scheduler(scheduler: SchedulerMixin) -> None:
-    """Two steps on zeros: schedulers of diffusers differ in what they can do, and do not say it."""
+    """Run two steps on zeros, since diffusers' schedulers differ in what they support without declaring it."""
     if scheduler in _tried_schedulers:
         return
     trial = copy.deepcopy(scheduler)
@@ -240,7 +243,7 @@ def _check_scheduler(scheduler: SchedulerMixin) -> None:
                 sample = trial.step(torch.zeros_like(model_input), timestep, sample).prev_sample
         if trial.order < 1 or not sample.isfinite().all():
             raise ValueError("its steps give values that are not finite")
-    except Exception as error:  # whatever a scheduler that is made for something else may raise
+    except Exception as error:  # a scheduler for another purpose may raise anything
         raise ValueError(
             f"`scheduler` must add noise and denoise step by step, as DDIMScheduler does, but this"
             f" {type(scheduler).__name__} cannot: {' '.join(str(error).split()) or type(error).__name__}."

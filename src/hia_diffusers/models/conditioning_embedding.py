@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions that embed conditioning frames, in a ControlNet or alone, and what keeps their outputs."""
+"""The convolutions that embed conditioning frames, in a ControlNet or alone, and a cache of their outputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 
 
 class ConditioningEmbeddings:
-    """The ControlNet's embeddings of conditioning frames, each made once and kept.
+    """Embeddings of conditioning frames by the ControlNet, each computed once and kept.
 
-    Make one per call of the pipeline, and give its windows to the ControlNet as `controlnet_cond`. An embedding is
-    made inside of the ControlNet, when its frame is first seen, so that offloading finds the weights in place. Not for
-    training, nor across a change of the ControlNet's weights.
+    Create one object per call of the pipeline, and pass its windows to the ControlNet as `controlnet_cond`. An
+    embedding is computed inside the ControlNet when its frame is first needed, so that the weights are on the right
+    device even with offloading. Do not use it in training, or after the ControlNet's weights have changed.
 
     Args:
         read (`Callable`):
-            Takes the numbers of frames and gives `(B, frames, C, H, W)` in the ControlNet's dtype.
+            Takes frame numbers and returns the frames `(B, frames, C, H, W)` in the ControlNet's dtype.
         num_frames (`int`):
-            F.
+            F, the number of frames.
         device (`torch.device`, *optional*):
-            Where the embeddings are kept; by default where they are used if one window holds all frames, else on the
-            host.
+            Device on which the embeddings are kept. By default, this is the device on which they are used if one
+            window covers all frames, and otherwise the CPU.
     """
 
     def __init__(
@@ -36,20 +36,20 @@ class ConditioningEmbeddings:
         self._known: set[int] = set()
 
     def windows(self, windows: Sequence[range], device: torch.device) -> "ConditioningWindows":
-        """Windows of frames whose embeddings will be wanted on `device`, one after the other as a batch."""
+        """Return windows of frames whose embeddings will be used on `device`, one after the other as a batch."""
         return ConditioningWindows(self, windows, device)
 
     def get(
         self, windows: Sequence[range], device: torch.device, embed: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """Embeddings `(windows * B * frames, C, h, w)`; `embed` makes those that are not known yet."""
+        """Return embeddings `(windows * B * frames, C, h, w)`; `embed` computes those that are missing."""
         unknown = sorted({frame for window in windows for frame in window} - self._known)
         if unknown:
             made = embed(self.read(unknown).flatten(0, 1).to(device)).unflatten(0, (-1, len(unknown)))
             if self._kept is None:
                 kept_on = self.device or (device if len(windows[0]) == self.num_frames else torch.device("cpu"))
                 shape = (made.shape[0], self.num_frames, *made.shape[2:])
-                # Copies to and from pinned memory wait in the queue of the GPU, and the host does not wait for them.
+                # Copies to and from pinned memory are queued on the GPU, and the CPU does not wait for them.
                 self._pinned = device.type == "cuda" and kept_on.type == "cpu"
                 self._kept = torch.empty(shape, dtype=made.dtype, device=kept_on, pin_memory=self._pinned)
             for frame, embedding in zip(unknown, made.unbind(1), strict=True):
@@ -65,7 +65,7 @@ class ConditioningEmbeddings:
 
 @dataclass(frozen=True)
 class ConditioningWindows:
-    """What the ControlNet takes as `controlnet_cond` in place of frames."""
+    """The value of `controlnet_cond` that replaces conditioning frames by kept embeddings."""
 
     embeddings: ConditioningEmbeddings
     windows: Sequence[range]
@@ -73,29 +73,30 @@ class ConditioningWindows:
 
 
 class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
-    """The embedding of conditioning frames, which [`ConditioningWindows`] keep."""
+    """The layer that embeds conditioning frames, or returns the kept embeddings of [`ConditioningWindows`]."""
 
     def forward(self, conditioning: torch.Tensor | ConditioningWindows) -> torch.Tensor:
+        """Embed conditioning frames, or return kept embeddings."""
         if isinstance(conditioning, ConditioningWindows):
             return conditioning.embeddings.get(conditioning.windows, conditioning.device, super().forward)
         return super().forward(conditioning)
 
 
 def widened(model_class: Any, name: str, model: Any, conditioning_channels: int) -> Any:
-    """A network with further conditioning channels, which have zero weight and change nothing at first.
+    """Return a copy of a network with additional conditioning channels of zero weight, which at first change nothing.
 
     Args:
         model_class (`type`):
             Class of the result.
         name (`str`):
-            Name of the argument that `model` comes from, for errors.
+            Name of the argument that `model` comes from, for error messages.
         model (`ModelMixin`):
-            A network with a `controlnet_cond_embedding`; it stays as it is.
+            A network with a `controlnet_cond_embedding`; it is not modified.
         conditioning_channels (`int`):
-            Channels of the result; the old ones come first.
+            Number of channels of the result; the existing ones come first.
 
     Raises:
-        ValueError: If there are less than those of `model`.
+        ValueError: If `model` has more channels than that.
     """
     new_channels = conditioning_channels - model.config.conditioning_channels
     if new_channels < 0:

@@ -25,7 +25,7 @@ from .pose_guider import HIAPoseGuider
 
 @dataclass
 class HIAControlNetOutput(ControlNetOutput):
-    """Output of [`HIAControlNetModel`]: one that accelerate can rebuild on another device, from a mapping.
+    """Output of [`HIAControlNetModel`], which accelerate can rebuild on another device from a mapping.
 
     Args:
         down_block_res_samples (`tuple[torch.Tensor, ...]`):
@@ -46,7 +46,7 @@ LAYERS = (
 
 
 class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMixin, ControlNetModel):
-    """A [`~diffusers.ControlNetModel`] that takes the six channels of [`MotionBlurCondition`] by default.
+    """A [`~diffusers.ControlNetModel`] whose input is the six channels of [`MotionBlurCondition`] by default.
 
     Args:
         kwargs:
@@ -56,7 +56,7 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         ValueError: If `controlnet_conditioning_channel_order` is not `"rgb"`.
     """
 
-    # The arguments of [`HIAUNetMotionModel`] that the outputs are, in their order.
+    # The arguments of [`HIAUNetMotionModel`] to which the outputs are passed, in order.
     unet_arguments = ("down_block_additional_residuals", "mid_block_additional_residual")
 
     _repeated_blocks = ["BasicTransformerBlock"]
@@ -115,13 +115,14 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Build a ControlNet from its configuration; or the [`HIAPoseGuider`] that earlier versions saved as one.
+        """Create a ControlNet from its configuration, or the [`HIAPoseGuider`] that earlier versions saved as one.
 
         Args:
             config (`dict`):
-                As of [`~diffusers.ConfigMixin.from_config`]. With `embedding_only` it is a pose guider's.
+                As in [`~diffusers.ConfigMixin.from_config`]. If it contains `embedding_only`, it is that of a pose
+                guider.
             kwargs:
-                Options that go before those of `config`.
+                Options that override those of `config`.
         """
         if config.get("embedding_only"):
             return HIAPoseGuider.from_config(config, **kwargs)
@@ -129,14 +130,14 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
 
     @property
     def deep_blocks(self) -> list[nn.Module]:
-        """All blocks, which a cache reuses."""
+        """All blocks, whose outputs a cache can reuse."""
         return [self.conv_in, *self.down_blocks, self.mid_block]
 
     @classmethod
     def from_unet(
         cls, unet: UNet2DConditionModel, conditioning_channels: int = 6, **kwargs: Any
     ) -> "HIAControlNetModel":
-        """Build a ControlNet from the encoder of a UNet, with a new conditioning embedding.
+        """Create a ControlNet from the encoder of a UNet, with a new conditioning embedding.
 
         Args:
             unet (`UNet2DConditionModel`):
@@ -144,7 +145,7 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
             conditioning_channels (`int`, *optional*, defaults to 6):
                 Channels of the conditioning frames.
             kwargs:
-                Further options of [`~diffusers.ControlNetModel.from_unet`].
+                Other options of [`~diffusers.ControlNetModel.from_unet`].
         """
         if not isinstance(unet, UNet2DConditionModel):
             raise TypeError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
@@ -153,13 +154,14 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
 
     @classmethod
     def from_controlnet(cls, controlnet: ControlNetModel, conditioning_channels: int = 6) -> "HIAControlNetModel":
-        """Widen a pretrained ControlNet by input channels of zero weight, which leave its outputs unchanged at first.
+        """Extend a pretrained ControlNet by input channels of zero weight, which at first leave its outputs unchanged.
 
         Args:
             controlnet (`ControlNetModel`):
-                For instance `lllyasviel/control_v11p_sd15_openpose` with its 3 channels.
+                A ControlNet, such as `lllyasviel/control_v11p_sd15_openpose` with 3 channels.
             conditioning_channels (`int`, *optional*, defaults to 6):
-                Channels of the conditioning frames, at least those of `controlnet`; the old channels come first.
+                Channels of the conditioning frames, at least as many as `controlnet` has; the existing channels come
+                first.
         """
         if not isinstance(controlnet, ControlNetModel):
             raise TypeError(f"`controlnet` must be a ControlNetModel, got {type(controlnet).__name__}.")
@@ -176,7 +178,7 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         return_dict: bool = True,
         **kwargs: Any,
     ) -> HIAControlNetOutput | tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Read conditioning frames.
+        """Encode conditioning frames.
 
         Args:
             sample (`torch.Tensor` of shape `(N, C, h, w)`):
@@ -184,18 +186,18 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
             timestep (`torch.Tensor` or `float` or `int`):
                 The timestep, one for all or one per frame.
             encoder_hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
-                Context for cross-attention.
+                Input of cross-attention.
             controlnet_cond (`torch.Tensor` of shape `(N, C, H, W)` or [`ConditioningWindows`]):
                 Conditioning frames in [0, 1].
             conditioning_scale (`float`, *optional*, defaults to 1.0):
-                Factor on what is returned.
+                Factor by which the residuals are multiplied.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return an [`HIAControlNetOutput`] instead of a tuple.
             kwargs:
-                Further arguments of [`~diffusers.ControlNetModel.forward`].
+                Other arguments of [`~diffusers.ControlNetModel.forward`].
 
         Returns:
-            [`HIAControlNetOutput`] or `tuple`: residuals of the down blocks and of the middle block.
+            [`HIAControlNetOutput`] or `tuple`: Residuals of the down blocks and of the middle block.
         """
         down, mid = super().forward(
             sample,

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reuse of what changes little from one denoising step to the next (DeepCache, arXiv 2312.00858)."""
+"""Reuse of outputs that change little from one denoising step to the next (DeepCache, arXiv 2312.00858)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,15 @@ HOOK = "hia_deep_cache"
 
 @dataclass(frozen=True)
 class DeepCacheConfig:
-    """How a network reuses its deep blocks, for `enable_cache`.
+    """Options of `enable_cache`: how a network reuses its deep blocks.
 
     Args:
         interval (`int`, *optional*, defaults to 2):
-            The deep blocks run in one of `interval` steps, at least 2; in the others they return what they returned.
+            The deep blocks run in one of `interval` steps, at least 2; in the other steps, their last outputs are
+            reused.
 
     Raises:
-        TypeError, ValueError: If `interval` is no integer from 2.
+        TypeError, ValueError: If `interval` is not an integer of at least 2.
     """
 
     interval: int = 2
@@ -37,8 +38,9 @@ class DeepCacheConfig:
 class DeepCacheMixin(CacheMixin):
     """A network whose deep blocks can be reused, with the interface of [`~diffusers.CacheMixin`].
 
-    While the cache is enabled, the network is called within `cache_context(name)`, a name for each window and branch,
-    whose outputs are kept apart. [`HIAPipeline`] does so, and drops what is kept at the end of a call.
+    While the cache is enabled, call the network within `cache_context(name)`, with one name for each window and
+    branch, whose outputs are kept separately. [`HIAPipeline`] does this, and discards the outputs at the end of a
+    call.
     """
 
     _cache_config: DeepCacheConfig | None
@@ -53,22 +55,22 @@ class DeepCacheMixin(CacheMixin):
 
         Args:
             config ([`DeepCacheConfig`]):
-                How. The other caches of diffusers are made for transformers.
+                The options. The other caches of diffusers are for transformers.
 
         Raises:
             TypeError: If `config` is that of another cache.
-            ValueError: If a cache is enabled already.
+            ValueError: If a cache is already enabled.
         """
         checks.instance("config", config, DeepCacheConfig)
         if self.is_cache_enabled:
             raise ValueError("`enable_cache`: a cache is enabled already; call `disable_cache` first.")
         for block in self.deep_blocks:
             HookRegistry.check_if_exists_or_initialize(block).register_hook(_DeepCacheHook(config.interval), HOOK)
-        HookRegistry.check_if_exists_or_initialize(self)._child_registries_cache = None  # it lacks the new hooks
+        HookRegistry.check_if_exists_or_initialize(self)._child_registries_cache = None  # lacks the new hooks
         self._cache_config = config
 
     def disable_cache(self) -> None:
-        """Run all blocks at every step again."""
+        """Run all blocks in every step again."""
         for block in self.deep_blocks:
             HookRegistry.check_if_exists_or_initialize(block).remove_hook(HOOK, recurse=False)
         self._cache_config = None

@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The three networks of HIA as one denoiser, and what each branch of animation-CFG sees (paper Sec. 3, Eq. 4).
+"""The three networks of HIA as one denoiser, and the inputs of each branch of animation-CFG (paper Sec. 3, Eq. 4).
 
-Sampling, training, distillation and the estimates of memory all call [`HIADenoiser`], so that they cannot differ.
+Sampling, training, distillation and memory estimates all call [`HIADenoiser`], so that they cannot differ.
 
 Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels.
 """
@@ -24,34 +24,35 @@ from .reference_attention import ReferenceFeatures
 from .unet_motion import HIAUNetMotionModel
 
 
-# Arguments of the UNet that a ControlNet or pose guider gives, and their values, each `(B * F, C, h, w)`.
+# Arguments of the UNet that come from a ControlNet or pose guider, and their values, each `(B * F, C, h, w)`.
 Residuals = Mapping[str, torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class HIAConditions:
-    """What [`HIADenoiser`] is given besides noisy latents, for B clips.
+    """The inputs of [`HIADenoiser`] other than noisy latents, for B clips.
 
     Args:
         encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)`):
-            What cross-attention reads in the conditional branch.
+            Input of cross-attention in the conditional branch.
         reference (`torch.Tensor` of shape `(images, C, h, w)` or [`ReferenceFeatures`]):
-            Clean latents of the reference images, which are encoded at every call, or the features of B clips, from
-            [`HIADenoiser.read_reference`]. B is a multiple of the images; the clips of one image are neighbours.
+            Clean latents of the reference images, which are encoded in every call, or the features of B clips, from
+            [`HIADenoiser.read_reference`]. B is a multiple of the number of images; the clips of an image are
+            adjacent.
         conditioning_frames (`torch.Tensor` of shape `(B, F, C, H, W)`, or embeddings):
-            Conditioning frames in [0, 1], or [`ConditioningEmbeddings`] of them, or some [`ConditioningWindows`].
+            Conditioning frames in [0, 1], or their [`ConditioningEmbeddings`] or [`ConditioningWindows`].
         null_encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
-            What cross-attention reads in the unconditional branch; by default the same as in the other.
+            Input of cross-attention in the unconditional branch; by default, that of the conditional branch.
         image_embeds (`tuple[torch.Tensor, ...]`, *optional*, defaults to `()`):
-            For each loaded IP-Adapter the embeddings of the conditional branch, `(B, images, ...)`.
+            Embeddings of the conditional branch for each loaded IP-Adapter, `(B, images, ...)`.
         null_image_embeds (`tuple[torch.Tensor, ...]`, *optional*, defaults to `()`):
-            Those of the unconditional branch.
+            Embeddings of the unconditional branch.
         control_scale (`float`, *optional*, defaults to 1.0):
-            Factor on what the ControlNet returns. With 0 it does not run.
+            Factor by which the outputs of the ControlNet are multiplied. If it is 0, the ControlNet does not run.
         attention_kwargs (`dict`, *optional*):
             `cross_attention_kwargs` of the UNet.
         unconditional (`bool` or `torch.Tensor` of shape `(B,)`, *optional*, defaults to `False`):
-            Which clips are in the unconditional branch: all, none, or those where a tensor of bool is true.
+            Which clips are in the unconditional branch: all, none, or those for which a boolean tensor is true.
     """
 
     encoder_hidden_states: torch.Tensor
@@ -69,11 +70,11 @@ class HIAConditions:
         return len(self.encoder_hidden_states)
 
     def drop(self, unconditional: bool | torch.Tensor = True) -> "HIAConditions":
-        """The conditions of the unconditional branch, for all clips or some.
+        """Return the conditions of the unconditional branch, for all clips or some.
 
         Args:
             unconditional (`bool` or `torch.Tensor` of shape `(B,)`, *optional*, defaults to `True`):
-                Which clips.
+                As in [`HIAConditions`].
         """
         reference = self.reference
         if isinstance(reference, ReferenceFeatures) and not isinstance(unconditional, bool):
@@ -81,12 +82,12 @@ class HIAConditions:
         return replace(self, reference=reference, unconditional=unconditional)
 
     def window(self, *windows: range) -> "HIAConditions":
-        """The conditions of some frames.
+        """Return the conditions of some frames.
 
         Args:
             windows (`range`):
-                Numbers of frames. With several windows of equal length, the B clips of the first window come first,
-                then those of the second, and so on.
+                Frame numbers. With several windows of equal length, the B clips of the first window come first, then
+                those of the second, and so on.
         """
         frames = self.conditioning_frames
         if isinstance(frames, torch.Tensor):
@@ -99,11 +100,11 @@ class HIAConditions:
         return replace(self._repeat_clips(times), reference=self._repeat_reference(times), conditioning_frames=frames)
 
     def repeat(self, times: int) -> "HIAConditions":
-        """The B clips several times, one batch after the other.
+        """Repeat the batch of B clips.
 
         Args:
             times (`int`):
-                How often.
+                Number of repetitions.
         """
         return replace(
             self._repeat_clips(times),
@@ -112,7 +113,7 @@ class HIAConditions:
         )
 
     def both_branches(self) -> "HIAConditions":
-        """2 B clips: those of the conditional branch, then those of the unconditional one."""
+        """Return 2 B clips: those of the conditional branch, then those of the unconditional branch."""
         return replace(
             self._repeat_clips(2),
             reference=self._repeat_reference(2, unconditional=True),
@@ -121,7 +122,7 @@ class HIAConditions:
         )
 
     def _repeat_clips(self, times: int) -> "HIAConditions":
-        """The tensors with one entry per clip."""
+        """Repeat the tensors with one entry per clip."""
         null_states, unconditional = self.null_encoder_hidden_states, self.unconditional
         return replace(
             self,
@@ -133,7 +134,7 @@ class HIAConditions:
         )
 
     def _repeat_reference(self, times: int, unconditional: bool = False) -> torch.Tensor | ReferenceFeatures:
-        """Latents of images, or features of clips, of which the second half may be in the unconditional branch."""
+        """Repeat latents of images or features of clips, the second half optionally in the unconditional branch."""
         if isinstance(self.reference, ReferenceFeatures):
             return self.reference.batch(times * len(self), unconditional)
         return _repeated(self.reference, times)
@@ -148,17 +149,17 @@ class HIAConditions:
 
 
 class HIADenoiser(nn.Module):
-    """Predicts the noise of clips from their conditions.
+    """Predict the noise of clips from their conditions.
 
-    In the unconditional branch there is no reference, there are no residuals of the ControlNet, unless the weights
-    want them, and cross-attention and IP-Adapters read what stands for nothing. The ControlNet itself always reads the
-    conditions of the conditional branch, and so does the appearance encoder.
+    In the unconditional branch, there is no reference and no residual of the ControlNet (unless
+    `unconditional_controlnet` is set), and cross-attention and IP-Adapters read the null embeddings. The appearance
+    encoder and the ControlNet always have the inputs of the conditional branch.
 
     Args:
         appearance_encoder ([`HIAAppearanceEncoder`]):
-            Reads the reference images.
+            Encodes the reference images.
         controlnet ([`HIAControlNetModel`] or [`HIAPoseGuider`]):
-            Reads the conditioning frames.
+            Encodes the conditioning frames.
         unet ([`HIAUNetMotionModel`]):
             Denoises.
         reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
@@ -184,11 +185,11 @@ class HIADenoiser(nn.Module):
 
     @classmethod
     def of_pipeline(cls, pipeline: Any) -> "HIADenoiser":
-        """The denoiser of a [`HIAPipeline`], which shares its networks.
+        """Create the denoiser of a pipeline, which shares its networks.
 
         Args:
             pipeline ([`HIAPipeline`] or `ModularPipeline`):
-                Its three networks and its configuration are taken.
+                The pipeline, whose three networks and configuration are used.
         """
         return cls(
             pipeline.appearance_encoder,
@@ -205,10 +206,10 @@ class HIADenoiser(nn.Module):
         conditions: HIAConditions,
         residuals: Residuals | None = None,
     ) -> torch.Tensor:
-        """Predict the noise, or what else the schedule's `prediction_type` names.
+        """Predict the noise, or whatever the `prediction_type` of the schedule is.
 
-        Where `conditions.unconditional` is a tensor, all networks run for all clips, and what a clip does not see gets
-        gradients of zero, not none, so that distributed training finds every parameter in use.
+        If `conditions.unconditional` is a tensor, all networks run for all clips, and dropped conditions get gradients
+        of zero instead of none, so that distributed training finds every parameter in use.
 
         Args:
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
@@ -216,10 +217,10 @@ class HIADenoiser(nn.Module):
             timestep (`torch.Tensor` of shape `()` or `(B,)`):
                 The timestep, one for all clips or one per clip.
             conditions ([`HIAConditions`]):
-                Of B clips and F frames.
+                The conditions of B clips and F frames.
             residuals (`Mapping`, *optional*):
-                From [`HIADenoiser.control`], of these clips, or of the conditional half of
-                [`HIAConditions.both_branches`]; by default computed.
+                Result of [`HIADenoiser.control`] for these clips, or for the conditional half of
+                [`HIAConditions.both_branches`]; computed by default.
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`.
@@ -256,13 +257,13 @@ class HIADenoiser(nn.Module):
 
         Args:
             latents, timestep, conditions:
-                As of [`HIADenoiser.forward`]; the conditions are those of the conditional branch.
+                As in [`HIADenoiser.forward`]; the conditions are those of the conditional branch.
             guider ([`~diffusers.guiders.BaseGuidance`]):
-                Says which branches run, and combines their predictions.
+                Decides which branches run, and combines their predictions.
             batch_guidance (`bool`, *optional*, defaults to `False`):
-                Whether the conditional and the unconditional branch are one call of the UNet.
+                Whether both branches run in one call of the UNet.
             window (`str`, *optional*, defaults to `""`):
-                Whose outputs a cache keeps and reuses.
+                Name of the window, for which a cache keeps outputs.
 
         Returns:
             `torch.Tensor` of shape `(B, C, F, h, w)`.
@@ -283,16 +284,16 @@ class HIADenoiser(nn.Module):
 
     @property
     def cache_interval(self) -> int:
-        """Steps of which one is computed whole, 1 without a cache."""
+        """Number of steps in which the full network runs once: 1 without a cache."""
         return max((network._cache_config.interval for network in self._cached_networks), default=1)
 
     @contextmanager
     def cache_context(self, name: str) -> Iterator[None]:
-        """Whose outputs caches keep and reuse.
+        """Name the outputs that caches keep and reuse.
 
         Args:
             name (`str`):
-                Of a window and branch.
+                Name of a window and branch.
         """
         with ExitStack() as contexts:
             for network in self._cached_networks:
@@ -301,14 +302,14 @@ class HIADenoiser(nn.Module):
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """Nothing of what caches keep stays behind, whatever happens inside."""
+        """Discard the outputs in the caches at the end, whether or not an error is raised."""
         try:
             yield
         finally:
             self.reset_cache()
 
     def reset_cache(self) -> None:
-        """Drop all that caches keep, so that the next step is computed whole."""
+        """Discard the outputs in the caches, so that the next step runs the full network."""
         for network in self._cached_networks:
             network._reset_stateful_cache()
 
@@ -317,11 +318,14 @@ class HIADenoiser(nn.Module):
         return [network for network in (self.controlnet, self.unet) if getattr(network, "is_cache_enabled", False)]
 
     def read_reference(self, conditions: HIAConditions, timestep: torch.Tensor | int = 0) -> HIAConditions:
-        """Run the appearance encoder, for all calls of one timestep, or of a clip where `reference_timestep` is zero.
+        """Run the appearance encoder.
+
+        The result is valid for all calls with the same timestep or, if `reference_timestep` is `"zero"`, for all of a
+        clip.
 
         Args:
             conditions ([`HIAConditions`]):
-                With the latents of reference images; returned as they are where they have features.
+                Conditions with the latents of reference images. Conditions with features are returned unchanged.
             timestep (`torch.Tensor` or `int`, *optional*, defaults to 0):
                 The current timestep.
         """
@@ -343,15 +347,15 @@ class HIADenoiser(nn.Module):
         return replace(conditions, reference=ReferenceFeatures(features, dropped))
 
     def control(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: HIAConditions) -> Residuals:
-        """Run the ControlNet, or the pose guider, which reads the conditioning frames alone.
+        """Run the ControlNet or the pose guider; the latter reads the conditioning frames alone.
 
         Args:
             latents, timestep, conditions:
-                As of [`HIADenoiser.forward`].
+                As in [`HIADenoiser.forward`].
 
         Returns:
-            `Mapping`: arguments of the UNet and their values, a tensor or a tuple of them, each `(B * F, C, h, w)`;
-            none where the ControlNet has no say.
+            `Mapping`: Arguments of the UNet and their values, a tensor or a tuple of tensors, each `(B * F, C, h, w)`;
+                empty if the ControlNet has no effect.
         """
         if conditions.control_scale == 0:
             return {}
@@ -403,7 +407,7 @@ def _of_each(residuals: Residuals, change: Callable[[torch.Tensor], torch.Tensor
 def _of_branch(
     conditional: torch.Tensor, null: torch.Tensor | None, unconditional: bool | torch.Tensor
 ) -> torch.Tensor:
-    """Of two tensors with one entry per clip, what each clip sees."""
+    """Return the entries of one of two tensors for each clip, depending on its branch."""
     if null is None or unconditional is False:
         return conditional
     if unconditional is True:
@@ -416,9 +420,11 @@ def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def _to_dtype_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Networks of a pipeline may be kept in different precisions; in training, autocast looks after each layer.
+    """Return a function that converts tensors to the dtype of a network.
 
-    diffusers finds the dtype of a network by a walk of its modules: look it up once for all tensors of a call.
+    The networks of a pipeline may have different dtypes; in training, autocast converts the inputs of each layer.
+    Diffusers determines the dtype of a network by iterating over its modules, so do this once for all tensors of a
+    call.
     """
     dtype = None if torch.is_grad_enabled() else network.dtype
     return lambda values: values if dtype is None else values.to(dtype)

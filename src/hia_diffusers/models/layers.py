@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of diffusers that layers of HIA replace: each network has a table of them, which one function applies.
+"""Layers of HIA that replace layers of diffusers: each network has a table of them, applied by one function.
 
-A layer of ours has the parameters of the one that it replaces, so that state-dict keys stay those of the plain network
-and its checkpoints remain valid.
+A layer of HIA has the parameters of the one that it replaces, so the state-dict keys and checkpoints of the original
+network remain valid.
 """
 
 import re
@@ -21,19 +21,19 @@ SPATIAL_BLOCK = SPATIAL + r"\.transformer_blocks\.\d+"
 MOTION = r".+\.motion_modules\.\d+"
 MOTION_BLOCK = MOTION + r"\.transformer_blocks\.\d+"
 
-# A row: the names of the layers as a regular expression, their class, and the class that takes its place.
+# A row: a regular expression for the names of the layers, their class, and the class that replaces it.
 Replacement = tuple[str, type[nn.Module], type[nn.Module]]
 
 
 def replace_layers(network: nn.Module, table: Iterable[Replacement]) -> None:
-    """Turn layers of a network into others, in place.
+    """Replace layers of a network in place.
 
     Args:
         network (`nn.Module`):
             The network.
         table (`Iterable[Replacement]`):
             Rows of a regular expression for whole names, the class of those layers, and a subclass of it, which must
-            be able to do with the attributes that the layers have. Layers of another class stay as they are.
+            work with the attributes of the existing layers. Layers of other classes are not changed.
     """
     for name, layer in list(network.named_modules()):
         for names, old_class, new_class in table:
@@ -42,34 +42,37 @@ def replace_layers(network: nn.Module, table: Iterable[Replacement]) -> None:
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """Group norm of `(B, C, F, H, W)` with the statistics of each frame alone."""
+    """Group norm of `(B, C, F, H, W)` with separate statistics for each frame."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Normalize each frame."""
         frames = hidden_states.transpose(1, 2)
         return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
 class ClipGroupNorm(nn.GroupNorm):
-    """Group norm of `(B * F, C, H, W)` with the statistics of each clip of `num_frames` frames."""
+    """Group norm of `(B * F, C, H, W)` with common statistics for each clip of `num_frames` frames."""
 
     num_frames = 1
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Normalize each clip."""
         clips = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
         return super().forward(clips).transpose(1, 2).flatten(0, 1)
 
 
 class InputConvolution(nn.Conv2d):
-    """The first convolution of a UNet. What its input has beyond its channels is added to its output."""
+    """The first convolution of a UNet. Input channels beyond its own are added to its output."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Convolve the first channels, and add the others to the result."""
         if hidden_states.shape[1] == self.in_channels:
             return super().forward(hidden_states)
         return super().forward(hidden_states[:, : self.in_channels]) + hidden_states[:, self.in_channels :]
 
 
 class MotionTransformer(AnimateDiffTransformer3D):
-    """A motion module that takes part in gradient checkpointing, which diffusers leaves out."""
+    """A motion module that supports gradient checkpointing, which that of diffusers does not."""
 
     gradient_checkpointing = False
     is_left_out = False
@@ -83,6 +86,7 @@ class MotionTransformer(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
+        """Apply the motion module, unless it is disabled; arguments as in diffusers."""
         if self.is_left_out:
             return hidden_states
         arguments = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs)

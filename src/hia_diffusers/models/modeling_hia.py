@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the networks share: options that extend a parent's, and loading that refuses a mismatch."""
+"""Common parts of the networks: options in addition to those of the base class, and strict loading."""
 
 import functools
 import inspect
@@ -24,13 +24,13 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 
 
 def parent_options(parent: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a configuration the options that a parent's constructor takes."""
+    """Return the options of a configuration that the constructor of the base class takes."""
     parameters = inspect.signature(parent.__init__).parameters  # type: ignore[misc]
     return {name: config[name] for name in parameters if name in config}
 
 
 def same_option(value: object, other: object) -> bool:
-    """Whether two options mean the same: one number stands for one of each block, and lists are tuples."""
+    """Return whether two options are equivalent: one number means the same for each block, and lists equal tuples."""
     if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(value) == len(other) and all(map(same_option, value, other))
     if isinstance(value, (list, tuple)):
@@ -41,19 +41,18 @@ def same_option(value: object, other: object) -> bool:
 
 
 def check_same_options(name: str, model: Any, unet: Any, options: Mapping[str, str]) -> None:
-    """
-    Refuse a model whose options are not those of a UNet.
+    """Refuse a model whose options differ from those of a UNet.
 
     Args:
         name (`str`):
-            Of the model, for errors.
+            Name of the model in error messages.
         model, unet (`ModelMixin`):
-            The model, and the UNet that it goes with.
+            The model, and the UNet that it is used with.
         options (`Mapping[str, str]`):
-            Options of the model, with their names in the UNet's configuration; where it has none, they must be 1.
+            Options of the model, and their names in the UNet's configuration. An option that the UNet lacks must be 1.
 
     Raises:
-        ValueError: If one differs.
+        ValueError: If an option differs.
     """
     for option, of_unet in options.items():
         value, expected = model.config[option], unet.config.get(of_unet, 1)
@@ -62,10 +61,10 @@ def check_same_options(name: str, model: Any, unet: Any, options: Mapping[str, s
 
 
 def copy_out_of_mapped_file(module: nn.Module) -> None:
-    """Give a module's CPU weights memory of their own, in place, where they lie in a mapped safetensors file.
+    """Copy CPU weights that lie in a memory-mapped safetensors file, in place.
 
-    There they start at any byte, CPU kernels sum unaligned numbers in another order, and a pipeline that was saved and
-    loaded would not give the same frames bit for bit.
+    In the file they may be unaligned; CPU kernels sum unaligned numbers in another order, so a pipeline that was saved
+    and loaded would not generate bit-identical frames.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
@@ -73,13 +72,13 @@ def copy_out_of_mapped_file(module: nn.Module) -> None:
 
 
 def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-    """`from_pretrained` of a model of diffusers or transformers that raises where they would warn, or say nothing.
+    """Call `from_pretrained` of a diffusers or transformers model, and raise errors where it would only warn.
 
-    With `device_map="meta"` only the headers of weights are read, and the result is the network without them.
+    With `device_map="meta"`, only the headers of weights are read, and the result is the network without its weights.
 
     Raises:
-        ValueError: If the checkpoint has missing or unexpected keys, which are named, is damaged, or holds weights
-            that are no floating-point numbers or not finite.
+        ValueError: If the checkpoint has missing or unexpected keys, which are named, is damaged, or contains weights
+            that are not finite floating-point numbers.
     """
     output_loading_info = kwargs.pop("output_loading_info", False)
     start = "`pretrained_model_name_or_path`: "
@@ -97,7 +96,7 @@ def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, 
             check_component_files(Path(config).parent, **options)
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # libraries raise errors of many classes on files that are damaged or odd
+    except Exception as error:  # libraries raise errors of many classes on damaged files
         raise ValueError(f"{start}{' '.join(str(error).split()).removeprefix(start)}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, loading_info[kind])):
@@ -111,14 +110,13 @@ def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, 
 
 
 def check_finite_weights(model: nn.Module, source: object) -> None:
-    """
-    Refuse weights among which there are infinite ones, or NaN.
+    """Refuse weights that contain infinity or NaN.
 
     Args:
         model (`nn.Module`):
-            The network. What quantization has packed, and what is on the meta device, is not looked at.
+            The network. Quantized weights and weights on the meta device are not checked.
         source (`str` or `os.PathLike`):
-            Where it was loaded from, for errors.
+            Where it was loaded from, for error messages.
 
     Raises:
         ValueError: If there are any.
@@ -126,7 +124,7 @@ def check_finite_weights(model: nn.Module, source: object) -> None:
     for key, tensor in model.state_dict().items():
         if type(tensor) is not torch.Tensor or not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
             continue
-        low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.float()).aminmax()  # NaN is both of its own
+        low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.float()).aminmax()  # a NaN makes both NaN
         if not (low.isfinite() and high.isfinite()):
             raise ValueError(
                 f"`pretrained_model_name_or_path`: the {type(model).__name__} in {source} has weights that are not"
@@ -135,7 +133,7 @@ def check_finite_weights(model: nn.Module, source: object) -> None:
 
 
 class StrictLoadingMixin(ModelMixin, ConfigMixin):
-    """A model whose `from_pretrained` raises where diffusers would warn: weights that do not match are an error."""
+    """A model whose `from_pretrained` raises an error if weights do not match, where that of diffusers warns."""
 
     _other_class_hint: str = "load it with that class."
 
@@ -147,7 +145,7 @@ class StrictLoadingMixin(ModelMixin, ConfigMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 Hub id or local folder, as in [`~diffusers.ModelMixin.from_pretrained`].
             kwargs:
-                The options of [`~diffusers.ModelMixin.from_pretrained`]; `use_safetensors` is `True` unless given.
+                Options of [`~diffusers.ModelMixin.from_pretrained`]; `use_safetensors` is `True` unless given.
 
         Raises:
             ValueError: If the checkpoint was saved by another class, or has missing or unexpected keys.
@@ -169,11 +167,13 @@ class StrictLoadingMixin(ModelMixin, ConfigMixin):
         return config.get("_class_name") == cls.__name__
 
     def register_to_config(self, **kwargs: Any) -> None:
-        # The defaults here are not those of all classes that read the configuration: each option counts as given.
+        """Store the arguments of the constructor, including unchanged defaults."""
+        # Defaults differ between the classes that read a configuration, so each option is stored as if it was given.
         kwargs.pop("_use_default_values", None)
         super().register_to_config(**kwargs)
 
-    @functools.wraps(ModelMixin.save_pretrained)  # diffusers looks at the arguments
+    @functools.wraps(ModelMixin.save_pretrained)  # diffusers inspects the arguments
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model, as in [`~diffusers.ModelMixin.save_pretrained`], if nothing is attached to it."""
         check_no_attachments(type(self).__name__, self)
         super().save_pretrained(*args, **kwargs)

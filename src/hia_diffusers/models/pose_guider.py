@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pose guider of Moore-AnimateAnyone, which takes the place of a ControlNet."""
+"""The pose guider of Moore-AnimateAnyone, which replaces the ControlNet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ class HIAPoseGuiderOutput(BaseOutput):
 
     Args:
         pose_features (`torch.Tensor` of shape `(N, C, h, w)`):
-            What [`HIAUNetMotionModel`] adds to the output of its first convolution.
+            Features that [`HIAUNetMotionModel`] adds to the output of its first convolution.
     """
 
     pose_features: torch.Tensor
 
 
 class HIAPoseGuider(StrictLoadingMixin):
-    """Convolutions that turn conditioning frames into features, which the UNet adds behind its first convolution.
+    """Convolutions that turn conditioning frames into features, which the UNet adds after its first convolution.
 
-    It is the conditioning embedding of a ControlNet alone.
+    It is the same as the conditioning embedding of a ControlNet.
 
     Args:
         conditioning_channels (`int`, *optional*, defaults to 6):
-            Channels of the conditioning frames; 3 for published weights, which read the pose alone.
+            Channels of the conditioning frames; 3 for published weights, which use the pose only.
         conditioning_embedding_out_channels (`tuple[int, ...]`, *optional*, defaults to `(16, 32, 96, 256)`):
-            Channels of the layers. Each but the first halves height and width.
+            Channels of the layers. All but the first halve height and width.
         out_channels (`int`, *optional*, defaults to 320):
-            Channels of the features, those of the UNet's first convolution.
+            Channels of the features, as many as the UNet's first convolution has.
     """
 
-    # The argument of [`HIAUNetMotionModel`] that the output is.
+    # The argument of [`HIAUNetMotionModel`] to which the output is passed.
     unet_arguments = ("pose_features",)
 
     _supports_gradient_checkpointing = True
@@ -63,14 +63,14 @@ class HIAPoseGuider(StrictLoadingMixin):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Build a pose guider from its configuration.
+        """Create a pose guider from its configuration.
 
         Args:
             config (`dict`):
-                As of [`~diffusers.ConfigMixin.from_config`], or that of an [`HIAControlNetModel`] with
-                `embedding_only`, which is what earlier versions saved.
+                As in [`~diffusers.ConfigMixin.from_config`], or that of an [`HIAControlNetModel`] with
+                `embedding_only`, which earlier versions saved.
             kwargs:
-                Options that go before those of `config`.
+                Options that override those of `config`.
         """
         if config.get("embedding_only"):
             kept = {name: config[name] for name in ("conditioning_channels", "conditioning_embedding_out_channels")}
@@ -83,13 +83,14 @@ class HIAPoseGuider(StrictLoadingMixin):
 
     @classmethod
     def from_pose_guider(cls, pose_guider: "HIAPoseGuider", conditioning_channels: int = 6) -> "HIAPoseGuider":
-        """Widen a pose guider by input channels of zero weight, which leave its output unchanged at first.
+        """Extend a pose guider by input channels of zero weight, which at first leave its output unchanged.
 
         Args:
             pose_guider ([`HIAPoseGuider`]):
-                For instance that of Moore-AnimateAnyone with its 3 channels.
+                A pose guider, such as that of Moore-AnimateAnyone with 3 channels.
             conditioning_channels (`int`, *optional*, defaults to 6):
-                Channels of the conditioning frames, at least those of `pose_guider`; the old channels come first.
+                Channels of the conditioning frames, at least as many as `pose_guider` has; the existing channels come
+                first.
         """
         if not isinstance(pose_guider, HIAPoseGuider):
             raise TypeError(f"`pose_guider` must be an HIAPoseGuider, got {type(pose_guider).__name__}.")
@@ -101,13 +102,13 @@ class HIAPoseGuider(StrictLoadingMixin):
         conditioning_scale: float = 1.0,
         return_dict: bool = True,
     ) -> HIAPoseGuiderOutput | tuple[torch.Tensor]:
-        """Read conditioning frames.
+        """Encode conditioning frames.
 
         Args:
             controlnet_cond (`torch.Tensor` of shape `(N, C, H, W)` or [`ConditioningWindows`]):
                 Conditioning frames in [0, 1].
             conditioning_scale (`float`, *optional*, defaults to 1.0):
-                Factor on the features.
+                Factor by which the features are multiplied.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return an [`HIAPoseGuiderOutput`] instead of a tuple.
         """

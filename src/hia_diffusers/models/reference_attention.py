@@ -1,13 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reference attention (paper Sec. 3, Fig. 2): the UNet's spatial self-attention also attends to the reference picture.
+"""Reference attention (paper Sec. 3, Fig. 2): the UNet's spatial self-attention also attends to the reference image.
 
-The appearance encoder hands out the normed input of each of its self-attentions, by block name. In the UNet, the block
-of that name projects it with its own `to_k` and `to_v` and attends to its own tokens and the reference's together.
+The appearance encoder returns the normalized input of each of its self-attention layers, by block name. In the UNet,
+the block of the same name projects it with its own `to_k` and `to_v`, and attends to its own tokens and those of the
+reference together.
 
-Attention processors are not involved: diffusers replaces processors when a user switches attention back ends, fuses
-projections or loads adapters, and a reference that lives in a processor would vanish without a word. The features
-travel as an argument, so that gradient checkpointing and `torch.compile` see them.
+Attention processors are not involved: diffusers replaces processors when a user changes the attention backend, fuses
+projections or loads adapters, and a reference stored in a processor would be lost without warning. The features are
+passed as an argument, so that gradient checkpointing and `torch.compile` see them.
 """
 
 import math
@@ -22,22 +23,22 @@ from torch import nn
 from .attention import DispatchedAttention
 
 
-# The key under which reference features travel in diffusers' `cross_attention_kwargs`.
+# The key of the reference features in diffusers' `cross_attention_kwargs`.
 REFERENCE = "reference"
 
 
 class ReferenceFeatures:
-    """Features of reference pictures, with each layer's K and V projected once and kept.
+    """Features of reference images, with the K and V of each layer computed once and kept.
 
-    Make one per clip and pass it to every call of the UNet. Do not train through it, nor keep it across a change of
-    the UNet's weights or adapters: pass the plain mapping then, which is projected anew at every call.
+    Create one object per clip and pass it to every call of the UNet. Do not use it in training, or after the UNet's
+    weights or adapters have changed; pass the mapping instead, which is projected in every call.
 
     Args:
         features (`Mapping[str, torch.Tensor]`):
-            Block name to `(B, tokens, C)`, as [`HIAAppearanceEncoderOutput`] has them.
+            Maps block names to features `(B, tokens, C)`, as in [`HIAAppearanceEncoderOutput`].
         dropped (`torch.Tensor` of shape `(B,)`, *optional*):
-            Bool; the clips that see no reference, as in the unconditional branch of animation-CFG. Their features get
-            gradients of zero, not none, so that distributed training finds every parameter in use.
+            Boolean; marks the clips that see no reference, as in the unconditional branch of animation-CFG. Their
+            features get gradients of zero instead of none, so that distributed training finds every parameter in use.
     """
 
     def __init__(self, features: Mapping[str, torch.Tensor], dropped: torch.Tensor | None = None):
@@ -47,11 +48,13 @@ class ReferenceFeatures:
         self._batches: dict[tuple[int, bool], ReferenceFeatures] = {}
 
     def batch(self, size: int, unconditional: bool = False) -> "ReferenceFeatures":
-        """Features for a batch in which the clips come several times, one after the other, kept as long as these are.
+        """Return the features of a batch that contains the clips several times, one batch after the other.
+
+        The result is kept with these features.
 
         Args:
             size (`int`):
-                Of the batch, a multiple of the clips.
+                Size of the batch, a multiple of the number of clips.
             unconditional (`bool`, *optional*, defaults to `False`):
                 Whether the second half of the batch sees no reference.
         """
@@ -66,7 +69,7 @@ class ReferenceFeatures:
         return self._batches[size, unconditional]
 
     def key_value(self, name: str, attention: DispatchedAttention) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of the block `name`, each `(B, tokens, C)`, by that block's own projections."""
+        """Return K and V of a block, each `(B, tokens, C)`, using the projections of that block."""
         if name not in self._key_values:
             features = self.features[name]
             self._key_values[name] = (attention.to_k(features), attention.to_v(features))
@@ -80,17 +83,17 @@ def attend_with_reference(
     reference_value: torch.Tensor,
     dropped: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Self-attention whose keys and values are followed by those of the reference.
+    """Self-attention with the keys and values of the reference appended.
 
     Args:
         attention ([`DispatchedAttention`]):
             The block's self-attention; its projections are used, its processor is not.
         hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
-            Normed input, N = B * F, the frames of a clip together.
+            Normalized input, N = B * F, with the frames of a clip adjacent.
         reference_key, reference_value (`torch.Tensor` of shape `(B, reference tokens, C)`):
-            Shared by the F frames of a clip.
+            K and V of the reference, shared by the F frames of a clip.
         dropped (`torch.Tensor` of shape `(B,)`, *optional*):
-            Bool; the clips that attend to their own tokens only.
+            Boolean; marks the clips that attend to their own tokens only.
     """
     query, key, value = attention.project(hidden_states)
     num_frames = hidden_states.shape[0] // reference_key.shape[0]
@@ -106,30 +109,31 @@ def attend_with_reference(
 
 
 class PositionedLayerNorm(nn.LayerNorm):
-    """Layer norm of the tokens of a picture, plus where in the picture each of them is.
+    """Layer norm of the tokens of an image, plus an embedding of their positions in the image.
 
-    Stable Diffusion knows places from the borders that its many convolutions have seen in training. Small networks
-    that are trained from scratch learn sooner to fetch a place of the reference if they are told.
+    Stable Diffusion infers positions from image borders, through the many convolutions that it was trained with. Small
+    networks trained from scratch learn to look up positions in the reference sooner if they get the positions.
     """
 
-    size: torch.Size  # height and width in tokens; the transformer says it at each call
+    size: torch.Size  # height and width in tokens, set by the transformer in each call
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Normalize, and add the position embedding."""
         normed = super().forward(hidden_states)
         height, width = self.size
         return normed + position_embedding(height, width, normed.shape[-1], normed.device).to(normed.dtype)
 
 
 def position_embedding(height: int, width: int, channels: int, device: torch.device) -> torch.Tensor:
-    """Sines and cosines of the relative height and the relative width of each token, of half a period to 16 periods.
+    """Return sines and cosines of the relative height and width of each token, with half a period to 16 periods.
 
     Args:
         height, width (`int`):
-            Of the picture in tokens.
+            Size of the image in tokens.
         channels (`int`):
             A multiple of 4.
         device (`torch.device`):
-            Of the result.
+            Device of the result.
 
     Returns:
         `torch.Tensor`: float32 `(height * width, channels)`.
@@ -145,14 +149,14 @@ def position_embedding(height: int, width: int, channels: int, device: torch.dev
 
 
 def tell_positions(transformer: Transformer2DModel, hidden_states: torch.Tensor) -> None:
-    """Let the positioned norms of a transformer know the size of its input `(N, C, H, W)`."""
+    """Pass the size of a transformer's input `(N, C, H, W)` to its positioned norms."""
     for block in transformer.transformer_blocks:
         if isinstance(block.norm1, PositionedLayerNorm):
             block.norm1.size = hidden_states.shape[-2:]
 
 
 class ReferenceReadBlock(BasicTransformerBlock):
-    """A transformer block whose self-attention reads the reference's K and V, where there are any."""
+    """A transformer block whose self-attention reads the reference's K and V, if there are any."""
 
     position: int  # of the block in its transformer
 
@@ -167,6 +171,7 @@ class ReferenceReadBlock(BasicTransformerBlock):
         class_labels: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
+        """Apply the block; arguments as in diffusers."""
         cross_attention_kwargs = dict(cross_attention_kwargs or {})
         key_values = cross_attention_kwargs.pop(REFERENCE, None)
         if key_values is None:
@@ -199,9 +204,9 @@ class ReferenceReadBlock(BasicTransformerBlock):
 
 
 class ReferenceReadTransformer(Transformer2DModel):
-    """A spatial transformer that finds its blocks' part of the reference by name."""
+    """A spatial transformer that looks up the reference features of its blocks by name."""
 
-    reference_names: list[str]  # empty where this transformer reads no reference
+    reference_names: list[str]  # empty if this transformer reads no reference
 
     def forward(
         self,
@@ -210,8 +215,10 @@ class ReferenceReadTransformer(Transformer2DModel):
         cross_attention_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
+        """Apply the transformer; arguments as in diffusers."""
         tell_positions(self, hidden_states)
-        # Looked up here and not in the block: a block that knew its own name would be compiled once per name.
+        # Looked up here instead of in the block, because a block that knew its own name would be compiled once per
+        # name.
         cross_attention_kwargs = dict(cross_attention_kwargs or {})
         reference = cross_attention_kwargs.pop(REFERENCE, None)
         if reference is not None and self.reference_names:
@@ -223,14 +230,14 @@ class ReferenceReadTransformer(Transformer2DModel):
 
 
 class ReferenceRecorder:
-    """Takes the features that blocks hand out. An object, as the hooks of offloading copy lists and dicts."""
+    """Collects the features of the blocks. It is an object because the hooks of offloading copy lists and dicts."""
 
     def __init__(self) -> None:
         self.features: dict[Any, torch.Tensor] = {}
 
 
 class ReferenceWriteBlock(BasicTransformerBlock):
-    """A transformer block that hands out the normed input of its self-attention."""
+    """A transformer block that records the normalized input of its self-attention."""
 
     position: int  # of the block in its transformer
 
@@ -245,9 +252,10 @@ class ReferenceWriteBlock(BasicTransformerBlock):
         class_labels: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
+        """Apply the block; arguments as in diffusers."""
         cross_attention_kwargs = dict(cross_attention_kwargs or {})
         cross_attention_kwargs.pop(REFERENCE).features[self.position] = self.norm1(hidden_states)
-        if self.attn1 is None:  # the last block: nothing that is handed out depends on what would follow
+        if self.attn1 is None:  # the last block: no features depend on the layers that would follow
             return hidden_states
         return super().forward(
             hidden_states,
@@ -262,13 +270,14 @@ class ReferenceWriteBlock(BasicTransformerBlock):
 
 
 class ReferenceWriteTransformer(Transformer2DModel):
-    """A spatial transformer that files its blocks' features under their names."""
+    """A spatial transformer that stores the features of its blocks under their names."""
 
     reference_names: list[str]
 
     def forward(
         self, hidden_states: torch.Tensor, *args: Any, cross_attention_kwargs: dict[str, Any], **kwargs: Any
     ) -> Any:
+        """Apply the transformer; arguments as in diffusers."""
         tell_positions(self, hidden_states)
         recorder = ReferenceRecorder()
         output = super().forward(
@@ -280,16 +289,16 @@ class ReferenceWriteTransformer(Transformer2DModel):
 
 
 def name_reference_blocks(unet: nn.Module, parts: tuple[str, ...] = ("",)) -> list[str]:
-    """Tell the transformers of a UNet the names of their blocks, and the blocks their places.
+    """Set the block names of the transformers of a UNet, and the positions of the blocks.
 
     Args:
         unet (`nn.Module`):
             A network with transformers of this module, reading or writing.
         parts (`tuple[str, ...]`, *optional*, defaults to `("",)`):
-            Prefixes of the modules that take part, such as `("mid_block", "up_blocks")`; all by default.
+            Prefixes of the modules to include, such as `("mid_block", "up_blocks")`; all by default.
 
     Returns:
-        `list[str]`: the names of the blocks that take part.
+        `list[str]`: Names of the included blocks.
     """
     names: list[str] = []
     for name, transformer in unet.named_modules():
@@ -304,11 +313,14 @@ def name_reference_blocks(unet: nn.Module, parts: tuple[str, ...] = ("",)) -> li
 
 
 def check_positioned_norms(unet: nn.Module) -> None:
-    """Raise a `ValueError` where [`PositionedLayerNorm`] has channels that are no multiple of 4.
+    """Refuse a network with a [`PositionedLayerNorm`] whose number of channels is not a multiple of 4.
 
     Args:
         unet (`nn.Module`):
             The network.
+
+    Raises:
+        ValueError: If it has one.
     """
     for norm in unet.modules():
         if isinstance(norm, PositionedLayerNorm) and norm.normalized_shape[0] % 4:

@@ -41,7 +41,7 @@ from .reference_attention import (
 )
 
 
-# Options in which a motion adapter must agree with the UNet, by their names there.
+# Options that must be the same in a motion adapter and the UNet, by their names in the adapter.
 MOTION_ADAPTER_OPTIONS = {
     "block_out_channels": "block_out_channels",
     "motion_layers_per_block": "layers_per_block",
@@ -60,25 +60,24 @@ LAYERS = (
     (MOTION, AnimateDiffTransformer3D, MotionTransformer),
     (MOTION_BLOCK + r"\.attn[12]", Attention, MotionAttention),
 )
-# With `motion_norm="frame"`, `resnet_norm="clip"` and `spatial_position_embedding`.
+# For `motion_norm="frame"`, `resnet_norm="clip"` and `spatial_position_embedding`.
 FRAME_NORM_LAYERS = ((MOTION + r"\.norm", nn.GroupNorm, FrameGroupNorm),)
 CLIP_NORM_LAYERS = ((r".+\.resnets\.\d+\.norm[12]|conv_norm_out", nn.GroupNorm, ClipGroupNorm),)
 POSITION_LAYERS = ((SPATIAL_BLOCK + r"\.norm1", nn.LayerNorm, PositionedLayerNorm),)
 
 
 def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UNetMotionModel) -> None:
-    """
-    Refuse a motion adapter that was made for another UNet.
+    """Refuse a motion adapter that was made for another UNet.
 
     Args:
         adapter (`MotionAdapter`):
             Temporal layers of AnimateDiff.
         unet (`UNet2DConditionModel` or `UNetMotionModel`):
-            That is to have them.
+            The UNet.
 
     Raises:
-        TypeError: If it is of another class.
-        ValueError: If an option differs, or it changes the first convolution.
+        TypeError: If the adapter is of another class.
+        ValueError: If an option differs, or the adapter has a first convolution of its own.
     """
     if not isinstance(adapter, MotionAdapter):
         raise TypeError(f"`motion_adapter` must be a MotionAdapter, got {type(adapter).__name__}.")
@@ -90,35 +89,37 @@ def check_motion_adapter(adapter: MotionAdapter, unet: UNet2DConditionModel | UN
 
 
 class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMixin, UNetMotionModel):
-    """A [`~diffusers.UNetMotionModel`] whose spatial self-attention reads a reference picture.
+    """A [`~diffusers.UNetMotionModel`] whose spatial self-attention also attends to a reference image.
 
-    Configuration and state-dict keys are the parent's. New motion modules start as the identity, as AnimateDiff's do.
-    They stay on torch's SDPA where xformers is asked for.
+    Configuration and state-dict keys are those of the base class. New motion modules start as the identity, as in
+    AnimateDiff. They stay on torch's SDPA if xformers is requested.
 
     Args:
         reference_attention_blocks (`"full"` or `"midup"`, *optional*, defaults to `"full"`):
-            The blocks that read the reference: all, or those of the mid and up blocks.
+            The blocks that read the reference: all, or only the mid and up blocks.
         motion_norm (`"frame"` or `"clip"`, *optional*, defaults to `"frame"`):
-            The frames that a group norm at the entry of a motion module pools over. With `"frame"`, a frame does not
-            depend on its window through the norm; `"clip"` is how diffusers runs AnimateDiff.
+            Whether the statistics of the group norm at the start of a motion module are those of each frame or of the
+            clip. With `"frame"`, the norm of a frame does not depend on the other frames of its window; AnimateDiff in
+            diffusers uses `"clip"`.
         resnet_norm (`"frame"` or `"clip"`, *optional*, defaults to `"frame"`):
-            Likewise for the group norms of the residual blocks and the output; `"clip"` is MagicAnimate's.
+            The same for the group norms of the residual blocks and the output; MagicAnimate uses `"clip"`.
         spatial_position_embedding (`bool`, *optional*, defaults to `False`):
-            Whether spatial self-attention is told where in the picture its tokens are, which small networks that are
-            trained from scratch learn late by themselves. The appearance encoder must have the same.
+            Whether a position embedding is added to the input of spatial self-attention. Small networks that are
+            trained from scratch take long to learn positions without it. The appearance encoder must have the same
+            value.
         input_skip (`bool`, *optional*, defaults to `False`):
-            Whether the input is added to the output and the output rescaled, both by factors that are learnt for each
-            channel from the timestep and begin as 0 and 1. A narrow network that predicts the clean latents
-            (`prediction_type="sample"`) can then pass on an input with little noise, which its layers cannot hold.
+            Whether the input is added to the output and the output is rescaled, each with a factor per channel that is
+            learned as a function of the timestep and starts at 0 and 1, respectively. It allows a narrow network that
+            predicts the clean latents (`prediction_type="sample"`) to return an almost noise-free input without loss.
         use_motion_modules (`bool`, *optional*, defaults to `True`):
-            Whether the motion modules run. The spatial and regional stages of training leave them out whatever their
-            weights, and so do the pipelines that these stages save: temporal layers are inserted afterwards (Sec. 3.3
-            of https://arxiv.org/abs/2409.19580).
+            Whether the motion modules run. They do not in the spatial and regional stages of training, nor in the
+            pipelines that these stages save, since temporal layers are inserted afterwards (Sec. 3.3 of
+            https://arxiv.org/abs/2409.19580).
         kwargs:
             The arguments of [`~diffusers.UNetMotionModel`].
 
     Raises:
-        ValueError: If one of the first three options is none of its two values, or `input_skip` meets an output of
+        ValueError: If one of the first three options has another value, or `input_skip` is set and the output has
             other channels than the input.
     """
 
@@ -130,7 +131,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         "UpBlockMotion",
         "CrossAttnUpBlockMotion",
     ]
-    _skip_keys = ["reference_features"]  # read where they are; of a copy no layer's K and V would be kept
+    _skip_keys = ["reference_features"]  # not moved by hooks: a copy would lose the K and V of each layer
     _other_class_hint = (
         "build it from a plain UNet with HIAUNetMotionModel.from_unet2d(unet, motion_adapter) or from a"
         " UNetMotionModel with HIAUNetMotionModel.from_unet_motion(unet)."
@@ -230,15 +231,15 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
     def from_unet2d(
         cls, unet: UNet2DConditionModel, motion_adapter: MotionAdapter | None = None, load_weights: bool = True
     ) -> "HIAUNetMotionModel":
-        """Build the motion UNet from a copy of a 2D UNet and of a motion adapter.
+        """Create the motion UNet from copies of a 2D UNet and a motion adapter.
 
         Args:
             unet (`UNet2DConditionModel`):
-                For instance the UNet of Stable Diffusion 1.5.
+                A UNet, such as that of Stable Diffusion 1.5.
             motion_adapter (`MotionAdapter`, *optional*):
-                Temporal layers of AnimateDiff; without it, new ones that start as the identity.
+                Temporal layers of AnimateDiff. By default, they are new and start as the identity.
             load_weights (`bool`, *optional*, defaults to `True`):
-                Whether to copy weights, or the configuration alone.
+                Whether to copy the weights, or only the configuration.
 
         Raises:
             TypeError: If one is of another class.
@@ -253,11 +254,14 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
 
     @classmethod
     def from_unet_motion(cls, unet: UNetMotionModel) -> "HIAUNetMotionModel":
-        """Turn a `UNetMotionModel` into one that can read a reference; it shares the weights and computes the same.
+        """Convert a `UNetMotionModel` to one that can read a reference.
+
+        It shares the weights, and computes the same without a reference.
 
         Args:
             unet (`UNetMotionModel`):
-                For instance the UNet of an AnimateDiff pipeline. `motion_norm` becomes `"clip"`, as diffusers has it.
+                A motion UNet, such as that of an AnimateDiff pipeline. `motion_norm` is set to `"clip"`, as in
+                diffusers.
         """
         if not isinstance(unet, UNetMotionModel):
             raise TypeError(f"`unet` must be a UNetMotionModel, got {type(unet).__name__}.")
@@ -271,22 +275,23 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         """Compute queries, keys and values of spatial attention and of motion modules with one matrix.
 
         Raises:
-            ValueError: If LoRA or an IP-Adapter is loaded, which would act no more, or they are fused already.
+            ValueError: If LoRA or an IP-Adapter is loaded, which would no longer have any effect, or projections are
+                already fused.
         """
         check_no_attachments("unet", self)
         super().fuse_qkv_projections()
 
     @property
     def deep_blocks(self) -> list[nn.Module]:
-        """All blocks but the outermost two, which a cache reuses."""
+        """All blocks except the outermost two, whose outputs a cache can reuse."""
         return [*self.down_blocks[1:], self.mid_block, *self.up_blocks[:-1]]
 
     def set_motion_modules(self, used: bool) -> None:
-        """Run the motion modules, or leave them out whatever their weights; `use_motion_modules` of the config.
+        """Enable or disable the motion modules, and store this as `use_motion_modules` in the configuration.
 
         Args:
             used (`bool`):
-                Whether they run.
+                Whether the motion modules run.
         """
         self.register_to_config(use_motion_modules=used)
         for module in self.modules():
@@ -316,24 +321,25 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
             timestep (`torch.Tensor` or `float` or `int`):
                 The timestep, one for all or one per clip.
             encoder_hidden_states (`torch.Tensor` of shape `(B, tokens, C)` or `(B * F, tokens, C)`):
-                Context for cross-attention, per clip or per frame.
+                Input of cross-attention, per clip or per frame.
             timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs:
-                As in [`~diffusers.UNetMotionModel.forward`]; `attention_mask` cannot go with a reference.
+                As in [`~diffusers.UNetMotionModel.forward`]; `attention_mask` cannot be combined with a reference.
             down_block_additional_residuals (`tuple[torch.Tensor, ...]`, *optional*):
                 Residuals of the ControlNet, each `(B * F, C, H, W)`.
             mid_block_additional_residual (`torch.Tensor`, *optional*):
-                Its residual of the middle block, `(B * F, C, H, W)`.
+                Residual of the ControlNet's middle block, `(B * F, C, H, W)`.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`~diffusers.models.unets.unet_motion_model.UNetMotionOutput`] instead of a tuple.
             reference_features (`Mapping[str, torch.Tensor]` or [`ReferenceFeatures`], *optional*):
-                Features of the appearance encoder by block name, `(B, tokens, C)`. A [`ReferenceFeatures`] keeps its K
-                and V over calls; a mapping is projected at every call. Without it no block sees a reference.
+                Features of the appearance encoder by block name, `(B, tokens, C)`. [`ReferenceFeatures`] keeps K and V
+                between calls; a mapping is projected in every call. By default, there is no reference.
             pose_features (`torch.Tensor` of shape `(B * F, C, H, W)`, *optional*):
-                Added to the output of the first convolution, as Moore-AnimateAnyone has it; C is that output's.
+                Features that are added to the output of the first convolution, as in Moore-AnimateAnyone, with the
+                same number of channels.
 
         Raises:
-            ValueError: If the features are those of other blocks, or of another number of clips, or those of the pose
-                have another shape or meet an adapter of the first convolution.
+            ValueError: If the reference features are those of other blocks or of another number of clips, or the pose
+                features have another shape or are combined with an adapter of the first convolution.
         """
         num_frames = sample.shape[2]
         if encoder_hidden_states.shape[0] == sample.shape[0]:
@@ -353,7 +359,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
                 raise ValueError(f"`pose_features` must have the shape {expected}, got {tuple(pose_features.shape)}.")
             if not isinstance(self.conv_in, InputConvolution):
                 raise ValueError("`pose_features` cannot be given while an adapter changes the first convolution.")
-            # As channels of the input they take no way of their own through the parent's forward.
+            # As channels of the input, they need no separate argument of the base class's forward.
             clips = pose_features.unflatten(0, (-1, num_frames)).transpose(1, 2)
             sample_and_pose = torch.cat([sample, clips.to(sample.dtype)], dim=1)
         else:

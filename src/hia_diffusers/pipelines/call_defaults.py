@@ -22,8 +22,7 @@ AREA = "area"
 
 
 def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, Any]:
-    """
-    The defaults as they are saved.
+    """The defaults as they are saved.
 
     Args:
         call_defaults (`Mapping[str, Any]`, *optional*):
@@ -45,8 +44,7 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
 
 
 def call_default(pipe: Any, name: str) -> Any:
-    """
-    What a call takes for an argument that is left out.
+    """What a call takes for an argument that is left out.
 
     Args:
         name (`str`):
@@ -57,9 +55,10 @@ def call_default(pipe: Any, name: str) -> Any:
 
 
 def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    The defaults that a call can take. Latents that are given are the noise: `shared_noise` is not taken then. A guider
-    that is given has a `guidance_scale` of its own.
+    """Return the defaults of a call that are compatible with the arguments that the caller gave.
+
+    `shared_noise` has no default if `latents` are given, since they are the noise. `guidance_scale` has none if a
+    guider is given, since it has a scale of its own.
 
     Args:
         call_defaults (`Mapping[str, Any]`):
@@ -81,8 +80,7 @@ def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) 
 
 
 def with_call_defaults(call: Call) -> Call:
-    """
-    Let arguments of a pipeline's call that are left out take their values from its `call_defaults`, then from the
+    """Let arguments of a pipeline's call that are left out take their values from its `call_defaults`, then from the
     signature.
 
     Args:

@@ -114,7 +114,7 @@ def encode_reference_latents(components: Any, image: Any, height: int, width: in
         `torch.Tensor` of shape `(images, C, h, w)`: float32.
     """
     images = torch.stack([fit_reference(image, height, width) for image in ReferenceImages.from_any(image)])
-    latents = autoencoder.encode_pictures(components.vae, (2 * images - 1).to(components._execution_device))
+    latents = autoencoder.encode_images(components.vae, (2 * images - 1).to(components._execution_device))
     check_finite("The latents of `image`", [latents], components.components)
     return latents
 

@@ -38,8 +38,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "t
 
 
 def check_index(index: Mapping[str, Any]) -> dict[str, type]:
-    """
-    The classes of a pipeline's components. Modules that nobody has imported yet are not imported.
+    """The classes of a pipeline's components. Modules that nobody has imported yet are not imported.
 
     Args:
         index (`Mapping[str, Any]`):
@@ -68,8 +67,7 @@ def check_index(index: Mapping[str, Any]) -> dict[str, type]:
 
 
 def check_modular_index(index: Mapping[str, Any]) -> None:
-    """
-    Refuse libraries of components that nobody has imported yet.
+    """Refuse libraries of components that nobody has imported yet.
 
     Args:
         index (`Mapping[str, Any]`):
@@ -98,8 +96,7 @@ def _check_library(file: str, name: str, library: str) -> None:
 
 
 def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, options: Mapping[str, Any]) -> Path:
-    """
-    The folder of a pipeline, downloaded once its index is known to be right.
+    """The folder of a pipeline, downloaded once its index is known to be right.
 
     Args:
         pipeline_class (`type`):
@@ -129,8 +126,9 @@ def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, optio
 def check_pipeline_folder(
     folder: Path, given: Mapping[str, Any], variant: str | None = None, use_safetensors: bool | None = True
 ) -> None:
-    """
-    Refuse a pipeline that is not whole or does not fit together, by its configurations and the headers of its weights.
+    """Refuse an incomplete or inconsistent pipeline, before its weights are read.
+
+    Only the configurations and the headers of the weights are read.
 
     Args:
         folder (`Path`):
@@ -164,8 +162,7 @@ def check_component(
     variant: str | None = None,
     **hub_options: Any,
 ) -> None:
-    """
-    Refuse a component whose files are not whole, by its configuration and the header of its weights.
+    """Refuse a component whose files are not whole, by its configuration and the header of its weights.
 
     Args:
         name (`str`):

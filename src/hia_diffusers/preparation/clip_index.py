@@ -146,6 +146,7 @@ def check_inside(filesystem: AbstractFileSystem, root: str, name: str, where: st
 
 
 def import_pyarrow() -> tuple[Any, Any]:
+    """Return the modules `pyarrow` and `pyarrow.parquet`, or raise an error that names the extra."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -126,8 +126,10 @@ class UnusableVideo(Exception):
 
 
 class ClipPreparer:
-    """Prepare one video after another. The clips of a video are written to `clips/`, followed by
-    `records/<video>.json` with the outcome: a video with a record is finished.
+    """Prepare one video after another.
+
+    The clips of a video are written to `clips/`, followed by `records/<video>.json` with the outcome: a video with a
+    record is finished.
 
     Args:
         videos (`str`):
@@ -230,8 +232,9 @@ class ClipPreparer:
     def _find_person(
         self, frames: Iterator[np.ndarray], start: int, fps: float, saved: WholeBodyKeypoints | None
     ) -> tuple[WholeBodyKeypoints, float]:
-        """Return the person in a scene that begins at frame `start`, and the fraction of its frames with several
-        people.
+        """Return the person in a scene, and the fraction of its frames with several people.
+
+        The scene begins at frame `start`.
         """
         if saved is None:
             people = self._detector.detect(frames, fps)

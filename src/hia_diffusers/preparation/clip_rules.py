@@ -48,8 +48,10 @@ def _limit(default: float, least: float, greatest: float) -> Any:
 
 @dataclass(frozen=True)
 class ClipRules:
-    """Limits of the filters. A clip that violates one is rejected, and the first violated filter counts. The filters
-    are listed in the order in which they are applied. Fractions, heights and scores lie in [0, 1].
+    """Limits of the filters.
+
+    A clip that violates one is rejected, and the first violated filter counts. The filters are listed in the order in
+    which they are applied. Fractions, heights and scores lie in [0, 1].
 
     Args:
         min_seconds (`float`, *optional*, defaults to `1.0`):

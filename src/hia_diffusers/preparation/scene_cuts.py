@@ -18,8 +18,10 @@ RECENT_FRAMES = 8
 
 
 class SceneCounter:
-    """Number the scenes of a video. Called with each frame in turn, it returns the number of the frame's scene, so
-    that `itertools.groupby(frames, SceneCounter())` splits a video while streaming it.
+    """Number the scenes of a video.
+
+    Called with each frame in turn, it returns the number of the frame's scene, so that `itertools.groupby(frames,
+    SceneCounter())` splits a video while streaming it.
 
     A scene begins when hue, saturation and brightness (0-255) of a thumbnail differ from the previous frame by at
     least `threshold` on average, as in PySceneDetect's ContentDetector, and by at least three times as much as the

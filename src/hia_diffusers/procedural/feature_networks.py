@@ -12,8 +12,10 @@ from torch import nn
 
 
 class ProceduralFrameNetwork(nn.Module):
-    """Features of single frames. They are computed from a map with 5x3 positions, so they depend on where things are.
-    Each has mean 0 and variance 1 over the training data, so all have the same weight in a distance.
+    """Features of single frames.
+
+    They are computed from a map with 5x3 positions, so they depend on where things are. Each has mean 0 and variance 1
+    over the training data, so all have the same weight in a distance.
     """
 
     INPUT_SIZE = (160, 96)
@@ -33,7 +35,9 @@ class ProceduralFrameNetwork(nn.Module):
         )
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Compute the features of frames.
+
+        Args:
             frames (`torch.Tensor`):
                 `(N, 3, 160, 96)`, RGB in `[-1, 1]`.
 
@@ -44,8 +48,9 @@ class ProceduralFrameNetwork(nn.Module):
 
 
 class ProceduralClipNetwork(nn.Module):
-    """Features of clips of 16 frames, at half the resolution of single frames; otherwise as
-    [`ProceduralFrameNetwork`].
+    """Features of clips of 16 frames, at half the resolution of single frames.
+
+    Otherwise, it is like [`ProceduralFrameNetwork`].
     """
 
     INPUT_SIZE = (80, 48)
@@ -64,7 +69,9 @@ class ProceduralClipNetwork(nn.Module):
         )
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Compute the features of clips.
+
+        Args:
             clips (`torch.Tensor`):
                 `(N, 3, 16, 80, 48)`, RGB in `[-1, 1]`.
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural people: any number of dancers rendered at any size, with ground-truth motion blur, exact keypoints and
-masks.
+"""Procedural people: any number of dancers rendered at any size.
+
+They come with ground-truth motion blur, exact keypoints and masks.
 
 Axes: F frames, T times (the frames' middles, then their sub-frames), H, W, K = 133 keypoints; hands are ordered left,
 right (the person's). Pixels follow the convention of `conditioning/keypoints.py`.
@@ -197,9 +198,7 @@ class ProceduralScene:
     def _render_block(
         self, numbers: np.ndarray, height: int, width: int, fps: float, with_sharp: bool
     ) -> tuple[np.ndarray, ...]:
-        """Return frames, sharp frames (none unless requested), keypoints, scores, and masks of the face and both
-        hands.
-        """
+        """Return frames, sharp frames (none unless requested), keypoints, scores, and face and hand masks."""
         middles, exposures = numbers / fps, self.place.exposure(numbers) / fps
         counts = self._count_subframes(middles, exposures, height, width)
         subframes = [

@@ -194,6 +194,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
         )
 
     def register_to_config(self, **kwargs: Any) -> None:
+        """Store the arguments of the constructor, with unchanged defaults among them."""
         # Unchanged defaults would not be passed to other schedulers, which have other defaults.
         kwargs.pop("_use_default_values", None)
         super().register_to_config(**kwargs)

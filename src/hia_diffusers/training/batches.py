@@ -15,7 +15,7 @@ from ..data.aspect_buckets import AspectBucketBatchSampler
 from ..data.clip_sources import PreparedClips, ProceduralClips
 from ..data.dataset import SAMPLES_VERSION, HIADataset
 from ..metrics.weights import sha256_of_weights
-from ..models.autoencoder import encode_pictures
+from ..models.autoencoder import encode_images
 from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig
 from .sample_cache import SampleCache
@@ -154,12 +154,12 @@ def encode(pipeline: HIAPipeline, batch: dict[str, Any]) -> dict[str, Any]:
         `context` and `null_context` `(B, tokens, C)`.
     """
     targets, references = batch["pixel_values"], batch["reference_pixel_values"]
-    latents = encode_pictures(pipeline.vae, targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
+    latents = encode_images(pipeline.vae, targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
     context, null_context = pipeline.encode_image((references / 2 + 0.5).clamp(0, 1))
     return {
         **batch,
         "latents": latents.transpose(1, 2),
-        "reference_latents": encode_pictures(pipeline.vae, references),
+        "reference_latents": encode_images(pipeline.vae, references),
         "context": context.float(),
         "null_context": null_context.float(),
     }

@@ -33,9 +33,11 @@ SIDE_DATA: Any = SideDataContainer
 
 
 class Display:
-    """Convert the frames of one stream to what a player displays: the colour matrix and range are applied, wide gamuts
-    and high dynamic range are converted to BT.709, alpha is composited on white, non-square pixels are made square by
-    enlarging, and the frame is rotated and mirrored by its display matrix.
+    """Convert the frames of one stream to what a player displays.
+
+    The colour matrix and range are applied, wide gamuts and high dynamic range are converted to BT.709, alpha is
+    composited on white, non-square pixels are made square by enlarging, and the frame is rotated and mirrored by its
+    display matrix.
 
     Args:
         name (`str`):
@@ -50,7 +52,9 @@ class Display:
         self._graph_source: tuple[int, int, bool] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Args:
+        """Convert one frame.
+
+        Args:
             frame (`av.VideoFrame`):
                 The decoded frame.
 

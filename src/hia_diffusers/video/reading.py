@@ -199,8 +199,10 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
 
 
 def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
-    """Return the frame rate of a video file: the stated rate or, if it is missing, implausible or higher than the
-    number of frames allows, the mean rate of the time stamps.
+    """Return the frame rate of a video file.
+
+    This is the stated rate or, if it is missing, implausible or higher than the number of frames allows, the mean rate
+    of the time stamps.
 
     Args:
         path (`str`, `os.PathLike` or a binary file):

@@ -30,8 +30,9 @@ AAC_FRAME_SIZE = 1024
 
 
 def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
-    """Return whether a file has sound. The sound is read once, so that [`~video.writing.write_video`] does not fail
-    later.
+    """Return whether a file has sound.
+
+    The sound is read once, so that [`~video.writing.write_video`] does not fail later.
 
     Args:
         path (`str` or `os.PathLike`):

@@ -29,8 +29,9 @@ def write_video(
     audio_from: str | os.PathLike | None = None,
     comment: str | None = None,
 ) -> None:
-    """Encode frames as H.264 in an MP4 file (yuv420p, BT.709), optionally with the sound of another file. The file
-    appears under its name only when it is complete.
+    """Encode frames as H.264 in an MP4 file (yuv420p, BT.709), optionally with the sound of another file.
+
+    The file appears under its name only when it is complete.
 
     Args:
         path (`str` or `os.PathLike`):
