@@ -57,7 +57,7 @@ def test_every_public_name_is_in_the_reference(site):
         assert re.search(rf'<h2 id="hia_diffusers\.(\w+\.)*{name}"', text), name
     argument = re.search(r"<code>num_inference_steps</code></b>(.*?)</li>", text, re.DOTALL)[1]
     assert " ".join(re.sub("<.*?>", "", argument).split()) == (
-        "(int, default: 25 ) – Denoising steps, at most the timesteps of training."
+        "(int, default: 25 ) – Number of denoising steps, at most the number of training timesteps."
     )
     assert "*optional*" not in text and "defaults to `" not in text
 

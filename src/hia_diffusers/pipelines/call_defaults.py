@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of a call that a pipeline's weights want, kept in its configuration."""
+"""Default arguments of a call that suit a pipeline's weights, stored in its configuration."""
 
 import functools
 import inspect
@@ -12,26 +12,27 @@ from .. import checks
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
-# What depends on the weights, and not on the caller's machine, inputs or wishes.
+# Arguments that depend on the weights, not on the caller's hardware, inputs or preferences.
 CALL_DEFAULTS = (
     *("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale", "reference_noise"),
     *("shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
 )
-# Pixels of a frame that the weights were trained at. It is no argument of the call: `HIAAnimator` reads it.
+# Number of pixels of the frames that the weights were trained on. `HIAAnimator` uses it; it is not an argument of a
+# call.
 AREA = "area"
 
 
 def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The defaults as they are saved.
+    """Check the names of default arguments, and return them as they are saved.
 
     Args:
         call_defaults (`Mapping[str, Any]`, *optional*):
-            Arguments of [`HIAPipeline.__call__`] by name, of those in `CALL_DEFAULTS`, and `"area"`, the
+            Arguments of [`HIAPipeline.__call__`] by name, among those in `CALL_DEFAULTS`, and `"area"`, the number of
             pixels of a frame.
 
     Raises:
-        TypeError: If they are no mapping.
-        ValueError: If one has another name. Values are checked by the call.
+        TypeError: If it is not a mapping.
+        ValueError: If it contains another name. Values are checked by the call.
     """
     if call_defaults is None:
         return {}
@@ -44,30 +45,30 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
 
 
 def call_default(pipe: Any, name: str) -> Any:
-    """What a call takes for an argument that is left out.
+    """Return the value of an argument that is not given in a call.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
     """
     default = inspect.signature(type(pipe).__call__).parameters[name].default
     return pipe.config.call_defaults.get(name, default)
 
 
 def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of a call that are compatible with the arguments that the caller gave.
+    """Return the defaults that are compatible with the arguments of a call.
 
-    `shared_noise` has no default if `latents` are given, since they are the noise. `guidance_scale` has none if a
-    guider is given, since it has a scale of its own.
+    If `latents` are given, they are the noise, so `shared_noise` has no default. A given guider has its own
+    `guidance_scale`.
 
     Args:
         call_defaults (`Mapping[str, Any]`):
-            Of the pipeline.
+            Defaults of the pipeline.
         given (`Mapping[str, Any]`):
-            The arguments that the caller gave.
+            Arguments of the call.
 
     Raises:
-        ValueError: If the caller gave both `guidance_scale` and `guider`.
+        ValueError: If both `guidance_scale` and `guider` are given.
     """
     if given.get("guider") is not None and "guidance_scale" in given:
         raise ValueError("Give `guidance_scale` or a `guider`, which has one of its own, not both.")
@@ -80,8 +81,7 @@ def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) 
 
 
 def with_call_defaults(call: Call) -> Call:
-    """Let arguments of a pipeline's call that are left out take their values from its `call_defaults`, then from the
-    signature.
+    """Decorate a call, so that missing arguments have the values in `call_defaults` or else those in the signature.
 
     Args:
         call (`Callable`):

@@ -1,12 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a call before and after denoising, which [`HIAPipeline`] has as methods.
+"""The stages of a call before and after denoising, which are also methods of [`HIAPipeline`].
 
-Each is given the components first: anything that has them as attributes, such as the pipeline.
+The first argument of each is any object that has the components as attributes, such as the pipeline.
 
-Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels. Clips are `(B, F, C, H, W)` outside of the
-networks and `(B, C, F, H, W)` inside. Conditioning frames keep the outer form up to the ControlNet, latents have the
-inner form throughout.
+Axes: B clips, F frames, C channels, H, W pixels, h, w latent pixels. Clips are `(B, F, C, H, W)` outside the networks
+and `(B, C, F, H, W)` inside. Conditioning frames have the outer form up to the ControlNet; latents always have the
+inner form.
 """
 
 import inspect
@@ -38,21 +38,21 @@ def encode_image(
     image_embeds: torch.Tensor | None = None,
     prompt_embeds: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What cross-attention reads in both branches.
+    """Return the input of cross-attention in both branches.
 
     Args:
         components:
-            `image_encoder` and `feature_extractor`, or `text_encoder` and `tokenizer`; `unet`.
+            Object with `image_encoder` and `feature_extractor`, or `text_encoder` and `tokenizer`; and `unet`.
         image:
             Reference images.
         image_embeds (`torch.Tensor` of shape `(images, tokens, C)`, *optional*):
-            Instead of what `image_encoder` would give.
+            Replaces the output of `image_encoder`.
         prompt_embeds (`torch.Tensor` of shape `(images, tokens, C)`, *optional*):
-            Instead of what `text_encoder` would give.
+            Replaces the output of `text_encoder`.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: hidden states of the conditional and of the unconditional branch, each
-        `(images, tokens, C)`. Image tokens are zeros in the latter, text is the same in both.
+        `tuple[torch.Tensor, torch.Tensor]`: Hidden states of the conditional and the unconditional branch, each
+            `(images, tokens, C)`. Image tokens are zeros in the latter; text is the same in both.
     """
     device, dtype = components._execution_device, components.unet.dtype
     images = ReferenceImages.from_any(image)
@@ -80,18 +80,19 @@ def _clip_embeds(components: Any, images: Sequence[torch.Tensor]) -> Any:
 def prepare_conditioning_frames(
     components: Any, conditioning_frames: Any, height: int, width: int
 ) -> ConditioningClips:
-    """Conditioning frames in one form.
+    """Convert conditioning frames to one form.
 
     Args:
         components:
-            `controlnet`.
+            Object with `controlnet`.
         conditioning_frames:
-            In any form that [`HIAPipeline.__call__`] takes.
+            Any form that [`HIAPipeline.__call__`] accepts.
         height, width (`int`):
-            The size to bring them to.
+            Size to which they are converted.
 
     Returns:
-        [`~conditioning.clips.ConditioningClips`]: with the ControlNet's channels, read window by window.
+        [`~conditioning.conditioning_clips.ConditioningClips`]: The frames with the ControlNet's channels, read window
+            by window.
     """
     clips = ConditioningClips.from_any(conditioning_frames, components.controlnet.config.conditioning_channels)
     warn_of_bars("conditioning_frames", clips.height, clips.width, new_height=height, new_width=width)
@@ -100,11 +101,11 @@ def prepare_conditioning_frames(
 
 @checks.python_numbers
 def encode_reference_latents(components: Any, image: Any, height: int, width: int) -> torch.Tensor:
-    """Latents of the reference images, scaled as the VAE's configuration says.
+    """Encode the reference images to latents, scaled for the UNet.
 
     Args:
         components:
-            `vae`.
+            Object with `vae`.
         image:
             Reference images, fitted into `height` x `width` with antialiasing.
         height, width (`int`):
@@ -130,22 +131,23 @@ def prepare_conditions(
     image_embeds: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]] = ((), ()),
     cross_attention_kwargs: dict[str, Any] | None = None,
 ) -> HIAConditions:
-    """What the denoiser is given besides noisy latents. The reference is read here, once per clip, unless
-    `reference_timestep` of the pipeline is `"current"`.
+    """Collect the inputs of the denoiser other than noisy latents.
+
+    The reference is encoded here, once per clip, unless `reference_timestep` of the pipeline is `"current"`.
 
     Args:
         components:
-            `appearance_encoder`, `controlnet`, `unet`.
+            Object with `appearance_encoder`, `controlnet` and `unet`.
         encoder_hidden_states (`tuple[torch.Tensor, torch.Tensor]`):
-            From [`encode_image`], each `(1 or B, tokens, C)`.
+            Result of [`encode_image`], each `(1 or B, tokens, C)`.
         reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
-            From [`encode_reference_latents`].
-        conditioning_frames ([`~conditioning.clips.ConditioningClips`]):
-            From [`prepare_conditioning_frames`], B clips.
-        image_embeds (`tuple`, *optional*):
-            From [`~loaders.ip_adapter.prepare_ip_adapter_embeds`].
+            Result of [`encode_reference_latents`].
+        conditioning_frames ([`~conditioning.conditioning_clips.ConditioningClips`]):
+            Result of [`prepare_conditioning_frames`], B clips.
+        image_embeds (`tuple`, *optional*, defaults to `((), ())`):
+            Result of [`~loaders.ip_adapter.prepare_ip_adapter_embeds`].
         cross_attention_kwargs (`dict`, *optional*):
-            As of [`HIAPipeline.__call__`].
+            As in [`HIAPipeline.__call__`].
     """
     states, null_states = (_repeat_to(states, len(conditioning_frames)) for states in encoder_hidden_states)
     dtype = components.controlnet.dtype
@@ -176,17 +178,17 @@ def prepare_timesteps(
     timesteps: list[int] | None = None,
     sigmas: list[float] | None = None,
 ) -> torch.Tensor:
-    """Set the scheduler's steps.
+    """Set the timesteps of the scheduler.
 
     Args:
         components:
-            `scheduler`.
+            Object with `scheduler`.
         num_inference_steps, timesteps, sigmas:
-            As of [`HIAPipeline.__call__`].
+            As in [`HIAPipeline.__call__`].
 
     Returns:
-        `torch.Tensor`: the timesteps, on the host, where schedulers look at their values: on the device, each look
-        would wait for it.
+        `torch.Tensor`: The timesteps, on the CPU. Schedulers read their values, which would synchronize with another
+            device each time.
     """
     checks.integer("num_inference_steps", num_inference_steps, low=1, high=most_steps(components.scheduler))
     schedule = custom_schedule(components.scheduler, timesteps, sigmas)
@@ -194,7 +196,7 @@ def prepare_timesteps(
 
 
 def prepare_extra_step_kwargs(components: Any, generator: Any, eta: float) -> dict[str, Any]:
-    """`generator` and `eta`, where the scheduler's `step` takes them."""
+    """Return `generator` and `eta`, as far as the scheduler's `step` accepts them."""
     accepted = inspect.signature(components.scheduler.step).parameters
     return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
 
@@ -209,28 +211,28 @@ def prepare_latents(
     latents: torch.Tensor | None = None,
     shared_noise: float = 0.0,
 ) -> torch.Tensor:
-    """The noisy latents that denoising starts from.
+    """Create the noisy latents from which denoising starts.
 
-    With `reference_noise`, the paper's initial reference noise (Sec. 3.4): the reference latents, diffused to the
-    first timestep (999 with trailing spacing) by noise of their own for every frame.
+    With `reference_noise`, these are the paper's initial reference noise (Sec. 3.4): the reference latents, diffused
+    to the first timestep (999 with trailing spacing) with separate noise for each frame.
 
     Args:
         components:
-            `scheduler`, `unet`.
+            Object with `scheduler` and `unet`.
         shape (`tuple[int, ...]`):
             `(B, C, F, h, w)`.
         reference_latents (`torch.Tensor` of shape `(1 or B, C, h, w)`):
-            From [`encode_reference_latents`].
+            Result of [`encode_reference_latents`].
         timestep (`torch.Tensor`):
             The first timestep.
         reference_noise (`bool`, *optional*, defaults to `True`):
-            Whether to start from the diffused reference, or from pure noise.
+            Whether to start from the diffused reference instead of pure noise.
         generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-            Draws the noise, one for all clips or one per clip.
+            Generator of the noise, one for all clips or one per clip.
         latents (`torch.Tensor`, *optional*):
-            Standard normal noise to use instead of drawing it, of that `shape`.
+            Standard normal noise of shape `shape`, used instead of generating it.
         shared_noise (`float`, *optional*, defaults to 0.0):
-            Share of the noise's variance that all frames of a clip have in common, in [0, 1].
+            Fraction of the variance of the noise that all frames of a clip share, in [0, 1].
     """
     device, dtype = components._execution_device, components.unet.dtype
     noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
@@ -260,16 +262,16 @@ def decode_latents(
 
     Args:
         components:
-            `vae`.
+            Object with `vae`.
         latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
             Clean latents.
         decode_chunk_size (`int`, *optional*, defaults to 16):
-            Frames that the VAE decodes at a time.
+            Number of frames that the VAE decodes at a time.
         device (`torch.device`, *optional*):
-            Where decoded frames go, by default to the host.
+            Device of the decoded frames, by default the CPU.
 
     Returns:
-        `torch.Tensor` of shape `(B, 3, F, H, W)`: in [-1, 1], float32.
+        `torch.Tensor` of shape `(B, 3, F, H, W)`: Frames in [-1, 1], float32.
     """
     chunks, device = latents.transpose(1, 2).flatten(0, 1).split(decode_chunk_size), device or torch.device("cpu")
 
@@ -291,13 +293,13 @@ def decode(components: Any, latents: torch.Tensor, output_type: str = "pil", dec
 
     Args:
         components:
-            `vae`, `video_processor`.
+            Object with `vae` and `video_processor`.
         latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
             Clean latents.
         output_type (`str`, *optional*, defaults to `"pil"`):
-            `"pil"`, `"np"`, `"pt"`, which stays on the device of `latents`, or `"latent"` for `latents` as they are.
+            `"pil"`, `"np"`, `"pt"` (frames stay on the device of `latents`), or `"latent"` (`latents` are returned).
         decode_chunk_size (`int`, *optional*, defaults to 16):
-            Frames that the VAE decodes at a time.
+            Number of frames that the VAE decodes at a time.
     """
     if output_type == "latent":
         check_finite("The latents", [latents], components.components)
@@ -308,7 +310,7 @@ def decode(components: Any, latents: torch.Tensor, output_type: str = "pil", dec
 
 
 def _repeat_to(entries: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Repeat each entry of a batch so that there are `batch_size`, repetitions of one entry side by side."""
+    """Repeat each entry of a batch, to a total of `batch_size`, with repetitions of one entry next to each other."""
     if len(entries) == batch_size:
         return entries
     return entries.repeat_interleave(batch_size // len(entries), dim=0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sliding windows over time for clips longer than the UNet's context (paper Sec. 3.4, "prompt travelling")."""
+"""Sliding windows over time for clips longer than the UNet supports (paper Sec. 3.4, "prompt travelling")."""
 
 import torch
 
@@ -14,7 +14,7 @@ def context_windows(
     shift: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[range]:
-    """Windows of equal length that cover every frame.
+    """Return windows of equal length that cover every frame.
 
     With 10 frames, windows of 4 and an overlap of 1, unshifted and shifted by 2::
 
@@ -24,26 +24,23 @@ def context_windows(
                     -------                  -------
                                                  -------  cut back to end at the last frame: 6 7 8 9
 
-    Windows do not wrap around: the first and last frames of a clip are no neighbours.
+    Windows do not wrap around, since the first and the last frame of a clip are not adjacent.
 
     Args:
-        num_frames (`int`):
-            F.
-        context_frames (`int`):
-            Frames of a window. A clip no longer than that is one window.
-        context_overlap (`int`):
-            Frames that neighbouring windows share, less than `context_frames`.
+        num_frames (`int`): F, the number of frames. context_frames (`int`): Number of frames per window. A clip of at
+        most this length is one window. context_overlap (`int`):
+            Number of frames that adjacent windows share, less than `context_frames`.
         shift (`bool`, *optional*, defaults to `False`):
-            Whether to shift the windows by a random offset. Drawn anew at each denoising step, the offsets move the
-            seams about, so that they average out.
+            Whether to shift the windows by a random offset. With a new offset in each denoising step, the seams move
+            and average out.
         generator (`torch.Generator`, *optional*):
-            Draws the offset.
+            Generator of the offset.
 
     Returns:
-        `list[range]`: frame indices of each window, in order.
+        `list[range]`: Frame numbers of each window, in order.
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is not an integer.
         ValueError: If a number is out of range.
     """
     num_frames = checks.integer("num_frames", num_frames)
@@ -60,18 +57,19 @@ def context_windows(
 
 
 def frame_weights(windows: list[range], num_frames: int, device: torch.device | str | None = None) -> torch.Tensor:
-    """The weight of each window's prediction in each frame: one over the number of windows that cover the frame.
+    """Return the weight of each window's prediction in each frame: 1 / the number of windows that contain the frame.
 
     Args:
         windows (`list[range]`):
-            From [`context_windows`].
+            Result of [`context_windows`].
         num_frames (`int`):
-            F.
+            F, the number of frames.
         device (`torch.device` or `str`, *optional*):
-            Where to make the weights, by default on the host.
+            Device of the weights, by default the CPU.
 
     Returns:
-        `torch.Tensor` of shape `(F,)`: summed over the windows that cover it, every frame's weight is one.
+        `torch.Tensor` of shape `(F,)`: The weights. For every frame, they add up to one over the windows that contain
+            it.
     """
     counts = torch.zeros(num_frames, dtype=torch.float32, device=device)
     for window in windows:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A denoising step over windows of time, of [`HIAPipeline`] and of the modular blocks.
+"""A denoising step over windows of time, for [`HIAPipeline`] and the modular blocks.
 
 Axes: B clips, C channels, F frames, h, w latent pixels.
 """
@@ -17,31 +17,31 @@ from .window_parallelism import WindowGroup
 
 
 class WindowSchedule:
-    """The windows of every denoising step, which stay where they are while networks reuse outputs.
+    """The windows of every denoising step; they do not move while networks reuse outputs.
 
     Args:
         denoiser ([`~models.denoiser.HIADenoiser`]):
-            Whose caches are cleared before a step that is computed whole.
+            The denoiser, whose caches are cleared before a step that runs the full networks.
         num_frames (`int`):
-            F.
+            F, the number of frames.
         options ([`~pipelines.inputs.DenoisingOptions`]):
-            Of the windows.
+            The options of the windows.
     """
 
     def __init__(self, denoiser: HIADenoiser, num_frames: int, options: DenoisingOptions) -> None:
         self.denoiser, self.num_frames, self.options = denoiser, num_frames, options
-        # Seeded, not drawn from the call's generator: a clip's offsets depend neither on its batch nor on the device.
+        # A fixed seed instead of the call's generator: a clip's offsets must not depend on its batch or the device.
         self._offsets = torch.Generator().manual_seed(0)
         self._windows: list[range] = []
         self._settings: tuple[Any, ...] = ()
         self._age = 0
 
     def next(self, *settings: Any) -> list[range]:
-        """The windows of the next step.
+        """Return the windows of the next step.
 
         Args:
             settings:
-                What a step of reuse must have in common with that which was computed whole.
+                Settings that a step must share with the last full step to reuse its outputs.
         """
         self._age += 1
         if not self._windows or settings != self._settings or self._age >= self.denoiser.cache_interval:
@@ -67,23 +67,23 @@ def predict_noise(
     options: DenoisingOptions,
     window_group: WindowGroup | None = None,
 ) -> torch.Tensor:
-    """Predict the noise of each window, and average where windows overlap.
+    """Predict the noise of each window, and average the predictions where windows overlap.
 
     Args:
         denoiser ([`~models.denoiser.HIADenoiser`]):
-            Denoises.
+            The denoiser.
         guider ([`~diffusers.guiders.BaseGuidance`]):
-            In the state of the step.
+            The guider, in the state of the current step.
         sample (`torch.Tensor` of shape `(B, C, F, h, w)`):
             Noisy latents, scaled for the networks.
         timestep (`torch.Tensor`):
-            On the device of the sample.
+            The timestep, on the device of the sample.
         conditions ([`~models.denoiser.HIAConditions`]):
-            Of B clips and F frames.
+            The conditions of B clips and F frames.
         windows (`list[range]`):
-            From [`WindowSchedule`].
+            The windows of [`WindowSchedule`].
         options ([`~pipelines.inputs.DenoisingOptions`]):
-            How many windows, and whether both branches, are one call.
+            The options; they set how many windows, and whether both branches, run in one call.
         window_group ([`WindowGroup`], *optional*):
             Processes that share the windows.
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What schedulers do with long clips, some frames at a time: a clip of any length has no long intermediates.
+"""Operations of schedulers on some frames at a time, to save memory.
 
 Axes: B clips, C channels, F frames, H, W.
 """
@@ -20,7 +20,7 @@ def add_noise(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep
 
     Args:
         scheduler (`SchedulerMixin`):
-            Whose noise schedule is used.
+            The scheduler whose noise schedule is used.
         clean (`torch.Tensor` that expands to `(B, C, F, H, W)`):
             Clean latents.
         noise (`torch.Tensor` of shape `(B, C, F, H, W)`):
@@ -40,20 +40,22 @@ def add_noise(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep
 def step(
     scheduler: Any, noise_pred: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, **kwargs: Any
 ) -> torch.Tensor:
-    """A scheduler's step. Where it looks at each frame alone, as DDIM without noise, it overwrites the prediction.
+    """Run one step of a scheduler.
+
+    If the scheduler processes frames independently, as DDIM without noise does, the prediction is overwritten.
 
     Args:
         scheduler (`SchedulerMixin`):
-            With its timesteps set.
+            The scheduler, with its timesteps set.
         noise_pred, latents (`torch.Tensor` of shape `(B, C, F, H, W)`):
-            The prediction, and the latents that it was made for.
+            The prediction, and the latents for which it was made.
         timestep (`torch.Tensor`):
             The current timestep.
         kwargs:
-            Further arguments of the scheduler's `step`.
+            Other arguments of the scheduler's `step`.
 
     Returns:
-        `torch.Tensor` of shape `(B, C, F, H, W)`: the latents of the next step.
+        `torch.Tensor` of shape `(B, C, F, H, W)`: The latents of the next step.
     """
     if not isinstance(scheduler, DDIMScheduler) or scheduler.config.thresholding or kwargs.get("eta"):
         return scheduler.step(noise_pred, timestep, latents, **kwargs).prev_sample

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Guidance by diffusers' guiders, which say what branches run in a step and how their predictions are combined."""
+"""Guidance by diffusers' guiders, which decide which branches run in a step and how their predictions are combined."""
 
 import copy
 import logging
@@ -12,24 +12,24 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from .. import checks
 
 
-MAX_SCALE = 1000.0  # beyond, numbers are only noise
+MAX_SCALE = 1000.0  # larger scales give noise
 
 
 def classifier_free_guidance(guidance_scale: float, start: float = 0.0, stop: float = 1.0) -> ClassifierFreeGuidance:
-    """The animation-CFG of the paper (Eq. 4, with its sign set right): `uncond + guidance_scale * (cond - uncond)`.
+    """Create a guider for animation-CFG (Eq. 4, with the sign corrected): `uncond + guidance_scale * (cond - uncond)`.
 
     Args:
         guidance_scale (`float`):
-            Its weight, in [0, 1000]. At most 1 runs no unconditional branch.
-        start, stop (`float`, *optional*, default to 0.0 and 1.0):
-            Shares of the steps between which there is guidance.
+            Weight of the guidance, in [0, 1000]. Values up to 1 disable the unconditional branch.
+        start, stop (`float`, *optional*, defaults to 0.0 and 1.0):
+            Fractions of the steps between which guidance is applied.
 
     Raises:
-        TypeError, ValueError: If a number is none, or out of range.
+        TypeError, ValueError: If a value is not a number, or out of range.
     """
     scale = checks.number("guidance_scale", guidance_scale, low=0, high=MAX_SCALE)
     logger = logging.getLogger("diffusers.guiders.guider_utils")
-    disabled, logger.disabled = logger.disabled, True  # it warns of every guider that guiders are experimental
+    disabled, logger.disabled = logger.disabled, True  # it warns that guiders are experimental
     try:
         return ClassifierFreeGuidance(scale, start=start, stop=stop, enabled=scale > 1)
     finally:
@@ -37,11 +37,11 @@ def classifier_free_guidance(guidance_scale: float, start: float = 0.0, stop: fl
 
 
 def of_call(guider: BaseGuidance) -> Any:
-    """A copy for one call, as guiders hold the step that they are in.
+    """Copy a guider for one call, since guiders store their current step.
 
     Args:
         guider ([`~diffusers.guiders.BaseGuidance`]):
-            Stays as it is.
+            The guider; it is not modified.
     """
     guider = copy.copy(guider)
     guider._step = guider._num_inference_steps = guider._timestep = None
@@ -49,16 +49,16 @@ def of_call(guider: BaseGuidance) -> Any:
 
 
 def with_scale(guider: BaseGuidance, guidance_scale: float) -> Any:
-    """A copy with another weight of guidance, which at most 1 switches off.
+    """Copy a guider with another guidance scale; values up to 1 disable guidance.
 
     Args:
         guider ([`~diffusers.guiders.BaseGuidance`]):
-            Stays as it is.
+            The guider; it is not modified.
         guidance_scale (`float`):
-            In [0, 1000].
+            The scale, in [0, 1000].
 
     Raises:
-        TypeError, ValueError: If the scale is none.
+        TypeError, ValueError: If the scale is not a number, or out of range.
     """
     guider = copy.copy(guider)
     guider.guidance_scale = checks.number("guidance_scale", guidance_scale, low=0, high=MAX_SCALE)
@@ -67,25 +67,28 @@ def with_scale(guider: BaseGuidance, guidance_scale: float) -> Any:
 
 
 def has_unconditional_branch(guider: BaseGuidance) -> bool:
-    """Whether a guider runs the unconditional branch in some step.
+    """Return whether a guider runs the unconditional branch in any step.
 
     Args:
         guider ([`~diffusers.guiders.BaseGuidance`]):
-            From [`of_call`], before the first step.
+            Result of [`of_call`], before the first step.
     """
     return guider._enabled and guider.num_conditions > 1
 
 
 def check_guider(guider: Any, has_windows: bool, batch_guidance: bool) -> None:
-    """Raise a `ValueError` or `TypeError` if a guider cannot be used.
+    """Refuse a guider that cannot be used.
 
     Args:
         guider ([`~diffusers.guiders.BaseGuidance`]):
-            Of diffusers.
+            A guider of diffusers.
         has_windows (`bool`):
             Whether a clip has several windows of time.
         batch_guidance (`bool`):
-            Whether branches are one call of the UNet.
+            Whether both branches run in one call of the UNet.
+
+    Raises:
+        TypeError, ValueError: If the guider cannot be used.
     """
     checks.instance("guider", guider, BaseGuidance)
     checks.flag("batch_guidance", batch_guidance)
@@ -102,13 +105,13 @@ def check_guider(guider: Any, has_windows: bool, batch_guidance: bool) -> None:
         )
     try:
         _rehearse(of_call(guider))
-    except Exception as error:  # each guider has its own way to say what it cannot do
+    except Exception as error:  # guiders raise different errors
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"`guider`: a {name} cannot combine the predictions of clips ({reason}).") from error
 
 
 def _rehearse(guider: Any) -> None:
-    """Combine small predictions, as some guiders take images only."""
+    """Combine small predictions, since some guiders support images only."""
     for step in (0, int(1000 * guider._start)):
         guider.set_state(step, 1000, torch.zeros(()))
         branches = guider.prepare_inputs({"conditions": ("conditional", "unconditional")})

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what [`HIAPipeline`] is called with, before a network runs, and of what callbacks return.
+"""Checks of the arguments of [`HIAPipeline`] before a network runs, and of the results of callbacks.
 
 Axes: B clips, F frames, C channels, H, W.
 """
@@ -26,43 +26,43 @@ from . import guidance
 from .scheduler_rehearsal import check_kind, rehearse
 
 
-MAX_VIDEOS = 1024  # per picture and motion
+MAX_VIDEOS = 1024  # per image and motion
 STREAM_TYPES = ("pil", "np", "pt")
 OUTPUT_TYPES = (*STREAM_TYPES, "latent")
-CALLBACK_TENSORS = ("latents",)  # that a callback may be given
+CALLBACK_TENSORS = ("latents",)  # that can be passed to a callback
 
-# What attention processors are given in any case.
+# Arguments that are always passed to attention processors.
 OWN_ATTENTION_ARGUMENTS = {
     *("self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb", "args", "kwargs"),
 }
 
 
 class ReferenceImages(tuple[torch.Tensor, ...]):
-    """The reference images of a call, each float32 `(3, H, W)` in [0, 1]: parsed and looked at once."""
+    """The reference images of a call, each float32 `(3, H, W)` in [0, 1], parsed and checked once."""
 
     @classmethod
     def from_any(cls, image: object, name: str = "image") -> "ReferenceImages":
-        """Images in any form that [`HIAPipeline.__call__`] takes.
+        """Parse images in any form that [`HIAPipeline.__call__`] accepts.
 
         Args:
             image:
-                The images; returned as they are where they are parsed already.
+                The images. Parsed images are returned unchanged.
             name (`str`, *optional*, defaults to `"image"`):
-                Of the argument, for errors.
+                Name of the argument in error messages.
         """
         return image if isinstance(image, cls) else cls(image_tensors(image, name))
 
 
 def count_clips(images: ReferenceImages, clips: ConditioningClips, num_videos_per_prompt: object = 1) -> int:
-    """How many clips a call makes.
+    """Return the number of clips that a call generates.
 
     Args:
         images ([`ReferenceImages`]):
             Reference images.
-        clips ([`~conditioning.clips.ConditioningClips`]):
+        clips ([`~conditioning.conditioning_clips.ConditioningClips`]):
             As many clips as images, or one of either.
         num_videos_per_prompt (`int`, *optional*, defaults to 1):
-            Videos per image and motion.
+            Number of videos per image and motion.
     """
     number = checks.integer("num_videos_per_prompt", num_videos_per_prompt, low=1, high=MAX_VIDEOS)
     return max(len(images), len(clips)) * number
@@ -70,7 +70,7 @@ def count_clips(images: ReferenceImages, clips: ConditioningClips, num_videos_pe
 
 @dataclass(frozen=True)
 class DenoisingOptions:
-    """How the denoising loop runs. The names, meanings and defaults are those of [`HIAPipeline.__call__`]."""
+    """The options of the denoising loop. Names, meanings and defaults are those of [`HIAPipeline.__call__`]."""
 
     guidance_scale: float = 3.5
     guider: BaseGuidance | None = None
@@ -84,24 +84,27 @@ class DenoisingOptions:
     context_batch_size: int = 1
 
     def make_guider(self) -> Any:
-        """The guider of a call, which keeps the state of its steps."""
+        """Create the guider of a call, which stores its current step."""
         if self.guider is None:
             return guidance.classifier_free_guidance(self.guidance_scale)
         return guidance.of_call(checks.instance("guider", self.guider, BaseGuidance))
 
     def control_at(self, step: int, num_steps: int) -> float:
-        """The factor on what the ControlNet returns in a step, 0 where it does not act."""
+        """Return the factor of the ControlNet's outputs in a step, which is 0 while the ControlNet is inactive."""
         acts = step / num_steps >= self.control_guidance_start and (step + 1) / num_steps <= self.control_guidance_end
         return self.controlnet_conditioning_scale if acts else 0.0
 
     def check(self, num_frames: int, longest_window: int) -> None:
-        """Raise a `ValueError` or `TypeError` that names the option that cannot be used.
+        """Check that the options can be used.
 
         Args:
             num_frames (`int`):
-                F.
+                F, the number of frames.
             longest_window (`int`):
-                The frames that the UNet's motion modules can tell apart.
+                Maximum number of frames that the UNet's motion modules support.
+
+        Raises:
+            TypeError, ValueError: If an option cannot be used. The message names it.
         """
         scale = self.controlnet_conditioning_scale
         checks.number("controlnet_conditioning_scale", scale, low=-guidance.MAX_SCALE, high=guidance.MAX_SCALE)
@@ -161,9 +164,12 @@ def check_inputs(
     callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
     callback_on_step_end_tensor_inputs: list[str] | None = None,
 ) -> None:
-    """Raise a `ValueError` or `TypeError` that names the argument if a call's arguments cannot be used.
+    """Check that the arguments of a call can be used, before any model runs.
 
-    The arguments are those of [`HIAPipeline.__call__`]. No model runs.
+    The arguments are those of [`HIAPipeline.__call__`].
+
+    Raises:
+        TypeError, ValueError: If an argument cannot be used. The message names it.
     """
     check_complete(components)
     unet, scheduler, factor = components.unet, components.scheduler, autoencoder.vae_scale_factor(components.vae)
@@ -220,11 +226,11 @@ def check_inputs(
 
 
 def check_complete(components: Any) -> None:
-    """Refuse to start a call while a component is missing or does not fit the others.
+    """Refuse to start a call if a component is missing or does not fit the others.
 
     Args:
         components:
-            Anything that has those of [`HIAPipeline`] as attributes.
+            Any object that has the components of [`HIAPipeline`] as attributes.
     """
     parts = {name: getattr(components, name, None) for name in COMPONENTS}
     for name in REQUIRED:
@@ -232,21 +238,21 @@ def check_complete(components: Any) -> None:
             raise ValueError(f"`{name}` is missing: the pipeline was made without it. Set `pipe.{name}` first.")
     check_kind(components.scheduler)
     check_number_of_betas(components.scheduler)
-    check_components({**parts, "scheduler": None})  # a rehearsal tries more of the scheduler
+    check_components({**parts, "scheduler": None})  # a rehearsal checks more of the scheduler
 
 
 def check_context(
     components: Any, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
 ) -> None:
-    """Where the hidden states of cross-attention come from: exactly one source.
+    """Check that the input of cross-attention has exactly one source.
 
     Args:
         components:
-            Anything that has those of [`HIAPipeline`] as attributes.
+            Any object that has the components of [`HIAPipeline`] as attributes.
         num_images (`int`):
-            Reference images.
+            Number of reference images.
         image_embeds, prompt_embeds:
-            As [`HIAPipeline.__call__`] takes them.
+            As in [`HIAPipeline.__call__`].
     """
     if image_embeds is not None and prompt_embeds is not None:
         raise ValueError("Give `image_embeds` or `prompt_embeds`, not both.")
@@ -265,13 +271,13 @@ def check_context(
 
 
 def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
-    """What attention is told: nothing that it would not read.
+    """Refuse arguments that the attention layers would ignore.
 
     Args:
         cross_attention_kwargs (`dict`, *optional*):
-            As [`HIAPipeline.__call__`] takes it.
+            As in [`HIAPipeline.__call__`].
         unet ([`HIAUNetMotionModel`]):
-            Whose attention processors read it.
+            The UNet, whose attention processors read the arguments.
     """
     if cross_attention_kwargs is None:
         return
@@ -291,11 +297,12 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
 
 
 def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
-    """The names of the tensors that a callback is given.
+    """Return the names of the tensors that are passed to a callback.
 
     Args:
         callback (`Callable`, *optional*):
-            `callback_on_step_end` of [`HIAPipeline.__call__`]. One of diffusers' class says itself what it wants.
+            `callback_on_step_end` of [`HIAPipeline.__call__`]. A callback of diffusers' class declares its inputs
+            itself.
         tensor_inputs (`Sequence[str]`, *optional*):
             `callback_on_step_end_tensor_inputs`.
     """
@@ -310,13 +317,13 @@ def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
 
 
 def latents_of_callback(returned: object, latents: torch.Tensor) -> torch.Tensor:
-    """The latents to go on with after a callback.
+    """Return the latents after a callback.
 
     Args:
         returned:
-            What the callback returned.
+            Result of the callback.
         latents (`torch.Tensor`):
-            What it was given.
+            Latents that were passed to it.
     """
     if returned is None:
         return latents
@@ -333,16 +340,16 @@ def latents_of_callback(returned: object, latents: torch.Tensor) -> torch.Tensor
 
 
 def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, list]:
-    """`timesteps` or `sigmas` that are given in place of a scheduler's spacing, as numbers of Python's.
+    """Return given `timesteps` or `sigmas`, which replace a scheduler's spacing, as Python numbers.
 
     Args:
         scheduler (`SchedulerMixin`):
             The scheduler.
         timesteps, sigmas:
-            As [`HIAPipeline.__call__`] takes them.
+            As in [`HIAPipeline.__call__`].
 
     Returns:
-        `dict[str, list]`: the one that is given, by its name.
+        `dict[str, list]`: The one that is given, by its name.
     """
     given = {name: value for name, value in {"timesteps": timesteps, "sigmas": sigmas}.items() if value is not None}
     if not given:
@@ -367,7 +374,7 @@ def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, li
 
 
 def most_steps(scheduler: Any) -> int:
-    """The timesteps of a scheduler's training.
+    """Return the number of timesteps that a scheduler was trained with.
 
     Args:
         scheduler (`SchedulerMixin`):
@@ -377,15 +384,15 @@ def most_steps(scheduler: Any) -> int:
 
 
 def check_generator(generator: Any, batch_size: int, device: torch.device) -> None:
-    """What noise is drawn with.
+    """Check the random generators of a call.
 
     Args:
         generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
             One for all clips, or one per clip.
         batch_size (`int`):
-            B.
+            B, the number of clips.
         device (`torch.device`):
-            Where the noise is wanted: generators are of its kind, or of the CPU.
+            Device of the noise; generators must be on this device or on the CPU.
     """
     generators = generator if isinstance(generator, list) else [generator]
     if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
@@ -398,19 +405,19 @@ def check_generator(generator: Any, batch_size: int, device: torch.device) -> No
 
 
 def check_embeds(name: str, embeds: object, num_images: int, channels: int, dtype: torch.dtype) -> None:
-    """Context that is given in place of an encoder's.
+    """Check embeddings that replace the output of an encoder.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         embeds (`torch.Tensor` of shape `(1 or B, tokens, C)`, *optional*):
-            What was given.
+            The embeddings.
         num_images (`int`):
-            B.
+            B, the number of reference images.
         channels (`int`):
-            C, those of the UNet's cross-attention.
+            C, the number of channels of the UNet's cross-attention.
         dtype (`torch.dtype`):
-            That it is brought to.
+            Dtype to which they will be converted.
     """
     if embeds is not None:
         entries = 1 if isinstance(embeds, torch.Tensor) and embeds.ndim and embeds.size(0) == 1 else num_images
@@ -418,6 +425,6 @@ def check_embeds(name: str, embeds: object, num_images: int, channels: int, dtyp
 
 
 def _largest_sigma(scheduler: Any) -> float:
-    """The most noise that the networks know, relative to the signal."""
+    """Return the largest noise level that the networks know, relative to the signal."""
     signal = float(scheduler.alphas_cumprod.min())
     return ((1 - signal) / signal) ** 0.5 * (1 + 1e-3) if signal > 0 else 1e4

@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A saved pipeline: its index and its components are looked at before it is loaded.
+"""Checks of a saved pipeline's index and components before it is loaded.
 
-Before 0.42.1, diffusers imports any module that an index names as the library of a component, and with that runs it.
+Before 0.42.1, diffusers imports any module that an index names as the library of a component, which runs its code.
 """
 
 import importlib
@@ -38,14 +38,14 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "t
 
 
 def check_index(index: Mapping[str, Any]) -> dict[str, type]:
-    """The classes of a pipeline's components. Modules that nobody has imported yet are not imported.
+    """Return the classes of a pipeline's components, without importing modules that are not imported yet.
 
     Args:
         index (`Mapping[str, Any]`):
-            What `model_index.json` holds.
+            Content of `model_index.json`.
 
     Raises:
-        ValueError: If a component is not named by a library and a class that fits.
+        ValueError: If a component does not have a library and a suitable class.
     """
     classes = {}
     for name in COMPONENTS:
@@ -67,19 +67,19 @@ def check_index(index: Mapping[str, Any]) -> dict[str, type]:
 
 
 def check_modular_index(index: Mapping[str, Any]) -> None:
-    """Refuse libraries of components that nobody has imported yet.
+    """Refuse an index with libraries of components that are not imported yet.
 
     Args:
         index (`Mapping[str, Any]`):
-            What `modular_model_index.json` holds: for each component a library, a class and how it is loaded, whose
-            `type_hint` names both again.
+            Content of `modular_model_index.json`: for each component a library, a class and how it is loaded, whose
+            `type_hint` repeats both.
 
     Raises:
-        ValueError: If there is one, or a component is not named so.
+        ValueError: If there is such a library, or a component is malformed.
     """
     for name, entry in index.items():
         if not isinstance(entry, (list, tuple)) or len(entry) != 3:
-            continue  # a setting, or what diffusers does not read either
+            continue  # a setting, or something that diffusers ignores as well
         hint = entry[2].get("type_hint") if isinstance(entry[2], dict) else None
         if not isinstance(hint, (list, tuple)) or len(hint) != 2 or not {str, type(None)} >= {*map(type, hint)}:
             raise ValueError(f"{MODULAR_INDEX} must name a library and a class as the `type_hint` of its `{name}`.")
@@ -96,19 +96,19 @@ def _check_library(file: str, name: str, library: str) -> None:
 
 
 def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, options: Mapping[str, Any]) -> Path:
-    """The folder of a pipeline, downloaded once its index is known to be right.
+    """Return the folder of a pipeline; it is downloaded only if its index is valid.
 
     Args:
         pipeline_class (`type`):
-            Of diffusers, which downloads.
+            A pipeline class of diffusers, which downloads.
         pretrained_model_name_or_path (`str` or `os.PathLike`):
             Hub id or local folder.
         options (`Mapping[str, Any]`):
-            Those of `from_pretrained`.
+            Options of `from_pretrained`.
 
     Raises:
         OSError: If it cannot be found.
-        ValueError: If its index is not right.
+        ValueError: If its index is invalid.
     """
     folder = Path(pretrained_model_name_or_path)
     if folder.exists() and not (folder / INDEX).is_file():
@@ -126,17 +126,15 @@ def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, optio
 def check_pipeline_folder(
     folder: Path, given: Mapping[str, Any], variant: str | None = None, use_safetensors: bool | None = True
 ) -> None:
-    """Refuse an incomplete or inconsistent pipeline, before its weights are read.
-
-    Only the configurations and the headers of the weights are read.
+    """Refuse an incomplete or inconsistent pipeline, based on its configurations and the headers of its weights.
 
     Args:
         folder (`Path`):
-            The pipeline's.
+            Folder of the pipeline.
         given (`Mapping[str, Any]`):
-            Components that are not to be loaded, by name.
+            Components that will not be loaded, by name.
         variant, use_safetensors:
-            As of `from_pretrained`.
+            As in `from_pretrained`.
 
     Raises:
         OSError: If a file is missing.
@@ -162,25 +160,25 @@ def check_component(
     variant: str | None = None,
     **hub_options: Any,
 ) -> None:
-    """Refuse a component whose files are not whole, by its configuration and the header of its weights.
+    """Refuse an incomplete component, based on its configuration and the header of its weights.
 
     Args:
         name (`str`):
-            Of the component, for errors.
+            Name of the component in error messages.
         component_class (`type`):
-            Its class.
+            Class of the component.
         source (`str` or `os.PathLike`):
-            Hub id, of which it has been downloaded, or local folder.
+            Hub id of a component that has been downloaded, or local folder.
         subfolder (`str`, *optional*):
-            Where in `source` it is.
+            Subfolder of `source` that contains it.
         variant (`str`, *optional*):
-            Of its weights.
+            Variant of its weights.
         hub_options (`dict[str, Any]`):
-            Of `hf_hub_download`.
+            Options of `hf_hub_download`.
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If a file is damaged, leads out of the folder, or has missing or unexpected keys.
+        ValueError: If a file is damaged or outside the folder, or has missing or unexpected keys.
     """
     folder = Path(source, subfolder or "")
     if not folder.exists():
@@ -193,11 +191,11 @@ def check_component(
 def _outline(
     name: str, component_class: Any, folder: Path, variant: str | None = None, use_safetensors: bool | None = None
 ) -> Any:
-    """A network on the meta device, or any other component as it is."""
+    """Load a network on the meta device, or any other component completely."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}, where the `{name}` must be.")
     if variant is not None and not any(folder.glob(f"*.{variant}*")):
-        variant = None  # as diffusers has it: a variant need not hold every component
+        variant = None  # as in diffusers: not every component needs the variant
     try:
         if not issubclass(component_class, nn.Module):
             check_component_files(folder)
@@ -214,19 +212,19 @@ def _outline(
         return load_without_mismatch(component_class, folder, device_map="meta", **options)
     except (OSError, ImportError, MemoryError):
         raise
-    except Exception as error:  # what libraries raise on files that are damaged or odd has many classes
+    except Exception as error:  # libraries raise errors of many classes on damaged files
         reason = " ".join(str(error).split()).removeprefix("`pretrained_model_name_or_path`: ")
         raise ValueError(f"the `{name}` in {folder} cannot be used: {reason}") from error
 
 
 class PipelineFolderMixin(DiffusionPipeline):
-    """Loading that refuses what does not fit, and saving with what users of the folder need."""
+    """Loading with checks, and saving with a model card and a file that names the class."""
 
     _lora_loadable_modules: list[str]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline as [`~diffusers.DiffusionPipeline.from_pretrained`] does, refusing weights that differ.
+        """Load a pipeline as [`~diffusers.DiffusionPipeline.from_pretrained`] does, but refuse mismatched weights.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
@@ -236,13 +234,13 @@ class PipelineFolderMixin(DiffusionPipeline):
 
         Raises:
             OSError: If a file is missing.
-            TypeError, ValueError: If a file is damaged, weights have missing or unexpected keys, are no floating-point
-                numbers or not finite, or components do not fit each other; before weights are read where their headers
-                tell it.
+            TypeError, ValueError: If a file is damaged, weights have missing or unexpected keys or are not finite
+                floating-point numbers, or components do not fit each other. What can be seen in the headers is checked
+                before weights are read.
         """
         kwargs.setdefault("use_safetensors", True)
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
-            kwargs["dtype"] = torch.float32  # transformers would take that in its config, of whoever saved it last
+            kwargs["dtype"] = torch.float32  # transformers would use the dtype in its config
         try:
             folder = find_pipeline(cls, pretrained_model_name_or_path, kwargs)
             given = {name: kwargs[name] for name in COMPONENTS if name in kwargs}
@@ -267,27 +265,26 @@ class PipelineFolderMixin(DiffusionPipeline):
         revision: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a checkpoint that others have published: `HIAPipeline.from_published("moore-animate-anyone")`.
+        """Load a published checkpoint, such as `HIAPipeline.from_published("moore-animate-anyone")`.
 
-        The first time, its files are downloaded from the Hub and converted; the result is kept for the next time.
+        The first time, its files are downloaded from the Hub and converted; the result is kept and used the next time.
 
         Args:
             name (`str`):
-                A name that `hia-diffusers models` lists.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-                Of the weights.
-            cache_dir (`str` or `os.PathLike`, *optional*):
-                Where downloads and the result are kept. The default is the cache of `huggingface_hub`.
+                A name listed by `hia-diffusers models`.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the weights. cache_dir (`str` or
+            `os.PathLike`, *optional*):
+                Folder for downloads and the result, by default the cache of `huggingface_hub`.
             revision (`str`, *optional*):
                 Branch, tag or commit of the checkpoint's own repository.
             kwargs:
                 Options of [`~HIAPipeline.from_pretrained`].
 
         Raises:
-            ValueError: If there is no checkpoint of that name, or it cannot animate without training.
-            ConnectionError: If the Hub cannot be reached, or a download breaks off; it resumes the next time.
-            FileNotFoundError, OSError, PermissionError: If files are not there, do not fit on the disk, or are only
-                given to who agrees to their terms.
+            ValueError: If there is no checkpoint of that name, or it needs training first.
+            ConnectionError: If the Hub cannot be reached, or a download is interrupted; it resumes the next time.
+            FileNotFoundError, OSError, PermissionError: If files do not exist, do not fit on the disk, or require
+                agreeing to their terms.
         """
         from ..conversion.hub_downloads import converted_checkpoint
 
@@ -298,18 +295,19 @@ class PipelineFolderMixin(DiffusionPipeline):
     def extract_init_dict(
         cls, config_dict: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        # What `DiffusionPipeline.from_pretrained` calls before it imports the libraries that the index names.
+        """Check the index of a pipeline, then read it as in [`~diffusers.ConfigMixin.extract_init_dict`]."""
+        # `DiffusionPipeline.from_pretrained` calls this before it imports the libraries named in the index.
         check_index(config_dict)
         return super().extract_init_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, with two files beside it.
+        """Save the pipeline as [`~diffusers.DiffusionPipeline.save_pretrained`] does, with two additional files.
 
-        They are a model card, unless there is a `README.md` already, and `pipeline.py`, which says to
-        `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` that the class is this one.
+        They are a model card, unless there is already a `README.md`, and `pipeline.py`, which names the class for
+        `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")`.
 
         Raises:
-            ValueError: If LoRA, an IP-Adapter or fused projections are in the way; nothing is written then.
+            ValueError: If LoRA, an IP-Adapter or fused projections are loaded. Nothing is written.
         """
         for name, component in self.components.items():
             if isinstance(component, nn.Module):
@@ -324,6 +322,6 @@ class PipelineFolderMixin(DiffusionPipeline):
 
     def _upload_folder(self, working_dir: str | Path, repo_id: str, **kwargs: Any) -> Any:
         card = Path(working_dir) / CARD_FILE
-        if "hia-diffusers" not in card.read_text():  # diffusers has put an empty card there
+        if "hia-diffusers" not in card.read_text():  # diffusers has written an empty card
             card.write_text(model_card(repo_id))
         return super()._upload_folder(working_dir, repo_id, **kwargs)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The HIA pipeline: a reference picture and conditioning frames in, a video out (paper Sec. 3.4)."""
+"""The HIA pipeline: it turns a reference image and conditioning frames into a video (paper Sec. 3.4)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -66,44 +66,44 @@ EXAMPLE_DOC_STRING = """
 class HIAPipeline(
     PipelineFolderMixin, PipelineSwitchesMixin, WindowParallelismMixin, HIALoraLoaderMixin, HIAIPAdapterMixin
 ):
-    """Animates reference pictures with the motion of conditioning frames.
+    """Animates reference images with the motion of conditioning frames.
 
-    Cross-attention takes its context from one of two sources: the projected token of `image_encoder` (zeros for the
-    unconditional branch), or the empty prompt of `text_encoder` (the same for both branches, as weights of
-    MagicAnimate need it). Without either, pass `image_embeds` or `prompt_embeds` to the call.
+    The input of cross-attention has one of two sources: the projected token of `image_encoder` (zeros in the
+    unconditional branch), or the empty prompt of `text_encoder` (the same in both branches, as the weights of
+    MagicAnimate need it). If the pipeline has neither, pass `image_embeds` or `prompt_embeds` to the call.
 
     Args:
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
-            Encodes the reference picture and decodes the frames.
+            Encodes the reference image and decodes the frames.
         image_encoder (`CLIPVisionModelWithProjection`, *optional*):
-            CLIP vision tower of the context token.
+            CLIP vision model for the token of cross-attention.
         unet ([`HIAUNetMotionModel`]):
             Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.
         appearance_encoder ([`HIAAppearanceEncoder`]):
-            Reads the reference picture, once per clip.
+            Encodes the reference image, once per clip.
         controlnet ([`HIAControlNetModel`] or [`HIAPoseGuider`]):
-            Reads the conditioning frames.
+            Encodes the conditioning frames.
         scheduler (`SchedulerMixin`):
-            [`ShiftedSNRScheduler`], or any of diffusers made with `from_config` of its configuration.
+            [`ShiftedSNRScheduler`], or a scheduler of diffusers created from its configuration with `from_config`.
         feature_extractor (`CLIPImageProcessor`, *optional*):
-            Prepares pictures for `image_encoder`.
+            Prepares images for `image_encoder`.
         text_encoder (`CLIPTextModel`, *optional*):
             Encodes the empty prompt.
         tokenizer (`CLIPTokenizer`, *optional*):
-            Belongs to `text_encoder`.
+            Tokenizer of `text_encoder`.
         reference_timestep (`"zero"` or `"current"`, *optional*, defaults to `"zero"`):
-            The timestep at which the appearance encoder runs: 0, once per clip, or the current one, once per step
-            (weights of MagicAnimate).
+            The timestep at which the appearance encoder runs: 0, once per clip, or the current one, in every step (for
+            the weights of MagicAnimate).
         unconditional_controlnet (`bool`, *optional*, defaults to `False`):
-            Whether the ControlNet also acts in the unconditional branch of guidance, with what it gives on the context
-            of the other (weights of MagicAnimate and Moore-AnimateAnyone).
+            Whether the outputs of the ControlNet are also used in the unconditional branch of guidance (for the
+            weights of MagicAnimate and Moore-AnimateAnyone).
         ip_adapter_image_encoder (`CLIPVisionModelWithProjection`, *optional*):
-            CLIP vision tower of IP-Adapters, which bring one of another width than the context's.
+            CLIP vision model of IP-Adapters, whose width may differ from that of cross-attention.
         call_defaults (`dict[str, Any]`, *optional*):
-            What the weights want of a call that leaves arguments out, such as `{"num_inference_steps": 30}`.
+            Default arguments of a call that suit the weights, such as `{"num_inference_steps": 30}`.
 
     Raises:
-        TypeError: If a component is of a class that does not fit.
+        TypeError: If a component has an unsupported class.
         ValueError: If two components do not fit each other.
     """
 
@@ -165,14 +165,14 @@ class HIAPipeline(
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
     def register_modules(self, **kwargs: Any) -> None:
-        """Put components in place of others, as [`~diffusers.DiffusionPipeline.register_modules`] does.
+        """Replace components, as [`~diffusers.DiffusionPipeline.register_modules`] does.
 
         Args:
             kwargs:
                 Components by name, or None.
 
         Raises:
-            TypeError, ValueError: If one does not fit the others; nothing is changed then.
+            TypeError, ValueError: If a component does not fit the others. Nothing is changed.
         """
         check_components({**{name: getattr(self, name, None) for name in COMPONENTS}, **kwargs})
         super().register_modules(**kwargs)
@@ -200,24 +200,24 @@ class HIAPipeline(
         callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> torch.Tensor:
-        """The denoising loop, over windows of frames at every step.
+        """Run the denoising loop, over windows of frames in every step.
 
         Args:
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
-                From [`HIAPipeline.prepare_latents`].
+                Result of [`HIAPipeline.prepare_latents`].
             timesteps (`torch.Tensor`):
-                Of the scheduler, on the host.
+                Timesteps of the scheduler, on the CPU.
             conditions ([`~models.denoiser.HIAConditions`]):
-                From [`HIAPipeline.prepare_conditions`], of B clips.
+                Result of [`HIAPipeline.prepare_conditions`], for B clips.
             options ([`~pipelines.inputs.DenoisingOptions`], *optional*):
-                Guidance, ControlNet and windows, with the defaults of [`HIAPipeline.__call__`].
+                Options of guidance, ControlNet and windows, with the defaults of [`HIAPipeline.__call__`].
             extra_step_kwargs (`Mapping`, *optional*):
-                From [`HIAPipeline.prepare_extra_step_kwargs`].
-            callback_on_step_end, callback_on_step_end_tensor_inputs:
-                As of [`HIAPipeline.__call__`].
+                Result of [`HIAPipeline.prepare_extra_step_kwargs`].
+            callback_on_step_end, callback_on_step_end_tensor_inputs (*optional*):
+                As in [`HIAPipeline.__call__`].
 
         Returns:
-            `torch.Tensor` of shape `(B, C, F, h, w)`: clean latents.
+            `torch.Tensor` of shape `(B, C, F, h, w)`: Clean latents.
         """
         options = options or DenoisingOptions()
         num_frames, num_steps = latents.shape[2], len(timesteps)
@@ -252,7 +252,7 @@ class HIAPipeline(
                 latents = framewise_scheduling.step(
                     self.scheduler, noise_pred, t, latents=latents, **(extra_step_kwargs or {})
                 )
-                if i == 0:  # sooner than at the end, and once, as the device is waited for
+                if i == 0:  # early, but in one step only, since it synchronizes with the device
                     check_finite("The latents after the first step", [latents], self.components)
 
                 if callback_on_step_end is not None:
@@ -280,30 +280,29 @@ class HIAPipeline(
         decode_chunk_size: int = 16,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """Animate one picture and hand out its frames one by one, so that a long video is written while it is decoded.
+        """Animate one image and return the frames one by one, so that a long video is written while it is decoded.
 
-        Denoising is done when this returns: all frames of a clip become final in the last step. A thread decodes the
-        next chunk of frames while those of the last one are handed out and, say, written. What grows with the length
-        of the clip are its latents and the embeddings of its conditioning frames.
+        All denoising is done when this method returns, since all frames of a clip are finished in the last step. A
+        thread decodes the next chunk of frames while you use those of the last one. Only the latents and the
+        embeddings of the conditioning frames need memory in proportion to the length of the clip.
 
         Args:
             image, conditioning_frames:
-                As for [`HIAPipeline.__call__`]; one clip.
+                As in [`HIAPipeline.__call__`], for one clip.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"` or `"pt"`.
             decode_chunk_size (`int`, *optional*, defaults to 16):
-                Frames that the VAE decodes at a time.
+                Number of frames that the VAE decodes at a time.
             kwargs:
-                Further arguments of [`HIAPipeline.__call__`].
+                Other arguments of [`HIAPipeline.__call__`].
 
         Returns:
-            `Iterator`: a `PIL.Image.Image`, an array `(H, W, 3)` or a tensor `(3, H, W)` per frame, the last two in
-            [0, 1].
+            `Iterator`: For each frame, a `PIL.Image.Image`, an array `(H, W, 3)` or a tensor `(3, H, W)`; the last two
+                are in [0, 1].
 
         Raises:
-            ValueError, TypeError: If an argument cannot be used, there is more than one clip, or `output_type` is not
-                one of those; before any model runs.
-            RuntimeError: As of a call; of frames that are not finite, when they are decoded.
+            ValueError, TypeError: If an argument cannot be used or there is more than one clip, before any model runs.
+            RuntimeError: As in [`HIAPipeline.__call__`]; if frames are not finite, when they are decoded.
         """
         inputs.check_complete(self)
         checks.one_of("output_type", output_type, inputs.STREAM_TYPES)
@@ -318,26 +317,32 @@ class HIAPipeline(
 
     @property
     def guidance_scale(self) -> float:
+        """The guidance scale of the current call."""
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
+        """Whether the current call runs the unconditional branch."""
         return self._guidance_scale > 1
 
     @property
     def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        """The argument `cross_attention_kwargs` of the current call."""
         return self._cross_attention_kwargs
 
     @property
     def current_timestep(self) -> torch.Tensor | None:
+        """The timestep of the current step, or None outside the denoising loop."""
         return self._current_timestep
 
     @property
     def num_timesteps(self) -> int:
+        """The number of timesteps of the current call."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
+        """Whether denoising stops before the next step."""
         return self._interrupt
 
     @checks.python_numbers
@@ -381,98 +386,104 @@ class HIAPipeline(
         callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
     ) -> HIAPipelineOutput | tuple[Any]:
-        """Animate reference pictures. An argument that is left out is that of `call_defaults`, or else as below.
+        """Animate reference images. Missing arguments are those in `call_defaults`, or else as below.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                The reference picture, or a batch of them: arrays `(H, W, C)` or `(B, H, W, C)`, tensors `(C, H, W)` or
-                `(B, C, H, W)`, in [0, 1] or uint8 or uint16, C from grey to RGB and alpha. Taken upright, in sRGB and
-                on white, as [`~images.image_tensor`] says, and fitted into `height` x `width` whole: with bars in the
-                colour of its border where the aspect differs, as the conditioning frames are with nothing beside them.
+                The reference image, or a batch of images: arrays `(H, W, C)` or `(B, H, W, C)`, or tensors `(C, H, W)`
+                or `(B, C, H, W)`, in [0, 1], uint8 or uint16, from greyscale to RGB with alpha. Images are converted
+                as [`~images.image_tensor`] describes: upright, in sRGB and on white. An image of another aspect ratio
+                is fitted into `height` x `width` whole, with bars in the colour of its border; conditioning frames get
+                empty bars.
             conditioning_frames ([`MotionBlurCondition`], `list[PIL.Image.Image]` or `torch.Tensor`):
-                The motion: a condition, pose maps as pictures, or a tensor `(F, C, H, W)` in [0, 1] with the
-                ControlNet's channels; for a batch a list of those, or `(B, F, C, H, W)`. Pose maps of 3 channels are
-                taken by a ControlNet of 6: the blur is then unknown. One picture with several motions, and several
-                pictures with one motion, make a batch as well.
+                The motion: a condition, pose maps as images, or a tensor `(F, C, H, W)` in [0, 1] with the
+                ControlNet's channels; for a batch, a list of these, or `(B, F, C, H, W)`. A ControlNet with 6 channels
+                accepts pose maps with 3; the blur is then unknown. You can also combine one image with several
+                motions, or several images with one motion.
             height, width (`int`, *optional*):
-                Of the video in pixels, multiples of the VAE's factor and at most 16384; by default those of
+                Size of the video in pixels: multiples of the VAE's factor, at most 16384; by default the size of
                 `conditioning_frames`.
             num_inference_steps (`int`, *optional*, defaults to 25):
-                Denoising steps, at most the timesteps of training.
+                Number of denoising steps, at most the number of training timesteps.
             timesteps (`list[int]`, *optional*):
                 Descending timesteps to use instead of the scheduler's spacing.
             sigmas (`list[float]`, *optional*):
-                Descending sigmas to use instead, where the scheduler takes them. As diffusers has it, the last is
-                where the last step of an `EulerDiscreteScheduler` ends, usually 0.
+                Descending sigmas to use instead, if the scheduler supports them. As in diffusers, the last one is that
+                at which the last step of an `EulerDiscreteScheduler` ends, usually 0.
             guidance_scale (`float`, *optional*, defaults to 3.5):
-                The weight of animation-CFG (Eq. 4): `uncond + guidance_scale * (cond - uncond)`, the unconditional
-                branch with neither reference nor ControlNet. At most 1 runs no unconditional branch. In [0, 1000].
+                Weight of animation-CFG (Eq. 4), in [0, 1000]: `uncond + guidance_scale * (cond - uncond)`, where the
+                unconditional branch has neither reference nor ControlNet. Values up to 1 disable the unconditional
+                branch.
             guider ([`~diffusers.guiders.BaseGuidance`], *optional*):
-                A guider of diffusers, which has a `guidance_scale` of its own, instead of animation-CFG: for instance
-                `ClassifierFreeGuidance(guidance_scale=3.5, start=0.25, stop=0.75)`, which runs the unconditional
-                branch in half of the steps (arXiv 2404.07724).
+                A guider of diffusers with its own `guidance_scale`, used instead of animation-CFG. For example,
+                `ClassifierFreeGuidance(guidance_scale=3.5, start=0.25, stop=0.75)` runs the unconditional branch in
+                half of the steps (arXiv 2404.07724).
             batch_guidance (`bool`, *optional*, defaults to `False`):
-                Whether both branches are one call of the UNet. It takes more memory, and more operations, as the
-                unconditional half carries the reference's tokens masked; quicker only where calls are what takes time.
+                Whether both branches run in one call of the UNet. This needs more memory and more operations, since
+                the unconditional half contains the masked tokens of the reference. It is faster only if the overhead
+                of calls dominates.
             controlnet_conditioning_scale (`float`, *optional*, defaults to 1.0):
-                Factor on the ControlNet's residuals, in [-1000, 1000].
+                Factor by which the ControlNet's residuals are multiplied, in [-1000, 1000].
             control_guidance_start (`float`, *optional*, defaults to 0.0):
-                Share of the steps after which the ControlNet sets in.
+                Fraction of the steps after which the ControlNet starts.
             control_guidance_end (`float`, *optional*, defaults to 1.0):
-                Share of the steps after which the ControlNet stops.
+                Fraction of the steps after which the ControlNet stops.
             reference_noise (`bool`, *optional*, defaults to `True`):
-                Initial reference noise (Sec. 3.4); `False` starts from pure noise.
+                Whether to start from initial reference noise (Sec. 3.4) instead of pure noise.
             shared_noise (`float`, *optional*, defaults to 0.0):
-                Share of the noise that all frames have in common, in [0, 1] (arXiv 2305.10474): still parts move less.
+                Fraction of the noise that all frames share, in [0, 1] (arXiv 2305.10474). It makes static parts
+                steadier.
             context_frames (`int`, *optional*, defaults to 16):
-                Frames of a window. Longer clips are denoised window by window.
+                Number of frames per window. Longer clips are denoised window by window.
             context_overlap (`int`, *optional*, defaults to 4):
-                Frames that neighbouring windows share and average.
+                Number of frames that adjacent windows share, in which their predictions are averaged.
             context_shift (`bool`, *optional*, defaults to `True`):
-                Prompt travelling (Sec. 3.4): shift the windows at each step, by offsets drawn with a fixed seed.
+                Whether to shift the windows in each step, by random offsets with a fixed seed (prompt travelling, Sec.
+                3.4).
             context_batch_size (`int`, *optional*, defaults to 1):
-                Windows that are denoised at a time. More take more memory.
+                Number of windows that are denoised at a time. Larger values need more memory.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
-                Videos per picture and motion, at most 1024.
+                Number of videos per image and motion, at most 1024.
             eta (`float`, *optional*, defaults to 0.0):
-                Of DDIM, in [0, 1]; other schedulers ignore it.
+                Parameter of DDIM, in [0, 1]; other schedulers ignore it.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                Draws all noise. With one per clip, a clip does not depend on its batch.
+                Generator of all noise. With one per clip, a clip does not depend on its batch.
             latents (`torch.Tensor` of shape `(B, C, F, h, w)`, *optional*):
-                Standard normal noise to start from instead of drawing it.
+                Standard normal noise to start from, used instead of generating it.
             image_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
-                Context instead of that of `image_encoder`.
+                Replaces the output of `image_encoder`.
             prompt_embeds (`torch.Tensor` of shape `(B, tokens, C)`, *optional*):
-                Context instead of that of `text_encoder`, used in both branches.
+                Replaces the output of `text_encoder` in both branches.
             ip_adapter_image (*optional*):
-                A picture, or a list with one per loaded IP-Adapter, or with a list of pictures each.
+                An image, or a list with one image, or one list of images, per loaded IP-Adapter.
             ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
-                Embeddings instead of `ip_adapter_image`, per adapter `(1 or B, pictures, ...)`. With guidance twice as
-                many, those of the unconditional branch first, as
-                [`HIAPipeline.prepare_ip_adapter_image_embeds`] gives them.
+                Embeddings `(1 or B, images, ...)` per adapter, used instead of `ip_adapter_image`. With guidance,
+                those of the unconditional branch come first, as returned by
+                [`HIAPipeline.prepare_ip_adapter_image_embeds`].
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`HIAPipelineOutput`] instead of a tuple.
             cross_attention_kwargs (`dict`, *optional*):
-                For the UNet's attention, such as `{"scale": 0.5}` for LoRA; nothing that it would not read.
+                Arguments of the UNet's attention, such as `{"scale": 0.5}` for LoRA. Unknown arguments are refused.
             decode_chunk_size (`int`, *optional*, defaults to 16):
                 Frames that the VAE decodes at a time.
             callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; may return new latents of
-                the same shape as `{"latents": ...}`.
+                Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; it may return new latents
+                of the same shape as `{"latents": ...}`.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
-                Which tensors `callback_on_step_end` is given.
+                Names of the tensors that are passed to `callback_on_step_end`.
 
         Returns:
             [`HIAPipelineOutput`] or `tuple`.
 
         Raises:
-            ValueError, TypeError: If an argument cannot be used, before any model runs, or what a callback returns.
-            RuntimeError: If the result is not finite, or the call is made inside another of the same components.
+            ValueError, TypeError: If an argument cannot be used, before any model runs; or if a callback returns
+                something that cannot.
+            RuntimeError: If the result is not finite, or the call is made within another call of the same components.
 
         Examples:
-        """
+        """  # noqa: D414  diffusers fills in the example
         # 1. Check inputs
         inputs.check_complete(self)
         checks.flag("return_dict", return_dict)
@@ -527,7 +538,7 @@ class HIAPipeline(
         self._interrupt, self._cross_attention_kwargs = False, cross_attention_kwargs
         step_times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
 
-        # 2. What cross-attention reads
+        # 2. Input of cross-attention
         encoder_hidden_states = self.encode_image(images, image_embeds, prompt_embeds)
 
         # 3. Conditioning frames
@@ -551,7 +562,7 @@ class HIAPipeline(
             cross_attention_kwargs=cross_attention_kwargs,
         )
 
-        # 5. Denoise. The initial latents have no name here, which would keep them in memory to the end.
+        # 5. Denoise. No variable refers to the initial latents, which would keep them in memory.
         clean = self.denoise(
             self.prepare_latents(
                 (batch_size, self.unet.config.in_channels, clips.num_frames, *reference_latents.shape[-2:]),

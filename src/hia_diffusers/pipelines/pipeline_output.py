@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What [`HIAPipeline`] returns."""
+"""The output of [`HIAPipeline`]."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class HIAPipelineOutput(BaseOutput):
     Args:
         frames (`torch.Tensor`, `np.ndarray` or `list[list[PIL.Image.Image]]`):
             A batch of clips: `(B, F, 3, H, W)` in [0, 1] for `"pt"`, `(B, F, H, W, 3)` in [0, 1] for `"np"`, lists of
-            pictures for `"pil"`, `(B, C, F, h, w)` latents for `"latent"`.
+            images for `"pil"`, `(B, C, F, h, w)` latents for `"latent"`.
     """
 
     frames: torch.Tensor | np.ndarray | list[list[PIL.Image.Image]]

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is switched on and off between calls of [`HIAPipeline`], where diffusers alone leaves something behind."""
+"""Options that are enabled and disabled between calls of [`HIAPipeline`]."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,21 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 
 
 class PipelineSwitchesMixin(DiffusionPipeline, StableDiffusionMixin):
-    """xformers of a pipeline."""
+    """Enables and disables xformers."""
 
     def set_use_memory_efficient_attention_xformers(
         self, valid: bool, attention_op: Callable[..., Any] | None = None
     ) -> None:
-        """Put spatial attention on xformers, or back on SDPA; motion modules stay on SDPA ([`HIAUNetMotionModel`]).
+        """Use xformers or SDPA for spatial attention; motion modules always use SDPA (see [`HIAUNetMotionModel`]).
 
         Args:
             valid (`bool`):
                 Whether to use xformers.
             attention_op (`Callable`, *optional*):
-                As of [`~diffusers.DiffusionPipeline.enable_xformers_memory_efficient_attention`].
+                As in [`~diffusers.DiffusionPipeline.enable_xformers_memory_efficient_attention`].
 
         Raises:
-            RuntimeError: If xformers is installed without kernels for this torch.
+            RuntimeError: If the installed xformers has no kernels for this version of torch.
         """
         if valid:
             _check_kernels()

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a scheduler can denoise what HIA's networks predict, tried out on a few numbers before any network runs.
+"""A rehearsal with a few numbers that finds out whether a scheduler suits HIA's networks, before any network runs.
 
-diffusers has some fifty schedulers; a third of them fits. Neither a name nor a base class tells that one is made for
-another kind of model, or that a schedule has gaps. A rehearsal does: with predictions that are right, each step must
-be about as noisy as its timestep says, and the last must end at the clean sample.
+Diffusers has about fifty schedulers, a third of which are suitable. Neither the name nor the base class of a scheduler
+shows that it is for another kind of model, or that a schedule has gaps. A rehearsal does: with correct predictions,
+each step must be approximately as noisy as its timestep states, and the last one must end at the clean sample.
 """
 
 import copy
@@ -17,18 +17,21 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 
 NEEDED = ("set_timesteps", "scale_model_input", "add_noise", "step", "alphas_cumprod", "init_noise_sigma", "order")
 
-# A sample whose error is as large as the noise was not denoised at all.
+# If the error is as large as the noise, the sample was not denoised at all.
 MOST_ERROR = 0.5
-# Some spacings of diffusers are off by a factor of 20 where there are two steps.
+# Some spacings of diffusers are off by a factor of 20 if there are two steps.
 MOST_EXCESS_NOISE = 50.0
 
 
 def check_kind(scheduler: object) -> None:
-    """Raise a `ValueError` where a scheduler is none for the noise of Stable Diffusion.
+    """Refuse a scheduler that is not for the noise of Stable Diffusion.
 
     Args:
         scheduler (`SchedulerMixin`):
-            Any.
+            Any scheduler.
+
+    Raises:
+        ValueError: If it is for another kind of noise.
     """
     lacking = [name for name in NEEDED if not hasattr(scheduler, name)]
     if lacking:
@@ -39,17 +42,17 @@ def check_kind(scheduler: object) -> None:
 
 
 def rehearse(scheduler: object, num_inference_steps: int, schedule: dict[str, list], eta: float = 0.0) -> None:
-    """Run a scheduler with predictions that are right.
+    """Run a scheduler with correct predictions.
 
     Args:
         scheduler (`SchedulerMixin`):
-            Of that kind; it stays as it is.
+            A scheduler that passed [`check_kind`]; it is not modified.
         num_inference_steps (`int`):
-            Denoising steps.
+            Number of denoising steps.
         schedule (`dict[str, list]`):
-            `timesteps` or `sigmas` to use instead of the scheduler's spacing, or nothing.
+            `timesteps` or `sigmas` that replace the scheduler's spacing, or empty.
         eta (`float`, *optional*, defaults to 0.0):
-            Of DDIM; other schedulers ignore it.
+            Parameter of DDIM; other schedulers ignore it.
 
     Raises:
         ValueError: If the scheduler cannot run, or does not end at the clean sample.
@@ -58,10 +61,10 @@ def rehearse(scheduler: object, num_inference_steps: int, schedule: dict[str, li
     given = next(iter(schedule), None)
     where = f"`{given}`" if given else f"`scheduler` with `num_inference_steps={num_inference_steps}`"
     try:
-        with torch.random.fork_rng(devices=[]):  # some draw from the global generator
+        with torch.random.fork_rng(devices=[]):  # some use the global generator
             torch.default_generator.manual_seed(0)
             excess, error = _run(copy.copy(scheduler), num_inference_steps, schedule, eta=eta)
-    except Exception as failure:  # each scheduler has its own way to say what it cannot do
+    except Exception as failure:  # schedulers raise different errors
         reason = str(failure).strip().split("\n")[0]
         raise ValueError(f"{where}: {name} cannot run it ({type(failure).__name__}: {reason}).") from failure
     if not (error <= MOST_ERROR and excess <= MOST_EXCESS_NOISE):
@@ -69,7 +72,7 @@ def rehearse(scheduler: object, num_inference_steps: int, schedule: dict[str, li
 
 
 def _run(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], eta: float) -> tuple[float, float]:
-    """The most noise of a step, as a multiple of what its timestep says, and the root mean square of the error."""
+    """Return the largest noise of a step, relative to what its timestep states, and the root mean square error."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.linspace(-0.9, 0.9, 64, dtype=torch.float32).reshape(1, 4, 1, 4, 4)
     timesteps, _ = retrieve_timesteps(scheduler, num_inference_steps, "cpu", **schedule)
@@ -93,7 +96,7 @@ def _run(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], et
 
 
 def _signal_at(signals: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """Between two timesteps, as some schedulers have them, linearly."""
+    """Interpolate linearly between two timesteps, since some schedulers have fractional ones."""
     time = float(timestep)
     below = int(time)
     return torch.lerp(signals[below], signals[min(below + 1, len(signals) - 1)], time - below)

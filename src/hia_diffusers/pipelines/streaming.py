@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of a clip one by one, decoded ahead of whoever takes them."""
+"""Decoding of the frames of a clip one by one, ahead of their use."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,24 +12,24 @@ from ..exclusive_use import USED_HERE, exclusive_use, is_used_here
 
 
 def stream_frames(pipe: Any, latents: torch.Tensor, output_type: str, decode_chunk_size: int) -> Iterator[Any]:
-    """Decode a clip in a thread, a chunk ahead of the frames that are handed out.
+    """Decode a clip in a thread, one chunk ahead of the frames that are returned.
 
     Args:
         pipe ([`HIAPipeline`]):
-            Decodes.
+            The pipeline that decodes.
         latents (`torch.Tensor` of shape `(1, C, F, h, w)`):
             Clean latents.
         output_type (`str`):
             `"pil"`, `"np"` or `"pt"`.
         decode_chunk_size (`int`):
-            Frames that the VAE of each process decodes at a time.
+            Number of frames that the VAE of each process decodes at a time.
 
     Returns:
-        `Iterator`: as of [`HIAPipeline.stream`].
+        `Iterator`: As in [`HIAPipeline.stream`].
     """
     num_processes = 1 if pipe._window_group is None else pipe._window_group.size
 
-    @torch.no_grad()  # which each thread has for itself
+    @torch.no_grad()  # it applies to one thread only
     def decode(chunk: torch.Tensor) -> Any:
         with exclusive_use([pipe.vae]):
             return pipe.decode(chunk, output_type, decode_chunk_size)[0]
@@ -46,6 +46,6 @@ def stream_frames(pipe: Any, latents: torch.Tensor, output_type: str, decode_chu
                 decoding = ahead.submit(decode, chunk)
             yield from frames
     finally:
-        # A thread whose call uses the VAE must not wait for one that waits for the VAE.
+        # Otherwise, a thread whose call uses the VAE could wait for a thread that waits for the VAE.
         ahead.shutdown(wait=not is_used_here(pipe.vae), cancel_futures=True)
     pipe.maybe_free_model_hooks()

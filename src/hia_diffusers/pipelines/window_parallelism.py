@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""One clip on several devices: within a denoising step windows of time do not depend on each other."""
+"""One clip on several devices: within a denoising step, windows of time are independent of each other."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,11 +13,11 @@ Item = TypeVar("Item")
 
 
 class WindowGroup:
-    """Processes that make the same call together and share its windows, and the chunks that the VAE decodes.
+    """Processes that make the same call together, and share its windows and the chunks that the VAE decodes.
 
     Args:
         group (`torch.distributed.ProcessGroup`, *optional*):
-            Of processes; by default all of them.
+            A group of processes; by default all.
 
     Raises:
         RuntimeError: If `torch.distributed` is not initialized.
@@ -33,16 +33,19 @@ class WindowGroup:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part: neighbours, so that frames mostly stay with one process from step to step."""
+        """Return the part of this process.
+
+        It consists of adjacent items, so that most frames stay with one process from step to step.
+        """
         first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
         return items[first:last]
 
     def sum_(self, tensor: torch.Tensor) -> None:
-        """Add up the tensors of all processes in place."""
+        """Sum the tensors of all processes in place."""
         dist.all_reduce(tensor, group=self.group)
 
     def check_equal(self, name: str, tensor: torch.Tensor) -> None:
-        """A `ValueError` on all processes if `tensor` is not the same on all of them."""
+        """Raise a `ValueError` on all processes unless `tensor` is the same on all of them."""
         own = tensor.double().flatten()
         sums = torch.stack([own.sum(), own @ torch.linspace(0, 1, len(own), dtype=own.dtype, device=own.device)])
         all_sums = [torch.empty_like(sums) for _ in range(self.size)]
@@ -56,20 +59,21 @@ class WindowGroup:
         chunks: Sequence[torch.Tensor],
         device: torch.device,
     ) -> torch.Tensor:
-        """`function` of all chunks, concatenated along their first axis on a device of each process.
+        """Apply a function to all chunks, and concatenate the results along their first axis on every process.
 
         Args:
             function (`Callable`):
-                Keeps the first axis of a tensor.
+                A function that does not change the length of the first axis of a tensor.
             chunks (`Sequence[torch.Tensor]`):
-                All as long as the first one, but for the last, which may be shorter.
+                Chunks of equal length, except that the last may be shorter.
             device (`torch.device`):
-                Where the results go.
+                Device of the result.
         """
         results = []
         for start in range(0, len(chunks), self.size):
             turn = chunks[start : start + self.size]
-            # A process that has no chunk left does one again: a collective needs tensors of one shape from all.
+            # A process without a chunk repeats one, because `all_gather` needs tensors of one shape from all
+            # processes.
             own = turn[min(self.rank, len(turn) - 1)]
             padded = torch.cat([own, own[-1:].expand(len(chunks[0]) - len(own), *own.shape[1:])])
             made = function(padded).contiguous()
@@ -80,19 +84,20 @@ class WindowGroup:
 
 
 class WindowParallelismMixin:
-    """A pipeline whose calls may be shared by processes."""
+    """A pipeline whose calls can be shared by processes."""
 
     _window_group: WindowGroup | None = None
 
     def enable_window_parallelism(self, group: dist.ProcessGroup | None = None) -> None:
-        """Share each clip between the processes of `torch.distributed`: its windows of time, and its decoding.
+        """Share the windows of time and the decoding of each clip between the processes of `torch.distributed`.
 
-        All processes make the same calls with the same arguments, `generator` seeded alike, and all get the result. It
-        differs from that of one process by rounding only. A clip of one window is denoised by one of them.
+        All processes must make the same calls with the same arguments and equally seeded generators, and all get the
+        result. It differs from that of a single process only by rounding. A clip of one window is denoised by one
+        process.
 
         Args:
             group (`torch.distributed.ProcessGroup`, *optional*):
-                Those that share; by default all.
+                The processes that share clips; by default all.
 
         Raises:
             RuntimeError: If `torch.distributed` is not initialized.
@@ -100,5 +105,5 @@ class WindowParallelismMixin:
         self._window_group = WindowGroup(group)
 
     def disable_window_parallelism(self) -> None:
-        """Make clips in this process alone."""
+        """Generate clips in this process alone."""
         self._window_group = None

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks that check the inputs, and draw the noise that denoising starts from."""
+"""The blocks that check the inputs and create the noise from which denoising starts."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,8 +21,9 @@ from .guider import guider_of
 
 
 class HIAInputStep(HIAStep):
-    """Checks all inputs, before any network runs, gives those that are left out what the weights want, and brings the
-    conditioning frames into one form.
+    """Check all inputs before any network runs.
+
+    Missing inputs get the defaults of the weights, and conditioning frames are converted to one form.
     """
 
     uses = tuple(spec.name for spec in COMPONENTS if spec.name != "video_processor")
@@ -31,16 +32,17 @@ class HIAInputStep(HIAStep):
 
     @property
     def inputs(self) -> list[InputParam]:
-        """Without the defaults that the configuration may replace."""
+        """The inputs, without the defaults that the configuration may replace."""
         return [replace(param, default=None) if param.name in CALL_DEFAULTS else param for param in super().inputs]
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Check the inputs, as described at [`HIAStep.run`]."""
         self._give_defaults(components, values)
         if values.conditioning_frames is None:
             raise ValueError("`conditioning_frames` must be given, or a `driving` clip to make them of.")
         inputs.check_complete(components)
         for component in components.components.values():
-            if isinstance(component, nn.Module):  # which diffusers' own class may have loaded
+            if isinstance(component, nn.Module):  # it may have been loaded without our checks
                 copy_out_of_mapped_file(component)
         frames, channels = values.conditioning_frames, components.controlnet.config.conditioning_channels
         clips = ConditioningClips.from_any(frames, channels)
@@ -62,7 +64,7 @@ class HIAInputStep(HIAStep):
 
 
 class HIAPrepareLatentsStep(HIAStep):
-    """Sets the scheduler's steps and draws the latents that denoising starts from."""
+    """Set the timesteps of the scheduler and create the latents from which denoising starts."""
 
     uses = ("unet", "scheduler")
     takes = (
@@ -72,6 +74,7 @@ class HIAPrepareLatentsStep(HIAStep):
     gives = ("denoising_timesteps", "initial_latents")
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Create the latents, as described at [`HIAStep.run`]."""
         values.denoising_timesteps = stages.prepare_timesteps(
             components, values.num_inference_steps, values.timesteps, sigmas=values.sigmas
         )

@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the modular blocks declare: components, settings, inputs, and what they hand on to those after them.
+"""The declarations of the modular blocks: components, settings, inputs and intermediate outputs.
 
-The inputs are the arguments of [`HIAPipeline.__call__`] and, of a driving clip, of [`HIAAnimator.prepare`].
+The inputs are the arguments of [`HIAPipeline.__call__`] and, for a driving clip, of [`HIAAnimator.prepare`].
 """
 
 from collections.abc import Sequence
@@ -30,99 +30,101 @@ from ..pipeline_hia import Conditioning, HIAPipeline
 
 COMPONENTS = [
     ComponentSpec("vae", AutoencoderKL, "Encodes the reference images and decodes the frames."),
-    ComponentSpec("image_encoder", CLIPVisionModelWithProjection, "Makes the token of cross-attention."),
+    ComponentSpec("image_encoder", CLIPVisionModelWithProjection, "Creates the token of cross-attention."),
     ComponentSpec("unet", HIAUNetMotionModel, "Denoises clips."),
-    ComponentSpec("appearance_encoder", HIAAppearanceEncoder, "Reads the reference images."),
-    ComponentSpec("controlnet", HIAControlNetModel, "Reads the conditioning frames."),
+    ComponentSpec("appearance_encoder", HIAAppearanceEncoder, "Encodes the reference images."),
+    ComponentSpec("controlnet", HIAControlNetModel, "Encodes the conditioning frames."),
     ComponentSpec("scheduler", ShiftedSNRScheduler, "Steps from noise to clean latents."),
     ComponentSpec("feature_extractor", CLIPImageProcessor, "Prepares images for `image_encoder`."),
-    ComponentSpec("text_encoder", CLIPTextModel, "Encodes the empty prompt, in place of `image_encoder`."),
-    ComponentSpec("tokenizer", CLIPTokenizer, "Belongs to `text_encoder`."),
-    ComponentSpec("ip_adapter_image_encoder", CLIPVisionModelWithProjection, "Reads the images of IP-Adapters."),
+    ComponentSpec("text_encoder", CLIPTextModel, "Encodes the empty prompt, instead of `image_encoder`."),
+    ComponentSpec("tokenizer", CLIPTokenizer, "Tokenizer of `text_encoder`."),
+    ComponentSpec("ip_adapter_image_encoder", CLIPVisionModelWithProjection, "Encodes the images of IP-Adapters."),
     ComponentSpec(
         "guider",
         ClassifierFreeGuidance,
-        "Says which branches run and combines them. A `guidance_scale` of None is what the weights want.",
+        "Decides which branches run, and combines them. A `guidance_scale` of None means the default of the weights.",
         config=FrozenDict({"guidance_scale": None}),
         default_creation_method="from_config",
     ),
     ComponentSpec(
         "video_processor",
         VideoProcessor,
-        "Brings frames into the form of `output_type`.",
+        "Converts frames to `output_type`.",
         config=FrozenDict({"vae_scale_factor": 8}),
         default_creation_method="from_config",
     ),
 ]
 
 CONFIGS = [
-    ConfigSpec("reference_timestep", "zero", "The timestep at which the appearance encoder runs, zero or current."),
+    ConfigSpec("reference_timestep", "zero", "Timestep at which the appearance encoder runs, zero or current."),
     ConfigSpec("unconditional_controlnet", False, "Whether the ControlNet also acts in the unconditional branch."),
-    ConfigSpec("call_defaults", None, "What the weights want of inputs that are left out."),
+    ConfigSpec("call_defaults", None, "Defaults of the weights for missing inputs."),
 ]
 
 DRIVING_INPUTS = [
-    InputParam(
-        "driving", Any, description="A video, keypoints, or a file of either, in place of conditioning frames."
-    ),
+    InputParam("driving", Any, description="A video, keypoints, or a file of either, instead of conditioning frames."),
     InputParam("driving_type", str, "auto", description='What `driving` is: "video", "keypoints", "pose" or "auto".'),
     InputParam("driving_fps", float | None, description="Frames per second of a motion that does not state them."),
     InputParam("driving_size", tuple, description="(height, width) of a motion that does not state it."),
     InputParam("max_frames", int | None, description="Use only the beginning of the motion, of this length."),
     InputParam("person", Sequence, description="x0, y0, x1, y1 in pixels, around the person to follow in a video."),
     InputParam(
-        "retarget", bool | None, description="Whether to give the motion the proportions of the image's person."
+        "retarget",
+        bool | None,
+        description="Whether to adapt the motion to the proportions of the person in the image.",
     ),
-    InputParam("image_keypoints", Any, description="The person in `image`; by default detected where needed."),
     InputParam(
-        "sharpness", Any, "auto", description='How sharp the hands are, in [0, 1]; or "auto", "driving", "unknown".'
+        "image_keypoints", Any, description="Keypoints of the person in `image`; by default detected if needed."
+    ),
+    InputParam(
+        "sharpness", Any, "auto", description='Sharpness of the hands, in [0, 1]; or "auto", "driving", "unknown".'
     ),
 ]
 CALL_INPUTS = [
     InputParam("image", Any, required=True, description="The reference image, or a batch of them."),
     InputParam("conditioning_frames", Conditioning | list, description="The motion: a condition, images or a tensor."),
-    InputParam("height", int | None, description="Of the video in pixels; by default that of `conditioning_frames`."),
-    InputParam("width", int | None, description="Of the video in pixels; by default that of `conditioning_frames`."),
+    InputParam("height", int | None, description="Height of the video; by default that of `conditioning_frames`."),
+    InputParam("width", int | None, description="Width of the video; by default that of `conditioning_frames`."),
     InputParam("num_inference_steps", int, 25, description="Denoising steps."),
     InputParam("timesteps", list, description="Descending timesteps to use instead of the scheduler's spacing."),
     InputParam("sigmas", list, description="Descending sigmas to use instead of the scheduler's spacing."),
-    InputParam("guidance_scale", float | None, description="The weight of guidance, in place of the guider's own."),
-    InputParam("batch_guidance", bool, False, description="Whether both branches are one call of the UNet."),
-    InputParam("controlnet_conditioning_scale", float, 1.0, description="Factor on the ControlNet's residuals."),
+    InputParam("guidance_scale", float | None, description="Weight of guidance, instead of the guider's own."),
+    InputParam("batch_guidance", bool, False, description="Whether both branches run in one call of the UNet."),
+    InputParam("controlnet_conditioning_scale", float, 1.0, description="Factor of the ControlNet's residuals."),
     InputParam(
-        "control_guidance_start", float, 0.0, description="Share of the steps after which the ControlNet acts."
+        "control_guidance_start", float, 0.0, description="Fraction of the steps after which the ControlNet starts."
     ),
-    InputParam("control_guidance_end", float, 1.0, description="Share of the steps after which the ControlNet stops."),
+    InputParam("control_guidance_end", float, 1.0, description="Fraction of steps after which the ControlNet stops."),
     InputParam("reference_noise", bool, True, description="Whether to start from the diffused reference latents."),
-    InputParam(
-        "shared_noise", float, 0.0, description="Share of the noise that all frames have in common, in [0, 1]."
-    ),
-    InputParam("context_frames", int, 16, description="Frames of a window. Longer clips are denoised by windows."),
-    InputParam("context_overlap", int, 4, description="Frames that neighbouring windows share and average."),
-    InputParam("context_shift", bool, True, description="Whether the windows are shifted at each step."),
+    InputParam("shared_noise", float, 0.0, description="Fraction of the noise that all frames share, in [0, 1]."),
+    InputParam("context_frames", int, 16, description="Frames per window. Longer clips are denoised in windows."),
+    InputParam("context_overlap", int, 4, description="Frames that adjacent windows share and average."),
+    InputParam("context_shift", bool, True, description="Whether the windows are shifted in each step."),
     InputParam("context_batch_size", int, 1, description="Windows that are denoised at a time."),
     InputParam("num_videos_per_prompt", int, 1, description="Videos per image and motion."),
-    InputParam("eta", float, 0.0, description="Of DDIM, in [0, 1]; other schedulers ignore it."),
-    InputParam("generator", torch.Generator | list, description="Draws all noise, one for all clips or one per clip."),
-    InputParam("latents", torch.Tensor, description="Standard normal noise `(B, C, F, h, w)` instead of drawing it."),
+    InputParam("eta", float, 0.0, description="Parameter of DDIM, in [0, 1]."),
+    InputParam(
+        "generator", torch.Generator | list, description="Generator of the noise, one for all clips or one each."
+    ),
+    InputParam("latents", torch.Tensor, description="Standard normal noise `(B, C, F, h, w)` to start from."),
     InputParam("image_embeds", torch.Tensor, description="Hidden states instead of those of `image_encoder`."),
     InputParam("prompt_embeds", torch.Tensor, description="Hidden states instead of those of `text_encoder`."),
     InputParam("ip_adapter_image", PIL.Image.Image | list, description="An image, or a list with one per IP-Adapter."),
     InputParam("ip_adapter_image_embeds", list, description="Embeddings instead of `ip_adapter_image`, per adapter."),
     InputParam("output_type", str, "pil", description='The form of the frames: "pil", "np", "pt" or "latent".'),
-    InputParam("cross_attention_kwargs", dict, description='For the UNet\'s attention, such as `{"scale": 0.5}`.'),
+    InputParam("cross_attention_kwargs", dict, description='Arguments of attention, such as `{"scale": 0.5}`.'),
     InputParam("decode_chunk_size", int, 16, description="Frames that the VAE decodes at a time."),
 ]
 
 INTERMEDIATES = [
     OutputParam("fps", float, "Frames per second of the driving clip."),
     OutputParam("conditioning_clips", ConditioningClips, "The conditioning frames of B clips, in the video's size."),
-    OutputParam("batch_size", int, "B, the clips to make."),
-    OutputParam("encoder_hidden_states", tuple, "What cross-attention reads in both branches, each `(B, tokens, C)`."),
+    OutputParam("batch_size", int, "B, the number of clips to generate."),
+    OutputParam("encoder_hidden_states", tuple, "Input of cross-attention in both branches, each `(B, tokens, C)`."),
     OutputParam("reference_latents", torch.Tensor, "Latents of the reference images, `(1 or B, C, h, w)`."),
-    OutputParam("conditions", HIAConditions, "What the denoiser is given for B clips besides their latents."),
-    OutputParam("denoising_timesteps", torch.Tensor, "The scheduler's timesteps, on the host."),
-    OutputParam("initial_latents", torch.Tensor, "The noisy latents that denoising starts from, `(B, C, F, h, w)`."),
+    OutputParam("conditions", HIAConditions, "Inputs of the denoiser for B clips, except latents."),
+    OutputParam("denoising_timesteps", torch.Tensor, "The scheduler's timesteps, on the CPU."),
+    OutputParam("initial_latents", torch.Tensor, "The noisy latents from which denoising starts, `(B, C, F, h, w)`."),
     OutputParam("clean_latents", torch.Tensor, "The latents of the video, `(B, C, F, h, w)`."),
     OutputParam("frames", list, "B clips, in the form of `output_type`."),
 ]
@@ -133,21 +135,21 @@ _INTERMEDIATES = {param.name: param for param in INTERMEDIATES}
 
 
 def component_specs(*names: str) -> list[ComponentSpec]:
-    """The specifications of components.
+    """Return the specifications of components.
 
     Args:
         names (`str`):
-            Of the components.
+            Names of the components.
     """
     return [replace(_COMPONENTS[name]) for name in names]
 
 
 def input_params(*names: str) -> list[InputParam]:
-    """Inputs, or what blocks before gave, which is required.
+    """Return the declarations of inputs. Outputs of previous blocks are required inputs.
 
     Args:
         names (`str`):
-            Of the inputs.
+            Names of the inputs.
     """
     return [
         replace(_INPUTS[name])
@@ -160,13 +162,16 @@ def input_params(*names: str) -> list[InputParam]:
 
 
 def check_loaded(components: ModularPipeline, names: Sequence[str]) -> None:
-    """Raise a `ValueError` that names a component that is missing.
+    """Refuse to run if a component is missing.
 
     Args:
         components (`ModularPipeline`):
-            Has them as attributes.
+            Object that has the components as attributes.
         names (`Sequence[str]`):
-            Of the components that are used; some are optional.
+            Names of the components that are used; some are optional.
+
+    Raises:
+        ValueError: If a required component is missing. The message names it.
     """
     for name in names:
         if getattr(components, name) is None and name not in HIAPipeline._optional_components:
@@ -174,7 +179,7 @@ def check_loaded(components: ModularPipeline, names: Sequence[str]) -> None:
 
 
 class DeclaredBlock(ModularPipelineBlocks):
-    """A block that names the components it uses, the values it takes, and those it gives."""
+    """A block that names its components, its inputs and its outputs."""
 
     model_name = "hia"
     uses: tuple[str, ...] = ()
@@ -183,30 +188,36 @@ class DeclaredBlock(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
+        """Description of the block."""
         return " ".join((type(self).__doc__ or "").split())
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
+        """The components that the block uses."""
         return component_specs(*self.uses)
 
     @property
     def expected_configs(self) -> list[ConfigSpec]:
+        """The settings that the block reads."""
         return [replace(spec) for spec in CONFIGS]
 
     @property
     def inputs(self) -> list[InputParam]:
+        """The inputs of the block."""
         return input_params(*self.takes)
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
+        """The outputs of the block."""
         return [replace(_INTERMEDIATES[name]) for name in self.gives]
 
 
 class HIAStep(DeclaredBlock):
-    """A block that takes its values from the state, and computes with the same function as [`HIAPipeline`]."""
+    """A block that reads its inputs from the state, and computes with the same function as [`HIAPipeline`]."""
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        """Read the inputs from the state, run the block, and store its outputs in the state."""
         check_loaded(components, self.uses)
         values = self.get_block_state(state)
         self.run(components, values)
@@ -214,12 +225,12 @@ class HIAStep(DeclaredBlock):
         return components, state
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
-        """Compute what the block gives.
+        """Compute the outputs of the block.
 
         Args:
             components (`ModularPipeline`):
-                Has them as attributes.
+                Object that has the components as attributes.
             values (`BlockState`):
-                What the block takes, by name. What it gives is set on it, and may also replace what it takes.
+                The inputs of the block, by name. Outputs are set on it, and may also replace inputs.
         """
         raise NotImplementedError

@@ -10,13 +10,14 @@ from .declarations import HIAStep
 
 
 class HIADecodeStep(HIAStep):
-    """Decodes the latents to frames."""
+    """Decode the latents to frames."""
 
     uses = ("vae", "video_processor")
     takes = ("clean_latents", "output_type", "decode_chunk_size")
     gives = ("frames",)
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Decode the latents, as described at [`HIAStep.run`]."""
         values.frames = stages.decode(
             components, values.clean_latents, values.output_type, decode_chunk_size=values.decode_chunk_size
         )

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The denoising loop, whose blocks run at every step."""
+"""The denoising loop, whose blocks run in every step."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -27,13 +27,14 @@ LoopStep = tuple[ModularPipeline, BlockState]
 
 
 class HIALoopWindows(DeclaredBlock):
-    """Step of the loop that chooses its windows of time, and what the denoiser is given."""
+    """Choose the windows of time of a step, and scale the input of the denoiser."""
 
     uses = ("guider", "scheduler", *NETWORKS)
     takes = ("conditions", "denoising_timesteps", "guidance_scale", *OPTIONS)
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor) -> LoopStep:
+        """Choose the windows of step `i` at timestep `t`."""
         latents, num_steps = block_state.clean_latents, len(block_state.denoising_timesteps)
         denoiser = HIADenoiser.of_pipeline(components)
         if i == 0:
@@ -55,12 +56,13 @@ class HIALoopWindows(DeclaredBlock):
 
 
 class HIALoopDenoiser(DeclaredBlock):
-    """Step of the loop that predicts the noise of all windows with guidance."""
+    """Predict the noise of all windows with guidance."""
 
     uses = ("guider", *NETWORKS)
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor) -> LoopStep:
+        """Predict the noise of step `i` at timestep `t`."""
         block_state.noise_pred = predict_noise(
             HIADenoiser.of_pipeline(components),
             block_state.guider,
@@ -74,7 +76,7 @@ class HIALoopDenoiser(DeclaredBlock):
 
 
 class HIALoopScheduler(DeclaredBlock):
-    """Step of the loop that takes the latents to the next timestep."""
+    """Advance the latents to the next timestep."""
 
     uses = ("scheduler",)
     takes = ("generator", "eta")
@@ -82,6 +84,7 @@ class HIALoopScheduler(DeclaredBlock):
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor) -> LoopStep:
+        """Run step `i` of the scheduler, from timestep `t`."""
         extra: dict[str, Any] = stages.prepare_extra_step_kwargs(components, block_state.generator, block_state.eta)
         block_state.clean_latents = framewise_scheduling.step(
             components.scheduler, block_state.noise_pred, t, latents=block_state.clean_latents, **extra
@@ -92,7 +95,7 @@ class HIALoopScheduler(DeclaredBlock):
 
 
 class HIADenoiseStep(LoopSequentialPipelineBlocks):
-    """Denoises the clips."""
+    """Denoise the clips."""
 
     model_name = "hia"
     block_classes = [HIALoopWindows, HIALoopDenoiser, HIALoopScheduler]
@@ -100,21 +103,25 @@ class HIADenoiseStep(LoopSequentialPipelineBlocks):
 
     @property
     def description(self) -> str:
+        """Description of the block."""
         return (
-            "Denoises the clips. At every step its blocks choose the windows of time, predict their noise with"
-            " guidance, and step to the next timestep."
+            "Denoise the clips. In every step, the blocks choose the windows of time, predict their noise with"
+            " guidance, and advance to the next timestep."
         )
 
     @property
     def loop_expected_components(self) -> list[ComponentSpec]:
+        """The components that the loop uses."""
         return component_specs("scheduler", *NETWORKS)
 
     @property
     def loop_inputs(self) -> list[InputParam]:
+        """The inputs of the loop."""
         return input_params("initial_latents", "denoising_timesteps")
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        """Denoise the clips, by running the blocks once per timestep."""
         check_loaded(components, self.component_names)
         block_state = self.get_block_state(state)
         block_state.clean_latents = block_state.initial_latents

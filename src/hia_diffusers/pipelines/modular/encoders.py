@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks that read the driving clip and the reference images."""
+"""The blocks that process the driving clip and encode the reference images."""
 
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import BlockState
@@ -14,13 +14,14 @@ from .guider import guider_of
 
 
 class HIADrivingStep(HIAStep):
-    """Makes the conditioning frames of the driving clip, if there is one, and fits the image to them."""
+    """Create the conditioning frames of the driving clip, if there is one, and fit the image to them."""
 
     options = tuple(param.name for param in DRIVING_INPUTS)
     takes = ("image", "conditioning_frames", *options, "height", "width")
     gives = ("fps",)
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Create the conditioning frames, as described at [`HIAStep.run`]."""
         values.fps = None
         if values.driving is None:
             return
@@ -32,20 +33,21 @@ class HIADrivingStep(HIAStep):
 
 
 class HIAImageEncoderStep(HIAStep):
-    """Makes what cross-attention reads: the token of the reference image, or the empty prompt."""
+    """Create the input of cross-attention: the token of the reference image, or the empty prompt."""
 
     uses = ("image_encoder", "feature_extractor", "text_encoder", "tokenizer", "unet")
     takes = ("image", "image_embeds", "prompt_embeds")
     gives = ("encoder_hidden_states",)
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Create the input of cross-attention, as described at [`HIAStep.run`]."""
         values.encoder_hidden_states = stages.encode_image(
             components, values.image, values.image_embeds, prompt_embeds=values.prompt_embeds
         )
 
 
 class HIAReferenceEncoderStep(HIAStep):
-    """Encodes the reference image, and puts together what the denoiser is given besides latents."""
+    """Encode the reference image, and collect the inputs of the denoiser other than noisy latents."""
 
     uses = (
         *("vae", "appearance_encoder", "controlnet", "unet", "guider"),
@@ -58,6 +60,7 @@ class HIAReferenceEncoderStep(HIAStep):
     gives = ("reference_latents", "conditions")
 
     def run(self, components: ModularPipeline, values: BlockState) -> None:
+        """Encode the reference image, as described at [`HIAStep.run`]."""
         values.reference_latents = stages.encode_reference_latents(
             components, values.image, values.height, width=values.width
         )

@@ -11,13 +11,13 @@ from ..inputs import DenoisingOptions
 
 
 def guider_of(components: ModularPipeline, guidance_scale: float | None = None) -> Any:
-    """A copy of the component for one call.
+    """Copy the guider for one call.
 
     Args:
         components (`ModularPipeline`):
-            With `guider`.
+            Object with `guider`.
         guidance_scale (`float`, *optional*):
-            By default that of `guider`; where it has none, that of `call_defaults`, or else of [`HIAPipeline`].
+            By default, the scale of `guider`; if this is None, that of `call_defaults`, or else of [`HIAPipeline`].
     """
     guider = guidance.of_call(components.guider)
     if guidance_scale is None and guider.guidance_scale is None:

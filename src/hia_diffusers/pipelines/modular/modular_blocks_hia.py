@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""All blocks of HIA in their order."""
+"""All blocks of HIA, in order."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class HIABlocks(SequentialPipelineBlocks):
-    """The stages of [`HIAPipeline`] as blocks of a modular pipeline.
+    """The stages of [`HIAPipeline`] as blocks of a modular diffusers pipeline.
 
-    The inputs are the arguments of [`HIAPipeline.__call__`] but for `guider`, which is a component, and callbacks, in
-    whose place are blocks of the loop. The motion may also be a `driving` clip, with the arguments of
-    [`HIAAnimator.prepare`]; it is used in place of `conditioning_frames`.
+    The inputs are the arguments of [`HIAPipeline.__call__`], except `guider`, which is a component, and callbacks,
+    which are replaced by blocks of the loop. Instead of `conditioning_frames`, you can pass a `driving` clip with the
+    arguments of [`HIAAnimator.prepare`].
 
     ```py
     pipe = HIABlocks().init_pipeline("path/or/hub-id")
@@ -48,19 +48,19 @@ class HIABlocks(SequentialPipelineBlocks):
 
     @property
     def description(self) -> str:
+        """Description of the blocks."""
         return "Animates the person in an image with the motion of conditioning frames, or of a driving clip."
 
     def init_pipeline(
         self, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
     ) -> "HIAModularPipeline":
-        """A pipeline of these blocks.
+        """Create a pipeline of these blocks.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                Hub id or folder of a [`HIAPipeline`] or a [`HIAModularPipeline`], of which `load_components` takes the
-                components.
+                Hub id or folder of a [`HIAPipeline`] or [`HIAModularPipeline`] from which `load_components` loads.
             kwargs:
-                Those of [`~diffusers.ModularPipelineBlocks.init_pipeline`].
+                Arguments of [`~diffusers.ModularPipelineBlocks.init_pipeline`].
         """
         from .modular_pipeline_hia import HIAModularPipeline
 

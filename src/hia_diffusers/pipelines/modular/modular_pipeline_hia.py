@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The modular pipeline of HIA: loading that refuses what does not fit, calls, and saving."""
+"""The modular pipeline of HIA: loading with checks, calling, and saving."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..pipeline_folder import check_component, check_index, check_modular_index
 from .modular_blocks_hia import HIABlocks
 
 
-# What a saved folder holds as code: nothing of its own. diffusers looks for the module of the blocks' class.
+# A saved folder contains no code of its own, but diffusers looks for the module of the blocks' class.
 BLOCKS_FILE = "modular_blocks_hia.py"
 BLOCKS_CODE = """# The blocks are those of the installed package: pip install hia-diffusers
 from hia_diffusers import HIABlocks
@@ -29,21 +29,21 @@ from hia_diffusers import HIABlocks
 class HIAModularPipeline(ModularPipeline):
     """A modular pipeline of [`HIABlocks`].
 
-    `HIAModularPipeline.from_pretrained` reads the folders of [`HIAPipeline`] and its own, and runs no code of theirs.
-    What `save_pretrained` writes is also read by `diffusers.ModularPipeline` with `trust_remote_code=True`, and so by
-    the command `diffusers-cli`.
+    `HIAModularPipeline.from_pretrained` reads its own folders and those of [`HIAPipeline`], and runs no code from
+    them. Folders written by `save_pretrained` can also be read by `diffusers.ModularPipeline` with
+    `trust_remote_code=True`, and thus by the command `diffusers-cli`.
 
     Args:
         blocks (`ModularPipelineBlocks`, *optional*):
-            By default all of [`HIABlocks`].
+            By default, all of [`HIABlocks`].
         kwargs:
-            Those of [`~diffusers.ModularPipeline`].
+            Arguments of [`~diffusers.ModularPipeline`].
     """
 
     default_blocks_name = "HIABlocks"
 
     def __init__(self, blocks: ModularPipelineBlocks | None = None, **kwargs: Any) -> None:
-        if kwargs.get("pretrained_model_name_or_path") is not None:  # diffusers loads no component of a `Path`
+        if kwargs.get("pretrained_model_name_or_path") is not None:  # diffusers does not load components from a `Path`
             kwargs["pretrained_model_name_or_path"] = str(kwargs["pretrained_model_name_or_path"])
         super().__init__(blocks=HIABlocks() if blocks is None else blocks, **kwargs)
 
@@ -51,15 +51,15 @@ class HIAModularPipeline(ModularPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, trust_remote_code: bool = False, **kwargs: Any
     ) -> "HIAModularPipeline":
-        """Make a pipeline of a checkpoint, whose components `load_components` then loads.
+        """Create a pipeline for a checkpoint, whose components are loaded by `load_components`.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
-                Hub id or folder of a [`HIAPipeline`] or a [`HIAModularPipeline`].
+                Hub id or folder of a [`HIAPipeline`] or [`HIAModularPipeline`].
             trust_remote_code (`bool`, *optional*, defaults to `False`):
-                Whether to use the blocks in the folder, which are code, in place of [`HIABlocks`].
+                Whether to use the blocks in the folder, which are code, instead of [`HIABlocks`].
             kwargs:
-                Those of [`~diffusers.ModularPipeline.from_pretrained`].
+                Arguments of [`~diffusers.ModularPipeline.from_pretrained`].
         """
         if trust_remote_code:
             return super().from_pretrained(pretrained_model_name_or_path, trust_remote_code=True, **kwargs)
@@ -68,10 +68,10 @@ class HIAModularPipeline(ModularPipeline):
     @classmethod
     def _load_pipeline_config(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         modular, plain = super()._load_pipeline_config(*args, **kwargs)
-        # Before the libraries that they name are imported.
+        # Check them before the libraries that they name are imported.
         check_modular_index(modular or {})
         check_index(plain or {})
-        # HIAPipeline writes [null, null] for the components that it lacks: there is nothing to load.
+        # HIAPipeline writes [null, null] for components that it lacks; there is nothing to load.
         return modular, plain and {name: value for name, value in plain.items() if value != [None, None]}
 
     @checks.python_numbers
@@ -81,34 +81,33 @@ class HIAModularPipeline(ModularPipeline):
     ) -> Any:
         """Run the blocks as [`~diffusers.ModularPipeline.__call__`] does. Calls that share components take turns.
 
-        Inputs that are left out are those of the `call_defaults` in the configuration, or else those of
-        [`HIAPipeline.__call__`].
+        Missing inputs are those of `call_defaults` in the configuration, or else those of [`HIAPipeline.__call__`].
 
         Args:
             state (`PipelineState`, *optional*):
-                Of an earlier call, to go on from.
+                State of an earlier call, to continue from.
             output (`str` or `list[str]`, *optional*):
-                The values to return in place of the state.
+                Names of the values to return instead of the state.
             kwargs:
                 Inputs of the blocks.
         """
         return super().__call__(state, output, **kwargs)
 
     def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
-        """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 unless told otherwise.
+        """Load components as [`~diffusers.ModularPipeline.load_components`] does, in float32 by default.
 
         Args:
             names (`list[str]` or `str`, *optional*):
-                Of the components. The default is all that have a source and are not there.
+                Names of the components. By default, all that have a source and are not loaded yet.
             kwargs:
-                Those of [`~diffusers.ModularPipeline.load_components`].
+                Arguments of [`~diffusers.ModularPipeline.load_components`].
 
         Raises:
             OSError: If a file is missing.
-            ValueError: If a component cannot be loaded, or weights have missing or unexpected keys, are no
-                floating-point numbers or not finite. It is not there then.
+            ValueError: If a component cannot be loaded, or its weights have missing or unexpected keys or are not
+                finite floating-point numbers. The component is then missing.
         """
-        if "torch_dtype" not in kwargs:  # without one, transformers takes that in its config, and diffusers float32
+        if "torch_dtype" not in kwargs:  # otherwise, transformers uses the dtype in its config
             kwargs.setdefault("dtype", torch.float32)
         before = {name for name in self._component_specs if getattr(self, name, None) is not None}
         super().load_components(names, **kwargs)
@@ -133,19 +132,19 @@ class HIAModularPipeline(ModularPipeline):
                 raise
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save the pipeline as [`~diffusers.ModularPipeline.save_pretrained`] does, and its blocks beside it.
+        """Save the pipeline as [`~diffusers.ModularPipeline.save_pretrained`] does, together with its blocks.
 
-        Blocks of another class than [`HIABlocks`] are left to their own `save_pretrained`.
+        Blocks of another class than [`HIABlocks`] are saved by their own `save_pretrained`.
 
         Args:
             save_directory (`str` or `os.PathLike`):
                 The folder.
             kwargs:
-                Those of [`~diffusers.ModularPipeline.save_pretrained`]; `overwrite_modular_index` is `True` by
+                Arguments of [`~diffusers.ModularPipeline.save_pretrained`]; `overwrite_modular_index` is `True` by
                 default.
 
         Raises:
-            ValueError: If LoRA, an IP-Adapter or fused projections are in the way; nothing is written then.
+            ValueError: If LoRA, an IP-Adapter or fused projections are loaded. Nothing is written.
         """
         for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
@@ -156,6 +155,7 @@ class HIAModularPipeline(ModularPipeline):
         super().save_pretrained(str(save_directory), **{"overwrite_modular_index": True, **kwargs})
 
     def to_json_string(self) -> str:
-        # The class that is to load the folder, which diffusers looks for among its own.
+        """Return the configuration as JSON."""
+        # Diffusers looks up the class that loads the folder among its own classes.
         config = json.loads(super().to_json_string()) | {"_class_name": ModularPipeline.__name__}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
