@@ -26,7 +26,7 @@ def take(address, chromium):
         page = browser.new_page(viewport={"width": 1120, "height": 1130})
         page.set_default_timeout(600_000)
         page.goto(address)
-        page.locator(".gallery-item").nth(1).click()
+        page.locator("#people button").nth(1).click()
         page.get_by_label("Waving overhead").check()
         page.locator("#run").click()
         page.locator("#status", has_text="This video is generated").wait_for()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hia_diffusers import HIAAnimator, MotionBlurConditioner
 from hia_diffusers.app.limits import Limits
-from hia_diffusers.app.readers import read_picture
+from hia_diffusers.app.readers import read_image
 from hia_diffusers.images import image_tensor, image_tensors, load_image
 from hia_diffusers.metrics.folders import load_frame
 from hia_diffusers.video.reading import read_video
@@ -324,7 +324,7 @@ def test_every_way_in_sees_the_same(pipe, cutout, tmp_path):
     write_video(tmp_path / "written.mp4", [opened], 30)
     ways = {
         "animator": animation.image,
-        "page": read_picture(path, Limits())[1]["pixels"],
+        "page": read_image(path, Limits())[1]["pixels"],
         "evaluation": load_frame(path),
         "pose map": MotionBlurConditioner().from_pose_video([opened]).pose[0],
         "video": read_video(tmp_path / "written.mp4").frames[0][8::48, 8::16],

@@ -33,10 +33,10 @@ def animations(pristine_pipe, tmp_path):
 
 @pytest.fixture
 def asked(animations, tmp_path):
-    animations.examples.pictures[0].save(tmp_path / "example.png")
+    animations.examples.images[0].save(tmp_path / "example.png")
     motion = next(iter(MOTIONS))
-    picture = tmp_path / "example.png"
-    return AnimationRequest(picture, motion, 3, sharpness=None, steps=2, guidance=1, seed=0, fit=False)
+    image = tmp_path / "example.png"
+    return AnimationRequest(image, motion, 3, sharpness=None, steps=2, guidance=1, seed=0, fit=False)
 
 
 def test_an_example_motion_and_an_example_become_two_videos(animations, asked):
@@ -66,25 +66,25 @@ def test_results_have_the_watermark_of_the_animator(asked, tmp_path):
         assert (label > 90).all(), file
 
 
-def test_each_example_dances_with_its_own_body_and_another_picture_with_somebody_elses(animations):
+def test_each_example_dances_with_its_own_body_and_another_image_with_somebody_elses(animations):
     examples = animations.examples
-    assert len(examples.pictures) == len(PEOPLE)
-    moved = [examples.motion("Pointing", 2, picture).xy for picture in examples.pictures]
+    assert len(examples.images) == len(PEOPLE)
+    moved = [examples.motion("Pointing", 2, image).xy for image in examples.images]
     assert len({xy.tobytes() for xy in moved}) == len(PEOPLE)
     stranger = Image.new("RGB", (WIDTH, HEIGHT))
     assert examples.keypoints(stranger) is None and len(examples.motion("Pointing", 2, stranger)) == 2
-    assert np.isfinite(examples.keypoints(examples.pictures[0]).xy).all()
+    assert np.isfinite(examples.keypoints(examples.images[0]).xy).all()
 
 
 def test_uploaded_keypoints_are_fitted_to_an_example_and_pose_videos_are_not(animations, asked, tmp_path):
-    picture, other = animations.examples.pictures[:2]
+    image, other = animations.examples.images[:2]
     keypoints = animations.examples.motion("Pointing", 4, other)
     keypoints.save(tmp_path / "motion.npz")
     pose = MotionBlurConditioner.for_size(HEIGHT, WIDTH)(keypoints).pose
     write_video(tmp_path / "pose.mp4", pose, 25)
 
     def prepared(name):
-        return animations.prepare(picture, replace(asked, motion=tmp_path / name), Job(lambda *report: None))
+        return animations.prepare(image, replace(asked, motion=tmp_path / name), Job(lambda *report: None))
 
     fitted = prepared("motion.npz")
     assert fitted.retargeted is not None and len(fitted.condition) == 3

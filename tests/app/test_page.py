@@ -131,14 +131,14 @@ def test_the_slider_reaches_the_model(open_page, tmp_path):
     assert np.abs(made[1].astype(int) - made[0]).max() > 30
 
 
-def test_an_uploaded_picture_dances_as_the_person_in_an_uploaded_video(open_page, tmp_path):
+def test_an_uploaded_image_dances_as_the_person_in_an_uploaded_video(open_page, tmp_path):
     scene = ProceduralScene("validation", 1, 1, 1)
     Image.fromarray(scene.render([0], 320, 192).frames[0]).save(tmp_path / "me.jpg")
     write_video(tmp_path / "dance.mp4", draw_scene(dancer_boxes(6), BLUE), 25)
     page = open_page()
-    page.locator("#picture").get_by_label("Remove Image").click()
-    page.locator("#picture input[type=file]").set_input_files(tmp_path / "me.jpg")
-    page.locator("#picture img").wait_for()
+    page.locator("#image").get_by_label("Remove Image").click()
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "me.jpg")
+    page.locator("#image img").wait_for()
     page.get_by_label("My own file").check()
     page.locator("#own-motion input[type=file]").set_input_files(tmp_path / "dance.mp4")
     page.locator("#own-motion", has_text="dance").locator(".file-preview").wait_for()
@@ -177,7 +177,7 @@ def test_a_bad_file_gets_a_sentence_and_the_page_goes_on(open_page, tmp_path):
     page = open_page(width=390, height=844)
     page.get_by_label("My own file").check()
     animate(page)
-    page.get_by_text("Give a motion first.").wait_for()
+    page.get_by_text("Upload a motion first.").wait_for()
     page.locator("#own-motion input[type=file]").set_input_files(tmp_path / "dance.mp4")
     page.locator("#own-motion", has_text="dance").locator(".file-preview").wait_for()
     animate(page)
@@ -193,8 +193,8 @@ def test_two_users_wait_for_each_other_and_get_their_own(open_page, tmp_path):
     pages = [open_page(), open_page()]
     set_number(pages[0], "#steps", 8)
     for page, person, motion in zip(pages, (0, 3), ("Calm hands", "Wide and fast"), strict=True):
-        page.locator(".gallery-item").nth(person).click()
-        page.locator(f"#picture img[src$='person-{person + 1}.png']").wait_for()
+        page.locator("#people button").nth(person).click()
+        page.locator(f"#image img[src$='person-{person + 1}.png']").wait_for()
         page.get_by_label(motion).check()
         sent = animate(page)
         assert sent[0]["orig_name"] == f"person-{person + 1}.png" and sent[1] == motion

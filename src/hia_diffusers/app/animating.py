@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what a user asks for to two video files."""
+"""Makes two video files from the request of a user."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -29,29 +29,28 @@ MAX_SEED = 2**31 - 1
 @dataclass(frozen=True)
 class AnimationRequest:
     """
-    What a user asks for; the browser is not believed.
+    The request of a user, with values that the browser may have sent unchecked.
 
     Args:
-        picture (`Path`):
+        image (`Path`):
             An uploaded file.
         motion (`str` or `Path`):
             A key of [`~app.example_motions.MOTIONS`], or an uploaded file.
         num_frames (`int`):
-            Length of the result, or less where the motion is shorter.
+            The length of the result, unless the motion is shorter.
         sharpness (`float`, *optional*):
-            How sharp the hands shall be, in [0, 1]; by default as sharp as a camera would show them at their speed.
+            The sharpness of the hands in [0, 1]; `None` for that of a camera at their speed.
         steps (`int`):
-            Denoising steps.
+            The number of denoising steps.
         guidance (`float`):
-            Guidance scale, at least 1.
+            The guidance scale, at least 1.
         seed (`int`):
-            Of the noise.
+            The seed of the noise.
         fit (`bool`):
-            Whether keypoints that were uploaded or come with the page are given the proportions of the person in the
-            picture.
+            Whether uploaded keypoints and included motions are retargeted to the person in the image.
     """
 
-    picture: Path
+    image: Path
     motion: str | Path
     num_frames: int
     sharpness: float | None
@@ -62,11 +61,14 @@ class AnimationRequest:
 
     def check(self, limits: Limits) -> None:
         """
-        Raise a `ValueError` that says what cannot be.
+        Check all values but the files.
 
         Args:
             limits ([`~app.limits.Limits`]):
-                Holds the greatest `num_frames`.
+                The limits, with the maximum of `num_frames`.
+
+        Raises:
+            ValueError: If a value is out of range.
         """
         if isinstance(self.motion, str) and self.motion not in MOTIONS:
             raise ValueError(f"There is no motion {self.motion!r}.")
@@ -81,15 +83,15 @@ class AnimationRequest:
 @dataclass(frozen=True)
 class Result:
     """
-    The files that were made.
+    The files of an animation.
 
     Args:
         video (`Path`):
             The animation.
         preview (`Path`):
-            Picture, condition and animation side by side.
+            The image, the conditioning frames and the animation side by side.
         about (`str`):
-            Length and size.
+            A description of length and size.
     """
 
     video: Path
@@ -103,13 +105,13 @@ class Animations:
 
     Args:
         animator ([`HIAAnimator`]):
-            With its pipeline.
+            An animator with a pipeline.
         size (`tuple[int, int]`):
             Width and height of all results.
         limits ([`~app.limits.Limits`]):
-            Of what is read and made.
+            The limits of what is read and made.
         folder (`Path`):
-            Where results go, each into a folder of a name that cannot be guessed.
+            The folder for results, each in a folder of a name that cannot be guessed.
     """
 
     def __init__(self, animator: HIAAnimator, size: tuple[int, int], limits: Limits, folder: Path):
@@ -120,23 +122,23 @@ class Animations:
 
     def make(self, request: AnimationRequest, job: Job) -> Result:
         """
-        Run all steps.
+        Make an animation and save it.
 
         Args:
             request ([`AnimationRequest`]):
                 What to make.
             job ([`~app.jobs.Job`]):
-                Is told each step, and ends it when it is cancelled.
+                The job that progress is reported to, and that may be cancelled.
 
         Raises:
-            `ValueError`: something that is asked for cannot be used.
-            `ImportError`: people must be found, and the `pose` extra is not installed.
-            `Cancelled`: the job was cancelled.
+            ValueError: If the request cannot be used.
+            ImportError: If a person must be detected and the `pose` extra is not installed.
+            Cancelled: If the job was cancelled.
         """
         request.check(self.limits)
-        job.reached("Reading the picture", 0, 1)
-        picture = self.decoder.picture(request.picture)
-        animation = self.prepare(picture, request, job)
+        job.reached("Reading the image", 0, 1)
+        image = self.decoder.image(request.image)
+        animation = self.prepare(image, request, job)
         result = replace(animation, frames=list(self._frames(animation, request, job)))
 
         folder = self.folder / secrets.token_hex(16)
@@ -151,27 +153,27 @@ class Animations:
             about += f"; the motion's {motion.width}x{motion.height} is fitted into it, whole and centred"
         return Result(video, preview, about)
 
-    def prepare(self, picture: Image.Image, request: AnimationRequest, job: Job) -> HIAAnimation:
+    def prepare(self, image: Image.Image, request: AnimationRequest, job: Job) -> HIAAnimation:
         """
-        All steps before the pipeline.
+        Read the motion and prepare what the pipeline needs.
 
         Args:
-            picture (`PIL.Image.Image`):
-                That of the request.
+            image (`PIL.Image.Image`):
+                The image of the request.
             request ([`AnimationRequest`]):
                 What to make.
             job ([`~app.jobs.Job`]):
-                Is told each step.
+                The job that progress is reported to.
         """
         job.reached("Reading the motion", 0, 1)
         driving: Any
         if isinstance(request.motion, str):
-            driving = self.examples.motion(request.motion, request.num_frames, picture)
+            driving = self.examples.motion(request.motion, request.num_frames, image)
         else:
             driving = self.decoder.motion(request.motion, request.num_frames)
         driving = self.animator.load_driving(driving, max_frames=request.num_frames)
         job.reached("Preparing the motion", 0, 1)
-        known = self.examples.keypoints(picture)
+        known = self.examples.keypoints(image)
         options: dict[str, Any] = {}
         if driving.kind != "pose" and known is not None and not isinstance(request.motion, str):
             options = {"image_keypoints": known}
@@ -179,7 +181,7 @@ class Animations:
             options = {"retarget": True}
         sharpness = "auto" if request.sharpness is None else request.sharpness
         width, height = self.size
-        return self.animator.prepare(picture, driving, sharpness=sharpness, width=width, height=height, **options)
+        return self.animator.prepare(image, driving, sharpness=sharpness, width=width, height=height, **options)
 
     def _frames(self, animation: HIAAnimation, request: AnimationRequest, job: Job) -> Iterator[Image.Image]:
         def step_done(pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What uvicorn does not bound: how many connections there are, how long a client may take, how much is logged."""
+"""What uvicorn does not limit: the number of connections, the time a client may take, and the size of the log."""
 
 import asyncio
 import logging
@@ -11,49 +11,53 @@ from typing import Any
 from .limits import Limits
 
 
-# In which the head of a request must arrive, and the client must read on where an answer fills the buffers.
+# The head of a request must arrive, and a client whose buffers are full must read on, within this time.
 SECONDS = 10.0
-
-# Of connections that are taken before those that are too many are closed again; each keeps a file open.
-BACKLOG = 64
 
 logger = logging.getLogger(__name__)
 
 
-def limited_connection(limits: Limits) -> Any:
+def limited_connection(limits: Limits) -> type:
     """
-    A protocol for uvicorn.
+    Make a protocol for uvicorn.
 
     Args:
         limits ([`~app.limits.Limits`]):
-            Hold how many connections there may be, of all clients and of one address. Beyond it, the oldest one on
-            which no request has arrived makes room; where there is none, the new one is closed.
+            How many connections there may be, of all clients and of one address. Beyond it, the oldest one that sends
+            no request is closed to make room; if there is none, the new one is closed.
     """
-    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class LimitedConnection(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             self.opened = self.loop.time()
             self._head_deadline: asyncio.TimerHandle | None = None
-            address = transport.get_extra_info("peername")[0]
-            connections: Any = self.connections
-            own = [other for other in connections if other.client and other.client[0] == address]
+            self.address = transport.get_extra_info("peername")[0]
+            own = [other for other in connections if other.address == self.address]
             if make_room(own, limits.address_connections) and make_room(connections, limits.connections):
                 super().connection_made(transport)
+                connections.add(self)
                 self._expect_head()
             else:
-                logger.warning("Refused a connection from %s, which has %d.", address, len(own))
+                logger.warning("Rejected a connection from %s, which has %d.", self.address, len(own))
                 transport.set_protocol(asyncio.Protocol())
                 transport.abort()
 
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            connections.discard(self)
+
         @property
         def waits(self) -> bool:
-            """Whether it is the head of a request that arrives next."""
-            return self.conn.their_state is h11.IDLE
+            """Whether no request is being answered."""
+            return self.cycle is None or self.cycle.response_complete
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            self._expect_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
             self._expect_head()
 
         def _expect_head(self) -> None:
@@ -71,13 +75,15 @@ def limited_connection(limits: Limits) -> Any:
             super().resume_writing()
             self._read_deadline.cancel()
 
-    def make_room(connections: Collection[Any], most: int) -> bool:
-        if len(connections) < most:
+    connections: set[LimitedConnection] = set()
+
+    def make_room(some: Collection[LimitedConnection], limit: int) -> bool:
+        if len(some) < limit:
             return True
-        waiting = [connection for connection in connections if connection.waits]
+        waiting = [connection for connection in some if connection.waits]
         if waiting:
             oldest = min(waiting, key=lambda connection: connection.opened)
-            oldest.connections.discard(oldest)
+            connections.discard(oldest)
             oldest.transport.abort()
         return bool(waiting)
 
@@ -85,7 +91,7 @@ def limited_connection(limits: Limits) -> Any:
 
 
 class OneLineASecond(logging.Filter):
-    """Lets one record a second pass of each place in the code, as one line."""
+    """A filter that passes one record per second and place in the code, as one line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,11 +99,11 @@ class OneLineASecond(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """
-        Whether to log a record.
+        Decide whether to log a record.
 
         Args:
             record (`logging.LogRecord`):
-                Its traceback becomes the name of the exception.
+                The record, whose traceback is replaced by the exception.
         """
         place, now = (record.pathname, record.lineno), time.monotonic()
         error = record.exc_info[1] if record.exc_info else None

@@ -1,15 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Uploaded files to pictures and motions, read in a process of their own that is killed where it takes too long.
+"""Reads uploaded files in a process of their own, which is killed if it takes too long.
 
-Decoders are large, and a file may be made to hang them or to take them over. So the process gets the path of one file,
-can write no new one, and answers in numbers, which cannot carry code.
+A file may be made to hang a decoder or to take it over. Therefore the process gets the path of one file, cannot write
+files, and returns numbers, which cannot carry code.
 """
 
 import json
 import math
 import multiprocessing
-import signal
 import sys
 import threading
 from dataclasses import replace
@@ -29,9 +28,6 @@ from .limits import Limits
 
 MAX_TEXT_BYTES = 2**16
 
-# What readers answer with, and so what a process that was taken over cannot add to.
-DTYPES = ("uint8", "float32")
-
 
 class Decoder:
     """
@@ -39,12 +35,12 @@ class Decoder:
 
     Args:
         limits ([`~app.limits.Limits`]):
-            What a file may hold, and what reading it may take.
+            The limits of the content of a file, and of reading it.
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        # A process that has loaded the libraries already is forked; other systems than Linux do not fork safely.
+        # On Linux, a process that has already loaded the libraries is forked; other systems do not fork safely.
         self._processes: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             from multiprocessing import forkserver
@@ -52,18 +48,18 @@ class Decoder:
             self._processes.set_forkserver_preload([readers.__name__])
             forkserver.ensure_running()
 
-    def picture(self, path: Path) -> Image.Image:
+    def image(self, path: Path) -> Image.Image:
         """
-        Read a picture.
+        Read an image.
 
         Args:
             path (`Path`):
                 The file.
 
         Raises:
-            `ValueError`: it is no picture, or beyond the limits.
+            ValueError: If it is no image, or exceeds the limits.
         """
-        _, arrays = self._read("picture", path, self.limits)
+        _, arrays = self._read("image", path, self.limits)
         return Image.fromarray(arrays["pixels"])
 
     def motion(self, path: Path, num_frames: int) -> Video | WholeBodyKeypoints:
@@ -74,10 +70,10 @@ class Decoder:
             path (`Path`):
                 The file.
             num_frames (`int`):
-                How many frames to read, where there are so many.
+                The maximum number of frames to read.
 
         Raises:
-            `ValueError`: it is neither, or beyond the limits.
+            ValueError: If it is neither, or exceeds the limits.
         """
         limits = replace(self.limits, max_frames=num_frames)
         if path.suffix.lower() in KEYPOINT_SUFFIXES:
@@ -103,11 +99,9 @@ class Decoder:
         try:
             return _received(receiver, limits.memory_bytes)
         except (EOFError, OSError):
-            process.join(1)
-            if too_long.is_set() or process.exitcode == -getattr(signal, "SIGXCPU", 0):
-                reason = f"takes more than {limits.seconds:g} seconds to read; give a smaller or a shorter one"
-            else:
-                reason = "cannot be read: it makes the decoder fail"
+            reason = "cannot be read: it makes the decoder fail"
+            if too_long.is_set():
+                reason = f"takes more than {limits.seconds:g} seconds to read; give a smaller or shorter one"
             raise ValueError(f"{path.name!r} {reason}.") from None
         finally:
             watch.cancel()
@@ -124,8 +118,8 @@ def _received(receiver: Connection, max_bytes: int) -> tuple[dict[str, float], d
     arrays = {}
     for name, dtype, shape in text["arrays"]:
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if dtype not in DTYPES or size > max_bytes:
-            raise ValueError(f"{name} of {shape} {dtype} are more than a file may hold.")
+        if size > max_bytes:
+            raise ValueError(f"{name} of {shape} {dtype} is more than a file may contain.")
         max_bytes -= size
         arrays[name] = np.frombuffer(receiver.recv_bytes(size), dtype).reshape(shape)
     return text["numbers"], arrays

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The example people and motions of the page, drawn on the spot."""
+"""The example people and motions of the page, which are drawn at the start."""
 
 from PIL import Image
 
@@ -8,12 +8,12 @@ from ..conditioning.keypoints import WholeBodyKeypoints
 from ..procedural.scene import ProceduralScene
 
 
-# Scenes of the test split: nothing of them was in the training of hia-tiny.
+# Scenes of the test split, which hia-tiny was not trained on.
 SPLIT = "test"
 PEOPLE = (2, 7, 8, 13, 20, 21)
-PICTURE_FRAME = 60
+IMAGE_FRAME = 60
 
-# Whose motion an image of anybody else gets.
+# The person whose motions other images get.
 DEFAULT_PERSON = 13
 
 MOTIONS = {
@@ -29,7 +29,7 @@ FPS = 30.0
 
 class ExampleMotions:
     """
-    Example pictures of procedural people in one size, and motions for them and for others.
+    Example images of procedural people in one size, and motions for them and for others.
 
     Args:
         width (`int`):
@@ -40,38 +40,38 @@ class ExampleMotions:
 
     def __init__(self, width: int, height: int):
         self.width, self.height = width, height
-        self.pictures = [
-            Image.fromarray(self._scene(person).render([PICTURE_FRAME], height, width, FPS).frames[0])
+        self.images = [
+            Image.fromarray(self._scene(person).render([IMAGE_FRAME], height, width, FPS).frames[0])
             for person in PEOPLE
         ]
-        self._people = {picture.tobytes(): person for picture, person in zip(self.pictures, PEOPLE, strict=True)}
+        self._people = {image.tobytes(): person for image, person in zip(self.images, PEOPLE, strict=True)}
 
-    def keypoints(self, picture: Image.Image) -> WholeBodyKeypoints | None:
+    def keypoints(self, image: Image.Image) -> WholeBodyKeypoints | None:
         """
-        The person in an example picture, one frame; `None` where the picture is none of the examples.
+        Return the keypoints of the person in an example image, one frame; `None` for other images.
 
         Args:
-            picture (`PIL.Image.Image`):
-                Any RGB picture.
+            image (`PIL.Image.Image`):
+                Any RGB image.
         """
-        person = self._people.get(picture.tobytes())
+        person = self._people.get(image.tobytes())
         if person is None:
             return None
-        return self._scene(person).keypoints([PICTURE_FRAME], self.height, self.width, FPS)
+        return self._scene(person).keypoints([IMAGE_FRAME], self.height, self.width, FPS)
 
-    def motion(self, name: str, num_frames: int, picture: Image.Image) -> WholeBodyKeypoints:
+    def motion(self, name: str, num_frames: int, image: Image.Image) -> WholeBodyKeypoints:
         """
-        A motion, danced by the person in the picture where that is an example.
+        Return a motion, made by the person in the image if that is an example.
 
         Args:
             name (`str`):
                 A key of `MOTIONS`.
             num_frames (`int`):
-                Its length.
-            picture (`PIL.Image.Image`):
-                Any RGB picture.
+                The number of frames.
+            image (`PIL.Image.Image`):
+                Any RGB image.
         """
-        person = self._people.get(picture.tobytes(), DEFAULT_PERSON)
+        person = self._people.get(image.tobytes(), DEFAULT_PERSON)
         return self._scene(person, MOTIONS[name]).keypoints(range(num_frames), self.height, self.width, FPS)
 
     def _scene(self, person: int, motion: int | None = None) -> ProceduralScene:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Computations, one of each session that asked for one, which the session can stop and which run one at a time."""
+"""Computations that run one at a time and that can be stopped, at most one per session."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-# In which a session that asked for a computation must listen for its result.
+# A session must listen for its result within this time.
 SECONDS = 5.0
 
 
@@ -22,31 +22,33 @@ class Job:
     One computation.
 
     Args:
-        report (`Callable[[str, int, int], None]`):
-            Takes what is being done, how many parts of it are done, and how many there are.
-        files (`frozenset[Path]`, *optional*):
-            What it will read.
+        report (`Callable[[str, int, int], None]`, *optional*):
+            Takes the stage, how many of its parts are done, and how many there are. Without it, nothing is reported.
+        files (`frozenset[Path]`, *optional*, defaults to none):
+            The files that it reads.
     """
 
-    def __init__(self, report: Callable[[str, int, int], None], files: frozenset[Path] = frozenset()):
+    def __init__(
+        self, report: Callable[[str, int, int], None] = lambda *progress: None, files: frozenset[Path] = frozenset()
+    ):
         self.report, self.files = report, files
         self.joined = time.monotonic()
         self._cancelled = threading.Event()
 
     def reached(self, stage: str, done: int, total: int) -> None:
         """
-        Report progress. Between two calls of this, a computation cannot be stopped.
+        Report progress. The computation can be stopped only here.
 
         Args:
             stage (`str`):
                 What is being done.
             done (`int`):
-                How many parts of it are done.
+                The number of parts that are done.
             total (`int`):
-                How many there are.
+                The number of parts.
 
         Raises:
-            `Cancelled`: the job is to end here.
+            Cancelled: If the job was cancelled.
         """
         if self._cancelled.is_set():
             raise Cancelled(f"{stage} {done}/{total}")
@@ -64,40 +66,39 @@ class Jobs:
         self._turn = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._listening: set[str] = set()
-        self._closed = False
 
     def __contains__(self, session: str) -> bool:
         return session in self._jobs
 
     @property
     def files(self) -> frozenset[Path]:
-        """What the jobs read."""
+        """The files that the jobs read."""
         return frozenset().union(*(job.files for job in list(self._jobs.values())))
 
     def join(self, session: str, files: frozenset[Path]) -> bool:
         """
-        Make a job, which will be run or left.
+        Add a job.
 
         Args:
             session (`str`):
-                Whose it is.
+                The session.
             files (`frozenset[Path]`):
-                What it will read.
+                The files that the job reads.
 
         Returns:
-            `bool`: whether the session had none.
+            `bool`: Whether the session had none.
         """
-        job = Job(lambda *report: None, files)
+        job = Job(files=files)
         return self._jobs.setdefault(session, job) is job
 
     @contextmanager
     def listening(self, session: str) -> Iterator[None]:
         """
-        While somebody listens for the result of a session. After that, nobody wants it any more.
+        Mark that somebody listens for the result of a session, and stop its job afterwards.
 
         Args:
             session (`str`):
-                Whose it is.
+                The session.
         """
         self._listening.add(session)
         try:
@@ -109,19 +110,19 @@ class Jobs:
     @contextmanager
     def running(self, session: str, report: Callable[[str, int, int], None]) -> Iterator[Job]:
         """
-        The job of a session, once all that run before it have ended.
+        Wait until no other job runs, then provide the job of a session.
 
         Args:
             session (`str`):
-                Whose it is.
+                The session.
             report (`Callable[[str, int, int], None]`):
-                As for [`Job`].
+                See [`Job`].
 
         Raises:
-            `Cancelled`: it was left before it began, or nobody listens for its result.
+            Cancelled: If the job was left before it began, or nobody listens for its result.
         """
         job = self._jobs.get(session)
-        if job is None or self._closed:
+        if job is None:
             raise Cancelled("the queue")
         job.report = report
         try:
@@ -130,7 +131,7 @@ class Jobs:
                 if time.monotonic() > job.joined + SECONDS:
                     raise Cancelled("the queue; nobody listens for its result")
                 time.sleep(0.02)
-            while not self._turn.acquire(timeout=0.1):  # one that was cancelled ends at its next step only
+            while not self._turn.acquire(timeout=0.1):  # a cancelled job ends only at its next step
                 job.reached("Waiting", 0, 1)
             try:
                 yield job
@@ -146,15 +147,14 @@ class Jobs:
 
         Args:
             session (`str`):
-                Whose it is.
+                The session.
         """
         job = self._jobs.pop(session, None)
         if job is not None:
             job.cancel()
 
     def close(self) -> None:
-        """Stop all jobs, wait until none runs, and let none run any more."""
-        self._closed = True
+        """Stop all jobs and wait until none runs. No job runs afterwards."""
         for session in list(self._jobs):
             self.leave(session)
         self._turn.acquire()

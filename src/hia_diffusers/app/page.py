@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The page itself: what is on it, and what happens when it is used."""
+"""The page: its elements, and what happens when it is used."""
 
 import json
 import logging
@@ -17,22 +17,17 @@ from .jobs import Cancelled, Jobs
 
 OWN_MOTION = "My own file"
 
-# Of the function that animates, and which of them are files.
+# The inputs of the function that animates, and which of them are files.
 NUM_INPUTS, FILE_INPUTS = 10, (0, 2)
-MAX_TEXT = 100
-
-# What Gradio wants beside the path of a file, and how a function in the browser changes more than a value.
-FILE = {"meta": {"_type": "gradio.FileData"}}
-UPDATE = "__type__: 'update'"
 
 NOTICE = (
     "**Animate only people who have agreed to it, and say that the result is generated.** "
     "Videos that put words, acts or places on people who did not consent harm them."
 )
 
-# The animator's arguments in its messages, as the page calls them.
+# Names of the animator's arguments in messages, and the labels of the page.
 WORDS = {
-    "`image`": "Picture",
+    "`image`": "Image",
     "`driving`": "Motion",
     "`sharpness`": "Sharpness of the hands",
     "`retarget`": "Fitting the motion",
@@ -43,9 +38,9 @@ WORDS = {
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: auto !important; }
 #notice { border-left: 4px solid #d97706; padding: 6px 12px; background: #d9770618; border-radius: 4px; }
-#picture img { object-fit: contain; }
-.gallery-item .container { width: 56px !important; height: 92px !important; }
-.gallery-item img { width: 100% !important; height: 100% !important; object-fit: cover; }
+#image img { object-fit: contain; }
+#people button div { width: 56px !important; height: 92px !important; }
+#people img { width: 100% !important; height: 100% !important; object-fit: cover; }
 """
 
 logger = logging.getLogger(__name__)
@@ -53,16 +48,18 @@ logger = logging.getLogger(__name__)
 
 def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int]:
     """
-    The page as `gradio.Blocks`, and the number of its function that animates. What else happens on it happens in the
-    browser. Steps and guidance are the pipeline's, where the user does not choose.
+    Build the page. Except for animating, everything on it happens in the browser.
 
     Args:
         animations ([`~app.animating.Animations`]):
-            Makes what users ask for.
+            Makes what users request.
         jobs ([`~app.jobs.Jobs`]):
-            Runs it.
+            The jobs of the sessions.
         model (`str`):
             A sentence on the model.
+
+    Returns:
+        `tuple[gradio.Blocks, int]`: The page, and Gradio's number of the function that animates.
     """
     import gradio as gr
 
@@ -75,18 +72,19 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
     kept = animations.limits.keep_seconds
     delete_cache = (math.ceil(min(60, kept)), math.ceil(kept))
     with gr.Blocks(title="Human image animation", analytics_enabled=False, delete_cache=delete_cache) as page:
-        gr.Markdown(f"# Human image animation\nA picture of a person and a motion in, a video out. {model}")
+        gr.Markdown(f"# Human image animation\nAnimates an image of a person with a motion. {model}")
         gr.Markdown(NOTICE, elem_id="notice")
         with gr.Row():
             with gr.Column(min_width=300):
-                picture = gr.Image(
-                    examples[0], label="Picture", sources=["upload"], height=260, buttons=[], elem_id="picture"
+                image = gr.Image(
+                    examples[0], label="Image", sources=["upload"], height=260, buttons=[], elem_id="image"
                 )
                 people = gr.Dataset(
-                    components=[picture],
+                    components=[image],
                     samples=[[path] for path in examples],
                     type="index",
                     label="Drawn people to try",
+                    elem_id="people",
                 )
                 names = [*MOTIONS, OWN_MOTION]
                 motion = gr.Radio(names, value=names[0], label="Motion", elem_id="motion")
@@ -122,7 +120,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     )
                     fit = gr.Checkbox(
                         False,
-                        label="Fit the motion to the person in my picture",
+                        label="Fit the motion to the person in my image",
                         info="Finds the person, where the server has the models for it. Videos of a person, and "
                         "motions of the drawn people above, always fit.",
                         elem_id="fit",
@@ -132,7 +130,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     run = gr.Button("Animate", variant="primary", elem_id="run")
                     cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
                 result = gr.Video(
-                    label="Picture, condition, result",
+                    label="Image, conditioning frames, result",
                     autoplay=True,
                     loop=True,
                     interactive=False,
@@ -144,7 +142,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                 download = gr.DownloadButton("Download the result (MP4)", interactive=False, elem_id="download")
 
         def animate(
-            picture: Any,
+            image: Any,
             motion: Any,
             own_motion: Any,
             automatic: Any,
@@ -162,8 +160,8 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
 
             try:
                 asked = AnimationRequest(
-                    picture=_uploaded(picture, "picture"),
-                    motion=_uploaded(own_motion, "motion") if motion == OWN_MOTION else str(motion),
+                    image=_uploaded(image, "an image"),
+                    motion=_uploaded(own_motion, "a motion") if motion == OWN_MOTION else str(motion),
                     num_frames=num_frames,
                     sharpness=None if automatic else sharpness,
                     steps=num_steps,
@@ -186,16 +184,17 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
             about = f"{made.about}. This video is generated: say so where you show it."
             return [made.preview, about, gr.DownloadButton(value=made.video, interactive=True)]
 
-        inputs = [picture, motion, own_motion, automatic, sharpness, num_frames, num_steps, scale, seed, fit]
+        inputs = [image, motion, own_motion, automatic, sharpness, num_frames, num_steps, scale, seed, fit]
         outputs = [result, status, download]
         off, on = gr.update(interactive=False), gr.update(interactive=True)
         shown = [
-            {"path": path, "url": f"./gradio_api/file={path}", "orig_name": Path(path).name, **FILE}
+            gr.FileData(path=path, url=f"./gradio_api/file={path}", orig_name=Path(path).name).model_dump()
             for path in examples
         ]
-        people.click(None, people, picture, js=f"number => {json.dumps(shown)}[number]")
-        motion.change(None, motion, own_motion, js=f"name => ({{{UPDATE}, visible: name === '{OWN_MOTION}'}})")
-        automatic.change(None, automatic, sharpness, js=f"on => ({{{UPDATE}, interactive: !on}})")
+        people.click(None, people, image, js=f"number => {json.dumps(shown)}[number]")
+        visible, hidden = gr.update(visible=True), gr.update(visible=False)
+        motion.change(None, motion, own_motion, js=_chosen(f"=== '{OWN_MOTION}'", visible, hidden))
+        automatic.change(None, automatic, sharpness, js=_chosen("", off, on))
 
         # The progress of a run is shown over the video; until it ends, only Cancel can be pressed.
         begun = run.click(None, None, [run, cancel, *outputs], js=_always(off, on, None, "", {**off, "value": None}))
@@ -210,17 +209,22 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
 
 def read_inputs(sent: Any, folder: Path) -> tuple[list[Any], frozenset[Path]]:
     """
-    What a browser sent as inputs of the page's function, as the page sends them, and the files that they name.
+    Check the inputs of the page's function.
 
     Args:
         sent (`Any`):
-            Read from JSON.
+            What a browser sent as inputs.
         folder (`Path`):
-            In which the files must be.
+            The folder that files must be in.
+
+    Returns:
+        `tuple[list[Any], frozenset[Path]]`: The inputs, of which files have nothing but a path, and their files.
 
     Raises:
-        `ValueError`: they are none.
+        ValueError: If the page would not send them.
     """
+    import gradio as gr
+
     if not isinstance(sent, list) or len(sent) != NUM_INPUTS:
         raise ValueError(f"There are {NUM_INPUTS} inputs.")
     inputs, files = list(sent), set()
@@ -231,37 +235,36 @@ def read_inputs(sent: Any, folder: Path) -> tuple[list[Any], frozenset[Path]]:
                 raise ValueError("Only files that were uploaded are read.")
             if not os.path.isfile(path):
                 raise ValueError("An uploaded file is no longer there; upload it again.")
-            inputs[number] = {"path": path, **FILE}
+            inputs[number] = gr.FileData(path=path).model_dump()
             files.add(Path(path))
-        elif not (value is None or number not in FILE_INPUTS and _is_plain(value)):
+        elif not (value is None or number not in FILE_INPUTS and isinstance(value, (str, int, float))):
             raise ValueError(f"Input {number} cannot be used.")
     return inputs, frozenset(files)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_TEXT and value.isprintable()
-    return isinstance(value, (int, float)) and (abs(value) < 2**53 or not math.isfinite(value))
-
-
 def _always(*values: Any) -> str:
-    """In JavaScript, a function that returns them."""
+    """A function in JavaScript that returns the values."""
     return f"() => {json.dumps(values)}"
 
 
+def _chosen(condition: str, value: Any, other: Any) -> str:
+    """A function in JavaScript that returns one of two values."""
+    return f"input => input {condition} ? {json.dumps(value)} : {json.dumps(other)}"
+
+
 def _write_examples(animations: Animations) -> list[str]:
-    """The example pictures as files, which keep every pixel."""
+    """Writes the example images losslessly, and returns their paths."""
     folder = animations.folder / "examples"
     folder.mkdir()
-    paths = [str(folder / f"person-{number}.png") for number in range(1, len(animations.examples.pictures) + 1)]
-    for path, picture in zip(paths, animations.examples.pictures, strict=True):
-        picture.save(path)
+    paths = [str(folder / f"person-{number}.png") for number in range(1, len(animations.examples.images) + 1)]
+    for path, image in zip(paths, animations.examples.images, strict=True):
+        image.save(path)
     return paths
 
 
 def _uploaded(file: Any, name: str) -> Path:
     if not file:
-        raise ValueError(f"Give a {name} first.")
+        raise ValueError(f"Upload {name} first.")
     return Path(file["path"])
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads uploaded files. Only a process that may be killed does so: see [`~app.decoding`]."""
+"""Readers of uploaded files, which only run in a process that may be killed: see [`~app.decoding`]."""
 
 import itertools
 import json
@@ -20,58 +20,100 @@ from ..video.reading import read_frame_rate, stream_frames
 from .limits import Limits
 
 
-# Other formats of Pillow start programs, as EPS does, or are read by code that few have looked at.
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
+# Other formats of Pillow start programs, such as EPS, or are read by code that is rarely reviewed.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 
-# Pictures are scaled down to this; it is more than results are made in.
-MAX_PICTURE_SIDE = 2048
+# The longer side that images are scaled down to, which is more than results have.
+MAX_IMAGE_SIDE = 2048
 
-# Videos, of which only the motion is used, to this. Detectors of people look at less.
+# The same for videos, of which only the motion is used. Person detectors use less.
 MAX_VIDEO_SIDE = 1280
 
-# FFmpeg's names of what browsers and phones make.
+# FFmpeg's names of the formats that browsers and phones write.
 VIDEO_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi")
 
 Answer = tuple[dict[str, float], dict[str, np.ndarray]]
 
 
-def read_picture(path: Path, limits: Limits) -> Answer:
-    """A picture as `pixels`, uint8 `(H, W, 3)`."""
+def read_image(path: Path, limits: Limits) -> Answer:
+    """
+    Read an image.
+
+    Args:
+        path (`Path`):
+            The file.
+        limits ([`~app.limits.Limits`]):
+            The limits.
+
+    Returns:
+        `Answer`: No numbers, and `pixels`, a uint8 array of shape `(H, W, 3)`.
+
+    Raises:
+        ValueError: If it is no image or too large.
+    """
     Image.MAX_IMAGE_PIXELS = None  # the check below is the stricter one
-    unreadable = f"{path.name!r} cannot be read as a JPEG, PNG or WebP picture."
+    unreadable = f"{path.name!r} cannot be read as a JPEG, PNG or WebP image."
     try:
-        image = Image.open(path, formats=PICTURE_FORMATS)
+        opened = Image.open(path, formats=IMAGE_FORMATS)
     except (OSError, SyntaxError) as error:
         raise ValueError(unreadable) from error
-    with image:
-        _check_pixels(image.width, image.height, limits.max_picture_pixels)
+    with opened:
+        _check_pixels(opened.width, opened.height, limits.max_image_pixels)
         try:
-            picture = load_image(image)
+            image = load_image(opened)
         except ValueError as error:
             raise ValueError(unreadable) from error
-    picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
-    return {}, {"pixels": np.asarray(picture)}
+    image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE), Image.Resampling.LANCZOS)
+    return {}, {"pixels": np.asarray(image)}
 
 
 def read_video(path: Path, limits: Limits) -> Answer:
-    """The beginning of a video as `frames`, uint8 `(F, H, W, 3)`, and `fps`."""
+    """
+    Read the beginning of a video.
+
+    Args:
+        path (`Path`):
+            The file.
+        limits ([`~app.limits.Limits`]):
+            The limits.
+
+    Returns:
+        `Answer`: `fps`, and `frames`, a uint8 array of shape `(F, H, W, 3)`.
+
+    Raises:
+        ValueError: If it is no video or too large.
+    """
     _check_container(path, limits)
     fps = read_frame_rate(path)
-    pixels = bytearray()  # grows in place, with what there is: a list of frames would be copied into an array
+    pixels = bytearray()  # grows in place, whereas a list of frames would be copied into an array
     for count, frame in enumerate(itertools.islice(stream_frames(path), limits.max_frames)):
         if not count:
             shape = frame.shape
             _check_pixels(shape[1], shape[0], limits.max_video_pixels)
         if frame.shape != shape:
             raise ValueError(f"{path.name!r} changes its frame size at frame {count}.")
-        picture = Image.fromarray(frame)
-        picture.thumbnail((MAX_VIDEO_SIDE, MAX_VIDEO_SIDE), Image.Resampling.BILINEAR)  # twice as fast as LANCZOS
-        pixels += picture.tobytes()
-    return {"fps": fps}, {"frames": np.frombuffer(pixels, np.uint8).reshape(-1, picture.height, picture.width, 3)}
+        image = Image.fromarray(frame)
+        image.thumbnail((MAX_VIDEO_SIDE, MAX_VIDEO_SIDE), Image.Resampling.BILINEAR)  # twice as fast as LANCZOS
+        pixels += image.tobytes()
+    return {"fps": fps}, {"frames": np.frombuffer(pixels, np.uint8).reshape(-1, image.height, image.width, 3)}
 
 
 def read_keypoints(path: Path, limits: Limits) -> Answer:
-    """The beginning of the keypoints of any pose file, as [`WholeBodyKeypoints`] has them."""
+    """
+    Read the beginning of a pose file of any supported format.
+
+    Args:
+        path (`Path`):
+            The file.
+        limits ([`~app.limits.Limits`]):
+            The limits.
+
+    Returns:
+        `Answer`: `height`, `width` and `fps`, and the arrays `xy` and `score` of [`WholeBodyKeypoints`].
+
+    Raises:
+        ValueError: If it contains no keypoints, or does not state what is needed.
+    """
     try:
         keypoints = WholeBodyKeypoints.load(path)[: limits.max_frames]
     except NotStatedError as error:
@@ -83,23 +125,23 @@ def read_keypoints(path: Path, limits: Limits) -> Answer:
     return numbers, {"xy": keypoints.xy, "score": keypoints.score}
 
 
-READERS = {"picture": read_picture, "video": read_video, "keypoints": read_keypoints}
+READERS = {"image": read_image, "video": read_video, "keypoints": read_keypoints}
 
 
 def answer(connection: Connection, kind: str, path: Path, limits: Limits) -> None:
     """
-    What the process does: reads a file, and sends what it holds, or one sentence on why it cannot be used.
+    Read a file in a process of its own and send its content, or one sentence that says why it cannot be used.
 
     Args:
         connection (`Connection`):
-            Takes one JSON text with `error`, or with `numbers` and the name, dtype and shape of each of `arrays`; then
-            the bytes of these.
+            Takes one JSON text with `error`, or with `numbers` and the name, dtype and shape of each of `arrays`, then
+            the bytes of the arrays.
         kind (`str`):
             A key of `READERS`.
         path (`Path`):
             The file.
         limits ([`~app.limits.Limits`]):
-            What it may hold and take.
+            The limits of its content, and of the memory for reading it.
     """
     _limit_resources(limits)
     try:
@@ -133,19 +175,15 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _limit_resources(limits: Limits) -> None:
-    """No more time, memory or file than reading takes, where the platform can say so, and no way back."""
+    """Allow no writing of files and, on Linux, not more memory than reading takes, without a way back."""
     if sys.platform == "win32":
         return
     import resource
 
-    seconds = int(limits.seconds) + 1  # SIGXCPU comes then, and SIGKILL, which does not say why, a second later
-    bounds = {resource.RLIMIT_CPU: (seconds, seconds + 1), resource.RLIMIT_FSIZE: (0, 0), resource.RLIMIT_CORE: (0, 0)}
-    if sys.platform == "linux":  # elsewhere it is unknown what the libraries take
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if sys.platform == "linux":  # elsewhere it is unknown how much the libraries take
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         memory = pages * os.sysconf("SC_PAGE_SIZE") + limits.memory_bytes
-        bounds[resource.RLIMIT_AS] = memory, memory
-    for bound, (soft, hard) in bounds.items():
-        ours = resource.getrlimit(bound)[1]
-        if ours != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ours), min(hard, ours)
-        resource.setrlimit(bound, (soft, hard))
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if allowed == resource.RLIM_INFINITY or memory < allowed:
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the page: a private folder, Gradio's server behind the guard, and the deletion of what is old."""
+"""Serves the page: a private folder, Gradio's application behind the guard, and the deletion of old files."""
 
 import logging
 import os
@@ -12,18 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..animation.animator import HIAAnimator
 from .animating import Animations
-from .connections import BACKLOG, OneLineASecond, limited_connection
-from .guard import MAX_HEAD_BYTES, Guard
+from .connections import OneLineASecond, limited_connection
+from .guard import Guard
 from .jobs import Jobs
 from .limits import Limits
 from .page import CSS, build_page, read_inputs
 
 
-# Those that a client can make write.
+# Loggers that a client can make write.
 LOGGERS = (
     "uvicorn.error",
     "asyncio",
@@ -45,15 +44,15 @@ def serve(
     ready: Callable[[str], None] = logger.info,
 ) -> None:
     """
-    Serve the page until the process is told to end; what users gave and got is deleted then.
+    Serve the page until the process is told to end, then delete all uploads and results.
 
     Args:
         animator ([`HIAAnimator`]):
-            With its pipeline.
+            An animator with a pipeline.
         size (`tuple[int, int]`):
             Width and height of all results.
         limits ([`~app.limits.Limits`]):
-            Of what is read and made.
+            The limits of what is read and made.
         model (`str`):
             A sentence on the model, for the page.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
@@ -66,13 +65,12 @@ def serve(
             Takes the address of the page once it answers. The default logs it.
 
     Raises:
-        `OSError`: the host or the port cannot be used.
+        OSError: If the host or the port cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="hia-diffusers-app-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder)
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of those that it keeps for a page of its own
         import fastapi
         import gradio
         import uvicorn
@@ -80,7 +78,7 @@ def serve(
         try:
             listener = socket.create_server((host, port))
         except OSError as error:
-            raise OSError(f"`host` {host} and `port` {port} cannot be listened on ({error.strerror})") from error
+            raise OSError(f"`host` {host} and `port` {port} cannot be used ({error.strerror})") from error
 
         jobs = Jobs()
         page, function = build_page(Animations(animator, size, limits, folder), jobs, model)
@@ -92,26 +90,21 @@ def serve(
             path="/",
             footer_links=[],
             run_history=False,
-            show_error=False,
             max_file_size=limits.max_upload_bytes,
-            ssr_mode=False,
-            enable_monitoring=False,
-            mcp_server=False,
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=CSS,
         )
 
         guard = Guard(app, limits, folder, jobs, function, partial(read_inputs, folder=folder))
-        options: dict[str, Any] = {
-            "http": limited_connection(limits),
-            "ws": "none",
-            "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
-            "backlog": BACKLOG,
-            "proxy_headers": False,
-            "log_level": "warning",
-            "timeout_graceful_shutdown": 1,  # open pages hold connections, which would keep the server from ending
-        }
-        server = uvicorn.Server(uvicorn.Config(guard, **options))
+        config = uvicorn.Config(
+            guard,
+            http=limited_connection(limits),
+            ws="none",
+            proxy_headers=False,
+            log_level="warning",
+            timeout_graceful_shutdown=1,  # open pages hold connections, which would keep the server from ending
+        )
+        server = uvicorn.Server(config)
         for name in LOGGERS:
             logging.getLogger(name).addFilter(OneLineASecond())
         ended = threading.Event()
@@ -127,25 +120,25 @@ def serve(
 
 def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
     """
-    Delete the files in a folder that are older, and the folders in it that have been empty for so long.
+    Delete old files in a folder, and folders in it that have been empty for as long.
 
     Args:
         folder (`Path`):
             The folder.
         seconds (`float`):
-            How old a file may be.
-        kept (`frozenset[Path]`, *optional*):
+            The age from which on files are deleted.
+        kept (`frozenset[Path]`, *optional*, defaults to none):
             Files to keep.
     """
     limit = time.time() - seconds
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        with suppress(FileNotFoundError, OSError):
+        with suppress(OSError):  # a folder with files, or a file that Gradio has deleted
             if path.stat().st_ctime < limit and path not in kept:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _sweep(folder: Path, seconds: float, jobs: Jobs, ended: threading.Event) -> None:
-    """Deletes uploads; results are deleted by Gradio, which keeps their names until it has done so."""
+    """Deletes what `delete_cache` of Gradio leaves: uploads that no animation used, and empty folders."""
     kept = frozenset(folder.rglob("*"))
     while not ended.wait(min(60.0, seconds)):
         for path in jobs.files:

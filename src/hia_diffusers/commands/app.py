@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a web page on which people animate a picture with a motion."""
+"""Serves a web page on which people animate an image with a motion."""
 
 import argparse
 import logging
