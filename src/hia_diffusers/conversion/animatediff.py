@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Motion modules in the layout of AnimateDiff, which MagicAnimate, Moore-AnimateAnyone and Champ have as well."""
+"""Motion modules in the layout of AnimateDiff, which MagicAnimate, Moore-AnimateAnyone and Champ also use."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from .key_tables import KeyTable, fill
 from .weight_files import find_file
 
 
-# A file has each position embedding twice, as each of a module's two attentions adds it; diffusers has it once.
-# Spatial layers, which some files have too, keep their keys.
+# A file contains each position embedding twice, once per attention layer of a module; diffusers has it once. Spatial
+# layers, which some files have too, keep their keys.
 MOTION_TABLE = KeyTable(
     renames=(
         (r"^module\.", ""),
@@ -35,14 +35,14 @@ MOTION_TABLE = KeyTable(
 
 
 def motion_max_seq_length(weights: StateDict) -> int:
-    """How many frames the motion modules can tell apart.
+    """Return the maximum number of frames that the motion modules support.
 
     Args:
         weights ([`StateDict`]):
-            With motion modules.
+            Weights with motion modules.
 
     Raises:
-        ValueError: If there is no position embedding in them, or they are in diffusers' layout.
+        ValueError: If they contain no position embedding, or are in the layout of diffusers.
     """
     for key, tensor in weights.tensors.items():
         if key.endswith(".pos_encoder.pe") and tensor.ndim == 3:
@@ -59,11 +59,11 @@ def motion_max_seq_length(weights: StateDict) -> int:
 
 
 def has_motion_mid_block(weights: StateDict) -> bool:
-    """Whether there is a motion module in the middle block.
+    """Return whether there is a motion module in the middle block.
 
     Args:
         weights ([`StateDict`]):
-            With motion modules.
+            Weights with motion modules.
     """
     return any("mid_block.motion_modules." in key for key in weights.tensors)
 
@@ -80,13 +80,13 @@ def convert_motion_adapter(
             File of a motion module: version 1 (`mm_sd_v14.ckpt`, `mm_sd_v15.ckpt`), 2 (`mm_sd_v15_v2.ckpt`) or 3
             (`v3_sd15_mm.ckpt`), as `.ckpt` or `.safetensors`.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the file that may be left, and keys of the adapter that may be missing and are new then.
+            Keys of the file that may be unused, and keys of the adapter that may be missing and are then initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of a `MotionAdapter`, for [`HIAUNetMotionModel.from_unet2d`] and for training. AnimateDiff
-        computes what a UNet with `motion_norm="frame"` and, for version 1 only, `resnet_norm="clip"` does.
+        [`Conversion`]: The `MotionAdapter`, for [`HIAUNetMotionModel.from_unet2d`] and for training. AnimateDiff
+        computes what a UNet with `motion_norm="frame"` (and, for version 1 only, `resnet_norm="clip"`) computes.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversion gives: the result, a report of all keys, and a way to save it that leaves no half of it."""
+"""Results of conversions: the model, a report of all keys, and saving that leaves no incomplete folder."""
 
 import os
 import shutil
@@ -13,18 +13,20 @@ from transformers import CLIPImageProcessor
 from .key_tables import ComponentKeys
 
 
-SHOWN_KEYS = 3  # of those that are made or left, in the table
+SHOWN_KEYS = 3  # new or unused keys per row of the table
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Every key that was taken, made or left; `str` makes it a table with the first of those made and left.
+    """Report of all keys that were used, initialized or left unused.
+
+    `str` returns a table with the first new and unused keys.
 
     Args:
         rows (`tuple[ComponentKeys, ...]`):
             One for each component and source.
         left_over (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Whole files and components of the sources that have no place in the result.
+            Whole files and components of the sources that are not part of the result.
     """
 
     rows: tuple[ComponentKeys, ...]
@@ -51,15 +53,15 @@ class ConversionReport:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the functions of this package return.
+    """Result of the functions of this package.
 
     Args:
-        model ([`HIAPipeline`] or what else the source has):
-            On the CPU, in evaluation mode.
+        model ([`HIAPipeline`] or the type of the source):
+            The model, on the CPU, in evaluation mode.
         report ([`ConversionReport`]):
-            What became of every key.
+            Report of all keys.
         feature_extractor (`CLIPImageProcessor`, *optional*):
-            What belongs to a `model` that is an image encoder.
+            Feature extractor of a `model` that is an image encoder.
     """
 
     model: Any
@@ -67,17 +69,19 @@ class Conversion:
     feature_extractor: CLIPImageProcessor | None = None
 
     def save_pretrained(self, folder: str | os.PathLike, **kwargs: Any) -> None:
-        """Save the result, as safetensors, under another name first: a folder of this name is whole.
+        """Save the result as safetensors.
+
+        It is first saved under another name, so a folder of this name is always complete.
 
         Args:
             folder (`str` or `os.PathLike`):
-                Where to; must not be there.
+                The folder, which must not exist yet.
             kwargs:
                 Options of `save_pretrained` of the model, such as `variant`.
 
         Raises:
-            FileExistsError: If `folder` is there.
-            FileNotFoundError: If there is no folder to make it in.
+            FileExistsError: If `folder` exists.
+            FileNotFoundError: If the parent folder does not exist.
         """
         folder = Path(folder)
         check_new_folder("folder", folder)
@@ -93,17 +97,17 @@ class Conversion:
 
 
 def check_new_folder(argument: str, folder: Path) -> None:
-    """Whether a folder can be made.
+    """Check that a folder can be created.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to it, for errors.
+            Name of the argument for it, for error messages.
         folder (`Path`):
             The folder.
 
     Raises:
-        FileExistsError: If it is there.
-        FileNotFoundError: If there is no folder to make it in.
+        FileExistsError: If it exists.
+        FileNotFoundError: If its parent folder does not exist.
     """
     if folder.exists():
         raise FileExistsError(f"`{argument}` must be a new folder, but {folder} is there.")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Published checkpoints from the Hub: exactly the files that are needed, and what was made of them, both kept."""
+"""Published checkpoints on the Hub: only the required files are downloaded, and kept together with the result."""
 
 import os
 import shutil
@@ -25,26 +25,26 @@ def download_checkpoint(
     revision: str | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Path]:
-    """The files of a published checkpoint, from the cache or from the Hub. An interrupted download resumes.
+    """Return the files of a published checkpoint, from the cache or the Hub. An interrupted download resumes.
 
     Args:
         checkpoint ([`PublishedCheckpoint`]):
             The checkpoint.
         cache_dir (`str` or `os.PathLike`, *optional*):
-            The cache of `huggingface_hub`. Its default obeys `HF_HOME` and `HF_HUB_CACHE`.
+            The cache of `huggingface_hub`. Its default depends on `HF_HOME` and `HF_HUB_CACHE`.
         revision (`str`, *optional*):
             Branch, tag or commit of the checkpoint's own repository. The default is its main branch.
         notify (`Callable[[str], None]`, *optional*):
-            Is given the size and the license before anything is downloaded.
+            Called with the size and the license before anything is downloaded.
 
     Returns:
-        `dict[str, Path]`: The folders by the arguments of the converter, which takes them as they are.
+        `dict[str, Path]`: The folders, by the names of the converter's arguments.
 
     Raises:
-        ConnectionError: If the Hub cannot be reached, or a download breaks off.
-        FileNotFoundError: If a repository, a revision or a file of it is not there.
-        OSError: If the disk has less space than the files need.
-        PermissionError: If a repository asks for an agreement to its terms first.
+        ConnectionError: If the Hub cannot be reached, or a download is interrupted.
+        FileNotFoundError: If a repository, a revision or a file does not exist.
+        OSError: If there is not enough space on the disk.
+        PermissionError: If a repository requires agreeing to its terms first.
     """
     wanted = [
         (name, files.repo_id, file, {"cache_dir": cache_dir, "revision": revision if name == "weights" else None})
@@ -73,19 +73,21 @@ def converted_checkpoint(
     revision: str | None = None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """The folder of a published checkpoint as a pipeline. It is downloaded and converted the first time, and kept.
+    """Return the folder of a published checkpoint as a pipeline.
+
+    It is downloaded and converted the first time, and kept.
 
     Args:
         name (`str`):
             A name in `PUBLISHED`.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            The dtype of the weights; each has a folder of its own.
-        cache_dir, revision, notify:
-            As for [`download_checkpoint`]. The result is kept in `hia-diffusers` under `cache_dir` or `HF_HOME`.
+            Dtype of the weights; each has its own folder.
+        cache_dir, revision, notify (*optional*):
+            As in [`download_checkpoint`]. The result is kept in `hia-diffusers` under `cache_dir` or `HF_HOME`.
 
     Raises:
-        ValueError: If there is no checkpoint of that name, or it cannot animate without training.
-        ConnectionError, FileNotFoundError, OSError, PermissionError: As for [`download_checkpoint`].
+        ValueError: If there is no checkpoint of that name, or it needs training first.
+        ConnectionError, FileNotFoundError, OSError, PermissionError: As in [`download_checkpoint`].
     """
     check_can_animate(name)
     folder = converted_folder(name, dtype, cache_dir, revision)
@@ -100,13 +102,13 @@ def converted_checkpoint(
 def converted_folder(
     name: str, dtype: torch.dtype, cache_dir: str | os.PathLike | None = None, revision: str | None = None
 ) -> Path:
-    """Where [`converted_checkpoint`] keeps its result; the arguments are the same."""
+    """Return the folder in which [`converted_checkpoint`] keeps its result; the arguments are the same."""
     label = (revision or DEFAULT_REVISION).replace("/", "--")
     return _converted_root(cache_dir) / f"{name}-{label}-{str(dtype).removeprefix('torch.')}"
 
 
 def converted_folders(name: str, cache_dir: str | os.PathLike | None = None) -> list[Path]:
-    """The results of [`converted_checkpoint`] that are there, whatever their revision and dtype."""
+    """Return the existing results of [`converted_checkpoint`], for all revisions and dtypes."""
     return [path for path in _converted_root(cache_dir).glob(f"{name}-*-*") if not path.name.endswith(".lock")]
 
 
@@ -115,7 +117,7 @@ def _converted_root(cache_dir: str | os.PathLike | None) -> Path:
 
 
 def is_downloaded(checkpoint: PublishedCheckpoint, cache_dir: str | Path | None = None) -> bool:
-    """Whether all files of a checkpoint are in the cache; no network is needed to tell."""
+    """Return whether all files of a checkpoint are in the cache, without using the network."""
     return all(
         _cached(files.repo_id, file, cache_dir=cache_dir) is not None
         for files in checkpoint.sources.values()
@@ -125,11 +127,11 @@ def is_downloaded(checkpoint: PublishedCheckpoint, cache_dir: str | Path | None 
 
 def _cached(repo_id: str, file: str, **options: Any) -> str | None:
     path = try_to_load_from_cache(repo_id, file, **options)
-    return path if isinstance(path, str) else None  # else there is none, or it is known to be none
+    return path if isinstance(path, str) else None  # otherwise, it is missing or known not to exist
 
 
 def _from_hub(repo_id: str, file: str, **options: Any) -> Any:
-    """`hf_hub_download`, whose errors are one sentence."""
+    """Call `hf_hub_download`, with error messages of one sentence."""
     address = f"{constants.ENDPOINT}/{repo_id}"
     try:
         return hf_hub_download(repo_id, file, **options)
@@ -143,7 +145,7 @@ def _from_hub(repo_id: str, file: str, **options: Any) -> Any:
         raise FileNotFoundError(f"`revision`: {address} has none named {options['revision']!r}.") from error
     except errors.RemoteEntryNotFoundError as error:
         raise FileNotFoundError(f"{address} has no file {file}.") from error
-    except Exception as error:  # of the network: huggingface_hub, httpx and the operating system have their own
+    except Exception as error:  # network errors of huggingface_hub, httpx and the operating system
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # such as a full disk
         reason = "downloads are switched off" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())

@@ -15,7 +15,7 @@ from .key_tables import ComponentKeys, KeyTable, fill
 from .weight_files import as_folder, find_weights, read_config
 
 
-# transformers no longer saves the numbers of positions.
+# transformers no longer saves the indices of positions.
 TABLE = KeyTable(unused=(r"\.position_ids$",))
 
 
@@ -24,41 +24,41 @@ def convert_image_encoder(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Bring a CLIP image encoder and its feature extractor into one folder, as safetensors.
+    """Convert a CLIP image encoder and its feature extractor to one folder with safetensors.
 
     Args:
         weights (`str` or `os.PathLike`):
             Folder of a pipeline with `image_encoder/` and `feature_extractor/`, such as sd-image-variations, or a
-            folder with the files of both in it. Without a `preprocessor_config.json`, the feature extractor is that
-            of CLIP at the encoder's size.
+            folder that contains the files of both. Without a `preprocessor_config.json`, the feature extractor is that
+            of CLIP with the encoder's image size.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the file that may be left, and keys of the encoder that may be missing and are new then.
+            Keys of the file that may be unused, and keys of the encoder that may be missing and are then initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of a `CLIPVisionModelWithProjection`, with its `feature_extractor`.
+        [`Conversion`]: The `CLIPVisionModelWithProjection`, with its `feature_extractor`.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
-        ValueError: If a file cannot be read, or keys are left or missing.
+        ValueError: If a file cannot be read, or keys are unused or missing.
     """
     encoder, feature_extractor, rows = load_image_encoder(*find_image_encoder("weights", weights), allow, dtype)
     return Conversion(encoder, ConversionReport(tuple(rows)), feature_extractor)
 
 
 def find_image_encoder(argument: str, weights: str | os.PathLike) -> tuple[str, Path, Path | None]:
-    """Where the parts lie, without reading them.
+    """Find the files of an image encoder, without reading them.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to them, for errors.
+            Name of the argument for them, for error messages.
         weights (`str` or `os.PathLike`):
-            As for [`convert_image_encoder`].
+            As in [`convert_image_encoder`].
 
     Returns:
         `tuple[str, Path, Path | None]`: The argument, the folder of the encoder, and that of the feature extractor, if
-        there is one.
+            there is one.
     """
     folder = as_folder(argument, weights)
     encoder = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
@@ -74,10 +74,10 @@ def check_kind(argument: str, folder: Path) -> None:
 
     Args:
         argument, folder:
-            As for [`load_image_encoder`].
+            As in [`load_image_encoder`].
 
     Raises:
-        ValueError: If the configuration is that of another.
+        ValueError: If the configuration is that of another model.
     """
     kind = read_config(argument, folder).get("model_type")
     if kind != "clip_vision_model":
@@ -89,13 +89,13 @@ def check_kind(argument: str, folder: Path) -> None:
 def load_image_encoder(
     argument: str, folder: Path, extractor_folder: Path | None, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor, list[ComponentKeys]]:
-    """Read what [`find_image_encoder`] found.
+    """Load the files found by [`find_image_encoder`].
 
     Args:
         argument, folder, extractor_folder:
-            Its result.
+            Result of [`find_image_encoder`].
         allow, dtype:
-            As for [`fill`].
+            As in [`fill`].
     """
     check_kind(argument, folder)
     encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder))

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of key names, and what fills a network by them: every key has its place, or is named."""
+"""Tables of key names, and filling networks by them, with every key accounted for."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -15,26 +15,26 @@ from ..state_dicts import StateDict
 
 @dataclass(frozen=True)
 class KeyTable:
-    """How the keys of a source become those of a component.
+    """Mapping of the keys of a source to those of a component.
 
-    Two keys may become one where their tensors are equal.
+    Two keys may be mapped to the same key if their tensors are equal.
 
     Args:
         renames (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
-            Pairs of a regular expression and of what its matches become, applied one after the other.
+            Pairs of a regular expression and its replacement, applied one after the other.
         unused (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Regular expressions of keys of the source that are left, as no output depends on them.
+            Regular expressions of keys that are not used, since no output depends on them.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
 
     def target(self, key: str) -> str | None:
-        """The component's key, or None if the key is not used.
+        """Return the component's key, or None if the key is not used.
 
         Args:
             key (`str`):
-                Of the source.
+                A key of the source.
         """
         if any(re.search(pattern, key) for pattern in self.unused):
             return None
@@ -45,19 +45,19 @@ class KeyTable:
 
 @dataclass(frozen=True)
 class ComponentKeys:
-    """What became of the keys of one source of a component.
+    """Result of the conversion of one source of a component.
 
     Args:
         component (`str`):
-            Name in the pipeline.
+            Name of the component in the pipeline.
         source (`str`):
-            Where the weights lie, or `"new"`.
+            Path of the weights, or `"new"`.
         taken (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Keys of the source that are in the component.
+            Keys of the source that are used.
         made (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Keys of the component that no source has, or not all of.
+            Keys of the component that are completely or partly initialized.
         left (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Keys of the source that are not in the component.
+            Keys of the source that are not used.
     """
 
     component: str
@@ -68,13 +68,13 @@ class ComponentKeys:
 
 
 def is_allowed(key: str, allow: Collection[str]) -> bool:
-    """Whether a key is named, or matches a pattern such as `model_ema.*`.
+    """Return whether a key is listed, or matches a pattern such as `model_ema.*`.
 
     Args:
         key (`str`):
             The key.
         allow (`Collection[str]`):
-            Keys and patterns of the shell.
+            Keys and shell patterns.
     """
     return any(fnmatchcase(key, pattern) for pattern in allow)
 
@@ -86,29 +86,31 @@ def fill(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> list[ComponentKeys]:
-    """Give a network the weights of its sources, in place.
+    """Load the weights of several sources into a network, in place.
 
     Args:
         component (`str`):
-            Its name, for the report and for errors.
+            Name of the network in the report and in error messages.
         model (`nn.Module`):
-            Of diffusers on the meta device, or any that has its weights. It is in evaluation mode afterwards.
+            A diffusers model on the meta device, or any network with weights. It is in evaluation mode afterwards.
         sources (`Sequence[tuple[StateDict, KeyTable]]`):
-            Weights and the tables for their keys; later sources go before earlier ones.
+            Weights and the tables for their keys; later sources override earlier ones.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of sources that may be left, and keys of the model that may be missing and are new then, or patterns.
+            Keys of sources that may be unused, and keys of the model that may be missing and are then initialized; or
+            patterns of keys.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        `list[ComponentKeys]`: One for each source, and one for what is new, if anything is.
+        `list[ComponentKeys]`: One for each source, and one for initialized keys, if there are any.
 
     Raises:
-        ValueError: If keys are left or missing that `allow` does not name, or of another shape than the model's.
+        ValueError: If keys that `allow` does not list are unused or missing, or have another shape than those of the
+            model.
     """
     expected = model.state_dict()
     filled: dict[str, torch.Tensor] = {}
-    taken: list[dict[str, list[str]]] = []  # for each source: key of the model to its own
+    taken: list[dict[str, list[str]]] = []  # for each source, the model's keys and the source's
     left: list[list[str]] = []
     for state_dict, table in sources:
         own, unused = _sort(component, state_dict, table, expected, allow)
@@ -148,7 +150,7 @@ def fill(
 def _sort(
     component: str, state_dict: StateDict, table: KeyTable, expected: dict[str, torch.Tensor], allow: Collection[str]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The keys of a source that become one of the model's each, and those that are left."""
+    """Return the keys of a source for each key of the model, and the unused keys."""
     taken: dict[str, list[str]] = {}
     left, refused = [], []
     start = f"`{state_dict.argument}`: {state_dict.path}"
@@ -186,13 +188,13 @@ def _by_argument(sources: Sequence[tuple[StateDict, KeyTable]]) -> list[StateDic
 
 
 def shortened(keys: Sequence[str], shown: int = 40) -> str:
-    """Names of keys, and how many more there are.
+    """List the first keys, and the number of others.
 
     Args:
         keys (`Sequence[str]`):
             The keys.
         shown (`int`, *optional*, defaults to 40):
-            How many are named.
+            Number of keys to list.
     """
     return ", ".join(keys[:shown]) + (f" and {len(keys) - shown} more" if len(keys) > shown else "")
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""MagicAnimate: a pipeline that computes the same function."""
+"""Conversion of MagicAnimate to a pipeline that computes the same function."""
 
 import os
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from .stable_diffusion import check_text_encoder, empty_motion_unet, find_vae, l
 from .weight_files import as_folder, find_file, find_weights, read_config
 
 
-# Appearance encoder, ControlNet and the spatial layers of the UNet have diffusers' keys already.
+# The keys of the appearance encoder, the ControlNet and the spatial layers of the UNet are those of diffusers.
 TABLES = {
     "spatial": KeyTable(),
     "temporal_attention": MOTION_TABLE,
@@ -27,7 +27,7 @@ TABLES = {
     "controlnet": KeyTable(),
 }
 
-# What the original samples with.
+# Sampling settings of the original.
 CALL_DEFAULTS = {
     "num_inference_steps": 25,
     "guidance_scale": 7.5,
@@ -37,7 +37,7 @@ CALL_DEFAULTS = {
     "area": 512 * 512,
 }
 
-# What MagicAnimate's UNet computes otherwise than ours does by default.
+# Options of the UNet in which MagicAnimate differs from our defaults.
 UNET_OPTIONS = {"reference_attention_blocks": "midup", "motion_norm": "frame", "resnet_norm": "clip"}
 
 
@@ -53,22 +53,22 @@ def convert_magic_animate(
     Args:
         weights (`str` or `os.PathLike`):
             Folder with `appearance_encoder/`, `densepose_controlnet/` and `temporal_attention.ckpt`, or
-            `temporal_attention/temporal_attention.ckpt`. Spatial layers in that file go before those of `base`.
+            `temporal_attention/temporal_attention.ckpt`. Spatial layers in that file override those of `base`.
         base (`str` or `os.PathLike`):
             Folder of Stable Diffusion 1.5 in the layout of diffusers: UNet, text encoder, tokenizer and VAE.
         vae (`str` or `os.PathLike`, *optional*):
-            Folder of another `AutoencoderKL`; MagicAnimate runs on `sd-vae-ft-mse`.
+            Folder of another `AutoencoderKL`; MagicAnimate uses `sd-vae-ft-mse`.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the sources that may be left, and keys of a component that may be missing and are new then.
+            Keys of the sources that may be unused, and keys of a component that may be missing; these are initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of an [`HIAPipeline`] with DensePose maps of 3 channels as conditioning frames.
+        [`Conversion`]: The [`HIAPipeline`], whose conditioning frames are DensePose maps with 3 channels.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
-        ValueError: If a file cannot be read, or keys are left or missing.
+        ValueError: If a file cannot be read, or keys are unused or missing.
     """
     folder, base = as_folder("weights", weights), as_folder("base", base)
     encoder_folder, controlnet_folder = folder / "appearance_encoder", folder / "densepose_controlnet"
@@ -99,7 +99,7 @@ def convert_magic_animate(
     )
     with torch.device("meta"):
         appearance_encoder = HIAAppearanceEncoder.from_config(configs["encoder"])
-        # Of diffusers' ControlNets, those with 3 channels need not say so.
+        # The configuration of a diffusers ControlNet may omit the default of 3 channels.
         controlnet = HIAControlNetModel.from_config({"conditioning_channels": 3, **configs["controlnet"]})
 
     spatial = (read_state_dict("base", files["unet"]), TABLES["spatial"])

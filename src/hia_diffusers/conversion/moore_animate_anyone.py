@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Moore-AnimateAnyone, and the parts of it that Champ has as well."""
+"""Conversion of Moore-AnimateAnyone, and of the parts that Champ shares with it."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from .stable_diffusion import LATENT_CHANNELS, check_unet_channels, empty_motion
 from .weight_files import as_folder, find_file, read_config
 
 
-# The reference UNet goes on behind the last features that it hands out, and nothing comes of that.
+# Layers of the reference UNet after its last features, on which no output depends.
 TABLES = {
     "denoising_unet": MOTION_TABLE,
     "motion_module": MOTION_TABLE,
@@ -40,7 +40,7 @@ TABLES = {
     "pose_guider": KeyTable(renames=((r"^", "controlnet_cond_embedding."),)),
 }
 
-# What the original samples with.
+# Sampling settings of the original.
 CALL_DEFAULTS = {
     "num_inference_steps": 30,
     "guidance_scale": 3.5,
@@ -50,7 +50,7 @@ CALL_DEFAULTS = {
     "area": 512 * 784,
 }
 
-# What the UNet computes: our default, and so nothing else if that were to change.
+# Options of the UNet; currently our defaults, but these may change.
 UNET_OPTIONS = {"reference_attention_blocks": "full", "motion_norm": "frame", "resnet_norm": "frame"}
 
 
@@ -68,28 +68,28 @@ def convert_moore_animate_anyone(
     Args:
         weights (`str` or `os.PathLike`):
             Folder with `reference_unet.pth`, `denoising_unet.pth`, `motion_module.pth` and `pose_guider.pth`. Motion
-            modules in `denoising_unet.pth` go before those of `motion_module.pth`.
+            modules in `denoising_unet.pth` override those in `motion_module.pth`.
         base (`str` or `os.PathLike`):
             Folder of Stable Diffusion 1.5 in the layout of diffusers; the configuration of its UNet and, if `vae` is
             not given, its VAE are read.
         image_encoder (`str` or `os.PathLike`):
             As `weights` of [`convert_image_encoder`].
         vae (`str` or `os.PathLike`, *optional*):
-            Folder of another `AutoencoderKL`; Moore-AnimateAnyone runs on `sd-vae-ft-mse`.
+            Folder of another `AutoencoderKL`; Moore-AnimateAnyone uses `sd-vae-ft-mse`.
         beta_schedule (`"linear"` or `"scaled_linear"`, *optional*, defaults to `"linear"`):
-            The betas that the weights were trained with; the files do not say it. `"scaled_linear"` for MusePose and
+            Betas that the weights were trained with, which the files do not state; `"scaled_linear"` for MusePose and
             DynamicPose.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the sources that may be left, and keys of a component that may be missing and are new then.
+            Keys of the sources that may be unused, and keys of a component that may be missing; these are initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of an [`HIAPipeline`] with pose maps of 3 channels as conditioning frames.
+        [`Conversion`]: The [`HIAPipeline`], whose conditioning frames are pose maps with 3 channels.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
-        ValueError: If a file cannot be read, or keys are left or missing.
+        ValueError: If a file cannot be read, or keys are unused or missing.
     """
     pose_guider_file = find_file("weights", as_folder("weights", weights) / "pose_guider.pth")
     sources = _Sources(weights, base, image_encoder, vae, beta_schedule)
@@ -108,9 +108,10 @@ def convert_musepose(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Convert the published weights of MusePose or DynamicPose: Moore-AnimateAnyone's layout, `"scaled_linear"` betas.
+    """Convert the published weights of MusePose or DynamicPose.
 
-    The arguments, the result and the errors are those of [`convert_moore_animate_anyone`].
+    They have Moore-AnimateAnyone's layout and `"scaled_linear"` betas. The arguments, the result and the errors are
+    those of [`convert_moore_animate_anyone`].
     """
     return convert_moore_animate_anyone(weights, base, image_encoder, vae, "scaled_linear", allow, dtype)
 
@@ -123,22 +124,22 @@ def convert_champ(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Convert what Champ's published weights share with Moore-AnimateAnyone: all but what reads the pose.
+    """Convert the published weights of Champ, except the guidance encoders, which read the pose.
 
     Args:
         weights (`str` or `os.PathLike`):
             Folder with `reference_unet.pth`, `denoising_unet.pth` and `motion_module.pth`. The four guidance encoders
-            beside them, which have attention of their own, are left.
+            in the same folder, which contain attention layers, are not used.
         base, image_encoder, vae, allow, dtype:
-            As for [`convert_moore_animate_anyone`].
+            As in [`convert_moore_animate_anyone`].
 
     Returns:
-        [`Conversion`]: Of an [`HIAPipeline`] with a new pose guider of 3 channels, which adds nothing before it is
+        [`Conversion`]: The [`HIAPipeline`], with a new pose guider of 3 channels, which has no effect until it is
         trained.
 
     Raises:
         FileNotFoundError: If a folder or file is missing.
-        ValueError: If a file cannot be read, or keys are left or missing.
+        ValueError: If a file cannot be read, or keys are unused or missing.
     """
     sources = _Sources(weights, base, image_encoder, vae)
     pose_guider = HIAPoseGuider(conditioning_channels=3, out_channels=sources.width)
@@ -148,7 +149,7 @@ def convert_champ(
 
 
 class _Sources:
-    """Where the parts lie that both have. All files are looked for before the first is read."""
+    """The files of the parts that both projects have. All files are located before the first is read."""
 
     def __init__(self, weights: Any, base: Any, image_encoder: Any, vae: Any, beta_schedule: str = "linear") -> None:
         folder, base = as_folder("weights", weights), as_folder("base", base)
@@ -169,7 +170,7 @@ class _Sources:
         self._check_fit()
 
     def _check_fit(self) -> None:
-        """Before gigabytes are read."""
+        """Check that the parts fit each other, before gigabytes are read."""
         argument, encoder_folder, extractor_folder = self.image_encoder
         check_kind(argument, encoder_folder)
         with torch.device("meta"):
@@ -226,7 +227,7 @@ class _Sources:
 
 
 def _pose_guider_options(weights: StateDict) -> Mapping[str, Any]:
-    """The options of the network by the shapes of its weights."""
+    """Infer the options of the network from the shapes of its weights."""
     convolution, last = (weights.tensors.get(f"{name}.weight") for name in ("conv_in", "conv_out"))
     widening = {}
     for key, tensor in weights.tensors.items():

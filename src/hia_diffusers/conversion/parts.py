@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What training starts from: parts of Stable Diffusion 1.5, new networks, and any mix of the two, as one pipeline."""
+"""The starting point of training: parts of Stable Diffusion 1.5, new networks, or a mix of both, as one pipeline."""
 
 import inspect
 import os
@@ -33,10 +33,10 @@ from .key_tables import ComponentKeys
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 NEW = "new"
 
-# Of the scheduler, beside or in place of the base's.
+# Options of the scheduler that may override those of the base.
 SCHEDULE_OPTIONS = ("snr_shift_factor", "prediction_type")
 
-# Options of a UNet2DConditionModel that a motion UNet takes over, or need not know. The others need their defaults.
+# Options of a UNet2DConditionModel that a motion UNet has or may ignore. All others must have their defaults.
 SPATIAL_OPTIONS = {
     *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
     *("layers_per_block", "downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps"),
@@ -52,7 +52,7 @@ MOTION_OPTIONS = (
     *("reference_attention_blocks", "spatial_position_embedding"),
 )
 
-# What a CLIPModel holds beside the vision tower.
+# Weights of a CLIPModel other than those of the vision model.
 TEXT_TOWER = ("text_model.", "text_projection.", "logit_scale")
 
 
@@ -66,58 +66,57 @@ def convert_parts(
     seed: int = 0,
     variant: str | None = None,
 ) -> Conversion:
-    """Load, build and join the components of an [`HIAPipeline`] that training starts from.
+    """Load, create and combine the components of an [`HIAPipeline`] from which training starts.
 
-    The base is a checkpoint or a configuration; what the other arguments lead to takes the place of the base's. What
-    does not fit is refused by its configuration, before weights are read. Weights are read from safetensors only, and
-    missing or unexpected ones are an error. Every path is a Hub id or a local folder. torch's global random state is
-    left as it is.
+    The base is a checkpoint or a configuration; other arguments replace components of the base. Components that do not
+    fit are refused based on their configurations, before weights are read. Weights are read from safetensors only, and
+    missing or unexpected ones are an error. Every path is a Hub id or a local folder. The global random state of torch
+    is not changed.
 
     Args:
         base (`str`, `os.PathLike` or `Mapping`):
-            An [`HIAPipeline`], or a pipeline in the layout of Stable Diffusion 1.5, whose `UNet2DConditionModel`
-            becomes UNet, appearance encoder and ControlNet, and whose own scheduler gives way to a
-            [`ShiftedSNRScheduler`]. Or a YAML file, or what it holds, with options of components that get random
+            An [`HIAPipeline`]; or a pipeline in the layout of Stable Diffusion 1.5, whose `UNet2DConditionModel`
+            becomes UNet, appearance encoder and ControlNet, and whose scheduler is replaced by a
+            [`ShiftedSNRScheduler`]; or a YAML file (or its content) with options of components that get random
             weights:
 
-            - `unet`: those of [`~diffusers.UNet2DConditionModel`], and those that [`HIAUNetMotionModel`] has for
-              motion modules, norms and reference attention.
-            - `controlnet`, may be left out: `conditioning_embedding_out_channels`, and `zero_conv_std`, the standard
-              deviation that the weights of the zero convolutions are drawn with, 0.0 by default; with a little, such
-              as 0.02, short runs learn the pose earlier.
-            - `vae`: those of [`~diffusers.AutoencoderKL`], or of the class that `_class_name` names, and so
-              `scaling_factor` of the latents and, but for an `AutoencoderDC`, `shift_factor`.
-            - `image_encoder`: those of `CLIPVisionConfig`.
-            - `scheduler`, may be left out: those of [`ShiftedSNRScheduler`].
+            - `unet`: options of [`~diffusers.UNet2DConditionModel`], and those of [`HIAUNetMotionModel`] for motion
+              modules, norms and reference attention.
+            - `controlnet` (optional): `conditioning_embedding_out_channels`, and `zero_conv_std`, the standard
+              deviation of the initial weights of the zero convolutions, 0.0 by default. With a small value, such as
+              0.02, short runs learn the pose earlier.
+            - `vae`: options of [`~diffusers.AutoencoderKL`] or of the class in `_class_name`, including
+              `scaling_factor` of the latents and, except for an `AutoencoderDC`, `shift_factor`.
+            - `image_encoder`: options of `CLIPVisionConfig`.
+            - `scheduler` (optional): options of [`ShiftedSNRScheduler`].
 
-            `vae` and `image_encoder` may be left out if another argument gives them.
+            `vae` and `image_encoder` may be omitted if the arguments of that name are given.
         controlnet (`str` or `os.PathLike`, *optional*):
-            An [`HIAControlNetModel`], or a `ControlNetModel` of 3 channels, which gets three more of zero weight.
+            An [`HIAControlNetModel`], or a `ControlNetModel` with 3 channels, which gets three more channels of zero
+            weight.
         motion_adapter (`str` or `os.PathLike`, *optional*):
-            A `MotionAdapter` (AnimateDiff). The UNet takes over its length and heads, and has a motion module in the
-            middle block if the adapter has one. Without an adapter, a base of Stable Diffusion gets new motion
-            modules, which start as the identity.
+            A `MotionAdapter` (AnimateDiff). It determines the maximum length and the number of heads of the UNet's
+            motion modules, and whether the middle block has one. Without an adapter, a base of Stable Diffusion gets
+            new motion modules, which start as the identity.
         image_encoder (`str` or `os.PathLike`, *optional*):
             A `CLIPVisionModelWithProjection` and its `CLIPImageProcessor` in one place, such as
-            `openai/clip-vit-large-patch14`; of a whole `CLIPModel` the vision tower is taken. Needed if the base has
-            no source of context.
+            `openai/clip-vit-large-patch14`; the vision model of a whole `CLIPModel` is used. Required if the base has
+            neither image encoder nor text encoder.
         vae (`str` or `os.PathLike`, *optional*):
             An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`.
         schedule (`Mapping[str, Any]`, *optional*):
-            `snr_shift_factor` and `prediction_type` of the [`ShiftedSNRScheduler`]; by default those of the base, or
-            of the class if it has none.
-        seed (`int`, *optional*, defaults to 0):
-            Of new weights.
-        variant (`str`, *optional*):
-            Of the weights of a checkpoint, such as `"fp16"`.
+            `snr_shift_factor` and `prediction_type` of the [`ShiftedSNRScheduler`]; by default, those of the base or
+            else of the class.
+        seed (`int`, *optional*, defaults to 0): Seed of new weights. variant (`str`, *optional*):
+            Variant of the weights of a checkpoint, such as `"fp16"`.
 
     Returns:
-        [`Conversion`]: Of an [`HIAPipeline`].
+        [`Conversion`]: The [`HIAPipeline`].
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If an entry or option of the base is unknown, or components do not fit.
-        FileNotFoundError: If nothing can be read where an argument leads.
+        FileNotFoundError: If a checkpoint or file cannot be read.
         ImportError: If a YAML file is given and pyyaml is not installed.
     """
     paths = {"controlnet": controlnet, "motion_modules": motion_adapter, "image_encoder": image_encoder, "vae": vae}
@@ -138,7 +137,7 @@ def convert_parts(
     start = _read_base(base, variant)
     scheduler, scheduler_row = start.scheduler(schedule)
     with torch.random.fork_rng(devices=[]):
-        # First without weights: what does not fit together is refused before gigabytes are read.
+        # First without weights, so that components that do not fit are refused before gigabytes are read.
         with torch.device("meta"):
             HIAPipeline(**_assemble(start, sources, seed, weights=False).modules, scheduler=scheduler)
         parts = _assemble(start, sources, seed, weights=True)
@@ -155,7 +154,7 @@ def convert_parts(
 
 @dataclass(frozen=True)
 class _Source:
-    """A checkpoint, and the argument that leads to it."""
+    """A checkpoint, and the argument for it."""
 
     argument: str
     path: str
@@ -167,7 +166,7 @@ class _Source:
 
     @property
     def arguments(self) -> dict[str, str]:
-        """Those of `from_pretrained` that say where; transformers takes no None for them."""
+        """The arguments of `from_pretrained` for its location; transformers does not accept None for them."""
         return {} if self.subfolder is None else {"subfolder": self.subfolder}
 
     def config(self, config_class: Any) -> dict[str, Any]:
@@ -175,7 +174,7 @@ class _Source:
             return config_class.load_config(self.path, **self.arguments)
 
     def read(self, *accepted: Any, weights: bool) -> Any:
-        """A model of diffusers or of this package, of one of the accepted classes; or its outline without weights."""
+        """Load a model of one of the accepted classes, or create it on the meta device if `weights` is false."""
         config = self.config(accepted[0])
         class_name = config.get("_class_name")
         model_class = {c.__name__: c for c in accepted}.get(class_name)
@@ -194,11 +193,11 @@ class _Source:
         try:
             yield
         except OSError as error:
-            if error.errno is not None:  # the machine's trouble, whatever the argument says
+            if error.errno is not None:  # caused by the machine, not by the argument
                 raise
             raise FileNotFoundError(f"`{self.argument}`: {self} cannot be read: {error}") from error
         except (ValueError, RuntimeError) as error:
-            reason = re.sub(r"^`\w+`: ", "", str(error))  # the argument of the function that found it
+            reason = re.sub(r"^`\w+`: ", "", str(error))  # the argument of the function that raised it
             raise ValueError(f"`{self.argument}`: {self} cannot be read: {reason}") from error
 
 
@@ -210,7 +209,7 @@ def _source(argument: str, path: object) -> _Source:
 
 @dataclass
 class _Parts:
-    """Components by their names in the pipeline, and what the report says of them."""
+    """Components by their names in the pipeline, and their rows of the report."""
 
     modules: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, ComponentKeys] = field(default_factory=dict)
@@ -229,14 +228,14 @@ class _Parts:
     def _add_row(
         self, name: str, keys: Sequence[str], source: object, made: Sequence[str] = (), left: Sequence[str] = ()
     ) -> None:
-        """Of new components all keys are made, unless told otherwise."""
+        """Add a row to the report. By default, all keys of new components are initialized."""
         made = (made or keys) if source == NEW else made
         taken = [key for key in keys if key not in made] if source != NEW else []
         self.rows[name] = ComponentKeys(name, str(source), tuple(taken), tuple(made), tuple(left))
 
 
 def _assemble(base: "_Base", sources: Mapping[str, _Source], seed: int, weights: bool) -> _Parts:
-    """The base's components, with what the other arguments lead to in place of its own."""
+    """Return the components of the base, with those that other arguments replace."""
     parts = _Parts()
     base.add_components(parts, sources.keys(), seed, weights)
     for name, source in sources.items():
@@ -257,24 +256,24 @@ def _assemble(base: "_Base", sources: Mapping[str, _Source], seed: int, weights:
 
 class _Base(Protocol):
     def add_components(self, parts: _Parts, replaced: Collection[str], seed: int, weights: bool) -> None:
-        """Add all components but those that are replaced, the scheduler, and what only `pipeline` reads."""
+        """Add all components except replaced ones, the scheduler, and those that only `pipeline` reads."""
 
     def scheduler(self, options: Mapping[str, Any]) -> tuple[ShiftedSNRScheduler, ComponentKeys]:
-        """The scheduler; `options` go before the base's."""
+        """Return the scheduler; `options` override those of the base."""
 
     def pipeline(self, components: Mapping[str, Any]) -> HIAPipeline:
-        """The pipeline of the components."""
+        """Create the pipeline from the components."""
 
     def source_of(self, name: str) -> object:
-        """Where a component of the base comes from."""
+        """Return the source of a component of the base."""
 
     def left_over(self, parts: _Parts) -> list[str]:
-        """Whole components of the base that the pipeline does not take."""
+        """Return the components of the base that the pipeline does not use."""
 
 
 @dataclass
 class _Checkpoint:
-    """What both kinds of checkpoint share."""
+    """Common methods of both kinds of checkpoint."""
 
     source: _Source
     classes: dict[str, str]
@@ -313,7 +312,7 @@ class _HIACheckpoint(_Checkpoint):
         if "vae" not in replaced:
             self.add_vae(parts, weights)
         if "image_encoder" in replaced:
-            parts.modules |= {"text_encoder": None, "tokenizer": None}  # a pipeline has one source of context
+            parts.modules |= {"text_encoder": None, "tokenizer": None}  # cross-attention has one source
         elif "text_encoder" in self.classes:
             parts.modules["image_encoder"] = None
         else:
@@ -440,7 +439,7 @@ class _NewComponents:
             parts.add("vae", vae, NEW)
 
         if "image_encoder" not in replaced:
-            # transformers' configurations have many more options, which have to do with text and labels.
+            # transformers' configurations have many other options, for text and labels.
             defaults = {k: v for k, v in CLIPVisionConfig().to_dict().items() if k not in PreTrainedConfig().to_dict()}
             options = self.options("image_encoder", defaults)
             with self.named_in_errors("image_encoder"):
@@ -474,7 +473,7 @@ class _NewComponents:
         ]
 
     def options(self, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of an entry; `defaults` are all that it may hold."""
+        """Return the options of an entry; `defaults` are all that it may contain."""
         if name not in self.entries:
             if name in ("controlnet", "scheduler"):
                 return {}
@@ -529,7 +528,7 @@ def _read_entries(base: Any) -> dict[str, dict[str, Any]]:
     return entries
 
 
-# What takes the place of the base's
+# Replacements of components of the base
 
 
 def _add_controlnet(parts: _Parts, source: _Source, weights: bool) -> None:
@@ -598,7 +597,7 @@ def _empty_vision_tower(source: _Source) -> CLIPVisionModelWithProjection:
 
 
 def _vision_tower(source: _Source) -> tuple[CLIPVisionModelWithProjection, list[str]]:
-    """`load_without_mismatch`, but for the text tower that a CLIPModel has beside the vision tower: its keys."""
+    """Load a vision model, allowing the text model of a CLIPModel, and return it with the keys of the latter."""
     arguments = {**source.arguments, "variant": source.variant, "use_safetensors": True, "output_loading_info": True}
     encoder, info = CLIPVisionModelWithProjection.from_pretrained(source.path, dtype=torch.float32, **arguments)
     text_tower = [name for name in info["unexpected_keys"] if name.startswith(TEXT_TOWER)]
@@ -614,7 +613,7 @@ def _vision_tower(source: _Source) -> tuple[CLIPVisionModelWithProjection, list[
 
 
 def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
-    """Refuse a UNet that a motion UNet would not compute the same as; diffusers' `from_unet2d` drops such options."""
+    """Refuse a UNet with options that a motion UNet lacks; diffusers' `from_unet2d` ignores them."""
     config = unet2d.config
     for name, default in _defaults(UNet2DConditionModel).items():
         if name not in SPATIAL_OPTIONS and not same_option(config[name], default):
@@ -631,13 +630,13 @@ def _check_spatial_options(unet2d: UNet2DConditionModel) -> None:
 
 
 def _keys(component: object, motion: bool = False) -> list[str]:
-    """Keys of a network's weights: without its motion modules, or theirs. None of what is not a network."""
+    """Return the keys of a network's weights: without motion modules, or only theirs. Other objects have none."""
     keys = component.state_dict() if isinstance(component, nn.Module) else ()
     return [key for key in keys if (".motion_modules." in key) == motion]
 
 
 def _defaults(model_class: type, names: Collection[str] | None = None) -> dict[str, Any]:
-    """Defaults of a constructor's options: all, or some."""
+    """Return the defaults of a constructor's options: all, or some."""
     parameters = dict(inspect.signature(model_class).parameters)
     return {name: parameters[name].default for name in (parameters if names is None else names)}
 
@@ -654,7 +653,7 @@ def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
 
 
 def _start_with_equal_query_and_key(unet: UNet2DConditionModel, gain: object) -> None:
-    """Spatial self-attention whose tokens attend to those that look alike, from the first step on."""
+    """Initialize spatial self-attention so that tokens attend to similar tokens from the first step on."""
     checks.number("self_attention_gain", gain, 0)
     if gain == 0:
         return

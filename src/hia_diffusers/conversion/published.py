@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Published checkpoints by name: where their files are, what they may be used for, and how they become a pipeline."""
+"""Published checkpoints by name: their files, their license, their purpose, and their converters."""
 
 import importlib
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """The files of one repository on the Hub that a converter reads.
+    """Files of one repository on the Hub that a converter reads.
 
     Args:
         repo_id (`str`):
             The repository.
         sizes (`Mapping[str, float]`):
-            The files by their path in the repository, and their sizes in bytes, rounded as listings round them.
+            Paths of the files in the repository, and their sizes in bytes, rounded as in listings.
         folder (`str`, *optional*, defaults to `""`):
-            The folder in the repository that the converter is given.
+            Folder in the repository that is passed to the converter.
     """
 
     repo_id: str
@@ -33,22 +33,21 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A checkpoint that others have published.
+    """A published checkpoint of another project.
 
     Args:
         title (`str`):
-            Its name in sentences.
+            Its name in text.
         converter (`str`):
-            Module of `hia_diffusers.conversion` and function in it, such as
-            `"magic_animate.convert_magic_animate"`.
+            Module of `hia_diffusers.conversion` and function in it, such as `"magic_animate.convert_magic_animate"`.
         sources (`Mapping[str, HubFiles]`):
             Arguments of the converter, and the files that each reads. `"weights"` is the checkpoint's own repository.
         license (`str`):
-            The license of the weights, and of those that they were trained from.
+            License of the weights, and of those that they were trained from.
         purpose (`str`):
-            What the checkpoint is good at.
+            What the checkpoint is suitable for.
         missing (`str`, *optional*):
-            What the result lacks before it can animate. It is a starting point for training then.
+            Why the result cannot animate without training. It is then a starting point for training.
     """
 
     title: str
@@ -60,15 +59,16 @@ class PublishedCheckpoint:
 
     @property
     def download_size(self) -> float:
-        """Bytes of all files, rounded as listings round them."""
+        """Size of all files in bytes, rounded as in listings."""
         return sum(sum(files.sizes.values()) for files in self.sources.values())
 
     def convert(self, folders: Mapping[str, Path], **options: Any) -> "Conversion":
-        """Convert files.
+        """Convert downloaded files.
 
         Args:
             folders (`Mapping[str, Path]`):
-                Those of the converter's arguments, as [`~hub_downloads.download_checkpoint`] returns them.
+                Folders by the names of the converter's arguments, as [`~hub_downloads.download_checkpoint`] returns
+                them.
             options:
                 Other options of the converter, such as `dtype`.
         """
@@ -81,7 +81,7 @@ GB, MB, KB = 1e9, 1e6, 1e3
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
-# Only the configuration is read where the weights of a UNet come from elsewhere.
+# Only the configuration is read if the weights of a UNet come from another source.
 UNET_CONFIG = HubFiles(STABLE_DIFFUSION, {"unet/config.json": 1 * KB})
 TEXT_TO_IMAGE = HubFiles(
     STABLE_DIFFUSION,
@@ -108,7 +108,7 @@ IMAGE_ENCODER = HubFiles(
 
 
 def _moore_sources(repo_id: str, sizes: Mapping[str, float], folder: str = "") -> dict[str, HubFiles]:
-    """The files of a project with Moore-AnimateAnyone's layout, and the parts that they need."""
+    """Return the files of a project with Moore-AnimateAnyone's layout, and of the parts that it needs."""
     prefix = f"{folder}/" if folder else ""
     weights = HubFiles(repo_id, {f"{prefix}{name}.pth": size for name, size in sizes.items()}, folder)
     return {"weights": weights, "base": UNET_CONFIG, "image_encoder": IMAGE_ENCODER, "vae": VAE}
@@ -189,14 +189,14 @@ PUBLISHED = {
 
 
 def published_checkpoint(name: str) -> PublishedCheckpoint:
-    """A checkpoint of `PUBLISHED`.
+    """Return a checkpoint of `PUBLISHED`.
 
     Args:
         name (`str`):
-            Its name there.
+            Its name.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no checkpoint of that name.
     """
     if name not in PUBLISHED:
         raise ValueError(f"`name` must be one of {', '.join(PUBLISHED)}, got {name!r}.")
@@ -204,14 +204,14 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
 
 
 def check_can_animate(name: str) -> None:
-    """Refuse a checkpoint that is a start for training only.
+    """Refuse a checkpoint that needs training before it can animate.
 
     Args:
         name (`str`):
             Its name in `PUBLISHED`.
 
     Raises:
-        ValueError: If there is none of that name, or it is one.
+        ValueError: If it needs training, or there is no checkpoint of that name.
     """
     if (missing := published_checkpoint(name).missing) is not None:
         raise ValueError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whose layout local weights have, by the names of files and of keys; no tensor is read."""
+"""Recognition of the layout of local weights from the names of files and keys, without reading tensors."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ..state_dicts import WRAPPED_KEY, WRAPPERS
 
 
-# Title of a layout, and the source of `hia-diffusers convert` that reads it.
+# Title of a layout, and its source in `hia-diffusers convert`.
 MOORE = ("Moore-AnimateAnyone, which MusePose and DynamicPose share", "moore-animate-anyone")
 CHAMP = ("Champ", "champ")
 MAGIC_ANIMATE = ("MagicAnimate", "magic-animate")
@@ -23,11 +23,11 @@ CONTROLNET = ("a ControlNet in a single file", "controlnet")
 
 
 def recognize_layout(path: str | os.PathLike) -> str | None:
-    """A sentence that says whose layout a file or folder has and how to convert it.
+    """Return a sentence that names the layout of a file or folder and explains how to convert it.
 
     Args:
         path (`str` or `os.PathLike`):
-            A local file or folder that is no pipeline of diffusers.
+            A local file or folder that is not a pipeline of diffusers.
 
     Returns:
         `str` or `None`: `None` if no known layout is recognized.
@@ -40,7 +40,7 @@ def recognize_layout(path: str | os.PathLike) -> str | None:
 
 
 def why_no_pipeline(path: str | os.PathLike) -> str:
-    """What stands where the folder of a pipeline is wanted: whose layout it has, or that it has none.
+    """Explain why a path is not the folder of a pipeline.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -53,7 +53,7 @@ def why_no_pipeline(path: str | os.PathLike) -> str:
 def _folder_layout(folder: Path) -> tuple[str, str] | None:
     if (folder / "densepose_controlnet").is_dir() and (folder / "appearance_encoder").is_dir():
         return MAGIC_ANIMATE
-    # Also as scripts of training write them: denoising_unet-30000.pth.
+    # Training scripts add the step: denoising_unet-30000.pth.
     if not any(folder.glob("denoising_unet*.pth")) or not any(folder.glob("reference_unet*.pth")):
         return None
     return CHAMP if any(folder.glob("guidance_encoder_*.pth")) else MOORE
@@ -70,7 +70,7 @@ def _file_layout(keys: list[str]) -> tuple[str, str] | None:
 
 
 def _keys(path: Path) -> list[str]:
-    """The keys of a state dict; none if the file is not one, or is damaged."""
+    """Return the keys of a state dict; none if the file is not one, or is damaged."""
     try:
         if path.suffix.lower() == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""ControlNets of Stable Diffusion 1.5, such as that of OpenPose, as HIA's, which has more input channels."""
+"""Conversion of ControlNets of Stable Diffusion 1.5, such as that of OpenPose, which have fewer input channels."""
 
 import os
 from collections.abc import Collection
@@ -31,27 +31,28 @@ def convert_controlnet(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Convert a ControlNet, and widen it by input channels of zero weight, which leave what it computes unchanged.
+    """Convert a ControlNet, and extend it by input channels of zero weight, which leave its output unchanged.
 
     Args:
         weights (`str` or `os.PathLike`):
-            Folder of a `ControlNetModel` in the layout of diffusers, or a single file in that of the original, such as
+            Folder of a `ControlNetModel` in the layout of diffusers, or a single file in the original layout, such as
             `control_v11p_sd15_openpose.pth`.
         conditioning_channels (`int`, *optional*, defaults to 6):
-            Input channels of the result, at least those of the source.
+            Input channels of the result, at least as many as the source has.
         config (`str` or `os.PathLike`, *optional*, defaults to `"lllyasviel/control_v11p_sd15_openpose"`):
             For a single file: local folder or Hub id of a `ControlNetModel` with the same configuration.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the source that may be left, and keys of the ControlNet that may be missing and are new then.
+            Keys of the source that may be unused, and keys of the ControlNet that may be missing; these are
+            initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of an [`HIAControlNetModel`].
+        [`Conversion`]: The [`HIAControlNetModel`].
 
     Raises:
-        FileNotFoundError: If there is nothing at `weights`, or a part is missing.
-        ValueError: If a file cannot be read, keys are left or missing, or there are to be less channels than before.
+        FileNotFoundError: If `weights` does not exist, or a part is missing.
+        ValueError: If a file cannot be read, keys are unused or missing, or the source has more channels than that.
     """
     if type(conditioning_channels) is not int or not 1 <= conditioning_channels <= MAX_CHANNELS:
         raise ValueError(

@@ -9,11 +9,11 @@ import torch
 
 
 def read_described_config(component: str, model_class: Any, config: str, **kwargs: Any) -> Any:
-    """The configuration of what is in a single file, which does not say it itself.
+    """Read the configuration of a component in a single file, which does not contain it.
 
     Args:
         component (`str`):
-            Its name, for errors.
+            Name of the component in error messages.
         model_class (`type`):
             A class of diffusers.
         config (`str`):
@@ -42,32 +42,33 @@ def load_from_single_file(
     dtype: torch.dtype,
     **kwargs: Any,
 ) -> Any:
-    """A component by diffusers' `from_single_file`, with no key left or missing, about which that is silent.
+    """Load a component with diffusers' `from_single_file`, and refuse unused or missing keys, which it ignores.
 
     Args:
         component (`str`):
-            Its name, for errors.
+            Name of the component in error messages.
         model_class (`type`):
             A model class of diffusers.
         path (`Path`):
-            The file, for errors.
+            The file, for error messages.
         tensors (`dict[str, torch.Tensor]`):
-            Of the component alone, under the keys of the file.
+            Tensors of this component, under the keys of the file.
         config (`str`):
             Local folder or Hub id with the component's configuration.
         dtype (`torch.dtype`):
-            Of the weights.
+            Dtype of the weights.
         kwargs:
             Options of `load_config`, such as `subfolder`.
 
     Raises:
-        ValueError: If the tensors are not those that the configuration describes.
+        ValueError: If the tensors do not match the configuration.
     """
     with torch.device("meta"):
         described = read_described_config(component, model_class, config, **kwargs)
         expected = model_class.from_config(described).state_dict()
     try:
-        # A copy, as diffusers takes keys out of the dictionary. It renames them one to one, so their number tells.
+        # A copy, because diffusers removes keys from the dictionary. It renames them one to one, so comparing their
+        # number suffices.
         model = model_class.from_single_file(dict(tensors), config=config, torch_dtype=dtype, **kwargs)
         fits = len(tensors) == len(expected) and not any(tensor.is_meta for tensor in model.state_dict().values())
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

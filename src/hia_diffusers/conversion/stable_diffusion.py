@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stable Diffusion 1.5, in the layout of diffusers or in a single file, as a whole and part by part."""
+"""Conversion of Stable Diffusion 1.5, in the layout of diffusers or in a single file, as a whole or in parts."""
 
 import os
 from collections.abc import Collection
@@ -24,7 +24,7 @@ from .weight_files import as_folder, find_file, find_weights, read_config
 LATENT_CHANNELS = 4
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
-# Autoencoders from before diffusers 0.18 have other names in their attention.
+# Autoencoders saved before diffusers 0.18 have other names in their attention.
 VAE_TABLE = KeyTable(
     renames=(
         (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
@@ -34,7 +34,7 @@ VAE_TABLE = KeyTable(
     )
 )
 
-# transformers has changed whether its text encoder has a prefix, and no longer saves the numbers of positions.
+# The text encoder's prefix depends on the version of transformers, which no longer saves the indices of positions.
 TEXT_PREFIX = r"^(cond_stage_model\.transformer\.)?(text_model\.)?"
 TEXT_UNUSED = (r"\.position_ids$",)
 TEXT_TABLES = {
@@ -42,7 +42,7 @@ TEXT_TABLES = {
     False: KeyTable(renames=((TEXT_PREFIX, ""),), unused=TEXT_UNUSED),
 }
 
-# Of a single file: where each component is, and what belongs to none.
+# The prefixes of each component in a single file, and of keys that belong to none.
 SINGLE_FILE_PREFIXES = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
@@ -59,13 +59,13 @@ SINGLE_FILE_UNUSED = KeyTable(
 
 
 def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionModel:
-    """A motion UNet without weights, on the meta device, for those of Stable Diffusion and of motion modules.
+    """Create a motion UNet without weights, on the meta device, for those of Stable Diffusion and motion modules.
 
     Args:
         config (`dict[str, Any]`):
-            Of a `UNet2DConditionModel`.
+            Configuration of a `UNet2DConditionModel`.
         options:
-            Those of [`HIAUNetMotionModel`] that the other does not have.
+            Options of [`HIAUNetMotionModel`] that a `UNet2DConditionModel` does not have.
     """
     with torch.device("meta"):
         unet = HIAUNetMotionModel.from_unet2d(UNet2DConditionModel.from_config(config), load_weights=False)
@@ -73,18 +73,18 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
 
 
 def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
-    """Refuse a UNet that does more than denoise latents.
+    """Refuse a UNet whose input is more than latents.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to it, for errors.
+            Name of the argument for it, for error messages.
         path (`Path`):
-            Where it is.
+            Its path.
         channels (`int`):
-            Those of its input.
+            Number of its input channels.
 
     Raises:
-        ValueError: If they are not the four of latents.
+        ValueError: If it does not have the four channels of latents.
     """
     if channels != LATENT_CHANNELS:
         kind = {9: ", as one for inpainting has", 8: ", as one for editing has"}.get(channels, "")
@@ -95,13 +95,13 @@ def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
 
 
 def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
-    """Name of the argument that leads to the autoencoder, and its folder: the first two arguments of [`load_vae`].
+    """Return the argument for the autoencoder and its folder, which are the first two arguments of [`load_vae`].
 
     Args:
         base (`Path`):
-            Folder of Stable Diffusion 1.5 in the layout of diffusers, whose autoencoder is taken if there is no other.
+            Folder of Stable Diffusion 1.5 in the layout of diffusers, whose autoencoder is used if no other is given.
         vae (`str` or `os.PathLike`, *optional*):
-            Folder of another.
+            Folder of another autoencoder.
 
     Raises:
         FileNotFoundError: If it has no weights.
@@ -114,15 +114,15 @@ def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
 def load_vae(
     argument: str, folder: Path, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[AutoencoderKL, list[ComponentKeys]]:
-    """An autoencoder in the layout of diffusers.
+    """Load an autoencoder in the layout of diffusers.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to it, for errors.
+            Name of the argument for it, for error messages.
         folder (`Path`):
-            Its own.
+            Its folder.
         allow, dtype:
-            As for [`fill`].
+            As in [`fill`].
     """
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(read_config(argument, folder))
@@ -131,11 +131,11 @@ def load_vae(
 
 
 def check_text_encoder(argument: str, folder: Path) -> None:
-    """Whether the files of a text encoder are there.
+    """Check that the files of a text encoder exist.
 
     Args:
         argument, folder:
-            As for [`load_text_encoder`].
+            As in [`load_text_encoder`].
 
     Raises:
         FileNotFoundError: If one is missing.
@@ -147,15 +147,15 @@ def check_text_encoder(argument: str, folder: Path) -> None:
 def load_text_encoder(
     argument: str, folder: Path, allow: Collection[str], dtype: torch.dtype
 ) -> tuple[CLIPTextModel, CLIPTokenizer, list[ComponentKeys]]:
-    """The text encoder and the tokenizer of a pipeline in the layout of diffusers.
+    """Load the text encoder and the tokenizer of a pipeline in the layout of diffusers.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to it, for errors.
+            Name of the argument for it, for error messages.
         folder (`Path`):
-            The pipeline's.
+            Folder of the pipeline.
         allow, dtype:
-            As for [`fill`].
+            As in [`fill`].
     """
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     config = CLIPTextConfig.from_pretrained(folder / "text_encoder")
@@ -178,25 +178,25 @@ def convert_stable_diffusion(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Bring Stable Diffusion 1.5 into safetensors in the layout of diffusers, all keys accounted for.
+    """Convert Stable Diffusion 1.5 to safetensors in the layout of diffusers, with all keys accounted for.
 
     Args:
         weights (`str` or `os.PathLike`):
-            Folder of a pipeline in the layout of diffusers, or a single file in that of the original. Where a file has
-            averaged weights (`model_ema.`) beside the others, the others are taken, as diffusers does.
+            Folder of a pipeline in the layout of diffusers, or a single file in the original layout. If a file
+            contains both averaged weights (`model_ema.`) and others, the others are used, as in diffusers.
         config (`str` or `os.PathLike`, *optional*, defaults to `"stable-diffusion-v1-5/stable-diffusion-v1-5"`):
             For a single file: local folder or Hub id of a pipeline with the same configurations.
         allow (`Collection[str]`, *optional*, defaults to `()`):
-            Keys of the source that may be left, and keys of a component that may be missing and are new then.
+            Keys of the source that may be unused, and keys of a component that may be missing; these are initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Of the weights.
+            Dtype of the weights.
 
     Returns:
-        [`Conversion`]: Of a `StableDiffusionPipeline` without safety checker, which training starts from.
+        [`Conversion`]: The `StableDiffusionPipeline`, without safety checker, from which training can start.
 
     Raises:
-        FileNotFoundError: If there is nothing at `weights`, or a part is missing.
-        ValueError: If a file cannot be read, or keys are left or missing.
+        FileNotFoundError: If `weights` does not exist, or a part is missing.
+        ValueError: If a file cannot be read, or keys are unused or missing.
     """
     if Path(checks.path("weights", weights)).is_file():
         components, rows = _from_single_file(Path(weights), str(config), allow, dtype)

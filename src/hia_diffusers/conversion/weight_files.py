@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files of published components, found and refused in one sentence."""
+"""Finding and checking the files of published components, with error messages of one sentence."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-# What diffusers and transformers call the weights of a component, in the order in which they are looked for.
+# Names that diffusers and transformers give to the weights of a component, in order of preference.
 WEIGHT_FILES = tuple(
     f"{stem}{variant}.{suffix}"
     for variant in ("", ".fp16")
@@ -22,11 +22,11 @@ SHOWN_FILES = 5
 
 
 def as_folder(argument: str, path: str | os.PathLike) -> Path:
-    """The folder that an argument leads to.
+    """Return the folder given by an argument.
 
     Args:
         argument (`str`):
-            Its name, for errors.
+            Name of the argument in error messages.
         path (`str` or `os.PathLike`):
             Its value.
 
@@ -42,17 +42,18 @@ def as_folder(argument: str, path: str | os.PathLike) -> Path:
 
 
 def find_file(argument: str, *candidates: Path) -> Path:
-    """The first file that is there, or the only one whose name has a number of steps, as in
-    `denoising_unet-30000.pth`.
+    """Return the first file that exists.
+
+    Otherwise, return the only one whose name contains a number of steps, as in `denoising_unet-30000.pth`.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to the files, for errors.
+            Name of the argument for the files, for error messages.
         candidates (`Path`):
-            Files, the preferred one first.
+            Files, in order of preference.
 
     Raises:
-        FileNotFoundError: If there is none of them, or only several with a number.
+        FileNotFoundError: If none exists, or only several with a number.
     """
     for path in candidates:
         if path.is_file():
@@ -68,13 +69,13 @@ def find_file(argument: str, *candidates: Path) -> Path:
 
 
 def find_weights(argument: str, folder: Path) -> Path:
-    """The weights of a component of diffusers or transformers, in float32 before those in float16.
+    """Return the file with the weights of a diffusers or transformers component, preferably in float32.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to the folder, for errors.
+            Name of the argument for the folder, for error messages.
         folder (`Path`):
-            The component's.
+            Folder of the component.
 
     Raises:
         FileNotFoundError: If it has no `config.json`, or none of `WEIGHT_FILES`.
@@ -84,17 +85,17 @@ def find_weights(argument: str, folder: Path) -> Path:
 
 
 def read_config(argument: str, folder: Path) -> dict[str, Any]:
-    """The configuration of a component.
+    """Read the configuration of a component.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to the folder, for errors.
+            Name of the argument for the folder, for error messages.
         folder (`Path`):
-            The component's.
+            Folder of the component.
 
     Raises:
         FileNotFoundError: If it has no `config.json`.
-        ValueError: If that cannot be read.
+        ValueError: If it cannot be read.
     """
     path = find_file(argument, folder / "config.json")
     try:

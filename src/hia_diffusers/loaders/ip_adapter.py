@@ -233,8 +233,7 @@ def prepare_ip_adapter_embeds(
     batch_size: int,
     do_classifier_free_guidance: bool,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the embeddings for the UNet: a list over adapters for the conditional branch, and for the unconditional
-    one.
+    """Return the embeddings for the UNet: one list over adapters per branch, the conditional branch first.
 
     Both are empty without IP-Adapters. The arguments are those of [`check_ip_adapter_inputs`].
     """
@@ -391,9 +390,7 @@ def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
 
 
 def _check_loaded(unet: Any) -> None:
-    """Raise an error for an adapter whose projection is incomplete or has another width than the encoder hidden
-    states.
-    """
+    """Raise an error for an adapter whose projection is incomplete or has the wrong width."""
     for layer in _layers(unet):
         norm = layer.norm_out if hasattr(layer, "norm_out") else layer.norm
         if norm.normalized_shape[0] != unet.config.cross_attention_dim:

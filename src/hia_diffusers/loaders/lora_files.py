@@ -80,6 +80,7 @@ class LoraLayer:
 
     @property
     def rank(self) -> int:
+        """Rank of the factors."""
         return self.down.shape[0]
 
 
@@ -143,7 +144,7 @@ def read_lora(source: Any, weight_name: str | None = None, subfolder: str | None
             metadata = _peft_options(source, options)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # what libraries raise on files that are damaged has many classes
+    except Exception as error:  # libraries raise errors of many classes on damaged files
         raise ValueError(f"`{SOURCE}`: {source} cannot be read ({' '.join(str(error).split())}).") from error
     return LoraFile(dict(weights), metadata or {})
 
@@ -351,7 +352,7 @@ def _checked_layer(
 
 
 def _alpha_of_options(component: str, name: str, rank: int, options: Mapping[str, Any]) -> float:
-    """Return the alpha of a module by PEFT's configuration; its rank, which is a scale of one, if there is none."""
+    """Return the alpha of a module in PEFT's configuration; by default its rank, which means a scale of one."""
     options = {key.removeprefix(f"{component}."): value for key, value in options.items()}
     for option in ("use_dora", "lora_bias", "modules_to_save"):
         if options.get(option):

@@ -48,7 +48,8 @@ def context_batch_size_within(
         `int`: At least 1.
 
     Raises:
-        ValueError: If one window does not fit, with the memory that it needs, or an argument is out of range.
+        ValueError: If one window does not fit (the message states the memory that it needs), or an argument is out of
+            range.
         TypeError: If an argument is not a number.
 
     Example:

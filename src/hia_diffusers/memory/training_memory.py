@@ -67,7 +67,7 @@ class TrainingSetup:
             pixels; whole images if empty.
 
     Raises:
-        ValueError: If a value is none of those above.
+        ValueError: If an option has another value.
     """
 
     parts: Collection[str]
