@@ -22,7 +22,7 @@ def make_parser():
     add = parser.add_argument
     add("--image", type=Path, required=True, help="image of the person")
     add("--driving", type=Path, required=True, help="the motion: a video, keypoints or a pose video")
-    add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
+    add("--output", type=Path, required=True, help="file or folder to write; an existing one is replaced")
     add_model_options(parser)
     add_sampling_options(parser)
     return parser

@@ -108,6 +108,13 @@ def sound_end(path: Path) -> float:
         return float((stream.start_time + stream.duration) * stream.time_base)
 
 
+def last_sound(path: Path) -> float:
+    """When the last packet of sound ends, in seconds; WebM files state no duration of the stream."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+        return float((packets[-1].pts + packets[-1].duration) * packets[-1].time_base)
+
+
 def sound_codec(path: Path) -> str | None:
     """What the sound is encoded with; `None` where there is none."""
     with av.open(str(path)) as container:

@@ -1,9 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, whatever their names, and their hashes."""
+"""Files and folders that are there whole or not at all, whatever their names, and hashes of files."""
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +17,13 @@ UNFINISHED = ".hia-*.tmp"
 
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file that gets its name only when it is complete. An existing file is replaced atomically, or unchanged.
+    """Write a file or a folder that gets its name only when it is complete.
+
+    An existing file is replaced atomically, or unchanged.
 
     Args:
         path (`str` or `os.PathLike`):
-            The file, in a folder that exists.
+            The file or folder, in a folder that exists.
 
     Returns:
         A context manager for the temporary `Path` to write to.
@@ -28,9 +31,27 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     partial = _unfinished(Path(path))
     try:
         yield partial
-        os.replace(partial, path)
+        rename(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def rename(source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Give a file or a folder another name, in place of one of the same kind that has it.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            The file or folder.
+        path (`str` or `os.PathLike`):
+            The new name, on the same file system.
+    """
+    if not Path(source).is_dir() or not Path(path).is_dir():
+        os.replace(source, path)
+        return
+    previous = _unfinished(Path(path))  # a folder cannot be replaced by another in one step
+    os.rename(path, previous)
+    os.rename(source, path)
+    _remove(previous)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -58,18 +79,36 @@ def check_writable(path: str | os.PathLike) -> None:
         OSError: If nothing can be written there, or the name is not valid.
         ValueError: If it is a folder or a device.
     """
+    mode = _mode_where_writable(Path(path))
+    if mode is not None and not stat.S_ISREG(mode):
+        raise ValueError(f"{str(path)!r} is not a file that can be replaced.")
+
+
+def check_folder_writable(path: str | os.PathLike, replaceable: str) -> None:
+    """Check in advance whether a folder can be written, by writing to the folder that it is in.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The folder.
+        replaceable (`str`):
+            Pattern of the names in a folder that may be replaced, for `Path.match`.
+
+    Raises:
+        FileNotFoundError: If the folder that it is in does not exist.
+        OSError: If nothing can be written there, or the name is not valid.
+        ValueError: If it is a file, or a folder with other content.
+    """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
-    partial = _unfinished(path)
-    try:
-        partial.touch(exist_ok=False)
-        partial.unlink()
-        with suppress(FileNotFoundError):  # any other error means an invalid name
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise ValueError(f"{str(path)!r} is not a file that can be replaced.")
-    except OSError as error:
-        raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
+    if path.name in ("", ".."):
+        raise ValueError(f"{str(path)!r} is not the name of a new folder.")
+    mode = _mode_where_writable(path)
+    if mode is None:
+        return
+    if path.is_symlink() or not stat.S_ISDIR(mode):
+        raise ValueError(f"{str(path)!r} is not a folder that can be replaced.")
+    others = sorted(entry.name for entry in path.iterdir() if not entry.match(replaceable))
+    if others:
+        raise ValueError(f"{str(path)!r} is a folder with other content, such as {others[0]!r}; name a new one.")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -83,6 +122,28 @@ def sha256_of(path: str | os.PathLike) -> str:
 
     with open(path, "rb") as file:
         return sha_fileobj(file).hex()
+
+
+def _mode_where_writable(path: Path) -> int | None:
+    """Return the mode of what has this name, or `None`, after writing another file beside it."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    partial = _unfinished(path)
+    try:
+        partial.touch(exist_ok=False)
+        partial.unlink()
+        with suppress(FileNotFoundError):  # any other error means an invalid name
+            return os.stat(path).st_mode
+    except OSError as error:
+        raise OSError(error.errno, f"{str(path)!r} cannot be written: {error.strerror}") from error
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> Path:

@@ -175,15 +175,16 @@ def test_memory_does_not_grow_with_the_pixels_of_the_driving(dance, person, tmp_
 
 
 @pytest.mark.parametrize(
-    ("sound", "codec"), [(True, "aac"), (False, None), ("other.mkv", "flac"), ("silent.mkv", None)]
+    ("sound", "end"), [(True, NUM_FRAMES / FPS), (False, None), ("other.mkv", 0.1), ("silent.mkv", None)]
 )
-def test_whose_sound(animator, dance, person, tmp_path, sound, codec):
-    write_clip(tmp_path / "other.mkv", "flac")
+def test_whose_sound(animator, dance, person, tmp_path, sound, end):
+    write_clip(tmp_path / "other.mkv", "flac", seconds=0.1)
     write_clip(tmp_path / "silent.mkv", None)
     sound = tmp_path / sound if isinstance(sound, str) else sound
     condition = animator.condition(keypoints_of(BOXES), 64, 48)
     animator(person, dance, tmp_path / "out.mp4", sound, condition=condition, **steps())
-    assert sound_codec(tmp_path / "out.mp4") == codec
+    assert sound_codec(tmp_path / "out.mp4") == (None if end is None else "aac")
+    assert end is None or sound_end(tmp_path / "out.mp4") == pytest.approx(end, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["still.png", "moving.gif", "moving.webp"])
@@ -281,7 +282,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
     [
         ({"guidence_scale": 2.0}, TypeError, "`guidence_scale` is an argument of neither HIAAnimator nor"),
         ({"output_type": "np"}, TypeError, "`output_type`"),
-        ({"output": "out.gif"}, ValueError, "must end in '.mp4'"),
+        ({"output": "out.avi"}, ValueError, "must end in .mp4, .webm, .gif or .webp, or be a folder"),
         ({"output": "missing/out.mp4"}, FileNotFoundError, "no folder 'missing'"),
         ({"height": 65}, ValueError, "`height` must be a multiple of 8 from 8 to 16384, got 65"),
         ({"image": 3}, TypeError, "`image` must be a path, a PIL image, .* got int"),

@@ -12,6 +12,7 @@ from forked_python import run
 from hub_server import HubServer
 from onnx_models import draw_people, points_in, write_models
 from PIL import Image
+from sounding_videos import write_clip
 
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.animation.driving import Driving
@@ -158,6 +159,19 @@ def test_pose_video_to_video(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "The driving's 46x62 is rounded to 48x64." in printed
     assert "The image's 48x80 is fitted into 48x64 with bars in its border colour." in printed
+
+
+@pytest.mark.parametrize("name", ["out.GIF", "frames/"])
+def test_an_animated_image_or_a_folder_says_that_it_is_without_sound(tmp_path, capsys, caplog, name):
+    sounding = write_clip(tmp_path / "sounding.mkv", frames=read_video("poses.mp4").frames, seconds=0.5)
+    animate.main(call(driving=str(sounding), output=f"{tmp_path}/{name}", num_inference_steps="1", device="cpu"))
+    printed = capsys.readouterr().out
+    assert f"{name} is without the sound of {sounding}: only .mp4 and .webm files have sound." in printed
+    assert f"{name}: 5 frames of 48x64 at 30 frames per second." in printed
+    if name == "frames/":
+        assert len(list((tmp_path / name).glob("frame_*.png"))) == 5
+    else:
+        assert read_video(tmp_path / name).frames.shape[1:] == (64, 48, 3)
 
 
 def test_the_seed_decides_the_frames(tmp_path):
@@ -354,7 +368,8 @@ BAD_CALLS = [
     ({"dtype": "int8"}, "--dtype", "int8"),
     ({"device": "warp"}, "--device", "warp"),
     ({"device": "meta"}, "--device", "meta"),
-    ({"output": "out.gif"}, "--output", "out.gif"),
+    ({"output": "out.avi"}, "--output: must end in .mp4, .webm, .gif or .webp, or be a folder", "out.avi"),
+    ({"output": "."}, "--output", "not the name of a new folder"),
     ({"output": "missing/out.mp4"}, "--output", "missing"),
     ({"output": "image.png/out.mp4"}, "--output", "image.png"),
     ({"output": "folder.mp4"}, "--output", "folder.mp4"),

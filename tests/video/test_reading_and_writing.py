@@ -430,8 +430,8 @@ def test_writing_replaces_a_file(tmp_path):
     assert len(read_video(tmp_path / "clip.mp4").frames) == 3
     with pytest.raises(FileNotFoundError, match="no folder .*missing"):
         write_video(tmp_path / "missing" / "clip.mp4", moving_square(3), fps=24)
-    with pytest.raises(ValueError, match="`path` must end in '.mp4', got .*clip.gif"):
-        write_video(tmp_path / "clip.gif", moving_square(3), fps=24)
+    with pytest.raises(ValueError, match="`path` must end in .mp4, .webm, .gif or .webp, or be a folder.*clip.avi"):
+        write_video(tmp_path / "clip.avi", moving_square(3), fps=24)
 
 
 def test_colours_come_back_without_a_bias(tmp_path):

@@ -370,8 +370,9 @@ class HIAAnimator:
             animation ([`HIAAnimation`]):
                 The result of `prepare`.
             output (`str` or `os.PathLike`, *optional*):
-                A `.mp4` file to which each frame is written as it is decoded, instead of keeping the frames; an
-                existing one is replaced.
+                An `.mp4`, `.webm`, `.gif` or `.webp` file, or a folder, to which each frame is written as it is
+                decoded, instead of keeping the frames; an existing one is replaced. After an error or Ctrl-C, the
+                frames until then are kept: see [`~video.writing.write_video`].
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
                 As for [`HIAAnimation.save`].
             kwargs:
@@ -388,13 +389,12 @@ class HIAAnimator:
         """
         self._pipe_for(output, kwargs)
         if output is not None:
-            check_frame_rate(animation.fps)
-            check_output(output, animation.condition.height, animation.condition.width)
-        audio = None if output is None else animation.sound_file(sound)
+            check_output(output, animation.condition.height, animation.condition.width, animation.fps)
+        audio = {} if output is None else animation.sound_arguments(output, sound)
         frames = self.stream(animation, **kwargs)
         if output is None:
             return replace(animation, frames=list(frames))
-        write_video(output, frames, animation.fps, audio_from=audio, comment=COMMENT)
+        write_video(output, frames, animation.fps, comment=COMMENT, keep_unfinished=True, **audio)
         return animation
 
     def stream(self, animation: HIAAnimation, **kwargs: Any) -> Iterator[PIL.Image.Image]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An animation with the result of every step. Axes: F frames."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition
 from ..video.sound import has_sound
-from ..video.writing import write_video
+from ..video.writing import WITH_SOUND, output_kind, write_video
 from .driving import Driving
 
 
 # In the metadata of every result. The word in brackets is the IPTC term for media created by a trained model.
 COMMENT = "AI-generated with hia-diffusers (trainedAlgorithmicMedia)"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -58,20 +61,22 @@ class HIAAnimation:
     frames: Sequence[Any] | None = None
 
     def save(self, path: str | os.PathLike, sound: bool | str | os.PathLike = True) -> None:
-        """Write the frames to an MP4 file, with a comment in its metadata that discloses that they are generated.
+        """Write the frames to a file or a folder, with a comment that discloses that they are generated.
 
         Args:
             path (`str` or `os.PathLike`):
-                The `.mp4` file; an existing one is replaced.
+                An `.mp4`, `.webm`, `.gif` or `.webp` file, or a folder, as for [`~video.writing.write_video`]; an
+                existing one is replaced.
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
-                Whether to add the sound of the driving clip, if it has any, or another file whose sound to add.
+                Whether to add the sound of the driving clip, if it has any, or another file whose sound to add. Only
+                `.mp4` and `.webm` files have sound.
 
         Raises:
             FileNotFoundError, OSError, ValueError: As [`~video.writing.write_video`], or there are no frames.
         """
         if self.frames is None:
             raise ValueError("`frames` is None: the frames were not generated, or written to a file instead.")
-        write_video(path, self.frames, self.fps, audio_from=self.sound_file(sound), comment=COMMENT)
+        write_video(path, self.frames, self.fps, comment=COMMENT, **self.sound_arguments(path, sound))
 
     def preview(self) -> list[PIL.Image.Image]:
         """Image, condition and, if they are there, frames side by side.
@@ -84,10 +89,12 @@ class HIAAnimation:
             columns.append(list(self.frames))
         return [PIL.Image.fromarray(np.hstack(row)) for row in zip(*columns, strict=True)]
 
-    def sound_file(self, sound: bool | str | os.PathLike = True) -> str | os.PathLike | None:
-        """Return the file of the result's sound, after checking that it is readable; `None` without sound.
+    def sound_arguments(self, output: str | os.PathLike, sound: bool | str | os.PathLike = True) -> dict[str, Any]:
+        """Return the arguments of [`~video.writing.write_video`] for the sound, after checking that it is readable.
 
         Args:
+            output (`str` or `os.PathLike`):
+                The file or folder to write.
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
                 As for [`~HIAAnimation.save`].
 
@@ -97,4 +104,10 @@ class HIAAnimation:
         file: Any = self.driving.sound if sound is True else None
         if not isinstance(sound, (bool, np.bool_)):
             file = checks.path("sound", sound)
-        return file if file is not None and has_sound(file, len(self.condition) / self.fps) else None
+        kind = output_kind(output)
+        if kind in WITH_SOUND:
+            seconds = len(self.condition) / self.fps
+            return {"audio_from": file if file is not None and has_sound(file, seconds, container=kind) else None}
+        if file is not None and has_sound(file, 0):
+            logger.warning("%s is without the sound of %s: only .mp4 and .webm files have sound.", output, file)
+        return {"audio_from": None}

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import check_writable
 from .arguments import (
     DETECTOR_DEVICE_HELP,
     Flag,
@@ -44,7 +43,14 @@ DRIVING_HELP = (
 DRIVING_FPS_HELP = "frames per second of a pose file that does not state them"
 DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image that the points of a pose file lie in, if it does not state it"
 DRIVING_TYPE_HELP = "what --driving is; auto decides by its suffix and the colours of the video, and prints it"
-SOUND_HELP = "add the sound of --driving, cut to the length of the result (default: yes, if it has any)"
+OUTPUT_HELP = (
+    "what to write: an .mp4, .webm, .gif or .webp file, or a folder of .png files, whose name has no suffix or ends "
+    "in /; an existing one is replaced"
+)
+SOUND_HELP = (
+    "add the sound of --driving, cut to the length of the result (default: yes, if it has any and --output is .mp4 or "
+    ".webm)"
+)
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
 RETARGET_HELP = (
     "give the motion the proportions and the place of the person in the image "
@@ -89,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--driving_type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
     add("--driving_fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
     add("--driving_size", type=image_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
-    add("--output", type=Path, required=True, help=".mp4 file to write; an existing one is replaced")
+    add("--output", required=True, help=OUTPUT_HELP)
     add_model_options(parser)
     add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
     add_sampling_options(parser)
@@ -109,8 +115,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def preview_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_preview.mp4")
+def preview_path(output: str) -> Path:
+    return Path(output).with_name(f"{Path(output).stem}_preview.mp4")
+
+
+def outputs(args: argparse.Namespace) -> list[str | Path]:
+    return [args.output, preview_path(args.output)] if args.preview else [args.output]
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -120,15 +130,15 @@ def check_arguments(args: argparse.Namespace) -> None:
         # By os.path, where the path is one that no file can have, too.
         if not os.path.isfile(path) and not (os.path.isdir(path) and option == "--driving"):
             raise ValueError(f"{option}: there is no file {str(path)!r}")
-    if args.output.suffix.lower() != ".mp4":
-        raise ValueError(f"--output: must end in .mp4, got {str(args.output)!r}")
-    for path in [args.output, preview_path(args.output)] if args.preview else [args.output]:
-        try:
-            check_writable(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--output: {error}") from error
-        if path.resolve() in [given.resolve() for given in inputs.values()]:
-            raise ValueError(f"--output: {str(path)!r} is one of the inputs")
+    from ..video.writing import check_output
+
+    try:
+        for path in outputs(args):
+            check_output(path)
+            if Path(path).resolve() in [given.resolve() for given in inputs.values()]:
+                raise ValueError(f"{str(path)!r} is one of the inputs")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--output: {str(error).removeprefix('`path` ')}") from error
 
 
 class _OptionFormatter(logging.Formatter):
@@ -192,6 +202,7 @@ def animate(args: argparse.Namespace) -> None:
     model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)
     with log_to_stdout(vars(args)):
         animator, animation = prepare(args, model_area(model))
+        sound = animation.sound_arguments(args.output, args.sound is not False)["audio_from"] is not None
 
     import torch
 
@@ -199,10 +210,9 @@ def animate(args: argparse.Namespace) -> None:
     from ..video.writing import check_output, write_video
 
     height, width = animation.condition.height, animation.condition.width
-    check_output(args.output, height, width)
+    check_output(args.output, height, width, animation.fps)
     if args.preview:
-        check_output(preview_path(args.output), height, 3 * width)
-    sound = animation.sound_file(args.sound is not False) or False
+        check_output(preview_path(args.output), height, 3 * width, animation.fps)
     if args.model is None:
         print(HIA_TINY_LIMITS)
     animator.pipe = load_pipeline(model, device, args.dtype, variant=args.variant)

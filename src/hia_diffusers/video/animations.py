@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..images import load_image
 
@@ -79,6 +79,19 @@ def animation_rate(image: Image.Image, name: str) -> float:
         return STILL_RATE
     shown = [duration if duration >= LEAST_DURATION else USUAL_DURATION for duration in durations[:-1]]
     return 1000 * len(shown) / sum(shown)
+
+
+def animation_comment(image: Image.Image) -> str | None:
+    """Return the comment in the metadata of an image, or the description in that of a WebP.
+
+    Args:
+        image (`PIL.Image.Image`):
+            From [`open_animation`].
+    """
+    comment = image.info.get("comment", image.info.get("Comment"))
+    if image.format == "WEBP" and ExifTags.Base.ImageDescription in image.getexif():
+        comment = image.getexif()[ExifTags.Base.ImageDescription].encode("latin-1")  # as Pillow decodes it
+    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment
 
 
 def _decoded(image: Image.Image, name: str) -> Iterator[Image.Image]:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from .. import checks
-from .animations import animation_frames, animation_rate, open_animation
+from .animations import animation_comment, animation_frames, animation_rate, open_animation
 from .containers import file_name, open_container
 from .display import Display
 
@@ -233,7 +233,7 @@ def read_frame_rate(path: str | os.PathLike | BinaryIO) -> float:
 
 
 def read_comment(path: str | os.PathLike) -> str | None:
-    """Return the comment in the metadata of a video file.
+    """Return the comment in the metadata of a video file, a GIF, a WebP or a PNG.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -246,8 +246,12 @@ def read_comment(path: str | os.PathLike) -> str | None:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a video.
     """
+    _check_file(path)
+    with open_animation(path) as animation:
+        if animation is not None:
+            return animation_comment(animation)
     with _opened(path) as (container, _):
-        return container.metadata.get("comment")
+        return {name.lower(): value for name, value in container.metadata.items()}.get("comment")
 
 
 def _check_file(path: str | os.PathLike | BinaryIO) -> None:

@@ -1,14 +1,16 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The sound of a video file, for an MP4 file with other frames.
+"""The sound of a video file, for an MP4 or WebM file with other frames.
 
-It is copied without re-encoding if possible. Times are in seconds since the first frame of the source file.
+It is copied without re-encoding if all players support it in the file. Times are in seconds since the first frame of
+the result.
 """
 
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,42 @@ from .animations import open_animation
 from .containers import open_container
 
 
-# MP4 files can contain other codecs, such as PCM and Vorbis, but few players support them.
-COPIED_CODECS = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
+@dataclass(frozen=True)
+class SoundEncoding:
+    """How sound is stored in a container.
 
-# Settings of AAC, if the sound cannot be copied.
+    Args:
+        codec (`str`):
+            FFmpeg's name of the codec, which is copied.
+        encoder (`str`):
+            Its encoder, for other codecs.
+        sample_format (`str`):
+            What the encoder takes.
+        frame_size (`int`):
+            Samples that it takes at a time.
+        rates (`tuple[int, ...]`):
+            Samples per second that it supports; others become 48000.
+    """
+
+    codec: str
+    encoder: str
+    sample_format: str
+    frame_size: int
+    rates: tuple[int, ...]
+
+
+# MP4 and WebM files can contain other codecs, but some players do not support them there.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-AAC_BIT_RATE = 96_000  # per channel
-AAC_FRAME_SIZE = 1024
+ENCODINGS = {
+    "mp4": SoundEncoding("aac", "aac", "fltp", 1024, AAC_RATES),
+    "webm": SoundEncoding("opus", "libopus", "s16", 960, (48000,)),
+}
+BIT_RATE = 96_000  # per channel
 
 
-def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
+def has_sound(
+    path: str | os.PathLike, seconds: float | None = None, start: float = 0.0, container: str = "mp4"
+) -> bool:
     """Return whether a file has sound.
 
     The sound is read once, so that [`~video.writing.write_video`] does not fail later.
@@ -39,24 +67,30 @@ def has_sound(path: str | os.PathLike, seconds: float | None = None) -> bool:
             A video or audio file, in one of the formats of [`~video.containers`].
         seconds (`float`, *optional*):
             Duration to read; all by default.
+        start, container:
+            As for [`open_sound`].
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If `path` is not a video or audio file, or its sound is damaged or in a codec unknown to FFmpeg.
     """
-    with open_sound(path) as sound:
+    with open_sound(path, start, container) as sound:
         if sound is not None:
             sound.check(seconds)
         return sound is not None
 
 
 @contextmanager
-def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
+def open_sound(path: str | os.PathLike, start: float = 0.0, container: str = "mp4") -> Iterator["Sound | None"]:
     """Open the sound of a file; if there are several streams, the one that a player would choose.
 
     Args:
         path (`str` or `os.PathLike`):
             A video or audio file, in one of the formats of [`~video.containers`]. A GIF, PNG or WebP has no sound.
+        start (`float`, *optional*, defaults to 0.0):
+            Time in the file at which the result begins, in seconds since its first frame.
+        container (`str`, *optional*, defaults to `"mp4"`):
+            `"mp4"` or `"webm"`, of the result.
 
     Returns:
         A context manager for a [`Sound`], or for `None` if the file has no sound.
@@ -76,11 +110,11 @@ def open_sound(path: str | os.PathLike) -> Iterator["Sound | None"]:
         stream = source.streams.best("audio")
         if stream is not None and stream.codec_context is None:
             raise ValueError(f"The sound of {str(path)!r} is in a codec that FFmpeg does not know.")
-        yield None if stream is None else Sound(path, source, stream)
+        yield None if stream is None else Sound(path, source, stream, start, container)
 
 
 class Sound:
-    """The sound of an open file, written to an MP4 file piece by piece. Created by [`open_sound`].
+    """The sound of an open file, written to another file piece by piece. Created by [`open_sound`].
 
     Args:
         path (`str` or `os.PathLike`):
@@ -89,15 +123,18 @@ class Sound:
             The opened file.
         stream (`av.AudioStream`):
             Its audio stream.
+        start, container:
+            As for [`open_sound`].
     """
 
-    def __init__(self, path: str | os.PathLike, source: Any, stream: Any):
+    def __init__(self, path: str | os.PathLike, source: Any, stream: Any, start: float, container: str):
         self._path, self._source, self._stream = path, source, stream
         images = source.streams.best("video")
-        self._begin = Fraction(0)
+        self._begin = Fraction(start)
         if images is not None and images.start_time is not None:
-            self._begin = images.start_time * images.time_base
-        self._is_copied = stream.codec_context.codec.canonical_name in COPIED_CODECS
+            self._begin += images.start_time * images.time_base
+        self._format = ENCODINGS[container]
+        self._is_copied = stream.codec_context.codec.canonical_name == self._format.codec
         self._next: Any = None
 
     def check(self, end: float | None = None) -> None:
@@ -120,15 +157,15 @@ class Sound:
 
         Args:
             output (`av.container.OutputContainer`):
-                The MP4 file.
+                The MP4 or WebM file.
         """
         if self._is_copied:
             packets = self._copied(output.add_stream_from_template(self._stream))
         else:
-            rate = self._stream.rate if self._stream.rate in AAC_RATES else 48000
-            encoder = output.add_stream("aac", rate=rate, options={"flags": "+bitexact"})
+            rate = self._stream.rate if self._stream.rate in self._format.rates else 48000
+            encoder = output.add_stream(self._format.encoder, rate=rate, options={"flags": "+bitexact"})
             encoder.layout = "mono" if self._stream.channels == 1 else "stereo"
-            encoder.bit_rate = AAC_BIT_RATE * encoder.channels
+            encoder.bit_rate = BIT_RATE * encoder.channels
             packets = self._encoded(encoder)
         # One packet before the first frame is kept: most codecs need it to decode the next one. It is not played.
         self._packets = (packet for packet in packets if _start(packet) + 2 * _duration(packet) > 0)
@@ -171,9 +208,14 @@ class Sound:
                 yield packet
 
     def _encoded(self, encoder: Any) -> Iterator[Any]:
-        resampler = av.AudioResampler("fltp", encoder.layout, encoder.rate, frame_size=AAC_FRAME_SIZE)
+        resampler = av.AudioResampler(
+            self._format.sample_format, encoder.layout, encoder.rate, frame_size=self._format.frame_size
+        )
         with _reading(self._path):
             for frame in itertools.chain(self._source.decode(self._stream), [None]):
+                if frame is not None and frame.pts is not None:  # blocks would share a tick of a coarser clock
+                    frame.pts = round(frame.pts * frame.time_base * frame.rate)
+                    frame.time_base = Fraction(1, frame.rate)
                 for block in resampler.resample(frame):
                     block.pts = self._since_begin(block, Fraction(1, encoder.rate))
                     yield from encoder.encode(block)
