@@ -13,7 +13,7 @@ from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline, MotionBlurConditio
 from hia_diffusers.animation.result import COMMENT
 from hia_diffusers.app.animating import AnimationRequest, Animations
 from hia_diffusers.app.example_motions import MOTIONS, PEOPLE
-from hia_diffusers.app.jobs import Cancelled, Job
+from hia_diffusers.app.jobs import Cancelled, Job, Jobs
 from hia_diffusers.app.limits import Limits
 from hia_diffusers.app.server import delete_old
 from hia_diffusers.video.reading import read_comment, read_video
@@ -130,9 +130,20 @@ def test_old_files_are_deleted_and_then_the_folders_that_they_were_in(tmp_path):
     for name in ("kept.png", "a/result.mp4", "b/upload.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    kept = frozenset({tmp_path / "kept.png"})
+    kept, jobs = frozenset({tmp_path / "kept.png"}), Jobs()
     for left in (["a", "b", "b/upload.png", "kept.png"], ["b", "b/upload.png", "kept.png"]):
         time.sleep(0.6)
         (tmp_path / "b/upload.png").write_bytes(b"y")
-        delete_old(tmp_path, 0.3, kept)
+        delete_old(tmp_path, 0.3, kept, jobs)
         assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
+
+
+def test_files_of_waiting_jobs_are_new_for_gradio_too(tmp_path):
+    upload, gone = tmp_path / "upload.png", tmp_path / "gone.png"
+    upload.write_bytes(b"x")
+    jobs = Jobs()
+    jobs.join("me", frozenset({upload, gone}))
+    stored = upload.stat().st_ctime
+    time.sleep(0.6)
+    delete_old(tmp_path, 0.3, frozenset(), jobs)
+    assert upload.stat().st_ctime > stored

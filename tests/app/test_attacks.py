@@ -164,6 +164,19 @@ def test_heads_that_do_not_end_keep_nobody_out(server, connect):
         assert answer(connection) == b""
 
 
+def test_a_body_that_was_refused_is_not_waited_for(connect):
+    refused = [connect(head(*words, f"Content-Length: {10**6}")) for words in (("POST", "/none"), ("GET", "/"))]
+    start = time.monotonic()
+    while time.monotonic() < start + 4:
+        for connection in refused:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"x")
+        time.sleep(0.2)
+    for connection in refused:
+        connection.settimeout(1)
+        assert answer(connection).count(b"HTTP/1.1 ") <= 1
+
+
 def test_an_address_has_so_many_requests_and_no_more(server, connect):
     length = f"Content-Length: {50 * 2**20}"
     for _ in range(32):
@@ -288,6 +301,30 @@ def test_calls_of_nobody_do_not_keep_others_waiting(server):
     assert b'"success":true' in last and time.monotonic() - start < 60
     for path in server.folder.glob("*/*.mp4"):
         path.unlink()
+
+
+@pytest.mark.parametrize("header", ["Content-Type: text/plain", "X: x"])
+def test_pages_of_other_sites_cannot_call(server, connect, header):
+    """A browser sends these without asking the server first."""
+    body = json.dumps(server.call("other-site")).encode()
+    connection = connect(
+        head("POST", "/gradio_api/queue/join", header, f"Content-Length: {len(body)}", "Connection: close") + body
+    )
+    assert 400 <= status(connection) < 500
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [(1, "\ud800\n" * 999), (5, 10**400), (5, -(2**63)), (6, float("nan")), (7, float("inf")), (8, "\0"), (8, True)],
+    ids=lambda value: repr(value)[:20],
+)
+def test_values_that_no_page_sends_get_a_sentence(server, number, value):
+    call = server.call("odd", frames=1, steps=1)
+    call["data"][number] = value
+    assert server.post("queue/join", call)[0] == 200
+    with server.listen("odd") as messages:
+        (last,) = [json.loads(line[6:]) for line in messages if b"process_completed" in line]
+    assert not last["success"] and last["output"]["error"].endswith(".")
 
 
 def test_the_queue_cannot_be_passed_by_nor_filled_by_one_session(server):

@@ -185,6 +185,20 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(ask, monkeypatch, path):
     assert ask("POST", f"/gradio_api/{path}", content=slow(), headers=headers).status_code == 408
 
 
+def test_a_slow_but_steady_upload_is_waited_for(ask, monkeypatch):
+    monkeypatch.setattr(guard, "SECONDS", 0.2)
+    monkeypatch.setattr(guard, "BYTES_PER_SECOND", 2_000)
+    whole = form(FILE)["content"].replace("x", "x" * 2_000)
+
+    async def steady():
+        for start in range(0, len(whole), 200):
+            yield whole[start : start + 200].encode()
+            await asyncio.sleep(0.05)
+
+    headers = {"content-length": str(len(whole)), "content-type": "multipart/form-data; boundary=b"}
+    assert ask("POST", "/gradio_api/upload", content=steady(), headers=headers).status_code == 200
+
+
 def test_a_session_has_one_job_at_a_time(ask_at_once, jobs):
     async def slowly_served(scope, receive, send):
         await asyncio.sleep(0.05)

@@ -28,8 +28,7 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class AnimationRequest:
-    """
-    The request of a user, with values that the browser may have sent unchecked.
+    """The request of a user, with values that the browser may have sent unchecked.
 
     Args:
         image (`Path`):
@@ -60,8 +59,7 @@ class AnimationRequest:
     fit: bool
 
     def check(self, limits: Limits) -> None:
-        """
-        Check all values but the files.
+        """Check all values but the files.
 
         Args:
             limits ([`~app.limits.Limits`]):
@@ -82,8 +80,7 @@ class AnimationRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """
-    The files of an animation.
+    """The files of an animation.
 
     Args:
         video (`Path`):
@@ -100,8 +97,7 @@ class Result:
 
 
 class Animations:
-    """
-    Makes animations.
+    """Makes animations.
 
     Args:
         animator ([`HIAAnimator`]):
@@ -121,8 +117,7 @@ class Animations:
         self.examples = ExampleMotions(*size)
 
     def make(self, request: AnimationRequest, job: Job) -> Result:
-        """
-        Make an animation and save it.
+        """Make an animation and save it.
 
         Args:
             request ([`AnimationRequest`]):
@@ -154,8 +149,7 @@ class Animations:
         return Result(video, preview, about)
 
     def prepare(self, image: Image.Image, request: AnimationRequest, job: Job) -> HIAAnimation:
-        """
-        Read the motion and prepare what the pipeline needs.
+        """Read the motion and prepare what the pipeline needs.
 
         Args:
             image (`PIL.Image.Image`):

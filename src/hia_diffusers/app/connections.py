@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def limited_connection(limits: Limits) -> type:
-    """
-    Make a protocol for uvicorn.
+    """Make a protocol for uvicorn.
 
     Args:
         limits ([`~app.limits.Limits`]):
@@ -98,8 +97,7 @@ class OneLineASecond(logging.Filter):
         self._last: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """
-        Decide whether to log a record.
+        """Decide whether to log a record.
 
         Args:
             record (`logging.LogRecord`):

@@ -30,8 +30,7 @@ MAX_TEXT_BYTES = 2**16
 
 
 class Decoder:
-    """
-    Reads uploaded files within limits.
+    """Reads uploaded files within limits.
 
     Args:
         limits ([`~app.limits.Limits`]):
@@ -49,8 +48,7 @@ class Decoder:
             forkserver.ensure_running()
 
     def image(self, path: Path) -> Image.Image:
-        """
-        Read an image.
+        """Read an image.
 
         Args:
             path (`Path`):
@@ -63,8 +61,7 @@ class Decoder:
         return Image.fromarray(arrays["pixels"])
 
     def motion(self, path: Path, num_frames: int) -> Video | WholeBodyKeypoints:
-        """
-        Read the beginning of a video or of a keypoint file.
+        """Read the beginning of a video or of a keypoint file.
 
         Args:
             path (`Path`):

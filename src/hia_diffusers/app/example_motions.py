@@ -28,8 +28,7 @@ FPS = 30.0
 
 
 class ExampleMotions:
-    """
-    Example images of procedural people in one size, and motions for them and for others.
+    """Example images of procedural people in one size, and motions for them and for others.
 
     Args:
         width (`int`):
@@ -47,8 +46,7 @@ class ExampleMotions:
         self._people = {image.tobytes(): person for image, person in zip(self.images, PEOPLE, strict=True)}
 
     def keypoints(self, image: Image.Image) -> WholeBodyKeypoints | None:
-        """
-        Return the keypoints of the person in an example image, one frame; `None` for other images.
+        """Return the keypoints of the person in an example image, one frame; `None` for other images.
 
         Args:
             image (`PIL.Image.Image`):
@@ -60,8 +58,7 @@ class ExampleMotions:
         return self._scene(person).keypoints([IMAGE_FRAME], self.height, self.width, FPS)
 
     def motion(self, name: str, num_frames: int, image: Image.Image) -> WholeBodyKeypoints:
-        """
-        Return a motion, made by the person in the image if that is an example.
+        """Return a motion, made by the person in the image if that is an example.
 
         Args:
             name (`str`):

@@ -52,8 +52,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """
-    An ASGI application in front of Gradio's.
+    """An ASGI application in front of Gradio's.
 
     Args:
         app (`Application`):
@@ -85,8 +84,7 @@ class Guard:
         self._upload_bytes: dict[Path, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
-        Serve a request or reject it. What fails is one line in the log and no error of the server.
+        """Serve a request or reject it. What fails is one line in the log and no error of the server.
 
         Args:
             scope (`Scope`):
@@ -207,8 +205,7 @@ class Guard:
 
 
 def is_inside(name: str, folder: Path) -> bool:
-    """
-    Whether a file is in a folder, with all links followed.
+    """Whether a file is in a folder, with all links followed.
 
     Args:
         name (`str`):

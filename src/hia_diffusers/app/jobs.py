@@ -18,8 +18,7 @@ class Cancelled(Exception):
 
 
 class Job:
-    """
-    One computation.
+    """One computation.
 
     Args:
         report (`Callable[[str, int, int], None]`, *optional*):
@@ -36,8 +35,7 @@ class Job:
         self._cancelled = threading.Event()
 
     def reached(self, stage: str, done: int, total: int) -> None:
-        """
-        Report progress. The computation can be stopped only here.
+        """Report progress. The computation can be stopped only here.
 
         Args:
             stage (`str`):
@@ -76,8 +74,7 @@ class Jobs:
         return frozenset().union(*(job.files for job in list(self._jobs.values())))
 
     def join(self, session: str, files: frozenset[Path]) -> bool:
-        """
-        Add a job.
+        """Add a job.
 
         Args:
             session (`str`):
@@ -93,8 +90,7 @@ class Jobs:
 
     @contextmanager
     def listening(self, session: str) -> Iterator[None]:
-        """
-        Mark that somebody listens for the result of a session, and stop its job afterwards.
+        """Mark that somebody listens for the result of a session, and stop its job afterwards.
 
         Args:
             session (`str`):
@@ -109,8 +105,7 @@ class Jobs:
 
     @contextmanager
     def running(self, session: str, report: Callable[[str, int, int], None]) -> Iterator[Job]:
-        """
-        Wait until no other job runs, then provide the job of a session.
+        """Wait until no other job runs, then provide the job of a session.
 
         Args:
             session (`str`):
@@ -142,8 +137,7 @@ class Jobs:
                 del self._jobs[session]
 
     def leave(self, session: str) -> None:
-        """
-        Stop the job of a session, if it has one.
+        """Stop the job of a session, if it has one.
 
         Args:
             session (`str`):

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """
-    The limits of uploads, of reading them, and of connections.
+    """The limits of uploads, of reading them, and of connections.
 
     Args:
         max_frames (`int`, *optional*, defaults to 64):

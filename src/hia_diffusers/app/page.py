@@ -47,8 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int]:
-    """
-    Build the page. Except for animating, everything on it happens in the browser.
+    """Build the page. Except for animating, everything on it happens in the browser.
 
     Args:
         animations ([`~app.animating.Animations`]):
@@ -208,8 +207,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
 
 
 def read_inputs(sent: Any, folder: Path) -> tuple[list[Any], frozenset[Path]]:
-    """
-    Check the inputs of the page's function.
+    """Check the inputs of the page's function.
 
     Args:
         sent (`Any`):

@@ -36,8 +36,7 @@ Answer = tuple[dict[str, float], dict[str, np.ndarray]]
 
 
 def read_image(path: Path, limits: Limits) -> Answer:
-    """
-    Read an image.
+    """Read an image.
 
     Args:
         path (`Path`):
@@ -68,8 +67,7 @@ def read_image(path: Path, limits: Limits) -> Answer:
 
 
 def read_video(path: Path, limits: Limits) -> Answer:
-    """
-    Read the beginning of a video.
+    """Read the beginning of a video.
 
     Args:
         path (`Path`):
@@ -99,8 +97,7 @@ def read_video(path: Path, limits: Limits) -> Answer:
 
 
 def read_keypoints(path: Path, limits: Limits) -> Answer:
-    """
-    Read the beginning of a pose file of any supported format.
+    """Read the beginning of a pose file of any supported format.
 
     Args:
         path (`Path`):
@@ -129,8 +126,7 @@ READERS = {"image": read_image, "video": read_video, "keypoints": read_keypoints
 
 
 def answer(connection: Connection, kind: str, path: Path, limits: Limits) -> None:
-    """
-    Read a file in a process of its own and send its content, or one sentence that says why it cannot be used.
+    """Read a file in a process of its own and send its content, or one sentence that says why it cannot be used.
 
     Args:
         connection (`Connection`):

@@ -43,8 +43,7 @@ def serve(
     queue_size: int = 20,
     ready: Callable[[str], None] = logger.info,
 ) -> None:
-    """
-    Serve the page until the process is told to end, then delete all uploads and results.
+    """Serve the page until the process is told to end, then delete all uploads and results.
 
     Args:
         animator ([`HIAAnimator`]):
@@ -108,7 +107,7 @@ def serve(
         for name in LOGGERS:
             logging.getLogger(name).addFilter(OneLineASecond())
         ended = threading.Event()
-        threading.Thread(target=_sweep, args=(folder, limits.keep_seconds, jobs, ended), daemon=True).start()
+        threading.Thread(target=_sweep, args=(folder, limits, jobs, ended), daemon=True).start()
         ready(f"http://{host}:{listener.getsockname()[1]}")
         try:
             server.run(sockets=[listener])
@@ -118,18 +117,22 @@ def serve(
             jobs.close()
 
 
-def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()) -> None:
-    """
-    Delete old files in a folder, and folders in it that have been empty for as long.
+def delete_old(folder: Path, seconds: float, kept: frozenset[Path], jobs: Jobs) -> None:
+    """Delete old files in a folder, and folders in it that have been empty for as long.
 
     Args:
         folder (`Path`):
             The folder.
         seconds (`float`):
             The age from which on files are deleted.
-        kept (`frozenset[Path]`, *optional*, defaults to none):
+        kept (`frozenset[Path]`):
             Files to keep.
+        jobs ([`~app.jobs.Jobs`]):
+            Jobs, whose files count as new, also for the `delete_cache` of Gradio.
     """
+    for path in jobs.files:
+        with suppress(FileNotFoundError):
+            os.utime(path)
     limit = time.time() - seconds
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         with suppress(OSError):  # a folder with files, or a file that Gradio has deleted
@@ -137,11 +140,8 @@ def delete_old(folder: Path, seconds: float, kept: frozenset[Path] = frozenset()
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _sweep(folder: Path, seconds: float, jobs: Jobs, ended: threading.Event) -> None:
+def _sweep(folder: Path, limits: Limits, jobs: Jobs, ended: threading.Event) -> None:
     """Deletes what `delete_cache` of Gradio leaves: uploads that no animation used, and empty folders."""
-    kept = frozenset(folder.rglob("*"))
-    while not ended.wait(min(60.0, seconds)):
-        for path in jobs.files:
-            with suppress(FileNotFoundError):
-                os.utime(path)
-        delete_old(folder, seconds + 120, kept)
+    examples = frozenset(folder.rglob("*"))
+    while not ended.wait(60):
+        delete_old(folder, limits.keep_seconds + 120, examples, jobs)
