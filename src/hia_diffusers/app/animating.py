@@ -37,7 +37,7 @@ class AnimationRequest:
             A key of [`~app.example_motions.MOTIONS`], or an uploaded file.
         num_frames (`int`):
             The length of the result, unless the motion is shorter.
-        sharpness (`float`, *optional*):
+        sharpness (`float` or `None`):
             The sharpness of the hands in [0, 1]; `None` for that of a camera at their speed.
         steps (`int`):
             The number of denoising steps.

@@ -1,3 +1,3 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `hia-diffusers`: each module has the parser and the main function of one."""
+"""The commands of `hia-diffusers`: each module contains the parser and the main function of one."""

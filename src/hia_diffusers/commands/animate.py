@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates the person in an image with the motion of a person in a video, of a keypoint file or of a pose video."""
+"""Animate the person in an image with the motion of a person in a video, of a keypoint file or of a pose video."""
 
 import argparse
 import logging
@@ -73,11 +73,11 @@ HIA_TINY_LIMITS = (
 )
 
 
-def sharpness(text: str) -> str | float:
+def _sharpness(text: str) -> str | float:
     return text if text in ("auto", "driving", "unknown") else number(float, 0, 1)(text)
 
 
-def box(text: str) -> tuple[float, float, float, float]:
+def _box(text: str) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = map(float, text.split(","))
     except ValueError:
@@ -88,6 +88,7 @@ def box(text: str) -> tuple[float, float, float, float]:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     parser = OneLineParser(prog="hia-diffusers animate", description=__doc__)
     add = parser.add_argument
     add("--image", type=Path, required=True, help="image of the person")
@@ -97,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--driving_size", type=image_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
     add("--output", required=True, help=OUTPUT_HELP)
     add_model_options(parser)
-    add("--sharpness", type=sharpness, default="auto", help=SHARPNESS_HELP)
+    add("--sharpness", type=_sharpness, default="auto", help=SHARPNESS_HELP)
     add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise")
@@ -109,31 +110,31 @@ def make_parser() -> argparse.ArgumentParser:
     add = keypoints.add_argument
     add("--retarget", action=Flag, help=RETARGET_HELP)
     add("--image_keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
-    add("--person", type=box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
+    add("--person", type=_box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
     add_detector_options(keypoints)
     add("--detector_device", default="cpu", help=DETECTOR_DEVICE_HELP)
     return parser
 
 
-def preview_path(output: str) -> Path:
+def _preview_path(output: str) -> Path:
     return Path(output).with_name(f"{Path(output).stem}_preview.mp4")
 
 
-def outputs(args: argparse.Namespace) -> list[str | Path]:
-    return [args.output, preview_path(args.output)] if args.preview else [args.output]
+def _outputs(args: argparse.Namespace) -> list[str | Path]:
+    return [args.output, _preview_path(args.output)] if args.preview else [args.output]
 
 
-def check_arguments(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     inputs = {"--image": args.image, "--driving": args.driving, "--image_keypoints": args.image_keypoints}
     inputs = {option: path for option, path in inputs.items() if path is not None}
     for option, path in inputs.items():
-        # By os.path, where the path is one that no file can have, too.
+        # os.path also works for paths that no file can have.
         if not os.path.isfile(path) and not (os.path.isdir(path) and option == "--driving"):
             raise ValueError(f"{option}: there is no file {str(path)!r}")
     from ..video.writing import check_output
 
     try:
-        for path in outputs(args):
+        for path in _outputs(args):
             check_output(path)
             if Path(path).resolve() in [given.resolve() for given in inputs.values()]:
                 raise ValueError(f"{str(path)!r} is one of the inputs")
@@ -142,19 +143,20 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 class _OptionFormatter(logging.Formatter):
-    """A message with the names of options."""
+    """Replaces argument names in messages by option names."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__()
         self.names = names
 
     def format(self, record: logging.LogRecord) -> str:
+        """Format a message."""
         return as_options(super().format(record), self.names)
 
 
 @contextmanager
 def log_to_stdout(options: Collection[str]) -> Iterator[None]:
-    """What the animator decides is printed, with its arguments as options."""
+    """Print what the animator decides, with its arguments as options."""
     logger, handler = logging.getLogger("hia_diffusers.animation"), logging.StreamHandler(sys.stdout)
     handler.setFormatter(_OptionFormatter(options))
     level = logger.level
@@ -168,7 +170,7 @@ def log_to_stdout(options: Collection[str]) -> Iterator[None]:
 
 
 def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnimator", "HIAAnimation"]:
-    """What can be made without the pipeline."""
+    """Prepare everything that does not need the pipeline."""
     from ..animation.animator import HIAAnimator
 
     animator = HIAAnimator(
@@ -193,8 +195,8 @@ def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnim
     return animator, animation
 
 
-def animate(args: argparse.Namespace) -> None:
-    check_arguments(args)
+def _animate(args: argparse.Namespace) -> None:
+    _check_arguments(args)
     device = choose_device(args.device)
     check_model(args.model, args.variant, args.revision)
     from .. import HIA_TINY
@@ -212,7 +214,7 @@ def animate(args: argparse.Namespace) -> None:
     height, width = animation.condition.height, animation.condition.width
     check_output(args.output, height, width, animation.fps)
     if args.preview:
-        check_output(preview_path(args.output), height, 3 * width, animation.fps)
+        check_output(_preview_path(args.output), height, 3 * width, animation.fps)
     if args.model is None:
         print(HIA_TINY_LIMITS)
     animator.pipe = load_pipeline(model, device, args.dtype, variant=args.variant)
@@ -223,13 +225,13 @@ def animate(args: argparse.Namespace) -> None:
         generator=torch.Generator("cpu").manual_seed(args.seed),
         **sampling_arguments(args),
     )
-    if args.preview:  # a stream of frames can be written once
+    if args.preview:  # a stream of frames can be written only once
         result.save(args.output, sound)
-        write_video(preview_path(args.output), result.preview(), result.fps, comment=COMMENT)
+        write_video(_preview_path(args.output), result.preview(), result.fps, comment=COMMENT)
     length = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
     print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
     if args.preview:
-        print(f"Wrote {preview_path(args.output)}: reference, condition and result side by side.")
+        print(f"Wrote {_preview_path(args.output)}: reference, condition and result side by side.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -239,4 +241,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(make_parser(), animate, argv)
+    run(make_parser(), _animate, argv)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a web page on which people animate an image with a motion."""
+"""Serve a web page on which people animate an image with a motion."""
 
 import argparse
 import logging
@@ -33,6 +33,7 @@ SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hi
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     parser = OneLineParser(prog="hia-diffusers app", description=__doc__)
     add = parser.add_argument
     add_model_options(parser)
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_extra() -> None:
+def _check_extra() -> None:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
@@ -58,12 +59,12 @@ def check_extra() -> None:
         raise ImportError(message) from error
 
 
-def serve(args: argparse.Namespace) -> None:
+def _serve(args: argparse.Namespace) -> None:
     height, width = args.size or (USUAL_SIZE if args.model else TINY_SIZE)
     watermark = make_watermark(args)
     if watermark is not None:
         watermark.check_size(width, height)
-    check_extra()
+    _check_extra()
     device = choose_device(args.device)
     check_model(args.model, args.variant, args.revision)
 
@@ -105,6 +106,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("hia_diffusers.app").setLevel(logging.INFO)
-    # So that what users gave and got is deleted, too, when a service manager stops the server.
+    # Uploads and results must also be deleted when a service manager stops the server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run(make_parser(), serve, argv, interrupted=(0, "Stopped.\n"))
+    run(make_parser(), _serve, argv, interrupted=(0, "Stopped.\n"))

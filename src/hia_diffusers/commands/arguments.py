@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The options that the command lines of the package and of its examples have in common, and how all are read.
+"""Options shared by the commands of the package and of its examples, and the parser for all of them.
 
-An option has the name of the argument that it stands for. Sizes are typed as WIDTHxHEIGHT and become (height, width).
+An option has the name of the corresponding argument. Sizes are typed as WIDTHxHEIGHT and become (height, width).
 """
 
 import argparse
@@ -33,26 +33,29 @@ INVISIBLE_WATERMARK_HELP = (
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line and exits with 2. From then on, the console can print any name.
+    """A parser that reports errors in one line and exits with status 2. It also makes the console print any file name.
 
     Args:
-        *args, **kwargs:
-            As for `argparse.ArgumentParser`, but options are written in full, and `--help` shows the default of each.
+        args, kwargs:
+            As in `argparse.ArgumentParser`, except that abbreviated options are not accepted, and `--help` shows the
+            default of each option.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _KnownDefaults, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is no failure
+        """Parse options, as in `argparse`."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # print names that it cannot encode as escapes
             sys.stdout.reconfigure(errors="backslashreplace")
         for word in sys.argv[1:] if args is None else args:
             option, equals, value = word.partition("=")
-            if option.startswith("--") and value == "--":  # which argparse would take for no value at all
+            if option.startswith("--") and value == "--":  # argparse would ignore it
                 self.error(f"argument {option}: expected a value, got '--'")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> Any:
+        """Print an error in one line and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
@@ -65,13 +68,13 @@ class _KnownDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 @dataclass(frozen=True)
 class Default:
-    """The default of an option, to be told from the same value where that is given.
+    """The default of an option, which differs from the same value given by the user.
 
     Args:
         value:
-            What it stands for.
+            The value.
         text (`str`, *optional*):
-            How it is typed.
+            The value as it is typed, for `--help`.
     """
 
     value: Any
@@ -82,24 +85,26 @@ class Default:
 
 
 class Flag(argparse.BooleanOptionalAction):
-    """An option that `--no_` before its name turns off."""
+    """An option that can be turned off by adding `no_` before its name."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, **kwargs)
         self.option_strings = [option.replace("--no-", "--no_") for option in self.option_strings]
 
     def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
+        """Set the flag according to the spelling of the option."""
         setattr(namespace, self.dest, option_string == self.option_strings[0])
 
 
 def as_options(message: str, names: Iterable[str]) -> str:
-    """A message in the words of the command line, where arguments are options of the same name.
+    """Replace argument names in a message by option names.
 
     Args:
         message (`str`):
-            Of an exception or a log, with arguments in backticks, such as `` `retarget` `` or `` `retarget=False` ``.
+            Message of an exception or a log, with arguments in backticks, such as `` `retarget` `` or ``
+            `retarget=False` ``.
         names (`Iterable[str]`):
-            Of the arguments that are options.
+            Names of the arguments that are options.
     """
     pattern = re.compile(f"`({'|'.join(names)})(=False)?`")
     return pattern.sub(lambda name: f"--{'no_' if name[2] else ''}{name[1]}", message)
@@ -109,7 +114,7 @@ def as_options(message: str, names: Iterable[str]) -> str:
 
 
 def number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """An argument type: an int or a float in `[low, high]`."""
+    """Return an argument type for an int or a float in `[low, high]`."""
 
     def parse(text):
         try:
@@ -125,7 +130,7 @@ def number(kind: type, low: float, high: float) -> Callable[[str], Any]:
 
 
 def size(text: str, smallest: int = 8, multiple_of: int = 8) -> tuple[int, int]:
-    """An argument type: WIDTHxHEIGHT in multiples, as a video may have it, as height and width."""
+    """Parse WIDTHxHEIGHT of a video, in multiples, as height and width."""
     height, width = _height_and_width(text)
     if (
         not smallest <= min(width, height) <= max(width, height) <= MAX_SIDE
@@ -141,7 +146,7 @@ def size(text: str, smallest: int = 8, multiple_of: int = 8) -> tuple[int, int]:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """An argument type: WIDTHxHEIGHT of any image, as height and width."""
+    """Parse WIDTHxHEIGHT of any image as height and width."""
     height, width = _height_and_width(text)
     if not 1 <= min(height, width) <= max(height, width) < 10**5:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 1280x720, got {text!r}")
@@ -153,11 +158,11 @@ def _height_and_width(text: str) -> tuple[int, int]:
     return (int(match[2]), int(match[1])) if match else (0, 0)
 
 
-# Options that several commands have, each with what is made of them. `parser` is a parser or a group of its options.
+# Options of several commands, and functions that use their values. `parser` is a parser or a group of its options.
 
 
 def add_model_options(parser: Any) -> None:
-    """Of a command that runs hia-tiny if no model is given."""
+    """Add the options of a command that uses hia-tiny by default."""
     add = parser.add_argument
     add("--model", help=f"{MODEL_HELP} (default: hia-tiny, which knows drawn people only)")
     add("--variant", help=VARIANT_HELP)
@@ -167,20 +172,20 @@ def add_model_options(parser: Any) -> None:
 
 
 def add_sampling_options(parser: Any) -> None:
-    """The options of denoising, whose defaults are the model's."""
+    """Add the options of denoising, whose defaults are those of the model."""
     add = parser.add_argument
     add("--num_inference_steps", type=number(int, 1, 1000), help="denoising steps (default: the model's, or 25)")
     add("--guidance_scale", type=number(float, 0, 100), help="1 for no guidance (default: the model's, or 3.5)")
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of the options of denoising that were given, as arguments of the pipeline's call."""
+    """Return the given options of denoising, as arguments of the pipeline's call."""
     values = {name: getattr(args, name) for name in ("num_inference_steps", "guidance_scale")}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def add_detector_options(parser: Any) -> None:
-    """The models that find keypoints in videos of a person."""
+    """Add the options for the models that detect keypoints in videos."""
     add = parser.add_argument
     add("--detector_model", default="yolox-m", help="name or ONNX file of the person detector")
     add("--pose_model", default="rtmw-l-384x288", help="name or ONNX file of the pose model")
@@ -188,20 +193,20 @@ def add_detector_options(parser: Any) -> None:
 
 
 def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of a `KeypointDetector`."""
+    """Return the arguments of a `KeypointDetector`."""
     models = {name: getattr(args, name) for name in ("detector_model", "pose_model", "feet_model")}
     return {name: None if model == "none" else model for name, model in models.items()}
 
 
 def add_watermark_options(parser: Any) -> None:
-    """What is added to frames, so that people or programs see that they are generated."""
+    """Add the options for labels and marks that show that frames are generated."""
     add = parser.add_argument
     add("--watermark", nargs="?", const="AI-generated", metavar="TEXT", help=WATERMARK_HELP)
     add("--invisible_watermark", action="store_true", help=INVISIBLE_WATERMARK_HELP)
 
 
 def make_watermark(args: argparse.Namespace) -> "Watermark | None":
-    """What the options ask for."""
+    """Create the watermark that the options request."""
     from ..video.watermark import Watermark
 
     if args.watermark is None and not args.invisible_watermark:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a typed config from a YAML file and the command line."""
+"""Parser of a typed config from a YAML file and the command line."""
 
 import argparse
 import sys
@@ -15,18 +15,18 @@ from .arguments import OneLineParser, as_options
 
 
 class ConfigParser(OneLineParser, HfArgumentParser):
-    """Makes options of the fields of a config: `parse_args` returns the config.
+    """Turns the fields of a config into options; `parse_args` returns the config.
 
-    `--config FILE.yaml` holds options by their names, and under `stages` those of one stage. Options of the command
-    line come before those of the file, and these before the preset of the stage.
+    `--config FILE.yaml` contains options by their names, and under `stages` those of individual stages. Options on the
+    command line override those in the file, which override the preset of the stage.
 
     Args:
         config_class (`type`):
             A dataclass of groups of options, such as [`~hia_diffusers.training.config.TrainingConfig`].
         presets (`Mapping[str, Any]`, *optional*):
             Configs whose values are the defaults for each value of the option `stage`.
-        **kwargs:
-            Of `argparse.ArgumentParser`.
+        kwargs:
+            Arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, config_class: Any, presets: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -34,7 +34,7 @@ class ConfigParser(OneLineParser, HfArgumentParser):
         self.config_class = config_class
         self.presets = presets or {}
         self.options = {option.name: option for option in fields(config_class)}
-        for name in filter(self._is_flag, self.options):  # what turns off a flag that a file turns on
+        for name in filter(self._is_flag, self.options):  # turns off a flag that a file turns on
             self.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
         for spelling in [word for word in self._option_string_actions if "-" in word[2:]]:  # HfArgumentParser's
             action = self._option_string_actions.pop(spelling)
@@ -45,11 +45,11 @@ class ConfigParser(OneLineParser, HfArgumentParser):
                 self.set_defaults(**{option.name: option.default})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """The config that a command line and its file describe. Whatever is wrong ends the process with one sentence.
+        """Return the config given by a command line and its file. Any error ends the process with one sentence.
 
         Args:
             args (`Sequence[str]`, *optional*):
-                The options. The default is what the process was called with.
+                The options, by default those of the process.
             namespace:
                 As in `argparse`.
         """
@@ -84,7 +84,7 @@ class ConfigParser(OneLineParser, HfArgumentParser):
         return option.default is not MISSING or option.default_factory is not MISSING
 
     def _content(self, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options of a file for all stages, and those of each."""
+        """Return the options of a file for all stages, and those of each stage."""
         import yaml
 
         try:
@@ -102,11 +102,11 @@ class ConfigParser(OneLineParser, HfArgumentParser):
         return content, stages
 
     def _as_words(self, path: str, options: Mapping[str, Any]) -> Iterator[str]:
-        """The options of a file as words of a command line, so that all are read in one way."""
+        """Return the options of a file as words of a command line, so that all options are parsed in one way."""
         if unknown := [str(name) for name in options if name not in self.options]:
             self.error(f"--config: {path} has the unknown options {', '.join(unknown)}.")
         for name, value in options.items():
-            # Nested values are none, and may stand for many more than the file holds.
+            # Nested values are not options, and YAML aliases may expand them to a huge number.
             if any(isinstance(item, (dict, list)) for item in (value if isinstance(value, list) else [value])):
                 self.error(f"--config: {name} in {path} must be a value or a list of values.")
             if value is None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Converts published weights of other projects into pipelines of HIA, and into parts that training starts from."""
+"""Convert published weights of other projects to HIA pipelines, or to parts from which training starts."""
 
 import argparse
 import importlib
@@ -25,7 +25,7 @@ def _source(checkpoint: PublishedCheckpoint) -> tuple[str, str, str, list[str]]:
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-# Source: module and function of hia_diffusers.conversion, what it converts, and its options beside the common ones.
+# Source: module and function of hia_diffusers.conversion, what it converts, and its additional options.
 SOURCES: dict[str, tuple[str, str, str, list[str]]] = {
     **{name: _source(checkpoint) for name, checkpoint in PUBLISHED.items()},
     "motion-adapter": ("animatediff", "convert_motion_adapter", "AnimateDiff: a MotionAdapter", []),
@@ -77,6 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     parser = OneLineParser(prog="hia-diffusers convert", description=__doc__)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for source, (_, _, description, options) in SOURCES.items():
@@ -100,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def convert(args: argparse.Namespace) -> None:
+def _convert(args: argparse.Namespace) -> None:
     from ..conversion.converted import check_new_folder
 
     check_new_folder("output", args.output)
@@ -119,7 +120,7 @@ def _convert_parts(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _convert_weights(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The conversion, and the options to save it with."""
+    """Return the conversion, and the options for saving it."""
     import torch
 
     module, function, _, names = SOURCES[args.source]
@@ -132,13 +133,13 @@ def _convert_weights(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _from_hub(args: argparse.Namespace, given: Collection[str]) -> dict[str, Path]:
-    """The folders of what was not given."""
+    """Return the folders of sources that are not given, which are downloaded."""
     from ..conversion.hub_downloads import download_checkpoint
 
     if args.revision is not None and "weights" in given:
         raise ValueError("--revision: does not go with --weights")
     checkpoint = PUBLISHED[args.source]
-    given = {*given, "vae"} if "base" in given else given  # that of the base, then
+    given = {*given, "vae"} if "base" in given else given  # which has its own
     sources = {name: files for name, files in checkpoint.sources.items() if name not in given}
     return download_checkpoint(replace(checkpoint, sources=sources), revision=args.revision, notify=print)
 
@@ -150,4 +151,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(make_parser(), convert, argv)
+    run(make_parser(), _convert, argv)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores predicted videos against the ground truth, by the paper's protocol and by what it does not look at."""
+"""Evaluate predicted videos against the ground truth, with the metrics of the paper and additional ones."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ CONTROL_HELP = (
 )
 GUIDANCE_INTERVAL_HELP = "fractions of the steps between which there is guidance"
 
-# Which options belong together.
+# Groups of options.
 FOLDERS = ("predictions", "targets", "keypoints", "masks")
 CALL_OPTIONS = (  # arguments of the model's call, whose defaults are the model's
     "num_inference_steps",
@@ -51,6 +51,7 @@ DATASET_OPTIONS = ("model", "baseline", *MODEL_OPTIONS, "cross_identity", "num_f
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     parser = OneLineParser(prog="hia-diffusers evaluate", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help=".json file to write; an existing one is replaced")
     parser.add_argument("--device", help=DEVICE_HELP)
@@ -106,24 +107,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Options that do not go together; the defaults of those that were not given take their values."""
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Refuse incompatible options, and replace `Default` objects by their values."""
     if args.dataset is None:
         if args.predictions is None or args.targets is None:
             raise ValueError("give --predictions and --targets, or --dataset")
-        refuse(args, DATASET_OPTIONS, "needs --dataset")
+        _refuse(args, DATASET_OPTIONS, "needs --dataset")
         if args.arcface is not None and args.keypoints is None:
             raise ValueError("--arcface: needs --keypoints to find the faces")
     else:
-        refuse(args, FOLDERS, "does not go with --dataset")
+        _refuse(args, FOLDERS, "does not go with --dataset")
         if (args.model is None) == (args.baseline is None):
             raise ValueError("--dataset: needs either --model or --baseline")
         if args.model is None:
-            refuse(args, MODEL_OPTIONS, "needs --model")
+            _refuse(args, MODEL_OPTIONS, "needs --model")
         if args.control is not None:
-            refuse(args, ["cross_identity"], "does not go with --control")
+            _refuse(args, ["cross_identity"], "does not go with --control")
     if args.lpips is None:
-        refuse(args, ["lpips_network"], "needs --lpips")
+        _refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix.lower() != ".json":
         raise ValueError(f"--output: must end in .json, got {str(args.output)!r}")
     try:
@@ -137,15 +138,15 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--guidance_interval: START must be less than END")
 
 
-def refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
+def _refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
     for name in names:
         value = getattr(args, name)
         if value is not None and not isinstance(value, Default):
             raise ValueError(f"--{name}: {reason}")
 
 
-def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["EvaluationClip"], dict[str, Any]]:
-    """The clips, and what the report says about where they are from."""
+def _clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["EvaluationClip"], dict[str, Any]]:
+    """Return the clips, and their description for the report."""
     from ..metrics.procdance import BASELINES, generate, procdance_clips, through_autoencoder
     from ..metrics.weights import sha256_of_weights
     from ..pipelines.guidance import classifier_free_guidance
@@ -163,7 +164,7 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)
         if args.deep_cache_interval > 1:
-            enable_deep_cache(pipe, args.deep_cache_interval)
+            _enable_deep_cache(pipe, args.deep_cache_interval)
         given = {name: getattr(args, name) for name in CALL_OPTIONS}
         call = {name: pipe.call_default(name) if value is None else value for name, value in given.items()}
         source |= {"model": args.model, "weights_sha256": sha256_of_weights(pipe.components), **call}
@@ -187,7 +188,7 @@ def clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Evalu
     return clips, source
 
 
-def enable_deep_cache(pipe: Any, interval: int) -> None:
+def _enable_deep_cache(pipe: Any, interval: int) -> None:
     from ..models.deep_cache import DeepCacheConfig, DeepCacheMixin
 
     for network in (pipe.unet, pipe.controlnet):
@@ -195,8 +196,8 @@ def enable_deep_cache(pipe: Any, interval: int) -> None:
             network.enable_cache(DeepCacheConfig(interval))
 
 
-def make_evaluation(args: argparse.Namespace, clips: Sequence["EvaluationClip"], device: str) -> "VideoEvaluation":
-    """Loads the networks that are asked for, once the clips are known to suffice for them."""
+def _make_evaluation(args: argparse.Namespace, clips: Sequence["EvaluationClip"], device: str) -> "VideoEvaluation":
+    """Load the requested networks, once it is known that the clips suffice for them."""
     from ..metrics import extractors
     from ..metrics.evaluation import VideoEvaluation
     from ..metrics.frame import LPIPS
@@ -212,28 +213,28 @@ def make_evaluation(args: argparse.Namespace, clips: Sequence["EvaluationClip"],
     wanted = [network for network in networks if getattr(args, network[0]) is not None]
     num_frames = {clip.name: clip.num_frames for clip in clips}
     for name, extractor, _ in wanted:
-        blamed_on(name, extractor.check_clips, num_frames, args.clip_stride)
+        _blamed_on(name, extractor.check_clips, num_frames, args.clip_stride)
     lpips = arcface = None
     if args.lpips is not None:
-        lpips = blamed_on("lpips", LPIPS, args.lpips_network, args.lpips or None, device=device)
+        lpips = _blamed_on("lpips", LPIPS, args.lpips_network, args.lpips or None, device=device)
     if args.arcface is not None:
-        arcface = blamed_on("arcface", ArcFace, args.arcface)
-    loaded = [blamed_on(name, extractor, **options, device=device) for name, extractor, options in wanted]
+        arcface = _blamed_on("arcface", ArcFace, args.arcface)
+    loaded = [_blamed_on(name, extractor, **options, device=device) for name, extractor, options in wanted]
     return VideoEvaluation(lpips, arcface, loaded, clip_stride=args.clip_stride)
 
 
-def blamed_on(name: str, function: Callable, *arguments: Any, **options: Any) -> Any:
-    """What a function returns; whatever it raises names an option."""
+def _blamed_on(name: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+    """Call a function; any error that it raises names an option."""
     try:
         return function(*arguments, **options)
     except ImportError:
         raise
-    except Exception as error:  # each runtime has its own way to say that a file is none of its networks
+    except Exception as error:  # runtimes raise different errors
         raise ValueError(f"--{name}: {str(error).strip() or type(error).__name__}") from error
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    check_arguments(args)
+def _evaluate(args: argparse.Namespace) -> None:
+    _check_arguments(args)
     device = choose_device(args.device)
 
     from .. import __version__
@@ -248,8 +249,8 @@ def evaluate(args: argparse.Namespace) -> None:
         }
     else:
         check_model(args.model)
-        clips, source = clips_of_dataset(args, device)
-    evaluation = make_evaluation(args, clips, device)
+        clips, source = _clips_of_dataset(args, device)
+    evaluation = _make_evaluation(args, clips, device)
     for index, clip in enumerate(clips):
         print(f"{index + 1}/{len(clips)} {clip.name}", flush=True)
         evaluation.add(clip.name, **clip.load())
@@ -268,4 +269,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(make_parser(), evaluate, argv)
+    run(make_parser(), _evaluate, argv)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline that a command runs, and the device that it runs on."""
+"""The pipeline and the device of a command."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str | None) -> str:
-    """The device of that name once it is known to work, or the best there is."""
+    """Return a device after checking that it works, by default the best available one."""
     import torch
     from diffusers.utils.torch_utils import get_device
 
@@ -22,14 +22,14 @@ def choose_device(name: str | None) -> str:
         return get_device()
     try:
         torch.zeros(1, device=name).item()
-    except Exception as error:  # each backend has its own way to say that it is not there
+    except Exception as error:  # backends raise different errors
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"--device: {name!r} cannot be used here ({reason})") from error
     return name
 
 
 def choose_dtype(name: str, device: str) -> "torch.dtype":
-    """`"auto"` is what the device computes fast with; the CPU keeps float32."""
+    """Return a dtype by name; `"auto"` is float16, except on the CPU."""
     import torch
 
     if name == "auto":
@@ -38,7 +38,7 @@ def choose_dtype(name: str, device: str) -> "torch.dtype":
 
 
 def check_model(model: str | None, variant: str | None = None, revision: str | None = None) -> None:
-    """Finds the pipeline's index, so that a wrong name is known before anything else is done."""
+    """Locate the index of a pipeline, so that wrong names are detected before any work."""
     if model is None:
         if variant is not None:
             raise ValueError("--variant: needs --model")
@@ -67,12 +67,12 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
 
 
 def is_published(model: str) -> bool:
-    """A local folder of the name goes first."""
+    """Return whether a model is a published checkpoint; a local folder of that name takes precedence."""
     return model in PUBLISHED and not Path(model).exists()
 
 
 def find_model(model: str, device: str, dtype: str, revision: str | None = None) -> str:
-    """The folder or the id on the Hub to load; what is published is downloaded and converted."""
+    """Return the folder or Hub id to load; published checkpoints are downloaded and converted."""
     if not is_published(model):
         return model
     from ..conversion.hub_downloads import converted_checkpoint
@@ -81,7 +81,7 @@ def find_model(model: str, device: str, dtype: str, revision: str | None = None)
 
 
 def model_area(model: str) -> int | None:
-    """Pixels of a frame that a model that was found wants, by its index."""
+    """Return the number of pixels per frame that a model's index states."""
     from huggingface_hub import hf_hub_download
 
     is_folder = Path(model).is_dir()
@@ -90,7 +90,7 @@ def model_area(model: str) -> int | None:
 
 
 def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
-    """A `HIAPipeline` on a device. diffusers prints nothing but errors from then on."""
+    """Load a `HIAPipeline` on a device. From then on, diffusers prints only errors."""
     import diffusers
 
     from ..pipelines.pipeline_hia import HIAPipeline

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the published checkpoints that `--model` takes by name."""
+"""List the published checkpoints that `--model` accepts by name."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ from .running import run
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     return OneLineParser(prog="hia-diffusers models", description=__doc__)
 
 
-def models(args: argparse.Namespace) -> None:
+def _models(args: argparse.Namespace) -> None:
     from ..conversion.hub_downloads import converted_folders, is_downloaded
 
     for name, checkpoint in PUBLISHED.items():
@@ -34,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(make_parser(), models, argv)
+    run(make_parser(), _models, argv)

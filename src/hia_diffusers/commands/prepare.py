@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes training clips of a folder of videos: cuts them at scene changes, finds the person, keeps the good clips.
+"""Create training clips from a folder of videos: cut at scene changes, detect the person, and keep good clips.
 
 The same command resumes an interrupted run.
 """
@@ -43,6 +43,7 @@ RULES = {
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Create the parser of the options."""
     parser = OneLineParser(prog="hia-diffusers prepare", description=str(__doc__))
     add = parser.add_argument
     add("--videos", required=True, help=VIDEOS_HELP)
@@ -67,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_options(args: argparse.Namespace) -> "PreparationOptions":
+def _make_options(args: argparse.Namespace) -> "PreparationOptions":
     from ..preparation.prepare_dataset import PreparationOptions
 
     default = make_parser().get_default
@@ -89,10 +90,10 @@ def make_options(args: argparse.Namespace) -> "PreparationOptions":
     )
 
 
-def prepare(args: argparse.Namespace) -> None:
+def _prepare(args: argparse.Namespace) -> None:
     from ..preparation.prepare_dataset import prepare_dataset
 
-    options = make_options(args)
+    options = _make_options(args)
     report = prepare_dataset(
         args.videos, args.output, options, engine=args.engine, workers=args.workers, device=args.device
     )
@@ -110,4 +111,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             Its options; by default what the process was called with.
     """
-    run(make_parser(), prepare, argv, interrupted=(130, "Interrupted. The same command resumes the run.\n"))
+    run(make_parser(), _prepare, argv, interrupted=(130, "Interrupted. The same command resumes the run.\n"))

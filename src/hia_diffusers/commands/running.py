@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How every command runs: whatever happens, it ends with one sentence and a status."""
+"""Running of a command, which always ends with one sentence and an exit status."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import as_options
 
 
-# What is raised with a sentence that says what is wrong.
+# Errors whose message is a complete sentence.
 EXPECTED = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -22,18 +22,18 @@ def run(
     argv: Sequence[str] | None = None,
     interrupted: tuple[int, str] = (130, "Interrupted.\n"),
 ) -> None:
-    """Run a command with the options that it was called with.
+    r"""Run a command with its options.
 
     Args:
         parser (`argparse.ArgumentParser`):
-            Of its options.
+            Parser of the options.
         command (`Callable[[Any], None]`):
-            What it does with what the parser returns. Whatever it raises becomes one line, and status 2; with
-            `PYTHONDEVMODE=1`, it is raised.
+            Function that is called with the result of the parser. Any error that it raises is printed in one line,
+            with exit status 2; with `PYTHONDEVMODE=1`, it is raised.
         argv (`Sequence[str]`, *optional*):
-            The options. The default is what the process was called with.
-        interrupted (`tuple[int, str]`, *optional*):
-            Status and message after Ctrl+C.
+            The options, by default those of the process.
+        interrupted (`tuple[int, str]`, *optional*, defaults to `(130, "Interrupted.\n")`):
+            Exit status and message after Ctrl+C.
     """
     args = parser.parse_args(argv)
     try:

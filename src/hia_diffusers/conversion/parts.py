@@ -107,7 +107,9 @@ def convert_parts(
         schedule (`Mapping[str, Any]`, *optional*):
             `snr_shift_factor` and `prediction_type` of the [`ShiftedSNRScheduler`]; by default, those of the base or
             else of the class.
-        seed (`int`, *optional*, defaults to 0): Seed of new weights. variant (`str`, *optional*):
+        seed (`int`, *optional*, defaults to 0):
+            Seed of new weights.
+        variant (`str`, *optional*):
             Variant of the weights of a checkpoint, such as `"fp16"`.
 
     Returns:

@@ -100,7 +100,7 @@ def find_vae(base: Path, vae: str | os.PathLike | None) -> tuple[str, Path]:
     Args:
         base (`Path`):
             Folder of Stable Diffusion 1.5 in the layout of diffusers, whose autoencoder is used if no other is given.
-        vae (`str` or `os.PathLike`, *optional*):
+        vae (`str`, `os.PathLike` or `None`):
             Folder of another autoencoder.
 
     Raises:

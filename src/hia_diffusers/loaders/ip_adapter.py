@@ -151,8 +151,8 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         Args:
             ip_adapter_image, ip_adapter_image_embeds:
                 As for [`HIAPipeline.__call__`].
-            device (`torch.device`, *optional*):
-                Device of the result; by default that of the call.
+            device (`torch.device`, `str` or `None`):
+                Device of the result; `None` is that of the call.
             num_images_per_prompt (`int`):
                 Number of repetitions.
             do_classifier_free_guidance (`bool`):

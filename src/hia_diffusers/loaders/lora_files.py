@@ -91,7 +91,7 @@ class LoraFile:
     Args:
         weights (`dict[str, torch.Tensor]`):
             Weights by the keys of the file.
-        options (`dict[str, Any]`):
+        options (`dict[str, Any]`, *optional*):
             Options of PEFT's configuration, for layers without an alpha of their own; by name, or by component and
             name.
     """

@@ -87,7 +87,7 @@ class GPUOperators(TorchFunctionMode):
     """Fused attention, and the dtypes of CUDA's autocast without its cache, on any device.
 
     Args:
-        mixed_dtype (`torch.dtype`, *optional*):
+        mixed_dtype (`torch.dtype` or `None`):
             Dtype of autocast; `None` for no autocast.
     """
 

@@ -194,10 +194,12 @@ def out_of_memory_advice(
     """Return the options of `examples/train_hia.py` to change when memory has run out.
 
     Args:
-        denoiser, setup, vae, frozen:
+        denoiser, setup:
             As for [`estimate_training_memory`].
         device_bytes (`int`):
             Memory of the device.
+        vae, frozen:
+            As for [`estimate_training_memory`].
 
     Returns:
         `str`: One sentence with the memory of a step, and the options that reduce it to that of the device, starting

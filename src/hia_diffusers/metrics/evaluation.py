@@ -61,15 +61,15 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """A clip that is loaded, or generated, when it is its turn to be scored.
+    """A clip that is loaded or generated when it is evaluated.
 
     Args:
         name (`str`):
             Name of the clip.
         num_frames (`int`):
-            Its length.
+            Number of frames.
         load (`Callable`):
-            Gives the further arguments of [`VideoEvaluation.add`] by name.
+            Returns the other arguments of [`VideoEvaluation.add`] by name.
     """
 
     name: str
@@ -91,7 +91,7 @@ class VideoEvaluation:
         extractors (`Sequence[FeatureExtractor]`, *optional*):
             Each adds a Fréchet distance with its name.
         clip_stride (`int`, *optional*, defaults to 16):
-            Frames from the start of one clip to that of the next, for extractors of clips.
+            Number of frames from the start of one clip to that of the next, for extractors of clips.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class VideoEvaluation:
             targets (`np.ndarray` of shape `(F, H, W, 3)`):
                 Ground-truth frames, uint8 RGB.
             face_masks (`np.ndarray` of shape `(F, H, W)`, *optional*):
-                bool, the pixels of the face in the ground truth. Adds `face_l1` and `face_psnr`.
+                Boolean; marks the face in the ground truth. Adds `face_l1` and `face_psnr`.
             hand_masks (`np.ndarray` of shape `(F, 2, H, W)`, *optional*):
-                bool, the pixels of the hands in the ground truth. Adds `hands_l1` and `hands_psnr`.
+                Boolean; marks the hands in the ground truth. Adds `hands_l1` and `hands_psnr`.
             wanted_sharpness (`np.ndarray` of shape `(F, 2)`, *optional*):
                 Requested sharpness of the hands in [0, 1], NaN if unknown; together with `measured_sharpness` it adds
                 `hand_sharpness_error`, `hand_sharpness_ratio` and `hand_sharpness_correlation`.

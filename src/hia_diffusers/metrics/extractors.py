@@ -68,16 +68,16 @@ class FeatureExtractor:
 
     @classmethod
     def check_clips(cls, num_frames: Mapping[str, int], clip_stride: int = CLIP_LENGTH) -> None:
-        """Whether videos suffice for a Fréchet distance, which compares distributions.
+        """Check that videos suffice for a Fréchet distance, which compares distributions.
 
         Args:
             num_frames (`Mapping[str, int]`):
-                The number of frames of each video by its name.
+                Number of frames of each video, by its name.
             clip_stride (`int`, *optional*, defaults to 16):
-                Frames from the start of one clip to that of the next.
+                Number of frames from the start of one clip to that of the next.
 
         Raises:
-            ValueError: If one is shorter than a clip, or there are fewer than two samples in all.
+            ValueError: If a video is shorter than a clip, or there are fewer than two samples in total.
         """
         length = cls.clip_length or 1
         for name, number in num_frames.items():
@@ -90,7 +90,9 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Compute the features of frames.
+
+        Args:
             frames (`torch.Tensor`):
                 Floating point RGB in `[0, 1]`: `(N, 3, H, W)` if `clip_length` is `None`, otherwise `(N, clip_length,
                 3, H, W)`. They are moved to the device in small batches, so N may be large.
@@ -124,8 +126,9 @@ class FeatureExtractor:
 
 
 class InceptionFeatures(FeatureExtractor):
-    """Inception-v3 features of single frames, for FID. The network is torch-fidelity's port of the TensorFlow
-    original.
+    """Inception-v3 features of single frames, for FID.
+
+    The network is torch-fidelity's port of the TensorFlow original.
 
     Args:
         weights (`str` or `os.PathLike`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Clips of two folders, predictions and targets, to be compared: videos or folders of frames of the same names.
+"""Loading of clips to compare from two folders, which contain videos or folders of frames of the same names.
 
 Axes: F frames, H, W; hands are ordered left, right (the person's).
 """
@@ -32,7 +32,7 @@ from .frame import SSIM_WINDOW
 KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 MASK_SUFFIXES = (".safetensors",)
 
-SHOWN_NAMES = 5  # of those that are missing or extra
+SHOWN_NAMES = 5  # of missing or additional clips
 
 
 def clips_in_folders(
@@ -41,28 +41,29 @@ def clips_in_folders(
     keypoints: str | os.PathLike | None = None,
     masks: str | os.PathLike | None = None,
 ) -> list[EvaluationClip]:
-    """The clips, once all files are known to be there, whole, and of the same sizes and lengths: all is decoded once.
+    """Return the clips, after checking that all files exist, are intact, and have matching sizes and lengths.
 
-    Hidden files are not looked at. Frames count as a browser shows them, in the order of the numbers in their names.
+    For this check, everything is decoded once. Hidden files are ignored. Frames have the orientation in which a
+    browser shows them, and are ordered by the numbers in their names.
 
     Args:
         predictions (`str` or `os.PathLike`):
             A folder of videos, or of folders of frames, one per clip.
         targets (`str` or `os.PathLike`):
-            The ground truth, under the same names.
+            The ground truth, with the same names.
         keypoints (`str` or `os.PathLike`, *optional*):
-            A folder with the keypoints of the targets as `NAME.safetensors` or `NAME.npz`. They give the boxes of face
-            and hands, the sharpness of the hands and the points of the face.
+            A folder with the keypoints of the targets as `NAME.safetensors` or `NAME.npz`. They determine the boxes of
+            face and hands, the sharpness of the hands and the points of the face.
         masks (`str` or `os.PathLike`, *optional*):
-            A folder with `NAME.safetensors` that hold `face_mask` `(F, H, W)` and `hand_masks` `(F, 2, H, W)`, to take
-            instead of boxes.
+            A folder with `NAME.safetensors` files that contain `face_mask` `(F, H, W)` and `hand_masks` `(F, 2, H,
+            W)`, which are used instead of boxes.
 
     Returns:
-        `list[EvaluationClip]`: In the order of their names.
+        `list[EvaluationClip]`: The clips, sorted by name.
 
     Raises:
         FileNotFoundError: If one of the folders does not exist.
-        ValueError: If a file is missing, extra, damaged, or of another size or length.
+        ValueError: If a file is missing, has no counterpart, is damaged, or has another size or length.
     """
     folders = {"predictions": predictions, "targets": targets, "keypoints": keypoints, "masks": masks}
     for name, folder in folders.items():
@@ -87,7 +88,7 @@ def clips_in_folders(
 
 
 def sha256_of_folder(folder: str | os.PathLike) -> str:
-    """SHA-256 of the names and the contents of the files in a folder and in its clips, without hidden ones.
+    """Return the SHA-256 of the names and contents of all files that are not hidden, in a folder and its clips.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -110,7 +111,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _find_clips(argument: str, folder: str | os.PathLike) -> dict[str, Path]:
-    """Videos and folders in a folder by their name without suffix."""
+    """Return the videos and folders in a folder, by their names without suffix."""
     found: dict[str, Path] = {}
     for path in _visible(Path(folder)):
         if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -158,7 +159,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _frame_files(folder: Path) -> list[Path]:
-    """The frames of a folder, 2 before 10."""
+    """Return the frames in a folder, with 2 before 10."""
     for path in _visible(folder):
         if path.suffix.lower() not in FRAME_SUFFIXES:
             raise ValueError(f"{str(path)!r} is not a frame ({', '.join(FRAME_SUFFIXES)})")
@@ -172,7 +173,7 @@ def _frame_files(folder: Path) -> list[Path]:
 
 
 def _checked_shape(prediction: Path, target: Path) -> tuple[int, int, int]:
-    """Number of frames, height and width of both."""
+    """Return number of frames, height and width, which must be the same for both."""
     shape, predicted = _shape_of(target), _shape_of(prediction)
     if predicted != shape:
         raise ValueError(
@@ -188,7 +189,10 @@ def _checked_shape(prediction: Path, target: Path) -> tuple[int, int, int]:
 
 
 def _shape_of(path: Path) -> tuple[int, int, int]:
-    """Number of frames, height and width. All is decoded, so that damage is found before the work begins."""
+    """Return number of frames, height and width.
+
+    The whole video is decoded, so that damage is detected before the evaluation begins.
+    """
     frames = map(load_frame, _frame_files(path)) if path.is_dir() else stream_frames(path)
     sizes = [frame.shape[:2] for frame in frames]
     if len(set(sizes)) > 1:
@@ -201,12 +205,12 @@ def _written(shape: tuple[int, int, int]) -> str:
 
 
 def _load_frames(path: Path) -> np.ndarray:
-    """uint8 `(F, H, W, 3)`."""
+    """Return the frames, uint8 `(F, H, W, 3)`."""
     return np.stack(list(map(load_frame, _frame_files(path)))) if path.is_dir() else read_video(path).frames
 
 
 def load_frame(path: Path) -> np.ndarray:
-    """A frame of a clip that is a folder.
+    """Read a frame from a folder of frames.
 
     Args:
         path (`Path`):
@@ -216,7 +220,7 @@ def load_frame(path: Path) -> np.ndarray:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, upright.
 
     Raises:
-        ValueError: If it cannot be read, or holds several images.
+        ValueError: If it cannot be read, or contains several images.
     """
     frame = np.asarray(load_image(path, "frame"))
     with Image.open(path) as image:
@@ -234,7 +238,7 @@ def _load_keypoints(path: Path, shape: tuple[int, int, int]) -> WholeBodyKeypoin
 
 
 def _load_masks(path: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """`face_masks` and `hand_masks` as `VideoEvaluation.add` takes them."""
+    """Return `face_masks` and `hand_masks` for `VideoEvaluation.add`."""
     num_frames, height, width = shape
     shapes = {"face_mask": (num_frames, height, width), "hand_masks": (num_frames, 2, height, width)}
     try:
@@ -255,7 +259,7 @@ def _load_pair(
     keypoints: WholeBodyKeypoints | None = None,
     masks: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arguments of `VideoEvaluation.add`."""
+    """Return the arguments of `VideoEvaluation.add`."""
     clip = {"predictions": _load_frames(prediction), "targets": _load_frames(target)}
     if keypoints is not None:
         clip |= _from_keypoints(keypoints, clip["predictions"], clip["targets"])
@@ -267,7 +271,7 @@ def _load_pair(
 def _from_keypoints(
     keypoints: WholeBodyKeypoints, predictions: np.ndarray, targets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Boxes of face and hands as masks, sharpness of the hands in predictions and targets, points of the face."""
+    """Return boxes of face and hands as masks, sharpness of the hands in predictions and targets, and face points."""
     conditioner = MotionBlurConditioner()
     wanted = conditioner(keypoints, targets)
     boxes = np.concatenate([face_boxes(keypoints)[:, None], wanted.hand_boxes], axis=1)

@@ -52,8 +52,10 @@ def l1(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def disco_l1(predictions: Tensor, targets: Tensor) -> Tensor:
-    """L1 as in DisCo and in the tables of the literature: the mean absolute difference of 0-255 images, divided by the
-    number of pixels `H * W`. It depends on the resolution and is of the order of 1e-4 at 512 x 896.
+    """L1 as in DisCo and in the tables of the literature.
+
+    It is the mean absolute difference of 0-255 images, divided by the number of pixels `H * W`. It depends on the
+    resolution and is of the order of 1e-4 at 512 x 896.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
@@ -93,8 +95,10 @@ def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def ssim(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity with the settings of DisCo: grey values, uniform 7 x 7 windows inside the image, sample
-    covariances. It equals `skimage.metrics.structural_similarity` of the grey images.
+    """Structural similarity with the settings of DisCo.
+
+    They are grey values, uniform 7 x 7 windows inside the image, and sample covariances. It equals
+    `skimage.metrics.structural_similarity` of the grey images.
 
     Args:
         predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
@@ -123,8 +127,9 @@ def ssim(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class LPIPS:
-    """Learned perceptual image patch similarity (Zhang et al., 2018) of the `lpips` library, version 0.1; 0 is
-    identical.
+    """Learned perceptual image patch similarity (Zhang et al., 2018), version 0.1, from the `lpips` library.
+
+    It is 0 for identical images.
 
     Args:
         network (`str`, *optional*, defaults to `"vgg"`):
@@ -134,7 +139,7 @@ class LPIPS:
             `hf://owner/name/file`. By default, it is downloaded to the folder of torch hub. The linear heads are part
             of the library.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the network runs.
+            Device of the network.
 
     Attributes:
         name (`str`): such as "LPIPS (vgg)".

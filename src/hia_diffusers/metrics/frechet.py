@@ -14,8 +14,10 @@ from .. import checks
 
 
 class FrechetStatistics:
-    """Mean and covariance of a set of features, accumulated batch by batch in float64 (Chan et al., 1979): numerically
-    stable, with memory independent of the number of samples, and mergeable across processes.
+    """Mean and covariance of a set of features, accumulated batch by batch in float64 (Chan et al., 1979).
+
+    The computation is numerically stable, needs memory independent of the number of samples, and can be merged across
+    processes.
 
     Attributes:
         count (`int`): number of samples so far.
@@ -86,11 +88,12 @@ class FrechetStatistics:
 
 
 def frechet_distance(first: FrechetStatistics, second: FrechetStatistics) -> float:
-    """Return the squared Fréchet distance between the normal distributions with these means and covariances, `|m1 -
-    m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))` (Heusel et al., 2017).
+    """Return the squared Fréchet distance between two normal distributions (Heusel et al., 2017).
 
-    The last trace is the sum of the singular values of `A1^T A2` for any factors `C = A A^T`; they come from the
-    eigenvectors. Unlike a matrix square root of `C1 C2`, this remains real and accurate for singular covariances,
+    For the means `m1`, `m2` and covariances `C1`, `C2`, it is `|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))`.
+
+    The last trace is the sum of the singular values of `A1^T A2` for any factors `C = A A^T`, which are computed from
+    the eigenvectors. Unlike a matrix square root of `C1 C2`, this remains real and accurate for singular covariances,
     which occur with few samples: the eigenvalues of the product are the squared singular values, whose rounding errors
     of 1e-16 become errors of 1e-8 in the square roots.
 

@@ -29,8 +29,9 @@ FACE_POINTS = (range(36, 42), range(42, 48), [30], [48], [54])
 
 
 class ArcFace:
-    """Embed the faces of frames with an ArcFace network in ONNX format, such as InsightFace's `w600k_r50.onnx`, whose
-    licence allows only non-commercial research.
+    """Embed the faces of frames with an ArcFace network in ONNX format.
+
+    One such network is InsightFace's `w600k_r50.onnx`, whose licence allows only non-commercial research.
 
     Args:
         weights (`str` or `os.PathLike`):

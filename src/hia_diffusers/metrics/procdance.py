@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""ProcDance-v1 to be scored: what a pipeline makes of its clips, or what a pipeline is compared with.
+"""Evaluation of a pipeline, or of a baseline, on ProcDance-v1.
 
 Axes: F frames, H, W; hands are ordered left, right (the person's).
 """
@@ -26,17 +26,17 @@ from .evaluation import EvaluationClip
 
 @dataclass(frozen=True, eq=False)
 class ProcDanceSample:
-    """What is known of a clip when its frames are predicted.
+    """The data from which the frames of a clip are predicted.
 
     Args:
         reference (`np.ndarray` of shape `(H, W, 3)`):
-            uint8 RGB, the reference image.
+            The reference image, uint8 RGB.
         condition (`MotionBlurCondition`):
-            The motion of F frames, with the sharpness of the hands that is asked for.
+            The motion of F frames, with the requested sharpness of the hands.
         targets (`np.ndarray` of shape `(F, H, W, 3)`):
-            uint8 RGB, the ground truth.
+            The ground truth, uint8 RGB.
         seed (`int`):
-            Of what is drawn for this clip.
+            Seed of the random numbers for this clip.
     """
 
     reference: np.ndarray
@@ -45,7 +45,7 @@ class ProcDanceSample:
     seed: int
 
 
-# Frames, uint8 `(F, H, W, 3)`, that are scored as the prediction of a sample.
+# Returns the predicted frames of a sample, uint8 `(F, H, W, 3)`.
 Predict = Callable[[ProcDanceSample], np.ndarray]
 
 
@@ -58,28 +58,25 @@ def procdance_clips(
     exchanged: str | None = None,
     max_clips: int | None = None,
 ) -> list[EvaluationClip]:
-    """The clips of ProcDance-v1, rendered and predicted when they are loaded.
+    """Return the clips of ProcDance-v1, which are rendered and predicted when they are loaded.
 
     Args:
         predict (`Callable`):
-            Makes of a [`ProcDanceSample`] the frames that are scored, uint8 `(F, H, W, 3)`: [`generate`] or
+            Returns the predicted frames for a [`ProcDanceSample`], uint8 `(F, H, W, 3)`: [`generate`] or
             [`through_autoencoder`] with a pipeline, or one of `BASELINES`.
         num_frames (`int`, *optional*, defaults to 32):
-            Of each clip.
+            Number of frames of each clip.
         size (`tuple[int, int]`, *optional*, defaults to `(160, 96)`):
             Height and width in pixels.
         seed (`int`, *optional*, defaults to 0):
             Clip i is predicted with `seed + i`.
         cross_identity (`bool`, *optional*, defaults to `False`):
-            Drive with the same motion of another person, retargeted to the reference.
+            Whether to drive with the same motion of another person, retargeted to the reference.
         exchanged (`str`, *optional*):
-            `"pose"` takes the motion, `"reference"` the reference image of the next clip: a model that looks at them
-            scores far worse then.
+            `"pose"` uses the motion, and `"reference"` the reference image, of the next clip: a model that depends on
+            them then scores much worse.
         max_clips (`int`, *optional*):
-            Only the first clips.
-
-    Returns:
-        `list[EvaluationClip]`
+            Number of clips to use, from the first on; all by default.
     """
     num_frames = checks.integer("num_frames", num_frames)
     if exchanged is not None:
@@ -106,7 +103,7 @@ def _load(
     cross_identity: bool,
     exchanged: str | None,
 ) -> dict[str, np.ndarray]:
-    """The arguments of `VideoEvaluation.add`."""
+    """Return the arguments of `VideoEvaluation.add`."""
     truth = clip.target.render(clip.frames, *size, clip.fps)
     reference = clip.target.render([clip.reference_frame], *size, clip.fps)
     conditioner = MotionBlurConditioner.for_size(*size)
@@ -146,7 +143,7 @@ BASELINES: dict[str, Predict] = {
 
 
 def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any) -> np.ndarray:
-    """What a pipeline generates.
+    """Generate the frames of a sample with a pipeline.
 
     Args:
         pipe ([`HIAPipeline`]):
@@ -154,9 +151,9 @@ def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **
         sample ([`ProcDanceSample`]):
             Reference, motion and seed.
         blur_condition (`bool`, *optional*, defaults to `True`):
-            Whether it is given the motion and the sharpness of the hands in addition to the pose.
-        **kwargs:
-            Further arguments of the call.
+            Whether the condition includes the motion and the sharpness of the hands, in addition to the pose.
+        kwargs:
+            Other arguments of the call.
 
     Returns:
         `np.ndarray` of shape `(F, H, W, 3)`: uint8.
@@ -176,13 +173,13 @@ def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **
 
 @torch.no_grad()
 def through_autoencoder(pipe: Any, sample: ProcDanceSample) -> np.ndarray:
-    """The ground truth through a pipeline's autoencoder and back, which bounds all that it can generate.
+    """Encode and decode the ground truth with a pipeline's autoencoder, an upper bound for its results.
 
     Args:
         pipe ([`HIAPipeline`]):
             The pipeline.
         sample ([`ProcDanceSample`]):
-            Its targets are encoded.
+            The sample, whose targets are encoded.
 
     Returns:
         `np.ndarray` of shape `(F, H, W, 3)`: uint8.

@@ -129,7 +129,7 @@ def rank_correlation(wanted: Tensor, measured: Tensor) -> float:
     _check_same_shape(wanted, measured)
     known = wanted.isfinite() & measured.isfinite()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a constant side, which has no correlation
+        warnings.simplefilter("ignore")  # for constant values, which have no correlation
         return float(spearmanr(*(values[known].cpu().double() for values in (wanted, measured))).statistic)
 
 
@@ -163,8 +163,9 @@ def identity_similarity(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def flicker(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Difference between the change from frame to frame and that of the ground truth, `mean |(p_t - p_(t-1)) - (t_t -
-    t_(t-1))|`.
+    """Difference between the change from frame to frame and that of the ground truth.
+
+    It is `mean |(p_t - p_(t-1)) - (t_t - t_(t-1))|`.
 
     Args:
         predictions (`torch.Tensor` of shape `(F, 3, H, W)`):
@@ -183,8 +184,9 @@ def flicker(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def static_change(predictions: Tensor, targets: Tensor, threshold: float = 4 / 255) -> tuple[Tensor, Tensor]:
-    """Change from frame to frame where the ground truth is static, which in most videos is the background. The ratio
-    of the two means is 1 for a video that flickers no more than the ground truth.
+    """Change from frame to frame where the ground truth is static, which in most videos is the background.
+
+    The ratio of the two means is 1 for a video that flickers no more than the ground truth.
 
     Args:
         predictions (`torch.Tensor` of shape `(F, 3, H, W)`):

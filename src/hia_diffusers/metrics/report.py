@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation found, with all that the figures depend on, and as a table."""
+"""The result of an evaluation as JSON, with everything that it depends on, and as a table."""
 
 import importlib.metadata
 import platform
@@ -15,7 +15,7 @@ AGGREGATION = (
     "first frame of the next"
 )
 
-# Modules that a score depends on; some come in several distributions.
+# Modules that metrics depend on; some are available in several distributions.
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "cv2", "av", "PIL", "diffusers", "transformers", "lpips", "torch_fidelity"),
     *("scipy", "onnxruntime"),
@@ -23,19 +23,19 @@ LIBRARIES = (
 
 
 def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The metrics of all clips and of each, and how they were computed.
+    """Return the metrics of all clips and of each clip, and how they were computed.
 
     Args:
         evaluation ([`VideoEvaluation`]):
-            With all clips.
+            The evaluation of all clips.
         source (`Mapping[str, Any]`):
-            What was scored.
+            Description of what was evaluated.
         device (`str`):
-            On which the networks ran.
+            Device of the networks.
 
     Returns:
-        `dict[str, Any]`: `measures` and `clips` as [`VideoEvaluation`] gives them, `source`, `protocol` and
-        `versions`; all of it JSON.
+        `dict[str, Any]`: `measures` and `clips` of [`VideoEvaluation`], `source`, `protocol` and `versions`, as JSON
+            values.
     """
     distributions = importlib.metadata.packages_distributions()
     names = {name for library in LIBRARIES for name in distributions.get(library, ())}
@@ -50,11 +50,11 @@ def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: 
 
 
 def table(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line per metric: its value, which way is better, of how many values it is, and the hash of its network.
+    """Format one line per metric: its value, its better direction, the number of values, and the hash of its network.
 
     Args:
         measures (`Mapping[str, Mapping[str, Any]]`):
-            As [`VideoEvaluation.measures`] gives them.
+            Result of [`VideoEvaluation.measures`].
     """
     lines = [f"{'measure':28}{'value':>12}  {'better':8}{'of':24}network (SHA-256)"]
     for name, result in measures.items():

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 
 class ResNet3D50(nn.Module):
-    """The 3D ResNet-50 of [Hara et al.](https://arxiv.org/abs/1711.09577) for Kinetics-400. `state_dict()` has the
-    keys of `resnet-50-kinetics.pth`, less the `module.` that the file puts before each.
+    """The 3D ResNet-50 of [Hara et al.](https://arxiv.org/abs/1711.09577) for Kinetics-400.
+
+    `state_dict()` has the keys of `resnet-50-kinetics.pth`, without the prefix `module.` of each.
     """
 
     def __init__(self) -> None:
@@ -26,9 +27,11 @@ class ResNet3D50(nn.Module):
         self.fc = nn.Linear(2048, 400)  # unused, but in the file
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Compute features of clips.
+
+        Args:
             clips (`torch.Tensor`):
-                `(N, 3, F, H, W)`, RGB in `[0, 255]` less the mean of the training data.
+                `(N, 3, F, H, W)`, RGB in `[0, 255]` minus the mean of the training data.
 
         Returns:
             `torch.Tensor`: `(N, 2048)`, the inputs of the classifier.
@@ -68,9 +71,10 @@ def _bottlenecks(in_channels: int, channels: int, num_blocks: int, stride: int) 
 
 
 class I3D(nn.Module):
-    """The RGB stream of [I3D](https://arxiv.org/abs/1705.07750), an Inception-v1 inflated to three dimensions, for
-    Kinetics-400. `state_dict()` has the keys of the PyTorch port's `rgb_imagenet.pt`, which is also known as
-    `i3d_pretrained_400.pt`.
+    """The RGB stream of [I3D](https://arxiv.org/abs/1705.07750) for Kinetics-400.
+
+    It is an Inception-v1 inflated to three dimensions. `state_dict()` has the keys of the PyTorch port's
+    `rgb_imagenet.pt`, which is also known as `i3d_pretrained_400.pt`.
     """
 
     def __init__(self) -> None:
@@ -94,7 +98,9 @@ class I3D(nn.Module):
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, 400, 1)})
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Args:
+        """Compute the logits of clips.
+
+        Args:
             clips (`torch.Tensor`):
                 `(N, 3, F, 224, 224)`, RGB in `[-1, 1]`; F is a multiple of 8.
 
@@ -160,8 +166,9 @@ class _Inception(nn.Module):
 
 
 def _same_padding(kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> list[int]:
-    """Return TensorFlow's "SAME" padding for sizes divisible by the stride, in the order of `functional.pad`; odd
-    pixels last.
+    """Return TensorFlow's "SAME" padding for sizes divisible by the stride, in the order of `functional.pad`.
+
+    Odd pixels come last.
     """
     totals = [size - step for size, step in zip(kernel_size, stride, strict=True)]
     return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]

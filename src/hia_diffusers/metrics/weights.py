@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of the networks that score: where their file lies, and the hash of what is used."""
+"""Locating and hashing the weights of metric networks."""
 
 import hashlib
 import os
@@ -25,8 +25,7 @@ def local_file(weights: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: If there is no such file on this machine.
-        ValueError: If a Hub address has another form.
-        Whatever `huggingface_hub.hf_hub_download` raises.
+        ValueError: If a Hub address has another form. Exception: As in `huggingface_hub.hf_hub_download`.
     """
     if not str(weights).startswith("hf://"):
         if not Path(checks.path("weights", weights)).is_file():
@@ -40,11 +39,11 @@ def local_file(weights: str | os.PathLike) -> Path:
 
 
 def sha256_of_weights(modules: Mapping[str, Any]) -> str:
-    """The SHA-256 of the names and the values of all parameters and buffers, as they are used.
+    """Return the SHA-256 of the names and values of all parameters and buffers in use.
 
     Args:
         modules (`Mapping[str, Any]`):
-            Networks by name, such as the components of a pipeline; what else it holds is not looked at.
+            Networks by name, such as the components of a pipeline; other objects are ignored.
     """
     digest = hashlib.sha256()
     for component, module in sorted(modules.items()):

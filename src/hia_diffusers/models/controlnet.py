@@ -30,7 +30,7 @@ class HIAControlNetOutput(ControlNetOutput):
     Args:
         down_block_res_samples (`tuple[torch.Tensor, ...]`):
             Residuals of the down blocks, each `(N, C, h, w)`.
-        mid_block_res_sample (`torch.Tensor` of shape `(N, C, h, w)`):
+        mid_block_res_sample (`torch.Tensor` of shape `(N, C, h, w)`, *optional*):
             Residual of the middle block.
     """
 

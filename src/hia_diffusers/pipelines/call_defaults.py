@@ -26,7 +26,7 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
     """Check the names of default arguments, and return them as they are saved.
 
     Args:
-        call_defaults (`Mapping[str, Any]`, *optional*):
+        call_defaults (`Mapping[str, Any]` or `None`):
             Arguments of [`HIAPipeline.__call__`] by name, among those in `CALL_DEFAULTS`, and `"area"`, the number of
             pixels of a frame.
 
@@ -48,6 +48,8 @@ def call_default(pipe: Any, name: str) -> Any:
     """Return the value of an argument that is not given in a call.
 
     Args:
+        pipe ([`HIAPipeline`]):
+            The pipeline.
         name (`str`):
             Name of the argument.
     """

@@ -27,8 +27,11 @@ def context_windows(
     Windows do not wrap around, since the first and the last frame of a clip are not adjacent.
 
     Args:
-        num_frames (`int`): F, the number of frames. context_frames (`int`): Number of frames per window. A clip of at
-        most this length is one window. context_overlap (`int`):
+        num_frames (`int`):
+            F, the number of frames.
+        context_frames (`int`):
+            Number of frames per window. A clip of at most this length is one window.
+        context_overlap (`int`):
             Number of frames that adjacent windows share, less than `context_frames`.
         shift (`bool`, *optional*, defaults to `False`):
             Whether to shift the windows by a random offset. With a new offset in each denoising step, the seams move

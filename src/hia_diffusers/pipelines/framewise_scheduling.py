@@ -47,10 +47,12 @@ def step(
     Args:
         scheduler (`SchedulerMixin`):
             The scheduler, with its timesteps set.
-        noise_pred, latents (`torch.Tensor` of shape `(B, C, F, H, W)`):
-            The prediction, and the latents for which it was made.
+        noise_pred (`torch.Tensor` of shape `(B, C, F, H, W)`):
+            The prediction.
         timestep (`torch.Tensor`):
             The current timestep.
+        latents (`torch.Tensor` of shape `(B, C, F, H, W)`):
+            The latents for which the prediction was made.
         kwargs:
             Other arguments of the scheduler's `step`.
 

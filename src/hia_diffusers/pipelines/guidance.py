@@ -21,8 +21,10 @@ def classifier_free_guidance(guidance_scale: float, start: float = 0.0, stop: fl
     Args:
         guidance_scale (`float`):
             Weight of the guidance, in [0, 1000]. Values up to 1 disable the unconditional branch.
-        start, stop (`float`, *optional*, defaults to 0.0 and 1.0):
-            Fractions of the steps between which guidance is applied.
+        start (`float`, *optional*, defaults to 0.0):
+            Fraction of the steps after which guidance starts.
+        stop (`float`, *optional*, defaults to 1.0):
+            Fraction of the steps after which guidance stops.
 
     Raises:
         TypeError, ValueError: If a value is not a number, or out of range.

@@ -274,7 +274,7 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
     """Refuse arguments that the attention layers would ignore.
 
     Args:
-        cross_attention_kwargs (`dict`, *optional*):
+        cross_attention_kwargs (`dict` or `None`):
             As in [`HIAPipeline.__call__`].
         unet ([`HIAUNetMotionModel`]):
             The UNet, whose attention processors read the arguments.
@@ -300,10 +300,10 @@ def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
     """Return the names of the tensors that are passed to a callback.
 
     Args:
-        callback (`Callable`, *optional*):
+        callback (`Callable` or `None`):
             `callback_on_step_end` of [`HIAPipeline.__call__`]. A callback of diffusers' class declares its inputs
             itself.
-        tensor_inputs (`Sequence[str]`, *optional*):
+        tensor_inputs (`Sequence[str]` or `None`):
             `callback_on_step_end_tensor_inputs`.
     """
     if callback is not None and not callable(callback):
@@ -387,7 +387,7 @@ def check_generator(generator: Any, batch_size: int, device: torch.device) -> No
     """Check the random generators of a call.
 
     Args:
-        generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+        generator (`torch.Generator`, `list[torch.Generator]` or `None`):
             One for all clips, or one per clip.
         batch_size (`int`):
             B, the number of clips.
@@ -410,7 +410,7 @@ def check_embeds(name: str, embeds: object, num_images: int, channels: int, dtyp
     Args:
         name (`str`):
             Name of the argument.
-        embeds (`torch.Tensor` of shape `(1 or B, tokens, C)`, *optional*):
+        embeds (`torch.Tensor` of shape `(1 or B, tokens, C)`, or `None`):
             The embeddings.
         num_images (`int`):
             B, the number of reference images.

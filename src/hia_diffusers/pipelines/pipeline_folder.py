@@ -272,8 +272,9 @@ class PipelineFolderMixin(DiffusionPipeline):
         Args:
             name (`str`):
                 A name listed by `hia-diffusers models`.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the weights. cache_dir (`str` or
-            `os.PathLike`, *optional*):
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+                Dtype of the weights.
+            cache_dir (`str` or `os.PathLike`, *optional*):
                 Folder for downloads and the result, by default the cache of `huggingface_hub`.
             revision (`str`, *optional*):
                 Branch, tag or commit of the checkpoint's own repository.

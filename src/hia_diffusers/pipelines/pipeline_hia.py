@@ -75,7 +75,7 @@ class HIAPipeline(
     Args:
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`):
             Encodes the reference image and decodes the frames.
-        image_encoder (`CLIPVisionModelWithProjection`, *optional*):
+        image_encoder (`CLIPVisionModelWithProjection` or `None`):
             CLIP vision model for the token of cross-attention.
         unet ([`HIAUNetMotionModel`]):
             Denoises clips. A `UNet2DConditionModel` or `UNetMotionModel` is converted.

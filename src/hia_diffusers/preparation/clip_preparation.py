@@ -85,9 +85,9 @@ class PreparationOptions:
             [`WholeBodyKeypoints.save`]. By default, keypoints are detected.
         frames_fps (`float`, *optional*):
             Frames per second, from 5 to 240, of folders of images. Without it, folders of images are not used.
-        detector (`dict[str, Any]`):
+        detector (`dict[str, Any]`, *optional*):
             Arguments of [`KeypointDetector`] for its models.
-        rules ([`ClipRules`]):
+        rules ([`ClipRules`], *optional*):
             The filters of the clips.
     """
 

@@ -68,7 +68,7 @@ class ProceduralClip:
     Args:
         frames (`np.ndarray`):
             uint8 RGB `(F, H, W, 3)`, with motion blur.
-        sharp_frames (`np.ndarray`, *optional*):
+        sharp_frames (`np.ndarray` or `None`):
             uint8 RGB `(F, H, W, 3)`: the middles of the exposures, without motion blur. `None` unless requested.
         keypoints (`WholeBodyKeypoints`):
             The person at the middle of each exposure. Scores are 1 for visible points, 0.5 for points occluded by

@@ -206,7 +206,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
         """Create a scheduler from a configuration, as in [`~diffusers.ConfigMixin.from_config`].
 
         Args:
-            config (`dict`):
+            config (`dict`, *optional*):
                 Configuration of this class or of another scheduler.
             return_unused_kwargs (`bool`, *optional*, defaults to `False`):
                 As in [`~diffusers.DDIMScheduler`].

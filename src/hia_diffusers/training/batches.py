@@ -121,7 +121,7 @@ def numbered_batches(loader: DataLoader, first: int) -> Iterator[tuple[int, dict
 
     Args:
         loader (`DataLoader`):
-            From [`build_loader`].
+            Result of [`build_loader`].
         first (`int`):
             Number of the first batch.
 

@@ -182,6 +182,7 @@ class DataOptions(Options):
         return [height_and_width("sizes", size) for size in self.sizes]
 
     def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
         super().validate()
         if (self.train_data_dir is None) == (self.procedural_clips is None):
             raise ValueError("give either --train_data_dir or --procedural_clips.")
@@ -210,6 +211,7 @@ class ObjectiveOptions(Options):
     )
 
     def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
         super().validate()
         if self.snr_gamma is not None and self.loss_on == "sample":
             raise ValueError("give either --snr_gamma or --loss_on sample: both weigh timesteps.")
@@ -250,6 +252,7 @@ class OptimizationOptions(Options):
     max_skipped_steps: Count = option(10, "stop after this many steps in a row that are not finite")
 
     def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
         super().validate()
         if self.use_8bit_adam and self.use_muon:
             raise ValueError("give either --use_8bit_adam or --use_muon.")
@@ -269,6 +272,7 @@ class RunOptions(Options):
     logging_dir: str = option("logs", "folder of the logs, in output_dir")
 
     def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
         super().validate()
         if self.report_to is None:
             return
@@ -317,6 +321,7 @@ class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, Validat
     """
 
     def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
         super().validate()
         if self.pretrained_model_name_or_path is None:
             raise ValueError("give --pretrained_model_name_or_path, the pipeline to start from.")

@@ -1,7 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The identity loss of HIA (Eq. 2 of https://arxiv.org/abs/2409.19580): the face of a generated frame should have the
-embedding of the face in the reference image.
+"""The identity loss of HIA (Eq. 2 of https://arxiv.org/abs/2409.19580).
+
+The face of a generated frame should have the embedding of the face in the reference image.
 
 Axes: N images, H, W. Pixels: the centre of the pixel `(i, j)` is `(i + 0.5, j + 0.5)`.
 """

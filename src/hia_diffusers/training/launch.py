@@ -40,7 +40,7 @@ def build_accelerator(config: BaseTrainingConfig) -> Accelerator:
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Config or accelerator of the run.
+            Config of the run.
 
     Raises:
         ValueError: If options are incompatible with the launch configuration of accelerate.
@@ -80,9 +80,9 @@ def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
 
     Args:
         config ([`TrainingConfig`]):
-            Config or accelerator of the run.
+            Config of the run.
         accelerator (`accelerate.Accelerator`):
-            Config or accelerator of the run.
+            Accelerator of the run.
 
     Raises:
         ValueError: If options are incompatible with the launch configuration of accelerate.
@@ -99,7 +99,7 @@ def check_fit(config: BaseTrainingConfig, pipeline: HIAPipeline) -> None:
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Config or accelerator of the run.
+            Config of the run.
         pipeline ([`HIAPipeline`]):
             Pipeline whose networks are trained.
 
@@ -127,9 +127,9 @@ def place_networks(
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Config or accelerator of the run.
+            Config of the run.
         accelerator (`accelerate.Accelerator`):
-            Config or accelerator of the run.
+            Accelerator of the run.
         pipeline ([`HIAPipeline`]):
             Pipeline with the frozen VAE and encoders.
         model ([`HIADenoiser`]):
@@ -171,7 +171,7 @@ def build_optimizer(
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Config or accelerator of the run.
+            Config of the run.
         parameters (`Sequence[torch.nn.Parameter]`):
             The trained parameters.
         num_processes (`int`):

@@ -41,9 +41,10 @@ def noisy_latents(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, tim
 
 
 def prediction_target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The training target of the UNet for [`noisy_latents`], by the scheduler's `prediction_type`: the noise
-    (`"epsilon"`), the velocity `sqrt(abar_t) eps - sqrt(1 - abar_t) x_0` (`"v_prediction"`) or the clean latents
-    (`"sample"`).
+    """Return the training target of the UNet for [`noisy_latents`].
+
+    Depending on the scheduler's `prediction_type`, it is the noise (`"epsilon"`), the velocity `sqrt(abar_t) eps -
+    sqrt(1 - abar_t) x_0` (`"v_prediction"`) or the clean latents (`"sample"`).
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -105,10 +106,11 @@ def predicted_latents(
 
 
 def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) -> Tensor:
-    """Weights of [`noise_prediction_loss`] that prevent easy timesteps from dominating the training (Hang et al.,
-    2023, "Efficient diffusion training via Min-SNR weighting strategy"): `min(snr_t, gamma)`, divided by the implicit
-    weight of the prediction type, `snr_t` for `"epsilon"` and `snr_t + 1` for `"v_prediction"`. HIA's paper does not
-    use them.
+    """Weights of [`noise_prediction_loss`] that prevent easy timesteps from dominating the training.
+
+    They are `min(snr_t, gamma)`, divided by the implicit weight of the prediction type, `snr_t` for `"epsilon"` and
+    `snr_t + 1` for `"v_prediction"` (Hang et al., 2023, "Efficient diffusion training via Min-SNR weighting
+    strategy"). HIA's paper does not use them.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -136,11 +138,12 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) 
 
 
 def sample_weights(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
-    """Weights of [`noise_prediction_loss`] that make it the squared error of the clean latents for any prediction
-    type: `1` for `"sample"`, `1 / (snr_t + 1)` for `"v_prediction"`, `1 / snr_t` for `"epsilon"` (Salimans and Ho,
-    2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper does not use them.
-    They suit small networks trained from scratch to predict v: no timestep dominates, and the network can pass a clean
-    input through.
+    """Weights with which [`noise_prediction_loss`] is the squared error of the clean latents for any prediction type.
+
+    They are `1` for `"sample"`, `1 / (snr_t + 1)` for `"v_prediction"` and `1 / snr_t` for `"epsilon"` (Salimans and
+    Ho, 2022, "Progressive distillation for fast sampling of diffusion models", section 4). HIA's paper does not use
+    them. They suit small networks trained from scratch to predict v: no timestep dominates, and the network can return
+    a clean input without loss.
 
     Args:
         scheduler ([`ShiftedSNRScheduler`]):
@@ -172,9 +175,9 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor, weights: Tensor 
         model_output (`torch.Tensor` of shape `(B, C, ..., h, w)`):
             Output of the UNet.
         target (`torch.Tensor` of the same shape):
-            From [`prediction_target`].
+            Result of [`prediction_target`].
         weights (`torch.Tensor` of shape `(B,)`, *optional*):
-            Factors on the result, such as those of [`min_snr_weights`] or [`sample_weights`].
+            Factors by which the result is multiplied, such as those of [`min_snr_weights`] or [`sample_weights`].
 
     Returns:
         `torch.Tensor`: float32 `(B,)`.

@@ -60,9 +60,10 @@ def draw_noise(
 
 
 def offset_noise(noise: Tensor, offset: float, generator: torch.Generator | list[torch.Generator]) -> Tensor:
-    """Add noise that shifts the mean of each channel, so that very dark and very bright images are learnt
-    (`--noise_offset` in diffusers' training examples). All frames of a clip are shifted together. HIA's paper does not
-    use it.
+    """Add noise that shifts the mean of each channel, so that very dark and very bright images are learned.
+
+    It is `--noise_offset` in diffusers' training examples. All frames of a clip are shifted together. HIA's paper does
+    not use it.
 
     Args:
         noise (`torch.Tensor` of shape `(B, C, ..., h, w)`):

@@ -68,7 +68,7 @@ class HIALosses:
             batch_number (`int`):
                 Number of the batch since the start of the run, which determines noise and timesteps.
             batch (`dict[str, Any]`):
-                Batch on the host, from [`~hia_diffusers.training.batches.build_loader`].
+                Batch on the CPU, from [`~hia_diffusers.training.batches.build_loader`].
         """
         config, device, scheduler = self.config, self.accelerator.device, self.pipeline.scheduler
         windows = self.windows(batch) if self.is_regional else []
@@ -108,7 +108,7 @@ class HIALosses:
 
         Args:
             batch (`dict[str, Any]`):
-                Batch on the host, because its masks determine shapes.
+                Batch on the CPU, because its masks determine shapes.
         """
         faces, hands = (batch[key].flatten(0, 1) for key in ("face_mask", "hand_masks"))
         if self.arcface is not None:

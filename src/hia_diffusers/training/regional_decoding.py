@@ -93,16 +93,16 @@ class RegionWindows:
 
 
 def region_windows(masks: Tensor, vae_scale_factor: int = 8, size_step: int = 4) -> RegionWindows:
-    """Create windows around regions: as small as possible without cutting off the largest region of the batch, with
-    few different sizes, so that shapes rarely change.
+    """Create windows around regions.
 
-    Use separate calls for regions of different sizes, such as faces and hands. An empty region also has a window,
-    somewhere in the image.
+    They are as small as possible without cutting off the largest region of the batch, but have few different sizes, so
+    that shapes rarely change. Use separate calls for regions of different sizes, such as faces and hands. An empty
+    region also has a window, somewhere in the image.
 
     Args:
         masks (`torch.Tensor` of shape `(N, R, H, W)`):
-            Positive in the region. Pass them on the host: the size must be known, which would require waiting for a
-            device.
+            Positive in the region. Pass them on the CPU, because their content determines the size of the windows, and
+            reading it from another device would synchronize.
         vae_scale_factor (`int`, *optional*, defaults to 8):
             Pixels per latent pixel.
         size_step (`int`, *optional*, defaults to 4):
@@ -160,8 +160,8 @@ def decode_windows(vae: Autoencoder, latents: Tensor, windows: Sequence[RegionWi
             Windows to decode, for example those of faces and those of hands.
 
     Returns:
-        list of `torch.Tensor` of shape `(N, R, 3, height, width)`: float32, around [-1, 1], not clamped, one per item
-        of `windows`.
+        list of `torch.Tensor` of shape `(N, R, 3, height, width)`: float32, approximately in [-1, 1], not clamped, one
+        per item of `windows`.
 
     Raises:
         ValueError: If the latents do not have four axes, the windows belong to images of another size, or the decoder
@@ -243,8 +243,9 @@ def _margins(up_blocks: Sequence[UpDecoderBlock2D]) -> list[int]:
 
 
 def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first true position along the last axis, and the distance to the position after the last one; 0 if
-    there is none.
+    """Return the first true position along the last axis, and the distance to the position after the last one.
+
+    Both are 0 if there is none.
     """
     length = inside.shape[-1]
     present = inside.to(torch.uint8)

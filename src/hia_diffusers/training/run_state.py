@@ -121,7 +121,7 @@ def averaged_weights(ema: EMAModel | None, parameters: Sequence[nn.Parameter]) -
     """Use the averaged weights instead of the trained ones, if there are any.
 
     Args:
-        ema (`diffusers.training_utils.EMAModel`, *optional*):
+        ema (`diffusers.training_utils.EMAModel` or `None`):
             Averaged weights.
         parameters (`Sequence[torch.nn.Parameter]`):
             The averaged parameters.
@@ -145,9 +145,9 @@ def recorded_options(config: BaseTrainingConfig, accelerator: Accelerator) -> di
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config of the run.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
 
     Returns:
         `dict[str, Any]`: Options by name, as JSON values.
@@ -163,11 +163,11 @@ def find_checkpoint(config: BaseTrainingConfig, options: dict[str, Any], acceler
 
     Args:
         config ([`BaseTrainingConfig`]):
-            Of the run.
+            Config of the run.
         options (`dict[str, Any]`):
-            From [`recorded_options`].
+            Result of [`recorded_options`].
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
 
     Raises:
         ValueError: If there is no such checkpoint, it is damaged or not the last of its run, the run had other
@@ -210,7 +210,7 @@ def save_trained_weights_only(accelerator: Accelerator, trained: set[str]) -> No
 
     Args:
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
         trained (`set[str]`):
             Names of the parameters that are trained.
     """
@@ -238,13 +238,13 @@ def save_run_state(accelerator: Accelerator, progress: Progress, lr_scheduler: A
 
     Args:
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
         progress ([`Progress`]):
-            Of the run.
+            Progress of the run.
         lr_scheduler:
             Learning rate scheduler.
-        average (*optional*):
-            Averaged weights, an [`~diffusers.training_utils.EMAModel`] or a network.
+        average ([`~diffusers.training_utils.EMAModel`], `torch.nn.Module` or `None`):
+            Averaged weights.
     """
 
     def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
@@ -271,9 +271,9 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, progress: Progre
 
     Args:
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
         checkpoint (`Path`):
-            From [`find_checkpoint`].
+            Result of [`find_checkpoint`].
         progress ([`Progress`]):
             Progress of the run, which is set to that of the checkpoint.
 
@@ -295,9 +295,9 @@ def write_options(folder: Path, options: dict[str, Any]) -> None:
 
     Args:
         folder (`Path`):
-            Of the run.
+            Folder of the run.
         options (`dict[str, Any]`):
-            From [`recorded_options`].
+            Result of [`recorded_options`].
     """
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / OPTIONS_FILE) as path:
@@ -310,12 +310,12 @@ def alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
     Args:
         folder (`Path`):
-            Of the run.
+            Folder of the run.
         accelerator (`accelerate.Accelerator`):
-            Of the run.
+            Accelerator of the run.
 
     Raises:
-        ValueError: If On all processes, if the folder is in use or not writable.
+        ValueError: If the folder is in use or not writable; raised on all processes.
     """
     message = None
     with contextlib.ExitStack() as lock:

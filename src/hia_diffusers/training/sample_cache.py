@@ -87,7 +87,7 @@ class SampleCache(Dataset):
         try:
             with np.load(path) as arrays:
                 sample = {name: _from_array(arrays[name]) for name in arrays.files}
-        except Exception as error:  # damaged archives raise more kinds of errors than can be listed
+        except Exception as error:  # damaged archives raise errors of many classes
             reason = " ".join(str(error).split())
             raise DamagedSampleError(
                 f"The cached sample {path} is damaged ({reason}); delete it, and the next run draws it again."
@@ -102,8 +102,10 @@ class SampleCache(Dataset):
         Args:
             encode (callable):
                 Encodes a collated batch of one sample.
-            rank, num_ranks (`int`):
-                Rank and number of processes; each fills every `num_ranks`-th sample.
+            rank (`int`, *optional*, defaults to 0):
+                Rank of the process, which fills every `num_ranks`-th sample.
+            num_ranks (`int`, *optional*, defaults to 1):
+                Number of processes.
             num_workers (`int`, *optional*, defaults to 0):
                 Processes that draw samples.
 

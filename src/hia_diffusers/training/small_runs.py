@@ -78,7 +78,7 @@ def load_state(path: Path, parts: Mapping[str, Any], device: str | torch.device 
             raise ValueError(f"it must contain step, {', '.join(parts)}")
         for name, value in state.items():
             parts[name].load_state_dict(value)
-    except Exception as error:  # damaged files raise more kinds of errors than can be listed
+    except Exception as error:  # damaged files raise errors of many classes
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path} is damaged and the only state of the run ({reason}); delete it to start over"

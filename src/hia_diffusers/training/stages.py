@@ -47,7 +47,7 @@ SPATIAL_PARTS = ("appearance_encoder", "controlnet", "unet")
 
 
 def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
-    """Return the parts, of `PARTS`, that a run trains.
+    """Return the parts (of `PARTS`) that a run trains.
 
     Args:
         config ([`TrainingConfig`]):
@@ -61,7 +61,7 @@ def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def part_of(parameter_name: str) -> str:
-    """Return the part, of `PARTS`, to which a parameter of [`HIADenoiser`] belongs.
+    """Return the part (of `PARTS`) to which a parameter of [`HIADenoiser`] belongs.
 
     Args:
         parameter_name (`str`):
@@ -71,8 +71,10 @@ def part_of(parameter_name: str) -> str:
 
 
 def train_only(denoiser: HIADenoiser, parts: Collection[str]) -> list[nn.Parameter]:
-    """Let only the parameters of the given parts require gradients. Motion modules that are not trained are disabled,
-    whatever their weights: the paper inserts them after the spatial and regional stages (Sec. 3.3).
+    """Let only the parameters of the given parts require gradients.
+
+    Motion modules that are not trained are disabled, regardless of their weights: the paper inserts them after the
+    spatial and regional stages (Sec. 3.3).
 
     Args:
         denoiser ([`HIADenoiser`]):
