@@ -113,7 +113,9 @@ def test_a_video_that_is_not_aligned_is_fitted_likewise(tmp_path):
     detector = KeypointDetector(**write_models(tmp_path))
     driving = Video(np.stack([np.asarray(landscape((20, 20, 20)))] * 2), 30.0)
     size = {"height": NEW_HEIGHT, "width": NEW_WIDTH}
-    animation = HIAAnimator(detector=detector).prepare(landscape(), driving, "video", retarget=False, **size)
+    animation = HIAAnimator(detector=detector).prepare(
+        landscape(), driving, driving_type="video", retarget=False, **size
+    )
     points = animation.keypoints.fit(**size)
     drawn = MotionBlurConditioner.for_size(**size)(points).pose
     np.testing.assert_array_equal(animation.condition.pose, drawn)

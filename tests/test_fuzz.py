@@ -653,8 +653,6 @@ def test_windows(num_frames, context_frames, context_overlap, shift):
 ANIMATION = {
     "image": IMAGES,
     "driving": st.just(KEYPOINTS) | KEYPOINT_VALUES,
-    "driving_type": st.just("keypoints"),
-    "max_frames": st.integers(1, 2),
     "person": st.none(),
     "retarget": st.just(False),
     "image_keypoints": st.none(),
@@ -666,23 +664,32 @@ ANIMATION = {
     "retargeted": st.none(),
     "condition": st.none(),
     "fps": FPS,
+    "area": st.none() | st.just(384),
+}
+DRIVING = {
+    "driving_type": st.just("keypoints"),
+    "max_frames": st.integers(1, 2),
     "driving_fps": st.none(),
     "driving_size": st.none(),
-    "area": st.none() | st.just(384),
+    "start": st.none() | st.floats(0, 0.05),
+    "end": st.none() | st.floats(0.05, 1),
+    "every": st.integers(1, 3),
 }
 
 
 def test_the_animations_know_every_argument():
-    assert {*ANIMATION} == {*inspect.signature(HIAAnimator.prepare).parameters} - {"self"}
+    assert {"self", "driving_options", *ANIMATION} == {*inspect.signature(HIAAnimator.prepare).parameters}
+    assert {"driving", *DRIVING} == {*inspect.signature(Driving.load).parameters}
 
 
 @tries(100)
-@given(arguments=some_of(ANIMATION, ANYTHING | ARRAYS | KEYPOINT_VALUES))
+@given(arguments=some_of(ANIMATION | DRIVING, ANYTHING | ARRAYS | KEYPOINT_VALUES))
 def test_animations(arguments):
     call = {"image": IMAGE, "driving": KEYPOINTS} | arguments
     animator = HIAAnimator(detector={"detector_model": "none.onnx"})  # would be downloaded otherwise
     files = [repr(value) for value in arguments.values() if isinstance(value, str)]
-    animation = answer(["`detector_model", *arguments_of(animator.prepare), *files], animator.prepare, **call)
+    named = ["`detector_model", *arguments_of(animator.prepare), *arguments_of(Driving.load), *files]
+    animation = answer(named, animator.prepare, **call)
     if animation is not None:
         assert animation.condition.to_tensor().isfinite().all() and math.isfinite(animation.fps)
 

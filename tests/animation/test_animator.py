@@ -12,7 +12,7 @@ import torch
 from dancing_videos import BLUE, FPS, HEIGHT, WIDTH, dancer_boxes, draw_scene, keypoints_of
 from onnx_models import draw_people, write_models
 from PIL import Image
-from sounding_videos import sound_codec, sound_end, write_clip
+from sounding_videos import sound_codec, sound_end, tone_start, write_clip
 
 from hia_diffusers import HIAAnimator, KeypointDetector, WholeBodyKeypoints, retarget_keypoints, smooth_keypoints
 from hia_diffusers.video.display import Display
@@ -174,6 +174,29 @@ def test_memory_does_not_grow_with_the_pixels_of_the_driving(dance, person, tmp_
     assert many - few < 6 * 2 * kept
 
 
+def test_a_part_of_a_clip_drives_with_its_sound(animator, person, tmp_path):
+    """The tone, which begins half a second after the first frame, keeps its place."""
+    condition = animator.condition(keypoints_of(BOXES)[:4], 64, 48)
+    frames = np.zeros((30, 48, 64, 3), np.uint8)
+    clip = write_clip(tmp_path / "dance.mkv", frames=frames)
+    given = {"driving_type": "pose", "condition": condition, "start": 0.4, "end": 0.7, "every": 2, "max_frames": 4}
+    animation = animator(person, clip, tmp_path / "out.mp4", **given, **steps())
+    assert animation.fps == FPS / 2 and len(read_video(tmp_path / "out.mp4").frames) == 4
+    assert tone_start(tmp_path / "out.mp4") == pytest.approx(0.1, abs=0.03)
+    assert sound_end(tmp_path / "out.mp4") == pytest.approx(4 / (FPS / 2), abs=0.002)
+    animator(person, clip, tmp_path / "other.mp4", sound=clip, **given, **steps())  # another file begins at its start
+    assert not (tmp_path / "other.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+
+
+def test_another_frame_rate_changes_the_speed(animator, person, caplog):
+    caplog.set_level(logging.INFO, logger="hia_diffusers.animation")
+    keypoints = keypoints_of(BOXES)
+    assert animator.prepare(person, keypoints, every=2).fps == FPS / 2 and "times the speed" not in caplog.text
+    animation = animator.prepare(person, keypoints, every=2, fps=30)
+    assert animation.fps == 30 and len(animation.condition) == 3
+    assert "The result plays at 2 times the speed of the driving clip; sound keeps its own." in caplog.messages
+
+
 @pytest.mark.parametrize(
     ("sound", "end"), [(True, NUM_FRAMES / FPS), (False, None), ("other.mkv", 0.1), ("silent.mkv", None)]
 )
@@ -229,7 +252,7 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
     known = {"driving_fps": FPS, "driving_size": (HEIGHT, WIDTH)}
     for name in ("poses", "poses.JSON", "poses.NPZ", "poses.npy"):
         for driving_type in ("auto", "keypoints"):
-            animation = animator.prepare(person, tmp_path / name, driving_type, **known)
+            animation = animator.prepare(person, tmp_path / name, driving_type=driving_type, **known)
             np.testing.assert_allclose(animation.keypoints.xy, keypoints.xy, atol=1e-3)
             assert animation.driving.kind == "keypoints" and animation.fps == FPS
     for missing, name in (("its frame rate", "driving_fps"), ("the size of its image", "driving_size")):
@@ -305,6 +328,12 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"driving": keypoints_of(BOXES), "driving_type": "pose"}, ValueError, "`driving_type` is 'pose', but"),
         ({"fps": 0}, ValueError, "`fps` must be a finite number, at least 0.001"),
         ({"fps": "25"}, TypeError, "`fps` must be a finite number"),
+        ({"start": -1}, ValueError, "`start` must be a finite number, at least 0"),
+        ({"start": 9}, ValueError, "`start` must be before the end of the driving clip, got 9 seconds"),
+        ({"start": 0.1, "end": 0.1}, ValueError, "`end` must be a finite number, above 0.1"),
+        ({"end": "1"}, TypeError, "`end` must be a finite number"),
+        ({"every": 0}, ValueError, "`every` must be an integer from 1"),
+        ({"every": 0.5}, TypeError, "`every` must be an integer"),
         ({"max_frames": 0}, ValueError, "`max_frames` must be an integer from 1 to .* got 0"),
         ({"max_frames": "5"}, TypeError, "`max_frames` must be an integer"),
         ({"max_frames": 10**400}, ValueError, "`max_frames` must be an integer"),

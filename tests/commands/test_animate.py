@@ -174,6 +174,15 @@ def test_an_animated_image_or_a_folder_says_that_it_is_without_sound(tmp_path, c
         assert read_video(tmp_path / name).frames.shape[1:] == (64, 48, 3)
 
 
+def test_a_part_of_the_motion_at_another_rate(tmp_path, capsys):
+    output = str(tmp_path / "out.mp4")
+    part = {"start": "0.05", "end": "0.15", "every": "2", "fps": "12"}
+    animate.main(call(driving="poses.mp4", output=output, num_inference_steps="1", device="cpu", **part))
+    video = read_video(output)
+    assert len(video.frames) == 2 and video.fps == 12
+    assert "The result plays at 0.801 times the speed of the driving clip" in capsys.readouterr().out
+
+
 def test_the_seed_decides_the_frames(tmp_path):
     def frames(seed):
         changes = {
@@ -365,6 +374,12 @@ BAD_CALLS = [
     ({"guidance_scale": "inf"}, "--guidance_scale", "inf"),
     ({"seed": "-1"}, "--seed", "-1"),
     ({"max_frames": "0"}, "--max_frames", "'0'"),
+    ({"start": "-1"}, "--start", "-1"),
+    ({"start": "9"}, "--start must be before the end of the driving clip, got 9 seconds"),
+    ({"start": "2", "end": "1"}, "--end must be", "above 2", "got 1"),
+    ({"every": "0"}, "--every", "'0'"),
+    ({"fps": "0"}, "--fps", "'0'"),
+    ({"fps": "60", "output": "out.gif"}, "--fps of a .gif file must be from 0.01 to 50, got 60"),
     ({"dtype": "int8"}, "--dtype", "int8"),
     ({"device": "warp"}, "--device", "warp"),
     ({"device": "meta"}, "--device", "meta"),

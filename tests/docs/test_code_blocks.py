@@ -59,6 +59,7 @@ NEEDS = {
         names=("model",),
         replaced={
             "person=(40, 60, 300, 700)": "person=(16, 4, 40, 60)",
+            "start=2, end=5": "start=0.05, end=0.1",
             "preview()[0].show()": "preview()[0].load()",
             "num_inference_steps=25": "num_inference_steps=2",
             "guidance_scale=3.5": "guidance_scale=3.5, num_inference_steps=2",

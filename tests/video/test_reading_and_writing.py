@@ -166,8 +166,14 @@ def test_frames_of_a_file_are_decoded_at_each_pass(tmp_path):
         np.testing.assert_array_equal(list(frames), whole)
     np.testing.assert_array_equal(list(frames[:3]), whole[:3])
     assert len(VideoFrames(path, max_frames=5)[:99]) == 5 and frames[:None] is frames
-    for part in (slice(2, 4), slice(None, None, 2), 3):
-        with pytest.raises(TypeError, match="supports iteration and slices"):
+    for part in (slice(2, 4), slice(None, None, 2), slice(1, None, 3), slice(3, 3), slice(9, None)):
+        np.testing.assert_array_equal(np.array(list(frames[part])), np.array(list(whole[part])))
+        assert len(frames[part]) == len(whole[part])
+        np.testing.assert_array_equal(np.array(list(frames[1:7:2][part])), np.array(list(whole[1:7:2][part])))
+    with pytest.raises(TypeError, match="supports iteration and slices"):
+        frames[3]
+    for part in (slice(-2, None), slice(None, -2), slice(None, None, -1)):
+        with pytest.raises(ValueError, match="must be a slice of numbers from 0 on"):
             frames[part]
     write_video(path, moving_square(4), fps=30)
     with pytest.raises(ValueError, match="clip.mp4' has changed since it was first read"):

@@ -107,7 +107,7 @@ class HIAAnimator:
         Raises:
             As `prepare` and `generate`. Invalid arguments of `generate` are detected before the first step.
         """
-        names = inspect.signature(self.prepare).parameters
+        names = [name for step in (self.prepare, Driving.load) for name in inspect.signature(step).parameters]
         preparation = {name: kwargs.pop(name) for name in names if name in kwargs}
         self._pipe_for(output, kwargs)
         return self.generate(self.prepare(image, driving, **preparation), output, sound, **kwargs)
@@ -116,8 +116,6 @@ class HIAAnimator:
         self,
         image: ImageInput,
         driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
-        driving_type: str = "auto",
-        max_frames: int | None = None,
         person: Sequence[float] | None = None,
         retarget: bool | None = None,
         image_keypoints: str | os.PathLike | WholeBodyKeypoints | None = None,
@@ -129,9 +127,8 @@ class HIAAnimator:
         retargeted: WholeBodyKeypoints | None = None,
         condition: MotionBlurCondition | None = None,
         fps: float | None = None,
-        driving_fps: float | None = None,
-        driving_size: tuple[int, int] | None = None,
         area: int | None = None,
+        **driving_options: Any,
     ) -> HIAAnimation:
         """Run every step but the last, which prepares the inputs of the pipeline.
 
@@ -142,10 +139,6 @@ class HIAAnimator:
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
                 The motion: a video of a person, keypoints (or a file for [`WholeBodyKeypoints.load`], including pose
                 files of other tools) or an OpenPose-style pose video.
-            driving_type (`str`, *optional*, defaults to `"auto"`):
-                `"video"`, `"keypoints"` or `"pose"`; `"auto"` distinguishes them by the suffix and the colours.
-            max_frames (`int`, *optional*):
-                Maximum number of frames of the motion.
             person (`Sequence[float]`, *optional*):
                 x0, y0, x1, y1 in pixels, a box around the person to track in a video. By default, the largest person
                 in the first frame.
@@ -172,15 +165,15 @@ class HIAAnimator:
             condition (`MotionBlurCondition`, *optional*):
                 Conditioning frames, which replace the result of `condition`; the result has their size.
             fps (`float`, *optional*):
-                Frames per second of the result; by default, those of the driving clip.
-            driving_fps (`float`, *optional*):
-                Frames per second of a pose file that does not state them.
-            driving_size (`tuple[int, int]`, *optional*):
-                Height and width of the image of a pose file that does not state them.
+                Frames per second at which the result is played, which changes its speed, but not that of its sound. By
+                default, those of the driving clip, divided by `every`.
             area (`int`, *optional*):
                 Pixels of a frame of the result, if neither `height` nor `width` is given: with the aspect ratio of the
                 image if the motion is retargeted, otherwise with that of the driving clip. By default, the `"area"` in
                 the pipeline's `call_defaults`.
+            driving_options:
+                Further arguments of [`~animation.driving.Driving.load`]: `driving_type`, `start`, `end`, `every`,
+                `max_frames`, and for pose files `driving_fps` and `driving_size`.
 
         Returns:
             [`HIAAnimation`]: Without `frames`.
@@ -206,7 +199,7 @@ class HIAAnimator:
         if fps is not None:
             check_frame_rate(fps)
         image = load_image(image)
-        motion = self.load_driving(driving, driving_type, max_frames, driving_fps, driving_size)
+        motion = self.load_driving(driving, **driving_options)
         check_arguments(
             motion,
             sharpness,
@@ -230,6 +223,9 @@ class HIAAnimator:
             height, width = (_multiple(side * scale, step) for side in shape)
         height, width = _result_size(motion, height, width, step)
         fps = motion.fps if fps is None else float(fps)
+        if fps != motion.fps:
+            speed = fps / motion.fps
+            logger.info("The result plays at %.3g times the speed of the driving clip; sound keeps its own.", speed)
         if self.watermark is not None:
             self.watermark.check_size(width, height)
         fitted = fit_image(image, height, width)
@@ -256,20 +252,17 @@ class HIAAnimator:
         return HIAAnimation(fitted, motion, condition, fps, detected, keypoints, reference, retargeted)
 
     def load_driving(
-        self,
-        driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving,
-        driving_type: str = "auto",
-        max_frames: int | None = None,
-        driving_fps: float | None = None,
-        driving_size: tuple[int, int] | None = None,
+        self, driving: str | os.PathLike | WholeBodyKeypoints | Video | Driving, **driving_options: Any
     ) -> Driving:
         """Read the driving clip: [`~animation.driving.Driving.load`].
 
         Args:
-            driving, driving_type, max_frames, driving_fps, driving_size:
+            driving:
                 As for [`~HIAAnimator.prepare`].
+            driving_options:
+                Further arguments of [`~animation.driving.Driving.load`].
         """
-        return Driving.load(driving, driving_type, max_frames, driving_fps, driving_size)
+        return Driving.load(driving, **driving_options)
 
     def detect(self, driving: Driving, person: Sequence[float] | None = None) -> WholeBodyKeypoints:
         """Detect the person in a driving video.

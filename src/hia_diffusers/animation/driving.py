@@ -3,6 +3,7 @@
 """The driving clip: a video of a person, keypoints or an OpenPose-style pose video, and detection of its type."""
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from ..video.writing import check_frame_rate
 
 KINDS = ("video", "keypoints", "pose")
 KEYPOINT_SUFFIXES = (".safetensors", *pose_files.SUFFIXES)
+
+# Of `start` and `end`: more than any clip has.
+MAX_SECONDS = 10.0**6
 
 # Pixels sampled along the shorter side of a frame.
 SAMPLED_SIDE = 128
@@ -43,6 +47,8 @@ class Driving:
             The keypoints, if the type is `"keypoints"`.
         sound (`Path`, *optional*):
             A file whose sound, if it has any, belongs to the motion.
+        sound_start (`float`, *optional*, defaults to 0.0):
+            Time in `sound` of the first frame, in seconds.
     """
 
     kind: str
@@ -50,6 +56,7 @@ class Driving:
     frames: Any = None
     keypoints: WholeBodyKeypoints | None = None
     sound: Path | None = None
+    sound_start: float = 0.0
 
     def __post_init__(self):
         if self.kind not in KINDS or (self.kind == "keypoints") != (self.keypoints is not None):
@@ -74,6 +81,9 @@ class Driving:
         max_frames: int | None = None,
         driving_fps: float | None = None,
         driving_size: tuple[int, int] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        every: int = 1,
     ) -> "Driving":
         """Read a driving clip.
 
@@ -85,50 +95,93 @@ class Driving:
                 Type of the clip. `"auto"` recognizes keypoints by their suffix, in upper or lower case, and pose
                 videos by their colours.
             max_frames (`int`, *optional*):
-                Maximum number of frames.
+                Maximum number of frames, as for [`~Driving.excerpt`].
             driving_fps (`float`, *optional*):
                 Frames per second of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
                 Height and width, in pixels, of the image that the points of a pose file lie in,
                 for a file that does not state them.
+            start, end, every:
+                As for [`~Driving.excerpt`].
 
         Raises:
             TypeError: If `driving` or another argument has another type.
             FileNotFoundError: If there is no such file.
             ValueError: If the file cannot be read as its type or has an implausible frame rate, `driving_type` is
-                unknown, or `max_frames` is less than 1.
+                unknown, or as [`~Driving.excerpt`].
         """
         checks.one_of("driving_type", driving_type, ("auto", *KINDS))
-        max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
         is_path = isinstance(driving, (str, os.PathLike))
         is_keypoints = is_path and (driving_type == "keypoints" or driving_type == "auto" and _is_pose_file(driving))
         for name, value in (("driving_fps", driving_fps), ("driving_size", driving_size)):
             if value is not None and not is_keypoints:
                 raise ValueError(f"`{name}` applies only to pose files that do not state it")
         if isinstance(driving, Driving):
-            keypoints = driving.keypoints
-            return replace(
-                driving,
-                frames=None if driving.frames is None else driving.frames[:max_frames],
-                keypoints=None if keypoints is None else keypoints[:max_frames],
-            )
+            return driving.excerpt(start, end, every, max_frames)
         if isinstance(driving, WholeBodyKeypoints):
-            kind = "keypoints" if driving_type == "auto" else driving_type
-            return cls(kind, driving.fps, keypoints=driving[:max_frames])
-        if isinstance(driving, Video):
-            frames: Any = driving.frames[:max_frames]
-            fps, sound = driving.fps, None
+            clip = cls("keypoints" if driving_type == "auto" else driving_type, driving.fps, keypoints=driving)
+        elif isinstance(driving, Video):
+            clip = cls("video", driving.fps, frames=driving.frames)
         elif not is_path:
             raise TypeError(
                 f"`driving` must be a path, WholeBodyKeypoints, a Video or a Driving, got {type(driving).__name__}."
             )
         elif is_keypoints:
-            keypoints = _load_keypoints(driving, driving_fps, driving_size)[:max_frames]
-            return cls("keypoints", keypoints.fps, keypoints=keypoints)
+            keypoints = _load_keypoints(driving, driving_fps, driving_size)
+            clip = cls("keypoints", keypoints.fps, keypoints=keypoints)
         else:
-            frames, fps, sound = VideoFrames(driving, max_frames), read_frame_rate(driving), Path(driving)
-        kind = recognise_video(frames) if driving_type == "auto" else driving_type
-        return cls(kind, fps, frames=frames, sound=sound)
+            frames = VideoFrames(driving)
+            clip = cls("video", read_frame_rate(driving), frames=frames, sound=Path(driving))
+        clip = clip.excerpt(start, end, every, max_frames)
+        if clip.frames is None:
+            return clip
+        return replace(clip, kind=recognise_video(clip.frames) if driving_type == "auto" else driving_type)
+
+    def excerpt(
+        self,
+        start: float | None = None,
+        end: float | None = None,
+        every: int = 1,
+        max_frames: int | None = None,
+    ) -> "Driving":
+        """Select frames of the clip. Those of a file are still decoded on demand.
+
+        Args:
+            start, end (`float`, *optional*):
+                Times in seconds since the first frame. The frames that a player shows in between are selected; by
+                default, all of them.
+            every (`int`, *optional*, defaults to 1):
+                Selects every N-th of these frames, which divides `fps`. The motion of a hand is then that since the
+                previous selected frame.
+            max_frames (`int`, *optional*):
+                Maximum number of frames.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If `start` is negative or not before the end of the clip, `end` is not after `start`, or
+                `every` or `max_frames` is less than 1.
+        """
+        every = checks.integer("every", every)
+        max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+        begin = 0.0 if start is None else checks.number("start", start, 0, MAX_SECONDS)
+        # A time that is that of a frame may be computed as slightly less or more.
+        first, stop = math.floor(begin * self.fps + 1e-6), None
+        if end is not None:
+            stop = math.ceil(checks.number("end", end, above=begin, high=MAX_SECONDS) * self.fps - 1e-6)
+
+        def selected(clip: Any) -> Any:
+            return None if clip is None else clip[first:stop:every][:max_frames]
+
+        whole = self.frames if self.keypoints is None else self.keypoints.xy
+        if first and next(iter(selected(whole)), None) is None:
+            raise ValueError(f"`start` must be before the end of the driving clip, got {begin:g} seconds.")
+        return replace(
+            self,
+            fps=self.fps / every,
+            frames=selected(self.frames),
+            keypoints=selected(self.keypoints),
+            sound_start=self.sound_start + first / self.fps,
+        )
 
     def __len__(self) -> int:
         """Number of frames."""

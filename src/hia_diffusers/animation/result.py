@@ -106,8 +106,9 @@ class HIAAnimation:
             file = checks.path("sound", sound)
         kind = output_kind(output)
         if kind in WITH_SOUND:
-            seconds = len(self.condition) / self.fps
-            return {"audio_from": file if file is not None and has_sound(file, seconds, container=kind) else None}
+            start = self.driving.sound_start if sound is True else 0.0
+            is_there = file is not None and has_sound(file, len(self.condition) / self.fps, start, kind)
+            return {"audio_from": file if is_there else None, "audio_start": start}
         if file is not None and has_sound(file, 0):
             logger.warning("%s is without the sound of %s: only .mp4 and .webm files have sound.", output, file)
         return {"audio_from": None}

@@ -57,6 +57,12 @@ RETARGET_HELP = (
     "(default: yes for a video of a person, and with --image_keypoints)"
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the image, one frame (default: detected if needed)"
+START_HELP = "where the motion begins in --driving (default: with its first frame); the sound begins there, too"
+EVERY_HELP = "use each N-th frame of the motion, at as many fewer frames per second"
+FPS_HELP = (
+    "frames per second of the result, which changes its speed but not that of its sound (default: those of --driving "
+    "divided by --every)"
+)
 SHARPNESS_HELP = (
     "hand sharpness, from 0 (strong motion blur) to 1 (sharp); auto: as a camera would show hands at their speed; "
     "driving: as in a --driving that is a video of a person; unknown: the blur condition is off, as always with pose "
@@ -102,7 +108,11 @@ def make_parser() -> argparse.ArgumentParser:
     add_sampling_options(parser)
     add("--size", type=size, help=SIZE_HELP)
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise")
-    add("--max_frames", type=number(int, 1, 10**6), help="use only the beginning of the motion")
+    add("--start", type=number(float, 0, 10**6), metavar="SECONDS", help=START_HELP)
+    add("--end", type=number(float, 0, 10**6), metavar="SECONDS", help="where the motion ends in --driving")
+    add("--every", type=number(int, 1, 10**6), default=1, metavar="N", help=EVERY_HELP)
+    add("--max_frames", type=number(int, 1, 10**6), help="at most so many frames of these")
+    add("--fps", type=number(float, 0.001, 1000), help=FPS_HELP)
     add("--sound", action=Flag, help=SOUND_HELP)
     add_watermark_options(parser)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
@@ -183,7 +193,11 @@ def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnim
         driving_type=args.driving_type,
         driving_fps=args.driving_fps,
         driving_size=args.driving_size,
+        start=args.start,
+        end=args.end,
+        every=args.every,
         max_frames=args.max_frames,
+        fps=args.fps,
         person=args.person,
         retarget=args.retarget,
         image_keypoints=args.image_keypoints,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Animated GIF, PNG and WebP images, read by Pillow and interpreted as in browsers."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,7 +44,7 @@ def open_animation(path: str | os.PathLike | BinaryIO) -> Iterator[Image.Image |
         yield image
 
 
-def animation_frames(image: Image.Image, name: str) -> Iterator[np.ndarray]:
+def animation_frames(image: Image.Image, name: str, selected: slice = slice(None)) -> Iterator[np.ndarray]:
     """Decode an animated image.
 
     Args:
@@ -51,6 +52,8 @@ def animation_frames(image: Image.Image, name: str) -> Iterator[np.ndarray]:
             From [`open_animation`].
         name (`str`):
             Name of the file in error messages.
+        selected (`slice`, *optional*):
+            Which frames; all by default.
 
     Returns:
         An iterator over uint8 RGB frames `(H, W, 3)`, on white.
@@ -58,7 +61,7 @@ def animation_frames(image: Image.Image, name: str) -> Iterator[np.ndarray]:
     Raises:
         ValueError: If it is damaged.
     """
-    for frame in _decoded(image, name):
+    for frame in itertools.islice(_decoded(image, name), selected.start, selected.stop, selected.step):
         yield np.array(load_image(frame))
 
 

@@ -67,21 +67,20 @@ class VideoFrames:
 
     def __init__(self, path: str | os.PathLike, max_frames: int | None = None):
         self.path = path
-        self.max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
+        self._selected = slice(0, None if max_frames is None else checks.integer("max_frames", max_frames), 1)
         self._shape: tuple[int, int, int, int] | None = None
         _check_file(path)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Iterate over uint8 RGB frames `(H, W, 3)`."""
         count, size = 0, None
-        for frame in itertools.islice(stream_frames(self.path), self.max_frames):
+        for frame in _stream_frames(self.path, self._selected):
             size = size or frame.shape
             if frame.shape != size:
                 raise ValueError(f"{str(self.path)!r} changes its frame size at frame {count}.")
             count += 1
             yield frame
-        assert size is not None  # a file without frames is an error
-        shape = (count, *size)
+        shape = (count, *(size or (0, 0, 3)))
         if self._shape not in (None, shape):
             raise ValueError(f"{str(self.path)!r} has changed since it was first read.")
         self._shape = shape
@@ -100,11 +99,23 @@ class VideoFrames:
         return self.shape[0]
 
     def __getitem__(self, frames: slice) -> "VideoFrames":
-        """Return the beginning of the clip."""
-        if not isinstance(frames, slice) or frames.start not in (None, 0) or frames.step not in (None, 1):
-            raise TypeError(f"`frames` of a file supports iteration and slices such as frames[:20], got {frames!r}.")
-        limits = [limit for limit in (self.max_frames, frames.stop) if limit is not None]
-        return self if frames.stop is None else VideoFrames(self.path, min(limits))
+        """Select a range of frames. The others are decoded, but neither converted nor kept."""
+        if not isinstance(frames, slice):
+            raise TypeError(
+                f"`frames` of a file supports iteration and slices such as frames[10:20:2], got {frames!r}."
+            )
+        start, step = frames.start or 0, frames.step or 1
+        if min(start, frames.stop or 0, step - 1) < 0:
+            raise ValueError(f"`frames` of a file must be a slice of numbers from 0 on, got {frames!r}.")
+        whole = self._selected
+        stops = [whole.stop, None if frames.stop is None else whole.start + frames.stop * whole.step]
+        stop = min((stop for stop in stops if stop is not None), default=None)
+        selected = slice(whole.start + start * whole.step, stop, whole.step * step)
+        if selected == whole:
+            return self
+        part = VideoFrames(self.path)
+        part._selected = selected
+        return part
 
 
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> Video:
@@ -277,17 +288,17 @@ def _opened(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[Any, Any]]:
         raise ValueError(f"{file_name(path)!r} cannot be decoded as a video: {error.strerror}.") from error
 
 
-def _stream_frames(path: str | os.PathLike | BinaryIO) -> Iterator[np.ndarray]:
+def _stream_frames(path: str | os.PathLike | BinaryIO, selected: slice = slice(None)) -> Iterator[np.ndarray]:
     with open_animation(path) as animation:
         if animation is not None:
-            yield from animation_frames(animation, file_name(path))
+            yield from animation_frames(animation, file_name(path), selected)
             return
     frame = None
     with _opened(path) as (container, stream):
         show = Display(file_name(path), stream.sample_aspect_ratio)
-        for frame in _decoded(container, stream):
+        for frame in itertools.islice(_decoded(container, stream), selected.start, selected.stop, selected.step):
             yield show(frame)
-    if frame is None:
+    if frame is None and not selected.start:
         raise ValueError(f"{file_name(path)!r} contains no video frame.")
 
 
