@@ -665,6 +665,8 @@ ANIMATION = {
     "condition": st.none(),
     "fps": FPS,
     "area": st.none() | st.just(384),
+    "long_side": st.none(),
+    "image_person": st.none(),
 }
 DRIVING = {
     "driving_type": st.just("keypoints"),

@@ -146,6 +146,27 @@ def test_a_stated_area_has_the_aspect_of_the_image_where_the_motion_is_aligned_t
     height, width = size(area=12288)
     assert height / width == pytest.approx(HEIGHT / WIDTH, rel=0.1) and height * width == pytest.approx(12288, rel=0.1)
     assert size(area=12288, height=64, width=64) == (64, 64)
+    assert size(long_side=96) == (80, 96)
+    assert size(long_side=96, image_keypoints=reference) == (32, 96)
+
+
+def test_the_largest_person_in_the_image_is_animated_or_the_one_in_a_box(animator, dance, caplog):
+    large, small = (4, 4, 30, 60), (60, 24, 76, 60)
+    two = Image.fromarray(draw_people([[small, large]], 64, 96)[0])
+    people = (
+        "2 people were detected in the image, and the largest is animated. To animate another, pass `image_person`."
+    )
+    for box, options in ((large, {}), (small, {"image_person": (58, 20, 80, 64)})):
+        caplog.clear()
+        animation = animator.prepare(two, dance, **options, **SIZE)
+        x0, y0, x1, y1 = box
+        found = animation.image_keypoints.xy[0]
+        assert (found[:, 0] > x0 - 3).all() and (found[:, 0] < x1 + 3).all()
+        assert (people in caplog.messages) == (not options)
+    aligned = animator.prepare(two, keypoints_of(BOXES), image_person=(58, 20, 80, 64), **SIZE)
+    assert aligned.retargeted is not None
+    with pytest.raises(ValueError, match="`image_person` must be a box around a person, but nobody was detected at"):
+        animator.prepare(two, dance, image_person=(40, 0, 44, 5))
 
 
 @pytest.mark.parametrize("kind", ["pose", "video"])
@@ -344,6 +365,25 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"person": (9, 0, 0, 9)}, ValueError, "`person` must be a box x0, y0, x1, y1"),
         ({"person": "left"}, TypeError, "`person` must be a box x0, y0, x1, y1"),
         ({"person": (0, 0, 9, 10**400)}, ValueError, "`person` must be a box x0, y0, x1, y1"),
+        ({"image_person": (0, 0, 9)}, ValueError, "`image_person` must be a box x0, y0, x1, y1"),
+        (
+            {"image_person": (0, 0, 9, 9), "retarget": False},
+            ValueError,
+            "`image_person` has no effect with `retarget=F",
+        ),
+        ({"image_person": (0, 0, 9, 9), "image_keypoints": "x"}, ValueError, "has no effect with `image_keypoints`"),
+        ({"image_person": (0, 0, 9, 9), "driving_type": "pose"}, ValueError, "`retarget`: a pose video"),
+        ({"long_side": 65}, ValueError, "`long_side` must be a multiple of 8 from 8 to 16384, got 65"),
+        (
+            {"long_side": 64, "height": 64},
+            ValueError,
+            "`long_side` cannot be combined with `height`, `width` or `area`",
+        ),
+        (
+            {"long_side": 64, "retargeted": keypoints_of(BOXES)},
+            ValueError,
+            "`long_side` has no effect with `retargeted`",
+        ),
         ({"sharpness": 1.5}, ValueError, "`sharpness` must be .* got 1.5"),
         ({"sharpness": True}, TypeError, "`sharpness` must be .* got True"),
         ({"sharpness": None}, ValueError, "`sharpness` must be .* got None"),

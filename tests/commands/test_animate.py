@@ -280,6 +280,12 @@ def test_the_motion_is_aligned_to_the_person_in_the_image(changes, capsys):
     assert "The motion is retargeted to the person in the image." in capsys.readouterr().out
 
 
+def test_the_longer_side_of_the_result():
+    words = call(image="person.png", driving="walk.mp4", **MODELS, long_side="48", image_person="58,6,78,62")
+    animation = animate.prepare(animate.make_parser().parse_args(words), area=10**5)[1]
+    assert (animation.condition.width, animation.condition.height) == (48, 32)  # of the image
+
+
 def test_keypoints_are_not_aligned_unless_asked(capsys):
     condition = condition_of((48, 80))
     expected = WholeBodyKeypoints.load("motion.safetensors")
@@ -355,6 +361,11 @@ BAD_CALLS = [
     ({"driving": "walk.mp4", **MODELS, "image": "nobody.png"}, "--image", "no person was detected", "--no_retarget"),
     ({"retarget": True, **MODELS, "image": "nobody.png"}, "--image", "no person was detected"),
     ({"person": "1,2,3"}, "--person", "1,2,3"),
+    ({"image_person": "1,2,3"}, "--image_person", "1,2,3"),
+    ({"image_person": "1,2,3,4", "no_retarget": True}, "--image_person has no effect with --no_retarget"),
+    ({"image_person": "0,0,9,9", "image": "person.png", **MODELS}, "--image_person", "nobody"),
+    ({"long_side": "100"}, "--long_side must be a multiple of 8", "got 100"),
+    ({"long_side": "96", "size": "64x64"}, "--size", "--long_side"),
     ({"person": "9,2,3,4"}, "--person", "9,2,3,4"),
     ({"sharpness": "driving"}, "--sharpness", "video of a person"),
     ({"image_keypoints": "missing.npz"}, "--image_keypoints", "missing.npz"),

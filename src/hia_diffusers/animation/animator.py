@@ -128,6 +128,8 @@ class HIAAnimator:
         condition: MotionBlurCondition | None = None,
         fps: float | None = None,
         area: int | None = None,
+        long_side: int | None = None,
+        image_person: Sequence[float] | None = None,
         **driving_options: Any,
     ) -> HIAAnimation:
         """Run every step but the last, which prepares the inputs of the pipeline.
@@ -144,7 +146,7 @@ class HIAAnimator:
                 in the first frame.
             retarget (`bool`, *optional*):
                 Whether to adapt the motion to the proportions and position of the person in the image. By default,
-                this is done for a video of a person, and if `image_keypoints` are given.
+                this is done for a video of a person, and if `image_keypoints` or `image_person` is given.
             image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
                 The person in `image`, one frame, in pixels of `image`. By default, detected if needed.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
@@ -171,6 +173,11 @@ class HIAAnimator:
                 Pixels of a frame of the result, if neither `height` nor `width` is given: with the aspect ratio of the
                 image if the motion is retargeted, otherwise with that of the driving clip. By default, the `"area"` in
                 the pipeline's `call_defaults`.
+            long_side (`int`, *optional*):
+                Longer side of the result in pixels, a multiple of 8, instead of `area`; with the same aspect ratio.
+            image_person (`Sequence[float]`, *optional*):
+                x0, y0, x1, y1 in pixels of the upright image, a box around the person to animate. By default, the
+                largest person.
             driving_options:
                 Further arguments of [`~animation.driving.Driving.load`]: `driving_type`, `start`, `end`, `every`,
                 `max_frames`, and for pose files `driving_fps` and `driving_size`.
@@ -190,12 +197,15 @@ class HIAAnimator:
         width = None if width is None else checks.side("width", width, step)
         if height is not None and width is not None:
             checks.area(width, height)
-        if area is not None:
-            area = checks.integer("area", area)
-        elif self.pipe is not None:
+        long_side = None if long_side is None else checks.side("long_side", long_side, step)
+        area = None if area is None else checks.integer("area", area)
+        if long_side is not None and not (height is width is area is None):
+            raise ValueError("`long_side` cannot be combined with `height`, `width` or `area`.")
+        if area is None and self.pipe is not None:
             area = self.pipe.config.call_defaults.get("area")
         retarget = None if retarget is None else checks.flag("retarget", retarget)
         person = None if person is None else checks.box("person", person).tolist()
+        image_person = None if image_person is None else checks.box("image_person", image_person).tolist()
         if fps is not None:
             check_frame_rate(fps)
         image = load_image(image)
@@ -206,8 +216,10 @@ class HIAAnimator:
             person=person,
             retarget=retarget,
             image_keypoints=image_keypoints,
+            image_person=image_person,
             height=height,
             width=width,
+            long_side=long_side,
             detected=detected,
             keypoints=keypoints,
             retargeted=retargeted,
@@ -216,11 +228,13 @@ class HIAAnimator:
         if condition is not None:
             height, width = condition.height, condition.width
         if retarget is None:
-            retarget = motion.kind == "video" or image_keypoints is not None
-        if height is None and width is None and area is not None and retargeted is None:
+            retarget = motion.kind == "video" or not (image_keypoints is image_person is None)
+        if height is None and width is None and retargeted is None:
             shape = (image.height, image.width) if retarget else (motion.height, motion.width)
-            scale = (area / math.prod(shape)) ** 0.5
-            height, width = (_multiple(side * scale, step) for side in shape)
+            if long_side is not None:
+                height, width = (_multiple(side * long_side / max(shape), step) for side in shape)
+            elif area is not None:
+                height, width = (_multiple(side * (area / math.prod(shape)) ** 0.5, step) for side in shape)
         height, width = _result_size(motion, height, width, step)
         fps = motion.fps if fps is None else float(fps)
         if fps != motion.fps:
@@ -236,7 +250,7 @@ class HIAAnimator:
             condition = self.condition(motion, height, width)
         elif condition is None:
             if retarget and retargeted is None:  # one frame, so it is checked before the many of the driving clip
-                reference = self._image_keypoints(image, image_keypoints)
+                reference = self._image_keypoints(image, image_keypoints, image_person)
             if retargeted is None or measured:
                 if keypoints is None and motion.keypoints is not None:
                     keypoints = motion.keypoints
@@ -437,14 +451,26 @@ class HIAAnimator:
         return self.detector
 
     def _image_keypoints(
-        self, image: PIL.Image.Image, image_keypoints: str | os.PathLike | WholeBodyKeypoints | None
+        self,
+        image: PIL.Image.Image,
+        image_keypoints: str | os.PathLike | WholeBodyKeypoints | None,
+        image_person: Sequence[float] | None,
     ) -> WholeBodyKeypoints:
         """Return the given or detected keypoints of the person in the image."""
         if image_keypoints is None:
-            keypoints = self._detector()(np.asarray(image)[None], fps=1)
-            if not keypoints.score.any():
+            people = self._detector().detect(np.asarray(image)[None], fps=1)
+            if not people.counts[0]:
                 raise ValueError("`image`: no person was detected; pass `image_keypoints` or `retarget=False`")
-            return keypoints
+            if image_person is None and people.counts[0] > 1:
+                logger.warning(
+                    "%d people were detected in the image, and the largest is animated. To animate another, pass "
+                    "`image_person`.",
+                    people.counts[0],
+                )
+            try:
+                return people.follow(image_person)
+            except ValueError as error:
+                raise ValueError(str(error).replace("`person`", "`image_person`")) from error
         if isinstance(image_keypoints, WholeBodyKeypoints):
             keypoints = image_keypoints
         else:

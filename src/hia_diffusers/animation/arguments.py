@@ -14,7 +14,9 @@ from .driving import Driving
 UNREAD_BESIDE = {
     "detected": {"person"},
     "keypoints": {"person", "detected"},
-    "retargeted": {"person", "detected", "keypoints", "retarget", "image_keypoints"},
+    "retargeted": {
+        *("person", "detected", "keypoints", "retarget", "image_keypoints", "image_person", "long_side"),
+    },
 }
 UNREAD_BESIDE["condition"] = {*UNREAD_BESIDE["retargeted"], "retargeted", "sharpness", "height", "width"}
 
@@ -31,7 +33,7 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
         raise ValueError("`sharpness`: a pose video has no positions of the hands; use keypoints or omit it")
     if driving.kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured only if `driving` is a video of a person")
-    if driving.kind == "pose" and (given.get("retarget") or "image_keypoints" in given):
+    if driving.kind == "pose" and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
         raise ValueError("`retarget`: a pose video has no keypoints that could be retargeted")
     if driving.kind != "video" and "person" in given:
         raise ValueError("`person`: only a video of a person can show several")
@@ -39,8 +41,11 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
         raise ValueError("`detected`: people are detected only in a video of a person")
     if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
         raise ValueError("`keypoints` and `retargeted`: a pose video has no keypoints; pass them as `driving`")
-    if "image_keypoints" in given and given.get("retarget") is False:
-        raise ValueError("`image_keypoints` has no effect with `retarget=False`")
+    for name in ("image_keypoints", "image_person"):
+        if name in given and given.get("retarget") is False:
+            raise ValueError(f"`{name}` has no effect with `retarget=False`")
+    if "image_keypoints" in given and "image_person" in given:
+        raise ValueError("`image_person` has no effect with `image_keypoints`")
 
     if word != "auto":
         given["sharpness"] = sharpness

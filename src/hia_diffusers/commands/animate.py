@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checks import MAX_SIDE
 from .arguments import (
     DETECTOR_DEVICE_HELP,
     Flag,
@@ -52,9 +53,10 @@ SOUND_HELP = (
     ".webm)"
 )
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
+IMAGE_PERSON_HELP = "box around the person to animate in the image, in pixels (default: the largest)"
 RETARGET_HELP = (
     "give the motion the proportions and the place of the person in the image "
-    "(default: yes for a video of a person, and with --image_keypoints)"
+    "(default: yes for a video of a person, and with --image_keypoints or --image_person)"
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the image, one frame (default: detected if needed)"
 START_HELP = "where the motion begins in --driving (default: with its first frame); the sound begins there, too"
@@ -74,6 +76,7 @@ SIZE_HELP = (
     "another aspect ratio is fitted into it whole, with bars in the colour of its border, and so is a motion that is "
     "not aligned"
 )
+LONG_SIDE_HELP = "longer side of the result, a multiple of 8, in place of --size; the aspect is that of its default"
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
 )
@@ -106,7 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     add("--sharpness", type=_sharpness, default="auto", help=SHARPNESS_HELP)
     add_sampling_options(parser)
-    add("--size", type=size, help=SIZE_HELP)
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--size", type=size, help=SIZE_HELP)
+    sizes.add_argument("--long_side", type=number(int, 8, MAX_SIDE), metavar="PIXELS", help=LONG_SIDE_HELP)
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of the noise")
     add("--start", type=number(float, 0, 10**6), metavar="SECONDS", help=START_HELP)
     add("--end", type=number(float, 0, 10**6), metavar="SECONDS", help="where the motion ends in --driving")
@@ -120,6 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = keypoints.add_argument
     add("--retarget", action=Flag, help=RETARGET_HELP)
     add("--image_keypoints", type=Path, metavar="FILE", help=IMAGE_KEYPOINTS_HELP)
+    add("--image_person", type=_box, metavar="X0,Y0,X1,Y1", help=IMAGE_PERSON_HELP)
     add("--person", type=_box, metavar="X0,Y0,X1,Y1", help=PERSON_HELP)
     add_detector_options(keypoints)
     add("--detector_device", default="cpu", help=DETECTOR_DEVICE_HELP)
@@ -199,12 +205,14 @@ def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnim
         max_frames=args.max_frames,
         fps=args.fps,
         person=args.person,
+        image_person=args.image_person,
         retarget=args.retarget,
         image_keypoints=args.image_keypoints,
         sharpness=args.sharpness,
         height=height,
         width=width,
-        area=area,
+        long_side=args.long_side,
+        area=area if args.long_side is None else None,
     )
     return animator, animation
 
