@@ -5,6 +5,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -292,13 +293,34 @@ def test_files_that_are_no_images(tmp_path):
     for name in ("pipe.png", "text.png", "cut.png", "program.png", "qoi.png", ".", "a\0b", 300 * "x"):
         with pytest.raises(ValueError, match="^`image`: .* cannot be read as an image"):
             load_image(tmp_path / name)
-    (tmp_path / "phone.jpg").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(12))
-    with pytest.raises(ValueError, match="phone.jpg' cannot be read as an image .it is HEIC: save it as JPEG or PNG"):
-        load_image(tmp_path / "phone.jpg")
     with pytest.raises(ValueError, match="'/dev/null' cannot be read as an image"):
         load_image("/dev/null")
     with pytest.raises(FileNotFoundError, match="`face`: there is no file .*missing.png"):
         load_image(tmp_path / "missing.png", "face")
+
+
+def test_heic_is_read_with_its_orientation_and_profile(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[274] = 6
+    image = Image.fromarray(np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8))
+    image.save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    pillow_heif.from_pillow(image).save(tmp_path / "phone.HEIC", exif=exif.tobytes(), quality=95)
+    shown = load_image(tmp_path / "phone.HEIC")
+    assert (shown.mode, shown.size) == ("RGB", (48, 64))
+    difference = np.asarray(shown, int) - np.asarray(load_image(tmp_path / "phone.jpg"))
+    assert np.abs(difference).mean() < 5
+    content = (tmp_path / "phone.HEIC").read_bytes()
+    (tmp_path / "cut.heic").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cut.heic' cannot be read as an image"):
+        load_image(tmp_path / "cut.heic")
+
+
+def test_heic_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.jpg").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(12))
+    with pytest.raises(ValueError, match="phone.jpg' cannot be read as an image .it is HEIC, which needs the `pose`"):
+        load_image(tmp_path / "phone.jpg")
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,19 @@ COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order", "state_d
 # Everyone who installs the package may lack these; each belongs in the function that needs it.
 OPTIONAL_LIBRARIES = {
     *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "imwatermark", "insightface", "lpips", "matplotlib"),
-    *("onnx", "onnxruntime", "pandas", "peft", "pyarrow", "ray", "rtmlib", "scipy", "tensorboard", "torch_fidelity"),
+    *(
+        "onnx",
+        "onnxruntime",
+        "pandas",
+        "peft",
+        "pillow_heif",
+        "pyarrow",
+        "ray",
+        "rtmlib",
+        "scipy",
+        "tensorboard",
+        "torch_fidelity",
+    ),
     *("torchmetrics", "yaml"),
 }
 

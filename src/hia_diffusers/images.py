@@ -37,9 +37,9 @@ UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 # Numbers of channels with alpha in the last one.
 ALPHA_CHANNELS = (2, 4)
 
-# A format of phones that Pillow does not support on its own.
+# A format of phones that Pillow supports only with pillow-heif.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-HEIC_REMEDY = "it is HEIC: save it as JPEG or PNG, or call `pillow_heif.register_heif_opener()` first"
+HEIC_REMEDY = 'it is HEIC, which needs the `pose` extra: pip install "hia-diffusers[pose]", or save it as JPEG or PNG'
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def load_image(image: ImageInput, name: str = "image") -> Image.Image:
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-            A file that Pillow reads (its first frame is used), a PIL image of any mode, or an array or a tensor as for
-            [`image_tensor`].
+            A file that Pillow reads (its first frame is used), with the `pose` extra also HEIC; a PIL image of any
+            mode; or an array or a tensor as for [`image_tensor`].
         name (`str`, *optional*, defaults to `"image"`):
             Name of the argument in error messages.
 
@@ -83,10 +83,12 @@ def load_image(image: ImageInput, name: str = "image") -> Image.Image:
         # A pipe would never end, and reading a device may have side effects.
         if not stat.S_ISREG(os.stat(image).st_mode):
             raise ValueError("no regular file")
+        if _is_heic(image):
+            _register_heic()
         try:
             opened = Image.open(image, formats=_formats())
         except UnidentifiedImageError as error:
-            raise ValueError(HEIC_REMEDY if _is_heic(image) else "of no known format") from error
+            raise ValueError("of no known format") from error
         with opened:
             return _as_shown(opened)
 
@@ -195,6 +197,14 @@ def _is_heic(path: str | os.PathLike) -> bool:
     with open(path, "rb") as file:
         start = file.read(12)
     return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+
+
+def _register_heic() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ValueError(HEIC_REMEDY) from error
+    register_heif_opener()
 
 
 def _formats() -> list[str]:
