@@ -14,6 +14,8 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -e '.[dev]'
 	$(BIN)/pip install --force-reinstall --no-deps opencv-python-headless # rtmlib brings others over it
+	$(BIN)/pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+		--dest .venv/wheels mediapipe==0.10.21 # the last that contains the models
 	touch $@
 
 browser: ## install Debian's Chromium, for the tests of the web page, where there is none; needs root

@@ -71,8 +71,8 @@ ALLOWED_IMPORTS = {
     "conversion": {"conversion", "models", "pipelines", "schedulers"},
     # Commands are like users: they may import the root.
     "commands": {
-        *("__init__", "animation", "app", "commands", "conversion", "metrics", "pipelines", "preparation", "video"),
-        "models.deep_cache",
+        *("__init__", "animation", "app", "commands", "conversion", "detection", "metrics", "pipelines"),
+        *("preparation", "video", "models.deep_cache"),
     },
     "app": {"animation", "app", "conditioning", "detection", "images", "procedural", "video"},
     "__main__": {"__init__", "commands"},
@@ -85,6 +85,7 @@ COMMON = {"checks", "files", "fitting", "folder_lock", "natural_order", "state_d
 OPTIONAL_LIBRARIES = {
     *("bitsandbytes", "controlnet_aux", "datasets", "gradio", "imwatermark", "insightface", "lpips", "matplotlib"),
     *(
+        "mediapipe",
         "onnx",
         "onnxruntime",
         "pandas",

@@ -312,7 +312,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
     for message in (
         "The image's 96x64 is fitted into 160x128 with bars in its border colour.",
         "The driving clip is treated as a video of a person",
-        "Keypoint detection runs on onnxruntime's CPUExecutionProvider.",
+        "Keypoints are detected with RTMPose on CPUExecutionProvider.",
         f"The person was detected in {NUM_FRAMES} of {NUM_FRAMES} frames of the driving clip.",
         "The motion is retargeted to the person in the image.",
     ):

@@ -237,7 +237,7 @@ def test_video_of_a_person_to_video(tmp_path, capsys):
     assert video.frames.shape == (5, 64, 96, 3) and video.fps == 24
     printed = capsys.readouterr().out
     assert "The driving clip is treated as a video of a person: 0% of its pixels are black" in printed
-    assert "Keypoint detection runs on onnxruntime's CPUExecutionProvider." in printed
+    assert "Keypoints are detected with RTMPose on CPUExecutionProvider." in printed
     assert "The person was detected in 5 of 5 frames of the driving clip." in printed
     assert "The motion is retargeted to the person in the image." in printed
 

@@ -12,7 +12,14 @@ import pytest
 
 from hia_diffusers import HIAAnimator, HIAPipeline
 from hia_diffusers.__main__ import COMMANDS
-from hia_diffusers.commands.arguments import Flag, OneLineParser, as_options
+from hia_diffusers.commands.arguments import (
+    Flag,
+    OneLineParser,
+    add_detector_options,
+    as_options,
+    detector_arguments,
+)
+from hia_diffusers.detection.choosing import DETECTORS, create_detector
 from hia_diffusers.detection.keypoint_detector import KeypointDetector
 from hia_diffusers.preparation.clip_preparation import PreparationOptions
 from hia_diffusers.preparation.clip_rules import ClipRules
@@ -50,8 +57,8 @@ def test_an_option_has_one_spelling_and_shows_its_default(program):
 
 
 ARGUMENTS = {
-    "animate": (HIAAnimator.prepare, HIAAnimator.generate, HIAPipeline.__call__, KeypointDetector),
-    "prepare": (prepare_dataset, PreparationOptions, ClipRules, KeypointDetector),
+    "animate": (HIAAnimator.prepare, HIAAnimator.generate, HIAPipeline.__call__, create_detector, KeypointDetector),
+    "prepare": (prepare_dataset, PreparationOptions, ClipRules, create_detector, KeypointDetector),
 }
 # Options of `animate` that stand for an object, and those that only the command has.
 OBJECTS = {
@@ -85,3 +92,36 @@ def test_arguments_in_messages_become_options():
     message = "`image`: nobody is found in it; give `image_keypoints` or `retarget=False`, not `other`"
     wanted = "--image: nobody is found in it; give --image_keypoints or --no_retarget, not `other`"
     assert as_options(message, ["image", "image_keypoints", "retarget"]) == wanted
+
+
+def test_the_detectors_are_those_of_the_library():
+    parser = OneLineParser()
+    add_detector_options(parser)
+    (option,) = (option for option in options(parser) if option.dest == "detector")
+    assert option.choices == ("auto", *DETECTORS)
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ([], {"detector": "auto"}),
+        (
+            ["--feet_model", "none", "--pose_model", "x.onnx"],
+            {"detector": "auto", "feet_model": None, "pose_model": "x.onnx"},
+        ),
+        (["--detector", "mediapipe", "--pose_model", "x.whl"], {"detector": "mediapipe", "pose_model": "x.whl"}),
+        (["--detector", "openpose", "--pose_model", "folder"], {"detector": "openpose", "model": "folder"}),
+    ],
+)
+def test_only_what_is_given_reaches_the_detector(words, arguments):
+    parser = OneLineParser()
+    add_detector_options(parser)
+    assert detector_arguments(parser.parse_args(words)) == arguments
+
+
+def test_a_detector_refuses_the_models_of_another():
+    parser = OneLineParser()
+    add_detector_options(parser)
+    args = parser.parse_args(["--detector", "mediapipe", "--detector_model", "x.onnx", "--feet_model", "none"])
+    with pytest.raises(ValueError, match="`detector` mediapipe has no `detector_model` and `feet_model`"):
+        detector_arguments(args)

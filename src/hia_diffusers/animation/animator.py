@@ -20,7 +20,7 @@ from .. import checks
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
-from ..detection.keypoint_detector import KeypointDetector
+from ..detection.choosing import create_detector
 from ..fitting import fitted_place
 from ..images import ImageInput, load_image
 from ..video.reading import Video
@@ -70,9 +70,10 @@ class HIAAnimator:
     Args:
         pipe ([`HIAPipeline`], *optional*):
             The pipeline. Only `generate` needs it; it may be set later, as `animator.pipe`.
-        detector (`KeypointDetector`, `OpenPoseKeypointDetector` or `dict[str, Any]`, *optional*):
-            A detector, or the arguments of a [`KeypointDetector`], which is created on first use. By default, one with
-            its default models, which are then downloaded. Needs the `pose` extra.
+        detector (`Detector` or `dict[str, Any]`, *optional*):
+            A [`KeypointDetector`], [`MediaPipeKeypointDetector`] or [`OpenPoseKeypointDetector`], or the arguments of
+            [`create_detector`], which is called on first use. By default, that chooses, and downloads the models.
+            Needs the `pose` or the `mediapipe` extra.
         watermark ([`~video.watermark.Watermark`], *optional*):
             Marks every frame that is generated. The default marks none.
     """
@@ -187,7 +188,7 @@ class HIAAnimator:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ImportError: If people must be detected, and the `pose` extra is not installed.
+            ImportError: If people must be detected, and neither the `pose` nor the `mediapipe` extra is installed.
             TypeError, ValueError: If an argument is invalid by itself, for the type of the driving clip or in
                 combination with a passed result, or no person is detected. Everything that can be checked before
                 detection is.
@@ -444,10 +445,10 @@ class HIAAnimator:
     def _detector(self) -> Any:
         if self.detector is None or isinstance(self.detector, Mapping):
             try:
-                self.detector = KeypointDetector(**(self.detector or {}))
+                self.detector = create_detector(**(self.detector or {}))
             except ValueError as error:
                 raise ValueError(f"keypoint detector: {error}") from error
-            logger.info("Keypoint detection runs on onnxruntime's %s.", self.detector.providers["pose"])
+            logger.info("Keypoints are detected with %s.", self.detector)
         return self.detector
 
     def _image_keypoints(

@@ -72,7 +72,10 @@ def _serve(args: argparse.Namespace) -> None:
     from ..animation.animator import HIAAnimator
     from ..app.limits import Limits
     from ..app.server import serve as serve_page
+    from ..detection.choosing import DETECTORS, choose_detector
 
+    detector = detector_arguments(args) | {"device": args.detector_device}
+    print(f"Keypoints of videos are detected with {DETECTORS[choose_detector(**detector)].name}.")
     pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(
@@ -86,7 +89,7 @@ def _serve(args: argparse.Namespace) -> None:
     else:
         about = f"The model is {Path(args.model).name}."
     serve_page(
-        HIAAnimator(pipe, detector_arguments(args) | {"device": args.detector_device}, watermark),
+        HIAAnimator(pipe, detector, watermark),
         (width, height),
         limits,
         about,

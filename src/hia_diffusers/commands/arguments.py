@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 
+DETECTOR_OPTIONS = ("detector", "detector_model", "pose_model", "feet_model")
+DETECTOR_HELP = (
+    "what detects keypoints; auto: MediaPipe, if its extra is installed and RTMPose's models are not downloaded, "
+    "otherwise RTMPose"
+)
+POSE_MODEL_HELP = (
+    "RTMPose: name or ONNX file (default: rtmw-l-384x288); MediaPipe: folder or wheel with its models; OpenPose: "
+    "folder or id on the Hub"
+)
+FEET_MODEL_HELP = "RTMPose: the same for the feet; none keeps those of --pose_model (default: dwpose-l-384x288)"
 DETECTOR_DEVICE_HELP = "where keypoints are detected: cpu, cuda or cuda:N"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: a GPU if there is one)"
 MODEL_HELP = "a name that `hia-diffusers models` lists, or the id on the Hub or local folder of a HIAPipeline"
@@ -185,17 +195,25 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_detector_options(parser: Any) -> None:
-    """Add the options for the models that detect keypoints in videos."""
+    """Add the options for what detects keypoints in images and videos."""
     add = parser.add_argument
-    add("--detector_model", default="yolox-m", help="name or ONNX file of the person detector")
-    add("--pose_model", default="rtmw-l-384x288", help="name or ONNX file of the pose model")
-    add("--feet_model", default="dwpose-l-384x288", help="the same for the feet; none keeps those of --pose_model")
+    add("--detector", choices=("auto", "rtmpose", "mediapipe", "openpose"), default="auto", help=DETECTOR_HELP)
+    add("--detector_model", help="name or ONNX file of RTMPose's person detector (default: yolox-m)")
+    add("--pose_model", help=POSE_MODEL_HELP)
+    add("--feet_model", help=FEET_MODEL_HELP)
 
 
 def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of a `KeypointDetector`."""
-    models = {name: getattr(args, name) for name in ("detector_model", "pose_model", "feet_model")}
-    return {name: None if model == "none" else model for name, model in models.items()}
+    """Return the detector options that were given, as arguments of `create_detector`."""
+    given = {name: getattr(args, name) for name in DETECTOR_OPTIONS[1:]}
+    given = {name: None if model == "none" else model for name, model in given.items() if model is not None}
+    if args.detector in ("mediapipe", "openpose"):
+        others = [f"`{name}`" for name in given if name != "pose_model"]
+        if others:
+            raise ValueError(f"`detector` {args.detector} has no {' and '.join(others)}")
+    if args.detector == "openpose" and "pose_model" in given:
+        given["model"] = given.pop("pose_model")
+    return {"detector": args.detector, **given}
 
 
 def add_watermark_options(parser: Any) -> None:

@@ -12,7 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..preparation.clip_rules import ClipRules
-from .arguments import DETECTOR_DEVICE_HELP, Flag, OneLineParser, add_detector_options, detector_arguments, size
+from .arguments import (
+    DETECTOR_DEVICE_HELP,
+    DETECTOR_OPTIONS,
+    Flag,
+    OneLineParser,
+    add_detector_options,
+    detector_arguments,
+    size,
+)
 from .running import run
 
 
@@ -69,14 +77,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _make_options(args: argparse.Namespace) -> "PreparationOptions":
+    from ..detection.choosing import choose_detector
     from ..preparation.prepare_dataset import PreparationOptions
 
-    default = make_parser().get_default
-    detector = {
-        name: model for name, model in detector_arguments(args).items() if getattr(args, name) != default(name)
-    }
-    if args.keypoints is not None and detector:
-        raise ValueError(f"`keypoints`: nothing is detected then; leave out `{'` and `'.join(detector)}`")
+    given = [name for name in DETECTOR_OPTIONS if getattr(args, name) not in (None, "auto")]
+    if args.keypoints is not None and given:
+        raise ValueError(f"`keypoints`: nothing is detected then; leave out `{'` and `'.join(given)}`")
+    detector = {}
+    if args.keypoints is None:
+        detector = detector_arguments(args)
+        detector["detector"] = choose_detector(**detector, device=args.device)
     return PreparationOptions(
         size=args.size,
         max_seconds=args.max_seconds,
@@ -91,6 +101,7 @@ def _make_options(args: argparse.Namespace) -> "PreparationOptions":
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from ..detection.choosing import DETECTORS
     from ..preparation.prepare_dataset import prepare_dataset
 
     options = _make_options(args)
@@ -98,6 +109,8 @@ def _prepare(args: argparse.Namespace) -> None:
         args.videos, args.output, options, engine=args.engine, workers=args.workers, device=args.device
     )
     print(f"{report['clips']} clips, {report['seconds']:g} seconds, from {report['videos']} videos.")
+    if options.detector:
+        print(f"Keypoints were detected with {DETECTORS[options.detector['detector']].name}.")
     for rule, count in report["dropped"].items():
         print(f"{count:6} clips left out: {rule}")
     if report["failed_videos"]:

@@ -80,6 +80,8 @@ class KeypointDetector(Detector):
         ValueError: If a file is not a model of this kind or has another SHA-256, or `device` is not available.
     """
 
+    name = "RTMPose"
+
     def __init__(
         self,
         detector_model: str | os.PathLike = "yolox-m",

@@ -100,6 +100,11 @@ def download_model(role: str, name: str, model: OnnxModel) -> Path:
     raise AssertionError("one of the tries returns or raises")
 
 
+def is_downloaded(name: str, model: OnnxModel) -> bool:
+    """Return whether a model has been downloaded."""
+    return (download_folder(name) / f"{Path(model.url).stem}.onnx").is_file()
+
+
 def download_folder(name: str) -> Path:
     """Return the folder into which the files of a model are downloaded."""
     return Path(torch.hub.get_dir(), "hia_diffusers", name)

@@ -55,6 +55,8 @@ class OpenPoseKeypointDetector(Detector):
         ValueError: If a file is not a model of this kind or has another SHA-256, or `device` is not available.
     """
 
+    name = "OpenPose"
+
     def __init__(
         self,
         model: str | os.PathLike = "lllyasviel/Annotators",

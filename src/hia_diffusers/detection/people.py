@@ -9,7 +9,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -86,7 +86,20 @@ class DetectedPeople:
 
 
 class Detector(ABC):
-    """Base class of the keypoint detectors."""
+    """Base class of the keypoint detectors.
+
+    Attributes:
+        name (`str`):
+            Name of the method, such as `"RTMPose"`.
+        providers (`dict[str, str]`):
+            What each model runs on.
+    """
+
+    name: ClassVar[str]
+    providers: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {', '.join(dict.fromkeys(self.providers.values()))}"
 
     @abstractmethod
     def detect(self, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> DetectedPeople:

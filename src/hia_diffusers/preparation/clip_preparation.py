@@ -35,7 +35,7 @@ from ..conditioning.keypoints import BODY, FACE, SCORE_THRESHOLD, WholeBodyKeypo
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
-from ..detection.keypoint_detector import KeypointDetector
+from ..detection.choosing import create_detector
 from ..video.reading import read_frame_rate, stream_frames
 from ..video.writing import write_video
 from .clip_index import check_row
@@ -86,7 +86,7 @@ class PreparationOptions:
         frames_fps (`float`, *optional*):
             Frames per second, from 5 to 240, of folders of images. Without it, folders of images are not used.
         detector (`dict[str, Any]`, *optional*):
-            Arguments of [`KeypointDetector`] for its models.
+            Arguments of [`create_detector`], without `device`. Its `detector` defaults to `"rtmpose"`.
         rules ([`ClipRules`], *optional*):
             The filters of the clips.
     """
@@ -147,7 +147,9 @@ class ClipPreparer:
         self._videos, self._videos_path = url_to_fs(videos)
         self._output, self._output_path = url_to_fs(output)
         self._conditioner = MotionBlurConditioner()
-        self._detector: Any = None if options.keypoints else KeypointDetector(**options.detector, device=device)
+        self._detector: Any = None
+        if not options.keypoints:
+            self._detector = create_detector(**{"detector": "rtmpose", **options.detector}, device=device)
 
     def __call__(self, video: str) -> str:
         """Prepare a video.
