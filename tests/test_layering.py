@@ -64,7 +64,7 @@ ALLOWED_IMPORTS = {
     "memory.call_memory": {"memory.counting", "models", "pipelines"},
     "animation": {"animation", "conditioning", "detection", "images", "pipelines", "video"},
     "metrics": {"images", "metrics", "procedural"},
-    "metrics.folders": {"conditioning", "images", "metrics", "preparation.frame_folders", "video"},
+    "metrics.folders": {"conditioning", "images", "metrics", "video"},
     "metrics.procdance": {"conditioning", "finite_results", "metrics", "models", "procedural"},
     "training": {"conditioning", "data", "memory", "metrics", "models", "pipelines", "schedulers", "training"},
     "training.validation": {"data", "metrics", "pipelines", "training", "video"},

@@ -83,12 +83,12 @@ def load_image(image: ImageInput, name: str = "image") -> Image.Image:
         # A pipe would never end, and reading a device may have side effects.
         if not stat.S_ISREG(os.stat(image).st_mode):
             raise ValueError("no regular file")
-        if _is_heic(image):
-            _register_heic()
         try:
-            opened = Image.open(image, formats=_formats())
+            opened: Image.Image = Image.open(image, formats=_formats())
         except UnidentifiedImageError as error:
-            raise ValueError("of no known format") from error
+            if not _is_heic(image):
+                raise ValueError("of no known format") from error
+            opened = _open_heic(image)
         with opened:
             return _as_shown(opened)
 
@@ -199,12 +199,13 @@ def _is_heic(path: str | os.PathLike) -> bool:
     return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
 
 
-def _register_heic() -> None:
+def _open_heic(path: str | os.PathLike) -> Image.Image:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
         raise ValueError(HEIC_REMEDY) from error
     register_heif_opener()
+    return Image.open(path, formats=["HEIF"])
 
 
 def _formats() -> list[str]:

@@ -285,7 +285,7 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
         animator.prepare(person, tmp_path / "own.npz", driving_fps=25)
     with pytest.raises(ValueError, match="`driving_size` must be omitted or 128, as .*own.npz states, got 64"):
         animator.prepare(person, tmp_path / "own.npz", driving_size=(64, WIDTH))
-    with pytest.raises(ValueError, match="`driving_fps` applies only to pose files"):
+    with pytest.raises(ValueError, match="`driving_fps` applies only to folders of images, and to pose files"):
         animator.prepare(person, keypoints, driving_fps=25)
     (tmp_path / "poses.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match="`driving`: .*poses.pkl is a pickle, which can run code"):

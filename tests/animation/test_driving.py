@@ -1,11 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import tracemalloc
 
 import numpy as np
 import pytest
 from dancing_videos import BLUE, dancer_boxes, draw_scene, keypoints_of
+from PIL import Image
 
 from hia_diffusers import MotionBlurConditioner
 from hia_diffusers.animation.driving import Driving
@@ -71,6 +73,27 @@ def test_a_part_of_every_kind_of_clip(clips, form, options, expected):
     assert clip.sound_start == pytest.approx((expected.start or 0) / FPS)
     with pytest.raises(ValueError, match="`start` must be before the end of the driving clip, got 1.3 seconds"):
         Driving.load(driving, start=1.3)
+
+
+def test_a_folder_of_images_in_the_order_of_their_numbers(tmp_path):
+    frames = draw_scene(BOXES, BLUE)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"dance_{index + 1}.png")  # 10 after 9
+    (tmp_path / "notes.txt").write_text("not a frame")
+    with pytest.raises(ValueError, match="`driving`: .* does not state its frame rate; pass `driving_fps`"):
+        Driving.load(tmp_path)
+    clip = Driving.load(tmp_path, driving_fps=FPS, start=0.8, every=2)
+    assert (clip.kind, clip.fps, clip.sound) == ("video", FPS / 2, None)
+    np.testing.assert_array_equal(np.stack(list(clip.frames)), frames[8::2])
+    with pytest.raises(ValueError, match="`driving_fps` must be a finite number"):
+        Driving.load(tmp_path, driving_fps=0)
+    keypoints = {"people": [{"pose_keypoints_2d": [1.0, 2.0, 0.5] * 18}], "canvas_width": 160, "canvas_height": 128}
+    (tmp_path / "dance_1.json").write_text(json.dumps(keypoints))  # beside its rendered image
+    assert Driving.load(tmp_path).kind == "keypoints"
+    assert len(Driving.load(tmp_path, "video", driving_fps=FPS)) == len(frames)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="`driving`: .*empty contains neither images nor .json files"):
+        Driving.load(tmp_path / "empty", driving_fps=FPS)
 
 
 def test_parts_of_parts(clips):

@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import os
 from pathlib import Path
 
@@ -172,6 +173,32 @@ def test_an_animated_image_or_a_folder_says_that_it_is_without_sound(tmp_path, c
         assert len(list((tmp_path / name).glob("frame_*.png"))) == 5
     else:
         assert read_video(tmp_path / name).frames.shape[1:] == (64, 48, 3)
+
+
+@pytest.mark.parametrize("form", ["folder", "GIF", "webp", "json", "folder of json"])
+def test_every_form_of_a_motion(tmp_path, form):
+    frames = read_video("poses.mp4").frames
+    person = {"pose_keypoints_2d": [*np.array([[20.0, 30.0, 0.9]] * 18).ravel()]}
+    frame = {"people": [person], "canvas_width": 46, "canvas_height": 62}
+    driving, options, count = tmp_path / f"poses.{form}", {}, 5
+    if form == "folder":
+        write_video(f"{driving}/", frames, 25)
+        options = {"driving_fps": "25"}
+    elif form in ("GIF", "webp"):
+        frames[:, 0, 0, 0] = 50 * np.arange(5)  # else they are merged
+        write_video(driving, frames, 25)
+    elif form == "json":
+        driving.write_text(json.dumps(frame))
+        count = 1
+    else:
+        driving.mkdir()
+        for index in range(5):
+            (driving / f"dance_{index}_keypoints.json").write_text(json.dumps(frame))
+        options = {"driving_fps": "25"}
+    output = tmp_path / "out.mp4"
+    animate.main(call(driving=str(driving), output=str(output), num_inference_steps="1", device="cpu", **options))
+    video = read_video(output)
+    assert len(video.frames) == count and video.fps == (1 if form == "json" else 25)
 
 
 def test_a_part_of_the_motion_at_another_rate(tmp_path, capsys):

@@ -17,9 +17,9 @@ from hia_diffusers import WholeBodyKeypoints
 from hia_diffusers.preparation.clip_index import read_index
 from hia_diffusers.preparation.clip_preparation import PreparationOptions
 from hia_diffusers.preparation.clip_rules import ClipRules
-from hia_diffusers.preparation.frame_folders import stream_frame_folder
 from hia_diffusers.preparation.prepare_dataset import prepare_dataset
 from hia_diffusers.preparation.video_lists import list_videos
+from hia_diffusers.video.frame_folders import stream_frame_folder
 from hia_diffusers.video.reading import read_video
 
 

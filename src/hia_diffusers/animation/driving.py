@@ -16,6 +16,7 @@ import numpy as np
 from .. import checks
 from ..conditioning import pose_files
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
+from ..video.frame_folders import is_frame
 from ..video.reading import Video, VideoFrames, read_frame_rate
 from ..video.writing import check_frame_rate
 
@@ -89,15 +90,16 @@ class Driving:
 
         Args:
             driving (`str`, `os.PathLike`, `WholeBodyKeypoints`, `Video` or `Driving`):
-                A video file, keypoints (or a file or folder for [`WholeBodyKeypoints.load`], including pose files of
-                other tools), decoded frames, or a result of this method.
+                A video file, a folder of images in the order of the numbers in their names, keypoints (or a file or
+                folder for [`WholeBodyKeypoints.load`], including pose files of other tools), decoded frames, or a
+                result of this method.
             driving_type (`str`, *optional*, defaults to `"auto"`):
                 Type of the clip. `"auto"` recognizes keypoints by their suffix, in upper or lower case, and pose
                 videos by their colours.
             max_frames (`int`, *optional*):
                 Maximum number of frames, as for [`~Driving.excerpt`].
             driving_fps (`float`, *optional*):
-                Frames per second of a pose file that does not state them.
+                Frames per second of a folder of images, or of a pose file that does not state them.
             driving_size (`tuple[int, int]`, *optional*):
                 Height and width, in pixels, of the image that the points of a pose file lie in,
                 for a file that does not state them.
@@ -113,9 +115,11 @@ class Driving:
         checks.one_of("driving_type", driving_type, ("auto", *KINDS))
         is_path = isinstance(driving, (str, os.PathLike))
         is_keypoints = is_path and (driving_type == "keypoints" or driving_type == "auto" and _is_pose_file(driving))
-        for name, value in (("driving_fps", driving_fps), ("driving_size", driving_size)):
-            if value is not None and not is_keypoints:
-                raise ValueError(f"`{name}` applies only to pose files that do not state it")
+        is_folder = isinstance(driving, (str, os.PathLike)) and not is_keypoints and Path(driving).is_dir()
+        if driving_size is not None and not is_keypoints:
+            raise ValueError("`driving_size` applies only to pose files that do not state it")
+        if driving_fps is not None and not is_keypoints and not is_folder:
+            raise ValueError("`driving_fps` applies only to folders of images, and to pose files that do not state it")
         if isinstance(driving, Driving):
             return driving.excerpt(start, end, every, max_frames)
         if isinstance(driving, WholeBodyKeypoints):
@@ -129,6 +133,8 @@ class Driving:
         elif is_keypoints:
             keypoints = _load_keypoints(driving, driving_fps, driving_size)
             clip = cls("keypoints", keypoints.fps, keypoints=keypoints)
+        elif is_folder:
+            clip = cls("video", _frame_rate_of_folder(driving, driving_fps), frames=VideoFrames(driving))
         else:
             frames = VideoFrames(driving)
             clip = cls("video", read_frame_rate(driving), frames=frames, sound=Path(driving))
@@ -200,7 +206,17 @@ class Driving:
 
 def _is_pose_file(path: Any) -> bool:
     """Return whether the file contains keypoints. Pickles count too, so that the error message is about them."""
-    return Path(path).is_dir() or Path(path).suffix.lower() in (*KEYPOINT_SUFFIXES, *pose_files.PICKLES)
+    if Path(path).is_dir():
+        return next(Path(path).glob("*.json"), None) is not None
+    return Path(path).suffix.lower() in (*KEYPOINT_SUFFIXES, *pose_files.PICKLES)
+
+
+def _frame_rate_of_folder(folder: str | os.PathLike, fps: float | None) -> float:
+    if not any(is_frame(path.name) for path in Path(folder).iterdir()):
+        raise ValueError(f"`driving`: {folder} contains neither images nor .json files.")
+    if fps is None:
+        raise ValueError(f"`driving`: {folder} does not state its frame rate; pass `driving_fps`.")
+    return checks.number("driving_fps", fps, 0.001, 1000)
 
 
 def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) -> WholeBodyKeypoints:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from ..animation.result import HIAAnimation
 
 DRIVING_HELP = (
-    "the motion: a video of a person, an OpenPose-style pose video, keypoints (saved by WholeBodyKeypoints), or a "
-    "pose file of another tool: OpenPose's or ComfyUI's .json, a folder of them, MMPose's .json, DWPose's .npz or "
-    ".npy; the result has its frame rate"
+    "the motion: a video of a person or an OpenPose-style pose video, as a file (also GIF or WebP) or a folder of "
+    "images; keypoints (saved by WholeBodyKeypoints); or a pose file of another tool: OpenPose's or ComfyUI's .json, "
+    "a folder of them, MMPose's .json, DWPose's .npz or .npy; the result has its frame rate"
 )
-DRIVING_FPS_HELP = "frames per second of a pose file that does not state them"
+DRIVING_FPS_HELP = "frames per second of a folder of images, or of a pose file that does not state them"
 DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image that the points of a pose file lie in, if it does not state it"
 DRIVING_TYPE_HELP = "what --driving is; auto decides by its suffix and the colours of the video, and prints it"
 OUTPUT_HELP = (

@@ -132,8 +132,7 @@ def read_json(source: object, name: str) -> list[PoseFrame]:
             raise FileNotFoundError(f"`{name}`: there is no file or folder {path}.")
         source = sorted(path.glob("*.json"), key=lambda file: natural_order(file.name)) if path.is_dir() else [path]
         if not source:
-            advice = "for images, encode them as a video or pass the folder of their keypoints"
-            raise ValueError(f"`{name}` has no .json files: {path}; {advice}.")
+            raise ValueError(f"`{name}` has no .json files: {path}.")
     parsed: list[Any] = []
     for part in source if isinstance(source, Sequence) else [source]:
         if not isinstance(part, (str, os.PathLike)):

@@ -23,7 +23,7 @@ from ..conditioning.regions import box_masks, face_boxes
 from ..files import sha256_of
 from ..images import load_image
 from ..natural_order import natural_order
-from ..preparation.frame_folders import FRAME_SUFFIXES, in_order, is_frame
+from ..video.frame_folders import FRAME_SUFFIXES, in_order, is_frame
 from ..video.reading import VIDEO_SUFFIXES, read_video, stream_frames
 from .evaluation import EvaluationClip
 from .frame import SSIM_WINDOW

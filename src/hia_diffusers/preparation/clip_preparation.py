@@ -36,11 +36,11 @@ from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
 from ..detection.choosing import create_detector
+from ..video.frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from ..video.reading import read_frame_rate, stream_frames
 from ..video.writing import write_video
 from .clip_index import check_row
 from .clip_rules import ClipMeasures, ClipRules
-from .frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from .scene_cuts import SceneCounter
 
 

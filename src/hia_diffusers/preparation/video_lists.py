@@ -18,9 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
 from ..natural_order import natural_order
+from ..video.frame_folders import IMAGES_FOLDER, is_frame
 from ..video.reading import VIDEO_SUFFIXES
 from .clip_index import check_inside
-from .frame_folders import IMAGES_FOLDER, is_frame
 
 
 logger = logging.getLogger(__name__)

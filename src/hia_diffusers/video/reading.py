@@ -18,6 +18,7 @@ from .. import checks
 from .animations import animation_comment, animation_frames, animation_rate, open_animation
 from .containers import file_name, open_container
 from .display import Display
+from .frame_folders import stream_frame_folder
 
 
 # In lower case, of files that are taken for videos.
@@ -52,11 +53,13 @@ class Video:
 
 
 class VideoFrames:
-    """The frames of a video file. Every iteration decodes them again, so that memory does not grow with their number.
+    """The frames of a video file or of a folder of images.
+
+    Every iteration decodes them again, so that memory does not grow with their number.
 
     Args:
         path (`str` or `os.PathLike`):
-            The file, as for [`read_video`].
+            The file, as for [`read_video`], or the folder, as for [`~video.frame_folders.stream_frame_folder`].
         max_frames (`int`, *optional*):
             Maximum number of frames to decode; all by default.
 
@@ -69,12 +72,14 @@ class VideoFrames:
         self.path = path
         self._selected = slice(0, None if max_frames is None else checks.integer("max_frames", max_frames), 1)
         self._shape: tuple[int, int, int, int] | None = None
-        _check_file(path)
+        if not Path(checks.path("path", path)).is_dir():
+            _check_file(path)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Iterate over uint8 RGB frames `(H, W, 3)`."""
         count, size = 0, None
-        for frame in _stream_frames(self.path, self._selected):
+        read: Any = stream_frame_folder if Path(self.path).is_dir() else _stream_frames
+        for frame in read(self.path, self._selected):
             size = size or frame.shape
             if frame.shape != size:
                 raise ValueError(f"{str(self.path)!r} changes its frame size at frame {count}.")

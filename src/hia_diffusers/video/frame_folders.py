@@ -36,13 +36,15 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
     return ordered
 
 
-def stream_frame_folder(folder: str | os.PathLike) -> Iterator[np.ndarray]:
+def stream_frame_folder(folder: str | os.PathLike, selected: slice = slice(None)) -> Iterator[np.ndarray]:
     """Iterate over the images of a folder.
 
     Args:
         folder (`str` or `os.PathLike`):
             The folder. Files with a suffix in `FRAME_SUFFIXES` are the frames. Other files, and names that begin with
             a dot, are ignored.
+        selected (`slice`, *optional*):
+            Which frames, in the order of [`in_order`]; all by default.
 
     Returns:
         An iterator over uint8 RGB frames `(H, W, 3)`, read by [`load_image`]. Iteration raises a `ValueError` if an
@@ -54,7 +56,7 @@ def stream_frame_folder(folder: str | os.PathLike) -> Iterator[np.ndarray]:
     paths = in_order(path for path in Path(folder).iterdir() if is_frame(path.name))
     if not paths:
         raise ValueError(f"{str(folder)!r} contains no frames ({', '.join(FRAME_SUFFIXES)})")
-    return (np.asarray(load_image(path, path.name)) for path in paths)
+    return (np.asarray(load_image(path, path.name)) for path in paths[selected])
 
 
 def is_frame(name: str) -> bool:
