@@ -1,6 +1,7 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -210,6 +211,15 @@ def test_a_part_of_the_motion_at_another_rate(tmp_path, capsys):
     assert "The result plays at 0.801 times the speed of the driving clip" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(60, "Denoising takes about 0:03:00 more."), (1, "")])
+def test_the_time_that_denoising_takes_is_said_after_its_first_step(tmp_path, capsys, monkeypatch, seconds, said):
+    clock = itertools.count(step=seconds)
+    monkeypatch.setattr(animate.time, "monotonic", lambda: next(clock))
+    animate.main(call(output=str(tmp_path / "out.mp4"), max_frames="1", num_inference_steps="4", device="cpu"))
+    printed = capsys.readouterr().out
+    assert printed.count("Denoising takes") == bool(said) and said in printed
+
+
 def test_the_seed_decides_the_frames(tmp_path):
     def frames(seed):
         changes = {
@@ -375,7 +385,11 @@ BAD_CALLS = [
     ({"driving": "empty.avi"}, "empty.avi", "no video frame"),
     ({"driving": "text.safetensors"}, "text.safetensors"),
     ({"driving": "poses.mp4", "sharpness": "0.5"}, "--sharpness", "pose video"),
-    ({"driving": "poses.mp4", "retarget": True}, "--retarget", "pose video"),
+    (
+        {"driving": "poses.mp4", "retarget": True},
+        "--retarget: a pose video",
+        "a pose file with its keypoints, as --driving",
+    ),
     ({"driving": "poses.mp4", "image_keypoints": "person.safetensors"}, "--retarget", "pose video"),
     ({"driving": "poses.mp4", "person": "1,2,3,4"}, "--person"),
     ({"driving": "walk.mp4", "driving_type": "depth"}, "--driving_type", "depth"),

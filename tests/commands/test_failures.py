@@ -14,6 +14,8 @@ from hia_diffusers.commands import animate, app, convert, evaluate, prepare
 from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.data.clip_sources import UnreadableClipError
+from hia_diffusers.procedural.scene import ProceduralScene
+from hia_diffusers.video.reading import read_video
 
 
 @pytest.fixture
@@ -50,6 +52,26 @@ def test_failures_while_the_model_runs(calls, tmp_path, capsys, command, failure
     assert exit.value.code == status
     assert capsys.readouterr().err.endswith(said.format(command.__name__.split(".")[-1]))
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_what_is_written_before_ctrl_c_is_kept(calls, tmp_path, caplog):
+    ProceduralScene("test", 4, 1, 1).keypoints(range(20), height=160, width=96).save("dance.npz")
+
+    def interrupt(module, inputs):
+        if type(module).__name__ == "Decoder":
+            decoded.append(len(inputs[0]))
+            if len(decoded) == 2:
+                raise KeyboardInterrupt
+
+    decoded, hook = [], register_module_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            animate.main(calls[animate])
+    finally:
+        hook.remove()
+    assert exit.value.code == 130 and decoded[0] == 16
+    assert caplog.messages[-1] == "The first 16 frames are kept in out.unfinished.mp4."
+    assert len(read_video("out.unfinished.mp4").frames) == 16 and not (tmp_path / "out.mp4").exists()
 
 
 class Unreadable(torch.utils.data.Dataset):

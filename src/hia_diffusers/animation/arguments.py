@@ -34,7 +34,10 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
     if driving.kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured only if `driving` is a video of a person")
     if driving.kind == "pose" and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
-        raise ValueError("`retarget`: a pose video has no keypoints that could be retargeted")
+        raise ValueError(
+            "`retarget`: a pose video has no keypoints that could be retargeted; pass the video that it was drawn "
+            "from, or a pose file with its keypoints, as `driving`"
+        )
     if driving.kind != "video" and "person" in given:
         raise ValueError("`person`: only a video of a person can show several")
     if driving.kind != "video" and "detected" in given:

@@ -6,10 +6,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checks import MAX_SIDE
 from .arguments import (
@@ -77,6 +79,7 @@ SIZE_HELP = (
     "not aligned"
 )
 LONG_SIDE_HELP = "longer side of the result, a multiple of 8, in place of --size; the aspect is that of its default"
+LONG = 30  # seconds
 HIA_TINY_LIMITS = (
     "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
 )
@@ -217,6 +220,19 @@ def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnim
     return animator, animation
 
 
+class _ExpectedTime:
+    """Print how long denoising will take, once its first step is done, if that is long enough to wonder."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        expected = (time.monotonic() - self.began) * (pipe.num_timesteps - 1)
+        if step == 0 and expected >= LONG:
+            print(f"Denoising takes about {timedelta(seconds=round(expected))} more.")
+        return {}
+
+
 def _animate(args: argparse.Namespace) -> None:
     _check_arguments(args)
     device = choose_device(args.device)
@@ -245,6 +261,7 @@ def _animate(args: argparse.Namespace) -> None:
         None if args.preview else args.output,
         sound,
         generator=torch.Generator("cpu").manual_seed(args.seed),
+        callback_on_step_end=_ExpectedTime(),
         **sampling_arguments(args),
     )
     if args.preview:  # a stream of frames can be written only once
