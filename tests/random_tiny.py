@@ -14,6 +14,18 @@ from hia_diffusers.pipelines.pipeline_hia import HIAPipeline
 from hia_diffusers.schedulers.scheduling_shifted_snr import ShiftedSNRScheduler
 
 
+UNET = {
+    "sample_size": 16,
+    "block_out_channels": (16, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+}
+
+
 def random_tiny_pipeline(seed: int = 0) -> HIAPipeline:
     """Build the pipeline; the same seed gives the same weights.
 
@@ -25,16 +37,6 @@ def random_tiny_pipeline(seed: int = 0) -> HIAPipeline:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet2d = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(16, 32, 32, 32),
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=32,
-            attention_head_dim=2,
-        )
-        unet = HIAUNetMotionModel.from_unet2d(unet2d)
-        controlnet = HIAControlNetModel.from_unet(unet2d, conditioning_embedding_out_channels=(8, 8, 16, 16))
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -42,6 +44,9 @@ def random_tiny_pipeline(seed: int = 0) -> HIAPipeline:
             latent_channels=4,
             norm_num_groups=8,
         )
+        unet2d = UNet2DConditionModel(**UNET)
+        unet = HIAUNetMotionModel.from_unet2d(unet2d)
+        controlnet = HIAControlNetModel.from_unet(unet2d, conditioning_embedding_out_channels=(8, 8, 16, 16))
         image_encoder = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=32,

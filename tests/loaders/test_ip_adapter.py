@@ -251,7 +251,7 @@ def broken(change):
 FACE = {"proj.0.weight": torch.ones(8, 8), "proj.2.weight": torch.ones(128, 8), "norm.weight": torch.ones(32)}
 UNFIT = {
     "face": (broken(lambda parts: parts.update(image_proj=FACE)), "for face embeddings"),
-    "other-unet": (broken(lambda parts: parts["ip_adapter"].popitem()), "for its 10 cross-attentions, got 19"),
+    "other-unet": (broken(lambda parts: parts["ip_adapter"].popitem()), "for its 4 cross-attentions, got 7"),
     "other-width": (broken(lambda parts: parts["ip_adapter"].update({"1.to_k_ip.weight": torch.ones(16, 99)})), "99"),
     "other-context": (broken(lambda parts: parts.update(image_proj=base_projection(32, 40))), "got one for 40"),
     "no-projection": (broken(lambda parts: parts.pop("image_proj")), "must contain an IP-Adapter, with weights"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 from published_weights import tokenizer
+from random_tiny import UNET
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -45,7 +46,7 @@ def extractor(size, **options):
 
 
 ONE_STAGE = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
-WIDE = {"block_out_channels": (32, 32, 32, 32)}
+WIDE = {"block_out_channels": (32, 32)}
 
 # Name of a component -> what is put in its place, and what is said.
 MISFITS = {
@@ -66,7 +67,7 @@ MISFITS = {
     "unet width": ("unet", lambda p: outline(p.unet, **WIDE), "`appearance_encoder` gives features of 16 channels in"),
     "unet 2d": (
         "unet",
-        lambda p: UNet2DConditionModel(norm_num_groups=8, block_out_channels=(16, 32, 32, 32), layers_per_block=1),
+        lambda p: UNet2DConditionModel(**{**UNET, "cross_attention_dim": 1280}),
         "`image_encoder`: its `projection_dim` must be 1280, the `cross_attention_dim` of the UNet, got 32",
     ),
     "unet positions": (
@@ -86,8 +87,8 @@ MISFITS = {
     ),
     "encoder blocks": (
         "appearance_encoder",
-        lambda p: outline(p.appearance_encoder, up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"] * 2),
-        "`appearance_encoder` lacks the blocks up_blocks.2",
+        lambda p: outline(p.appearance_encoder, down_block_types=["DownBlock2D"] * 2),
+        "`appearance_encoder` lacks the blocks down_blocks.0",
     ),
     "controlnet latents": (
         "controlnet",
@@ -97,7 +98,7 @@ MISFITS = {
     "controlnet width": (
         "controlnet",
         lambda p: outline(p.controlnet, **WIDE),
-        "`controlnet`: its `block_out_channels` must be (16, 32, 32, 32)",
+        "`controlnet`: its `block_out_channels` must be (16, 32)",
     ),
     "controlnet layers": (
         "controlnet",
@@ -212,10 +213,10 @@ def test_text_encoders_fit_the_unet_and_the_tokenizer(pristine_pipe, options, me
     ("options", "message"),
     [
         (
-            {"block_out_channels": (32,) * 4},
-            r"`block_out_channels` must be .16, 32, 32, 32., the `block_out_channels`",
+            {"block_out_channels": (32, 32)},
+            r"`block_out_channels` must be .16, 32., the `block_out_channels`",
         ),
-        ({"block_out_channels": (16, 32)}, "`block_out_channels` must be"),
+        ({"block_out_channels": (16, 32, 32)}, "`block_out_channels` must be"),
         ({"motion_layers_per_block": 2}, "`motion_layers_per_block` must be 1, the `layers_per_block` of the UNet"),
         ({"motion_norm_num_groups": 4}, "`motion_norm_num_groups` must be 8"),
         ({"motion_mid_block_layers_per_block": 2}, "`motion_mid_block_layers_per_block` must be 1"),
@@ -223,10 +224,9 @@ def test_text_encoders_fit_the_unet_and_the_tokenizer(pristine_pipe, options, me
     ],
 )
 def test_motion_adapters_fit_the_unet(options, message):
-    small = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 1, "norm_num_groups": 8}
-    fits = {"block_out_channels": (16, 32, 32, 32), "motion_layers_per_block": 1, "motion_norm_num_groups": 8}
+    fits = {"block_out_channels": (16, 32), "motion_layers_per_block": 1, "motion_norm_num_groups": 8}
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**small)
+        unet = UNet2DConditionModel(**UNET)
         HIAUNetMotionModel.from_unet2d(unet, MotionAdapter(**fits), load_weights=False)
         adapter = MotionAdapter(**{**fits, **options})
     with pytest.raises(ValueError, match=f"`motion_adapter`: .*{message}"):

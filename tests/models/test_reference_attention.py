@@ -175,7 +175,7 @@ def test_features_are_matched_by_name_not_by_order(pipe, inputs, features):
     shuffled = dict(reversed(features.items()))
     # Equal bits: the same tensors under the same names.
     assert torch.equal(straight, pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=shuffled).sample)
-    a, b = "up_blocks.2.attentions.0.transformer_blocks.0", "up_blocks.2.attentions.1.transformer_blocks.0"
+    a, b = "up_blocks.1.attentions.0.transformer_blocks.0", "up_blocks.1.attentions.1.transformer_blocks.0"
     swapped = features | {a: features[b], b: features[a]}
     assert not torch.allclose(
         straight, pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=swapped).sample
@@ -275,6 +275,6 @@ def test_xformers_processors_choose_the_xformers_backend(pipe, inputs, features,
         return query
 
     monkeypatch.setattr(attention, "dispatch_attention_fn", record)
-    pipe.unet.up_blocks[3].attentions[0].transformer_blocks[0].attn1.processor = XFormersAttnProcessor()
+    pipe.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1.processor = XFormersAttnProcessor()
     pipe.unet(inputs["sample"], 7, inputs["context"], reference_features=features)
     assert [backend and backend.value for backend in chosen].count("xformers") == 1

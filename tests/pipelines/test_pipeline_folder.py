@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from random_tiny import random_tiny_pipeline
 
 from hia_diffusers import HIAModularPipeline, HIAPipeline, HIAUNetMotionModel
+from hia_diffusers.pipelines import pipeline_folder
 
 
 WEIGHTS = {
@@ -58,6 +59,27 @@ def edit_weights(path, edit):
 
 def edit_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_networks_of_diffusers_are_checked_without_loading_them(folder, monkeypatch):
+    """Where keys and shapes are those of the network; else their library is asked what is wrong, or renames keys."""
+    load, loaded = pipeline_folder.load_without_mismatch, []
+
+    def record(component_class, *args, **options):
+        loaded.append(component_class.__name__)
+        return load(component_class, *args, **options)
+
+    monkeypatch.setattr(pipeline_folder, "load_without_mismatch", record)
+    HIAPipeline.from_pretrained(folder)
+    assert loaded == ["CLIPVisionModelWithProjection"]
+
+    def rename(tensors):
+        for key in [key for key in tensors if ".to_q." in key]:
+            tensors[key.replace(".to_q.", ".query.")] = tensors.pop(key)
+
+    edit_weights(folder / WEIGHTS["vae"], rename)
+    HIAPipeline.from_pretrained(folder)
+    assert loaded[1:] == ["AutoencoderKL", "CLIPVisionModelWithProjection"]
 
 
 def refused(folder, match, errors=ValueError, **options):

@@ -80,6 +80,22 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
                 raise ValueError(f"{path} must hold floating-point weights only, but {key} is of another dtype.")
 
 
+def stored_shapes(folder: Path, variant: str | None = None) -> dict[str, list[int]]:
+    """Return the shape of each tensor in the one safetensors file of a component, or nothing if there are several.
+
+    Args:
+        folder (`Path`):
+            Of one component.
+        variant (`str`, *optional*):
+            Of its weights.
+    """
+    paths = list(_weight_files(folder, variant, ("safetensors",)))
+    if len(paths) != 1:
+        return {}
+    with safe_open(paths[0], framework="pt") as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}
+
+
 def _weight_files(folder: Path, variant: str | None, suffixes: Sequence[str]) -> Iterator[Path]:
     part = f".{variant}" if variant else ""
     for stem in STEMS:

@@ -61,7 +61,7 @@ def encode_image(
             tokens = components.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
             prompt_embeds = components.text_encoder(tokens)[0]
         else:
-            image_embeds = _clip_embeds(components, images).image_embeds[:, None]
+            image_embeds = _clip_embeds(components, images, device).image_embeds[:, None]
     embeds = image_embeds if prompt_embeds is None else prompt_embeds
     assert embeds is not None
     states = embeds.to(device, dtype).expand(len(images), -1, -1)
@@ -69,11 +69,11 @@ def encode_image(
     return states, torch.zeros_like(states) if prompt_embeds is None else states
 
 
-def _clip_embeds(components: Any, images: Sequence[torch.Tensor]) -> Any:
+def _clip_embeds(components: Any, images: Sequence[torch.Tensor], device: torch.device) -> Any:
     bytes_ = [(image * 255).round().byte() for image in images]
     pixels = components.feature_extractor(images=bytes_, return_tensors="pt").pixel_values
     encoder = components.image_encoder
-    return encoder(pixels.to(components._execution_device, encoder.dtype))
+    return encoder(pixels.to(device, encoder.dtype))
 
 
 @checks.python_numbers

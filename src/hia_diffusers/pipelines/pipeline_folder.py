@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import no_init_weights
 from diffusers.utils import logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 
 from ..models.attachments import check_no_attachments
-from ..models.component_files import check_component_files, read_json_object
+from ..models.component_files import check_component_files, read_json_object, stored_shapes
 from ..models.component_fit import CLASSES, COMPONENTS, CONVERTED_UNETS, REQUIRED, check_components
 from ..models.modeling_hia import StrictLoadingMixin, check_finite_weights, load_without_mismatch
 from .model_card import CARD_FILE, PIPELINE_CODE, PIPELINE_FILE, model_card
@@ -205,16 +206,27 @@ def _outline(
             config = read_json_object(folder / "config.json")
             if config.get("quantization_config") is not None:  # its keys are those of the quantizer
                 check_component_files(folder, **options)
-                with torch.device("meta"):
-                    if hasattr(component_class, "load_config"):
-                        return component_class.from_config(config)
-                    return component_class(component_class.config_class.from_dict(config))
+                return _build_on_meta(component_class, config)
+            if use_safetensors is not False and config.get("_class_name") == component_class.__name__:
+                check_component_files(folder, **options)
+                network = _build_on_meta(component_class, config)
+                shapes = {key: [*value.shape] for key, value in network.state_dict().items()}
+                if shapes == stored_shapes(folder, variant):
+                    return network
+        # Finds out what differs, unless the libraries rename keys as they load.
         return load_without_mismatch(component_class, folder, device_map="meta", **options)
     except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:  # libraries raise errors of many classes on damaged files
         reason = " ".join(str(error).split()).removeprefix("`pretrained_model_name_or_path`: ")
         raise ValueError(f"the `{name}` in {folder} cannot be used: {reason}") from error
+
+
+def _build_on_meta(component_class: Any, config: dict[str, Any]) -> nn.Module:
+    with no_init_weights(), torch.device("meta"):
+        if hasattr(component_class, "load_config"):
+            return component_class.from_config(config)
+        return component_class(component_class.config_class.from_dict(config))
 
 
 class PipelineFolderMixin(DiffusionPipeline):

@@ -35,6 +35,7 @@ from . import call_defaults as defaults
 from . import call_stages as stages
 from . import framewise_scheduling, guidance, inputs
 from .denoising import WindowSchedule, predict_noise
+from .execution_device import ExecutionDeviceMixin, on_one_device
 from .inputs import DenoisingOptions, ReferenceImages
 from .pipeline_folder import PipelineFolderMixin
 from .pipeline_output import HIAPipelineOutput
@@ -64,7 +65,12 @@ EXAMPLE_DOC_STRING = """
 
 
 class HIAPipeline(
-    PipelineFolderMixin, PipelineSwitchesMixin, WindowParallelismMixin, HIALoraLoaderMixin, HIAIPAdapterMixin
+    PipelineFolderMixin,
+    PipelineSwitchesMixin,
+    ExecutionDeviceMixin,
+    WindowParallelismMixin,
+    HIALoraLoaderMixin,
+    HIAIPAdapterMixin,
 ):
     """Animates reference images with the motion of conditioning frames.
 
@@ -348,6 +354,7 @@ class HIAPipeline(
     @checks.python_numbers
     @defaults.with_call_defaults
     @one_call_at_a_time
+    @on_one_device
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
