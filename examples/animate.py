@@ -13,7 +13,7 @@ import torch
 
 from hia_diffusers import HIA_TINY, HIAAnimator, HIAPipeline
 from hia_diffusers.commands.arguments import OneLineParser, add_model_options, add_sampling_options, sampling_arguments
-from hia_diffusers.commands.loading import choose_device, choose_dtype, find_model
+from hia_diffusers.commands.loading import choose_device, choose_dtype, find_model, place_pipeline
 from hia_diffusers.commands.running import run
 
 
@@ -35,11 +35,13 @@ def animate(args):
     pipe = HIAPipeline.from_pretrained(model, dtype=choose_dtype(args.dtype, device), variant=args.variant)
 
     # 2. Keypoints of both, and the conditioning frames
-    animator = HIAAnimator(pipe.to(device))
+    animator = HIAAnimator(pipe)
     animation = animator.prepare(args.image, args.driving, sharpness="auto")
-    print(f"{len(animation.condition)} frames of {animation.condition.width}x{animation.condition.height}")
+    num_frames, height, width = len(animation.condition), animation.condition.height, animation.condition.width
+    print(f"{num_frames} frames of {width}x{height}")
 
-    # 3. The frames
+    # 3. The frames, in the memory that there is
+    place_pipeline(pipe, device, args.memory, height=height, width=width, num_frames=num_frames)
     generator = torch.Generator("cpu").manual_seed(0)
     result = animator.generate(animation, generator=generator, **sampling_arguments(args))
 

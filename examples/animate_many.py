@@ -67,7 +67,7 @@ class Animator:
     def __init__(self, jobs, args, device):
         if device == "cpu":
             torch.set_num_threads(1)  # their number changes the rounding, and so would that of actors
-        self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype, args.variant))
+        self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype, args.variant).to(device))
         self.animate.pipe.set_progress_bar_config(disable=True)
         self.jobs, self.args = {job.name: job for job in jobs}, args
 

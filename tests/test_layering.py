@@ -54,6 +54,7 @@ ALLOWED_IMPORTS = {
         *("conversion.hub_downloads", "conversion.recognition", "models", "pipelines.model_card"),
     },
     "pipelines.inputs": {"conditioning", "images", "loaders.ip_adapter", "models", "pipelines"},
+    "pipelines.pipeline_switches": {"memory.fitting", "pipelines.call_defaults"},  # the first by function
     "pipelines.streaming": {"exclusive_use"},
     "pipelines.pipeline_hia": {"conditioning", "exclusive_use", "finite_results", "loaders", "models", "pipelines"},
     "pipelines.modular": {
@@ -62,6 +63,7 @@ ALLOWED_IMPORTS = {
     },
     "memory.training_memory": {"memory.counting", "models", "training"},
     "memory.call_memory": {"memory.counting", "models", "pipelines"},
+    "memory.fitting": {"memory.call_memory", "memory.counting", "models", "pipelines"},
     "animation": {"animation", "conditioning", "detection", "images", "pipelines", "video"},
     "metrics": {"images", "metrics", "procedural"},
     "metrics.folders": {"conditioning", "images", "metrics", "video"},

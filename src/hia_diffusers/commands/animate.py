@@ -30,7 +30,7 @@ from .arguments import (
     sampling_arguments,
     size,
 )
-from .loading import check_model, choose_device, find_model, load_pipeline, model_area
+from .loading import check_model, choose_device, find_model, load_pipeline, model_area, place_pipeline
 from .running import run
 
 
@@ -255,7 +255,10 @@ def _animate(args: argparse.Namespace) -> None:
         check_output(_preview_path(args.output), height, 3 * width, animation.fps)
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    animator.pipe = load_pipeline(model, device, args.dtype, variant=args.variant)
+    pipe = load_pipeline(model, device, args.dtype, variant=args.variant)
+    animator.pipe = place_pipeline(
+        pipe, device, args.memory, height=height, width=width, num_frames=len(animation.condition)
+    )
     result = animator.generate(
         animation,
         None if args.preview else args.output,

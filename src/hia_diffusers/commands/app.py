@@ -21,7 +21,7 @@ from .arguments import (
     number,
     size,
 )
-from .loading import check_model, choose_device, load_pipeline
+from .loading import check_model, choose_device, load_pipeline, place_pipeline
 from .running import run
 
 
@@ -77,6 +77,7 @@ def _serve(args: argparse.Namespace) -> None:
     detector = detector_arguments(args) | {"device": args.detector_device}
     print(f"Keypoints of videos are detected with {DETECTORS[choose_detector(**detector)].name}.")
     pipe = load_pipeline(args.model or HIA_TINY, device, args.dtype, variant=args.variant, revision=args.revision)
+    pipe = place_pipeline(pipe, device, args.memory, height=height, width=width, num_frames=args.max_frames)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(
         max_frames=args.max_frames,

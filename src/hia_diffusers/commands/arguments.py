@@ -35,6 +35,10 @@ DETECTOR_DEVICE_HELP = "where keypoints are detected: cpu, cuda or cuda:N"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: a GPU if there is one)"
 MODEL_HELP = "a name that `hia-diffusers models` lists, or the id on the Hub or local folder of a HIAPipeline"
 DTYPE_HELP = "of weights and computation; auto: float16 on a GPU, float32 on the CPU"
+MEMORY_HELP = (
+    "what is offloaded to the CPU while it is not used: nothing, networks, blocks or layers; auto: the fastest of "
+    "these that fits the GPU"
+)
 VARIANT_HELP = "which files of --model to load, such as fp16 (default: those without a variant's name)"
 WATERMARK_HELP = "label the frames, in the lower right corner (default: no label; without TEXT: AI-generated)"
 INVISIBLE_WATERMARK_HELP = (
@@ -179,6 +183,7 @@ def add_model_options(parser: Any) -> None:
     add("--revision", help="branch, tag or commit of a published checkpoint (default: main)")
     add("--device", help=DEVICE_HELP)
     add("--dtype", choices=("auto", *DTYPES), default="auto", help=DTYPE_HELP)
+    add("--memory", choices=("auto", "none", "model", "group", "sequential"), default="auto", help=MEMORY_HELP)
 
 
 def add_sampling_options(parser: Any) -> None:

@@ -159,7 +159,7 @@ def _clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Eval
         predict: Callable = BASELINES[args.baseline]
         source["baseline"] = args.baseline
     else:
-        pipe = load_pipeline(args.model, device, args.dtype, variant=args.variant)
+        pipe = load_pipeline(args.model, device, args.dtype, variant=args.variant).to(device)
         pipe.set_progress_bar_config(disable=True)
         if not args.motion_modules:
             pipe.unet.set_motion_modules(False)

@@ -12,6 +12,8 @@ from ..conversion.published import PUBLISHED, check_can_animate
 if TYPE_CHECKING:
     import torch
 
+    from ..pipelines.pipeline_hia import HIAPipeline
+
 
 def choose_device(name: str | None) -> str:
     """Return a device after checking that it works, by default the best available one."""
@@ -90,7 +92,7 @@ def model_area(model: str) -> int | None:
 
 
 def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
-    """Load a `HIAPipeline` on a device. From then on, diffusers prints only errors."""
+    """Load a `HIAPipeline` for a device; it is still on the CPU. From then on, diffusers prints only errors."""
     import diffusers
 
     from ..pipelines.pipeline_hia import HIAPipeline
@@ -98,7 +100,20 @@ def load_pipeline(model: str, device: str, dtype: str, variant: str | None = Non
     diffusers.utils.logging.set_verbosity_error()
     found = find_model(model, device, dtype, revision=revision)
     try:
-        pipe = HIAPipeline.from_pretrained(found, dtype=choose_dtype(dtype, device), variant=variant)
+        return HIAPipeline.from_pretrained(found, dtype=choose_dtype(dtype, device), variant=variant)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
-    return pipe.to(device)
+
+
+def place_pipeline(
+    pipe: "HIAPipeline", device: str, memory: str, height: int, width: int, num_frames: int
+) -> "HIAPipeline":
+    """Place a pipeline on a device as `--memory` says, and print what was chosen."""
+    if device == "cpu" and memory == "auto":
+        return pipe.to(device)
+    try:
+        plan = pipe.fit_memory(height=height, width=width, num_frames=num_frames, mode=memory, device=device)
+    except ValueError as error:
+        raise ValueError(f"--memory: {error}") from error
+    print(f"Memory: {plan}.")
+    return pipe

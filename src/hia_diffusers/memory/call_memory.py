@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The number of temporal windows that fit a memory budget, computed without data before anything runs."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..models.conditioning_embedding import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..pipelines.guidance import classifier_free_guidance
 from ..pipelines.pipeline_hia import HIAPipeline
-from .counting import GPUOperators, LiveBytes, gibibytes
+from .counting import GPUOperators, LiveBytes, gibibytes, offloaded_blocks
 
 
 def context_batch_size_within(
@@ -62,11 +63,11 @@ def context_batch_size_within(
     num_clips = checks.integer("num_clips", num_clips)
     context_frames = checks.integer("context_frames", context_frames)
     guidance_scale = checks.number("guidance_scale", guidance_scale, low=0)
-    denoiser = _on_meta(pipe)
+    denoiser = denoiser_on_meta(pipe)
     latent_size = (height // factor, width // factor)
 
     def peak(num_windows: int) -> int:
-        step = _Step(num_windows, num_clips, context_frames, latent_size=latent_size, size=(height, width))
+        step = DenoisingStep(num_windows, num_clips, context_frames, latent_size=latent_size, size=(height, width))
         return step.peak(denoiser, guidance_scale, batch_guidance)
 
     one = peak(1)
@@ -79,8 +80,13 @@ def context_batch_size_within(
     return 1 if two > memory_budget else 2 + (memory_budget - two) // further
 
 
-def _on_meta(pipe: HIAPipeline) -> HIADenoiser:
-    """Copy the denoiser to new networks, without the offloading hooks of the given ones."""
+def denoiser_on_meta(pipe: HIAPipeline) -> HIADenoiser:
+    """Copy the denoiser to new networks without data, and without the offloading hooks of the given ones.
+
+    Args:
+        pipe ([`HIAPipeline`]):
+            Pipeline whose networks are copied.
+    """
 
     def network(model: Any) -> Any:
         with torch.device("meta"):
@@ -97,8 +103,19 @@ def _on_meta(pipe: HIAPipeline) -> HIADenoiser:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """The shapes of a denoising step."""
+class DenoisingStep:
+    """The shapes of a denoising step.
+
+    Args:
+        num_windows (`int`):
+            Number of windows that are denoised at a time.
+        num_clips (`int`):
+            Number of clips.
+        context_frames (`int`):
+            Number of frames of a window.
+        latent_size, size (`tuple[int, int]`):
+            Height and width of the latents and of the frames.
+    """
 
     num_windows: int
     num_clips: int
@@ -107,8 +124,21 @@ class _Step:
     size: tuple[int, int]
 
     @torch.no_grad()
-    def peak(self, denoiser: HIADenoiser, guidance_scale: float, batch_guidance: bool) -> int:
-        """Return the peak memory in bytes, for windows that share no frame."""
+    def peak(
+        self, denoiser: HIADenoiser, guidance_scale: float, batch_guidance: bool, offload_blocks: bool = False
+    ) -> int:
+        """Return the peak memory in bytes, for windows that share no frame.
+
+        Args:
+            denoiser ([`HIADenoiser`]):
+                From [`denoiser_on_meta`].
+            guidance_scale (`float`):
+                As for [`HIAPipeline.__call__`].
+            batch_guidance (`bool`):
+                As for [`HIAPipeline.__call__`].
+            offload_blocks (`bool`, *optional*, defaults to `False`):
+                Whether weights count, of which blocks are on the device while they run.
+        """
         config, num_frames = denoiser.unet.config, self.context_frames
 
         def zeros(*shape: int) -> torch.Tensor:
@@ -130,7 +160,9 @@ class _Step:
         )
         windows = [range(first * num_frames, (first + 1) * num_frames) for first in range(self.num_windows)]
         known = [states, latents, reference_latents, *denoiser.parameters(), *denoiser.unet.buffers()]
-        with LiveBytes(known) as memory, GPUOperators(None):
+        with ExitStack() as stack, LiveBytes(known) as memory, GPUOperators(None):
+            for network in denoiser.children() if offload_blocks else ():
+                stack.enter_context(offloaded_blocks(network, memory))
             seen = denoiser.read_reference(conditions).window(*windows)
             timestep = torch.zeros((), dtype=torch.long, device="meta")
             guider = classifier_free_guidance(guidance_scale)

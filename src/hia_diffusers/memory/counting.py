@@ -15,7 +15,8 @@ Not counted: the CUDA context and libraries (0.5 to 1 GiB), scratch memory insid
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +73,16 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
         return result
 
+    def add(self, size: int) -> None:
+        """Count bytes that no operator makes.
+
+        Args:
+            size (`int`):
+                The bytes; negative if they are freed.
+        """
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage._cdata not in self._storages:
             self._storages.add(storage._cdata)
@@ -81,6 +92,45 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, address: int, size: int) -> None:
         self._storages.remove(address)
         self.live -= size
+
+
+@contextmanager
+def offloaded_blocks(network: nn.Module, memory: LiveBytes) -> Iterator[None]:
+    """Count the weights that are on the device while a network runs with diffusers' group offloading by blocks.
+
+    They are those of the block that runs, of the next one, which is loaded ahead, and those outside of the blocks.
+
+    Args:
+        network (`torch.nn.Module`):
+            Network whose weights are not counted otherwise.
+        memory ([`LiveBytes`]):
+            Counts.
+    """
+    lists = [child for child in network.children() if isinstance(child, nn.ModuleList | nn.Sequential)]
+    blocks = [block for blocks in lists for block in blocks]
+    sizes = [num_bytes(block) for block in blocks]
+    loaded = {id(network): num_bytes(network) - sum(sizes)}
+    for index, block in enumerate(blocks):
+        loaded[id(block)] = sum(sizes[index : index + 2])
+    hooks = []
+    for module in (network, *blocks):
+        hooks.append(module.register_forward_pre_hook(lambda module, _: memory.add(loaded[id(module)])))
+        hooks.append(module.register_forward_hook(lambda module, *_: memory.add(-loaded[id(module)])))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Return the bytes of the parameters and buffers of a network.
+
+    Args:
+        module (`torch.nn.Module`):
+            The network.
+    """
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 class GPUOperators(TorchFunctionMode):

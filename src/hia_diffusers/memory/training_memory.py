@@ -25,7 +25,7 @@ from ..models.autoencoder import Autoencoder, decode_latents
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..training.regional_decoding import RegionWindows, decode_windows
 from ..training.stages import train_only
-from .counting import GPUOperators, LiveBytes, gibibytes, on_meta
+from .counting import GPUOperators, LiveBytes, gibibytes, num_bytes, on_meta
 
 
 MIXED_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -162,9 +162,9 @@ def estimate_training_memory(
     meta_denoiser = _trained_on_meta(denoiser, setup)
     if step is None:
         step = count_step(denoiser, setup, vae)
-    beside = sum(_num_bytes(_frozen_on_meta(module, setup)) for module in (vae, *frozen) if module is not None)
+    beside = sum(num_bytes(_frozen_on_meta(module, setup)) for module in (vae, *frozen) if module is not None)
 
-    weights = _num_bytes(meta_denoiser)
+    weights = num_bytes(meta_denoiser)
     trained = [parameter for parameter in meta_denoiser.parameters() if parameter.requires_grad]
     gradients = sum(parameter.nbytes for parameter in trained)
     optimizer = sum(_optimizer_bytes(parameter, setup.optimizer) for parameter in trained)
@@ -348,10 +348,6 @@ def _frozen_on_meta(module: nn.Module, setup: TrainingSetup) -> Any:
 def _cast(module: nn.Module, setup: TrainingSetup) -> None:
     # The method of diffusers' models warns about layers that lose precision.
     nn.Module.to(module, MIXED_DTYPES[setup.mixed_precision] or torch.float32)
-
-
-def _num_bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _optimizer_bytes(parameter: Tensor, optimizer: str) -> int:

@@ -94,7 +94,7 @@ def with_call_defaults(call: Call) -> Call:
     @functools.wraps(call)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names[1:], args, strict=False)), **kwargs}
-        defaults = defaults_beside(self.config.call_defaults, given)
+        defaults = self._memory_defaults | defaults_beside(self.config.call_defaults, given)
         left_out = {name: value for name, value in defaults.items() if name not in given}
         return call(self, *args, **left_out, **kwargs)
 

@@ -278,6 +278,7 @@ class HIAPipeline(
     # 4. The call
 
     @checks.python_numbers
+    @defaults.with_call_defaults
     def stream(
         self,
         image: object,
