@@ -475,6 +475,15 @@ def test_a_bad_call_is_known_before_the_motion_is_detected(capsys, changes, name
     assert "was detected in" not in printed.out
 
 
+def test_memory_is_planned_for_the_device(inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(inputs)
+    animate.main([*call(memory="none", output=str(tmp_path / "out.mp4")), "--num_inference_steps", "1"])
+    assert "Memory: all weights on the device, " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        animate.main(call(memory="model"))
+    assert_one_error_line(capsys.readouterr().err, "--memory: ", "on the CPU")
+
+
 def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):
     with HubServer(tmp_path) as server, pytest.raises(SystemExit):
         server.take_the_hubs_place(monkeypatch, tmp_path / "cache")

@@ -30,7 +30,7 @@ from .arguments import (
     sampling_arguments,
     size,
 )
-from .loading import check_model, choose_device, find_model, load_pipeline, model_area, place_pipeline
+from .loading import check_memory, check_model, choose_device, find_model, load_pipeline, model_area, place_pipeline
 from .running import run
 
 
@@ -236,6 +236,7 @@ class _ExpectedTime:
 def _animate(args: argparse.Namespace) -> None:
     _check_arguments(args)
     device = choose_device(args.device)
+    check_memory(args.memory, device)
     check_model(args.model, args.variant, args.revision)
     from .. import HIA_TINY
 

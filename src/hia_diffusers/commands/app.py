@@ -21,7 +21,7 @@ from .arguments import (
     number,
     size,
 )
-from .loading import check_model, choose_device, load_pipeline, place_pipeline
+from .loading import check_memory, check_model, choose_device, load_pipeline, place_pipeline
 from .running import run
 
 
@@ -66,6 +66,7 @@ def _serve(args: argparse.Namespace) -> None:
         watermark.check_size(width, height)
     _check_extra()
     device = choose_device(args.device)
+    check_memory(args.memory, device)
     check_model(args.model, args.variant, args.revision)
 
     from .. import HIA_TINY

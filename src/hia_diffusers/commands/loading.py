@@ -105,15 +105,18 @@ def load_pipeline(model: str, device: str, dtype: str, variant: str | None = Non
         raise ValueError(f"--model: {model!r} cannot be loaded ({error})") from error
 
 
+def check_memory(memory: str, device: str) -> None:
+    """Check `--memory` for a device, before anything is loaded."""
+    if device == "cpu" and memory not in ("auto", "none"):
+        raise ValueError(f"--memory: must be auto or none on the CPU, which has nothing to offload to, got {memory}")
+
+
 def place_pipeline(
     pipe: "HIAPipeline", device: str, memory: str, height: int, width: int, num_frames: int
 ) -> "HIAPipeline":
     """Place a pipeline on a device as `--memory` says, and print what was chosen."""
     if device == "cpu" and memory == "auto":
         return pipe.to(device)
-    try:
-        plan = pipe.fit_memory(height=height, width=width, num_frames=num_frames, mode=memory, device=device)
-    except ValueError as error:
-        raise ValueError(f"--memory: {error}") from error
+    plan = pipe.fit_memory(height=height, width=width, num_frames=num_frames, mode=memory, device=device)
     print(f"Memory: {plan}.")
     return pipe

@@ -327,7 +327,8 @@ def test_the_command_run_writes_the_frames_of_the_pipeline(saved, expected):
     assert result.returncode == 0, result.stderr
     written = [np.asarray(PIL.Image.open(path)) for path in sorted((saved / "out-frames").iterdir())]
     assert len(written) == 2
-    assert np.array_equal(written, expected)
+    # Another process, which may use another number of threads: one level of rounding.
+    assert np.abs(np.int16(written) - np.int16(expected)).max() <= 1
 
 
 @pytest.mark.parametrize("arguments", [("schema", "-m", "hia-tiny"), RUN], ids=["schema", "run"])
