@@ -27,6 +27,7 @@ from hia_diffusers import (
     HIAPipeline,
     MotionBlurConditioner,
 )
+from hia_diffusers.animation.driving import Driving
 from hia_diffusers.models.deep_cache import DeepCacheConfig
 from hia_diffusers.pipelines.call_defaults import CALL_DEFAULTS
 from hia_diffusers.pipelines.modular.decoders import HIADecodeStep
@@ -221,11 +222,11 @@ def test_the_inputs_are_the_arguments_of_the_call_and_a_driving_clip():
     call = dict(inspect.signature(HIAPipeline.__call__).parameters)
     for name in ("self", "return_dict", "guider", "callback_on_step_end", "callback_on_step_end_tensor_inputs"):
         del call[name]
-    prepare = dict(inspect.signature(HIAAnimator.prepare).parameters)
-    driving = {"driving", "driving_type", "driving_fps", "driving_size", "max_frames"}
-    driving |= {"person", "retarget", "image_keypoints", "sharpness"}
-    assert inputs.keys() == call.keys() | driving
-    for name, parameter in (call | {name: prepare[name] for name in driving}).items():
+    driving = dict(inspect.signature(Driving.load).parameters)
+    prepare = inspect.signature(HIAAnimator.prepare).parameters
+    driving |= {name: prepare[name] for name in ("person", "retarget", "image_keypoints", "image_person", "sharpness")}
+    assert inputs.keys() == call.keys() | driving.keys()
+    for name, parameter in (call | driving).items():
         found_later = parameter.default is parameter.empty or name in CALL_DEFAULTS  # the latter in the configuration
         assert inputs[name].default == (None if found_later else parameter.default)
     for block in HIABlocks().sub_blocks.values():  # which may also run without the first ones

@@ -66,6 +66,9 @@ DRIVING_INPUTS = [
     InputParam("driving_type", str, "auto", description='What `driving` is: "video", "keypoints", "pose" or "auto".'),
     InputParam("driving_fps", float | None, description="Frames per second of a motion that does not state them."),
     InputParam("driving_size", tuple, description="(height, width) of a motion that does not state it."),
+    InputParam("start", float | None, description="Time in seconds at which the motion begins in `driving`."),
+    InputParam("end", float | None, description="Time in seconds at which the motion ends in `driving`."),
+    InputParam("every", int, 1, description="Use every N-th frame of the motion."),
     InputParam("max_frames", int | None, description="Use only the beginning of the motion, of this length."),
     InputParam("person", Sequence, description="x0, y0, x1, y1 in pixels, around the person to follow in a video."),
     InputParam(
@@ -76,6 +79,7 @@ DRIVING_INPUTS = [
     InputParam(
         "image_keypoints", Any, description="Keypoints of the person in `image`; by default detected if needed."
     ),
+    InputParam("image_person", Sequence, description="x0, y0, x1, y1 in pixels, around the person in `image`."),
     InputParam(
         "sharpness", Any, "auto", description='Sharpness of the hands, in [0, 1]; or "auto", "driving", "unknown".'
     ),
