@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes docs/images/app.png: the web page after an animation, as headless Chromium shows it.
+"""Create docs/images/app.png, a screenshot of the web page after an animation in headless Chromium.
 
 python docs/app_screenshot.py [--chromium PATH]
 """

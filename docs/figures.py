@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the figures of docs/how_it_works.md with the classes that they are about.
+"""Draw the figures of docs/how_it_works.md, using the classes that they describe.
 
 python docs/figures.py [--output docs/images]
 """
@@ -44,7 +44,7 @@ BOXES = {
     "video": ((10.3, 1.2), (1.05, 0.35), "video", INPUT),
 }
 
-# From the edge of one box to that of another, and what goes there.
+# Arrows from the edge of one box to that of another, with labels.
 ARROWS = [
     ((1.75, 4.4), (2.65, 5.1), ""),
     ((1.75, 4.2), (2.65, 4.2), ""),
@@ -63,7 +63,7 @@ ARROWS = [
 
 
 def draw_pipeline():
-    """What a call of the pipeline computes, from left to right."""
+    """Draw the data flow of a call of the pipeline, from left to right."""
     figure, axes = plt.subplots(figsize=(9.6, 4.6))
     for (x, y), (half_width, half_height), text, color in BOXES.values():
         corner = (x - half_width, y - half_height)
@@ -82,7 +82,7 @@ def draw_pipeline():
 
 
 def draw_shifted_snr():
-    """The signal-to-noise ratio of the scheduler with and without its shift."""
+    """Draw the signal-to-noise ratio of the scheduler with and without its shift."""
     figure, axes = plt.subplots(figsize=(6.4, 3.2))
     for factor, text in (
         (1.0, "linear betas, gamma = 1"),
@@ -98,7 +98,7 @@ def draw_shifted_snr():
 
 
 def draw_windows(num_frames=40, steps=6):
-    """The windows of a clip at some denoising steps, with and without random shifts."""
+    """Draw the windows of a clip in some denoising steps, with and without random shifts."""
     figure, columns = plt.subplots(1, 2, figsize=(9.6, 3.2), sharex=True, sharey=True)
     generator = torch.Generator().manual_seed(0)
     for axes, shift in zip(columns, (False, True), strict=True):
@@ -116,7 +116,7 @@ def draw_windows(num_frames=40, steps=6):
 
 
 def draw_condition(frame=5):
-    """The six channels of the condition of one frame of a procedural person, beside the frame."""
+    """Draw a frame of a procedural person and the six channels of its condition."""
     height, width = 320, 192
     clip = ProceduralScene("test", identity=5, motion=5, setting=5).render(range(frame + 1), height, width)
     condition = MotionBlurConditioner.for_size(height, width)(clip.keypoints, frames=clip.frames)

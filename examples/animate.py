@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates the person in an image with the motion of a video, of keypoints or of a pose video, step by step.
+"""Animate the person in an image with the motion of a video, of keypoints or of a pose video, step by step.
 
     python examples/animate.py --image person.png --driving dance.mp4 --output out.mp4 --model ID_OR_PATH
 

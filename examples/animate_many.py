@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates many images by Ray Data: one actor per GPU, or actors of one CPU thread where there is no GPU.
+"""Animate many images with Ray Data: with one actor per GPU or, without GPUs, actors with one CPU thread each.
 
     python examples/animate_many.py --jobs jobs.jsonl --output videos --model ID_OR_PATH
 
@@ -9,8 +9,7 @@ The list of jobs is a .jsonl file with a job per line, or a .json or .yaml file 
     {"name": "anna", "image": "anna.png", "motion": "dance.safetensors", "sharpness": 0.8, "seed": 1}
 
 The video is videos/anna.mp4. `sharpness`, `seed` and `image_keypoints`, to which the motion is aligned, are optional.
-Paths are relative to the folder of the list. A run that is interrupted goes on where it was when the same command is
-given again, and tries what failed again.
+Paths are relative to the folder of the list. The same command resumes an interrupted run, and tries failed jobs again.
 """
 
 import json
@@ -62,11 +61,11 @@ class Job:
 
 
 class Animator:
-    """Makes the videos of jobs with one pipeline. Ray Data makes one in every actor."""
+    """Generates the videos of jobs with one pipeline. Ray Data creates one object in every actor."""
 
     def __init__(self, jobs, args, device):
         if device == "cpu":
-            torch.set_num_threads(1)  # their number changes the rounding, and so would that of actors
+            torch.set_num_threads(1)  # the number of threads changes the rounding
         self.animate = HIAAnimator(load_pipeline(args.model, device, args.dtype, args.variant).to(device))
         self.animate.pipe.set_progress_bar_config(disable=True)
         self.jobs, self.args = {job.name: job for job in jobs}, args
@@ -76,7 +75,7 @@ class Animator:
         try:
             with begun_once(self.args.output / f".{job.name}.begun"):
                 self.make_video(job)
-        except Exception as exception:  # whatever it is, the other jobs go on
+        except Exception as exception:  # the other jobs continue after any error
             error = one_sentence(exception)
         return {"name": [job.name], "error": [error]}
 
@@ -97,7 +96,7 @@ class Animator:
 
 @contextmanager
 def begun_once(mark):
-    """Refuses a job that killed the process it was begun in: Ray gives it to new processes again and again."""
+    """Refuse a job whose process was killed, since Ray would start it in new processes again and again."""
     if mark.exists():
         mark.unlink()
         raise RuntimeError("its process was killed; was there too little memory?")
@@ -140,7 +139,7 @@ def is_seed(value):
     return type(value) is int and 0 <= value < 2**63
 
 
-# What the value of a key must be.
+# The valid values of each key.
 KEYS = {
     "name": (is_name, "made of letters, digits, '_', '-', '.' and blanks, and begin with one of the first three"),
     "image": (is_text, "a path"),
@@ -176,7 +175,7 @@ def make_job(entry, where, folder):
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     unknown = [str(key) for key in entry if key not in KEYS]
     if unknown:
-        raise ValueError(f"{where} has the unknown keys {', '.join(unknown)}; known are {', '.join(KEYS)}")
+        raise ValueError(f"{where} has the unknown keys {', '.join(unknown)}; valid ones are {', '.join(KEYS)}")
     for key, value in entry.items():
         is_accepted, accepted = KEYS[key]
         if not is_accepted(value):
@@ -202,7 +201,7 @@ def make_parser():
 
 
 def run_jobs(jobs, args):
-    """Makes the videos on the cluster and returns the error of each job that failed by its name."""
+    """Generate the videos on the cluster, and return the errors of failed jobs by their names."""
     try:
         import ray.data
     except ImportError as error:
@@ -245,9 +244,9 @@ def animate_many(args):
     args.model = str(args.model or HIA_TINY)
     check_model(args.model)
     args.output.mkdir(parents=True, exist_ok=True)
-    for left_over in (*args.output.glob(".*.begun"), *args.output.glob(UNFINISHED)):  # by a run that was killed
+    for left_over in (*args.output.glob(".*.begun"), *args.output.glob(UNFINISHED)):  # from a run that was killed
         left_over.unlink()
-    write_failures(args.output, {})  # a folder that cannot be written to is known before the pipeline is loaded
+    write_failures(args.output, {})  # detects a folder that cannot be written to before the pipeline is loaded
     # Actors may have another working directory.
     args.output = args.output.resolve()
     args.model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model

@@ -1,11 +1,11 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Animates a person and a dance that the model has never seen, at three sharpnesses of the hands, beside the truth.
+"""Animate a person and a dance that the model has never seen, with three values of hand sharpness.
 
     python examples/demo.py --output demo
 
-Everything is made on the spot: the procedural person, the dance, and `demo.mp4` and `demo.gif` with five columns:
-reference image; hands as blurred as can be; as in the truth; as sharp as can be; the truth.
+The person and the dance are procedural. `demo.mp4` and `demo.gif` have five columns: the reference image; hands with
+maximum, ground-truth and minimum motion blur; the ground truth.
 """
 
 import time
@@ -35,7 +35,7 @@ TITLE_HEIGHT = 14
 
 
 def titled(frames, title):
-    """uint8 `(F, H, W, 3)` with the title above."""
+    """Return the frames, uint8 `(F, H, W, 3)`, with a title above them."""
     bar = np.full((TITLE_HEIGHT, frames.shape[2], 3), 255, np.uint8)
     cv2.putText(bar, title, (3, TITLE_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([np.broadcast_to(bar, (len(frames), *bar.shape)), frames], axis=1)

@@ -1,13 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Distils a HIA pipeline into one that makes clips in 4 steps: latent consistency distillation (arXiv 2310.04378).
+"""Distil an HIA pipeline into one that generates clips in 4 steps: latent consistency distillation (arXiv 2310.04378).
 
     accelerate launch examples/distill_hia_lcm.py --pretrained_model_name_or_path runs/dance/temporal-full \
         --train_data_dir prepared --output_dir runs/dance/lcm
 
-The student, a copy of the teacher's UNet, learns to tell from noisy latents where the teacher's DDIM would end. One
-step of DDIM leads from x_t to x_(t-k), which is on the same path and so has the same end: what the average of the
-student tells from there is what the student shall tell from x_t. See docs/training.md.
+The student, a copy of the teacher's UNet, learns to predict from noisy latents where the teacher's DDIM would end. One
+step of DDIM leads from x_t to x_(t-k), which is on the same path and therefore has the same end: the target of the
+student at x_t is the prediction of its averaged weights at x_(t-k). See docs/training.md.
 """
 
 import copy
@@ -64,7 +64,7 @@ INTERRUPTED = (130, "Interrupted. With --resume_from_checkpoint latest the run r
 
 @dataclass(kw_only=True)
 class DistillationOptions(Options):
-    """What the student learns, and from whom."""
+    """Options of the teacher and the student."""
 
     _argument_group_name = "distillation"
 
@@ -85,7 +85,7 @@ class DistillationOptions(Options):
 
 @dataclass(kw_only=True)
 class DistillationConfig(DistillationOptions, BaseTrainingConfig):
-    """A run of this script."""
+    """The options of this script."""
 
     num_frames: Count = option(16, "frames of a sample")
     gradient_accumulation_steps: Count = option(1, "batches per optimizer step")
@@ -112,10 +112,10 @@ def parse_args(argv=None):
 
 
 def student_scheduler(teacher_scheduler, num_ddim_timesteps):
-    """The scheduler that the student is trained for and run with, on the teacher's noise schedule."""
+    """Create the scheduler for training and running the student, with the teacher's noise schedule."""
     num_train_timesteps = teacher_scheduler.config.num_train_timesteps
     if num_ddim_timesteps > num_train_timesteps or num_train_timesteps % num_ddim_timesteps:
-        # LCMScheduler would start below the last timestep, where the shifted schedule has its noise.
+        # By default, LCMScheduler starts below the last timestep, but the shifted schedule has its noise there.
         raise ValueError(f"--num_ddim_timesteps must divide {num_train_timesteps}, got {num_ddim_timesteps}.")
     return LCMScheduler.from_config(teacher_scheduler.config, original_inference_steps=num_ddim_timesteps)
 
@@ -125,7 +125,7 @@ def per_sample(values, like):
 
 
 def solver_step(scheduler, clean, noisy, timesteps, previous):
-    """DDIM from `timesteps` to `previous`, of which -1 is the end, given the clean latents that are predicted."""
+    """Run DDIM from `timesteps` to `previous` with the predicted clean latents; -1 is the end."""
     alphas = per_sample(scheduler.alphas_cumprod[timesteps], noisy)
     ends = torch.where(previous < 0, scheduler.final_alpha_cumprod, scheduler.alphas_cumprod[previous.clamp(min=0)])
     ends = per_sample(ends, noisy)
@@ -134,7 +134,10 @@ def solver_step(scheduler, clean, noisy, timesteps, previous):
 
 
 def consistency(scheduler, output, noisy, timesteps):
-    """Where the path ends, as LCMScheduler reads the UNet's answer; the noisy latents themselves at timestep 0."""
+    """Return the end of the path that LCMScheduler derives from the UNet's output.
+
+    At timestep 0, this is the noisy latents.
+    """
     clean = predicted_latents(scheduler, output, noisy, timesteps)
     skip, out = scheduler.get_scalings_for_boundary_condition_discrete(timesteps)
     return per_sample(skip, noisy) * noisy + per_sample(out, noisy) * clean
@@ -148,7 +151,7 @@ def consistency_loss(config, prediction, target):
 
 
 def draw(config, batch_number, rank, shape):
-    """Noise, steps of DDIM and guidance scales, by the run's seed and the number of batch and sample."""
+    """Draw noise, steps of DDIM and guidance scales, which depend on the seed and the numbers of batch and sample."""
     noise, steps, scales = [], [], []
     least, *_, greatest = 2 * config.teacher_guidance_scale
     for generator in sample_generators(config.seed, batch_number, rank, shape[0]):
@@ -192,7 +195,7 @@ class Distillation:
         return consistency_loss(config, prediction, target)
 
     def guided(self, noisy, timesteps, conditions, scales):
-        """The teacher's answer under animation-CFG (Eq. 4), with a scale of its own for each sample."""
+        """Return the teacher's prediction with animation-CFG (Eq. 4), with a separate scale for each sample."""
         answer = self.teacher(noisy, timesteps, conditions)
         if set(self.config.teacher_guidance_scale) == {1}:
             return answer
@@ -222,7 +225,7 @@ By `examples/distill_hia_lcm.py` of hia-diffusers {version}, {steps} steps with 
 
 
 def export_pipeline(config, scheduler, unet, folder):
-    """The teacher with the student's averaged weights and LCMScheduler."""
+    """Save the teacher's pipeline with the student's averaged weights and LCMScheduler."""
     pipeline = load_starting_point(config.pretrained_model_name_or_path)
     pipeline.unet.load_state_dict(unet)
     pipeline.scheduler = scheduler
@@ -309,7 +312,7 @@ def train_in(folder, config, accelerator):
             progress.batches = number + 1
             if not accelerator.sync_gradients:
                 continue
-            # One exchange between the processes: all know the mean, and all stop together.
+            # A single exchange between the processes: all of them get the mean, and stop together.
             sums = torch.stack([total, total.new_tensor(float(stop.received))])
             mean, received = accelerator.reduce(sums, "mean").tolist()
             total = 0.0
@@ -354,7 +357,7 @@ def train_in(folder, config, accelerator):
     if accelerator.is_main_process:
         export_pipeline(config, scheduler, target.unet.state_dict(), folder)
     for line, times in progress.state_dict()["unreadable"].items():
-        accelerator.print(f"Another clip took the place of one that cannot be read: {line} ({times} times)")
+        accelerator.print(f"Another clip replaced one that cannot be read: {line} ({times} times)")
     accelerator.end_training()
 
 

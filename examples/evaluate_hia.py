@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores a folder of generated clips against the ground truth of the same names, and prints the scores of each.
+"""Compare a folder of generated clips with the ground truth of the same names, and print the metrics of each clip.
 
     python examples/evaluate_hia.py --predictions generated --targets ground_truth
 
-A clip is a video or a folder of frames. `hia-diffusers evaluate` has more metrics, and scores models.
+A clip is a video or a folder of frames. `hia-diffusers evaluate` has more metrics, and also evaluates models.
 """
 
 from pathlib import Path

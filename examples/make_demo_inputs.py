@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws a person and a dance for it: `image.png` and `motion.safetensors`, the two inputs of `animate.py`.
+"""Draw a person and a dance as the two inputs of `animate.py`: `image.png` and `motion.safetensors`.
 
     python examples/make_demo_inputs.py --output demo
     python examples/animate.py --image demo/image.png --driving demo/motion.safetensors --output demo/out.mp4

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a folder of videos into training clips with limits of one's own, and reads them as a dataset.
+"""Turn a folder of videos into training clips, with custom filters, and read them as a dataset.
 
     python examples/prepare_dataset.py --videos videos --output dataset --size 512x896
 
-The same call resumes an interrupted run. `hia-diffusers prepare` has more options.
+The same command resumes an interrupted run. `hia-diffusers prepare` has more options.
 """
 
 from functools import partial

@@ -1,13 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the autoencoder of a small HIA: an AutoencoderDC that starts as the best linear one and learns from there.
+"""Train the autoencoder of a small HIA pipeline: an AutoencoderDC that is initialized as the best linear one.
 
     python examples/train_autoencoder.py --from_scratch examples/configs/hia-tiny-networks.yaml \
         --procedural_clips 100000 --size 96x160 --output_dir runs/vae
 
-The result is for `--vae_name_or_path` of examples/train_hia.py. What the autoencoder loses no later stage brings back,
-and fast hands lose most: hands count more in the loss, and their sharpness is measured at every checkpoint. The same
-command resumes an interrupted run.
+The result is the `--vae` of `hia-diffusers convert parts`. No later stage can restore details that the autoencoder
+loses, and fast hands lose most: hands have a larger weight in the loss, and their sharpness is measured at every
+checkpoint. The same command resumes an interrupted run.
 """
 
 import json
@@ -38,16 +38,16 @@ from hia_diffusers.training.config import Count, NonNegativeInt, Options, Positi
 from hia_diffusers.training.small_runs import check_settings, load_state, save_state
 
 
-# How much more a pixel counts in a hand and in the face, and up to how far beside them.
+# Additional weight of a pixel in a hand and in the face, and the distance around them up to which it applies.
 HAND_WEIGHT, FACE_WEIGHT, MARGIN = 4.0, 2.0, 2
 
-# Noise on the latents in training, in units of their deviation: what a diffusion model generates is not exact either.
+# Noise on the latents in training, in units of their deviation, since generated latents are not exact either.
 LATENT_NOISE = 0.03
 
-# Deviation of all latents together before the first step.
+# Standard deviation of all latents before the first step.
 LATENT_DEVIATION = 0.4
 
-# Of the channel that keeps the norm before the decoder's last layer nearly constant; pixels are in [0, 1] there.
+# Value of the channel that keeps the norm before the decoder's last layer nearly constant; pixels are in [0, 1] there.
 ANCHOR = 8.0
 
 NUM_IMAGES_TO_START = 500
@@ -55,7 +55,7 @@ NUM_IMAGES_TO_START = 500
 
 @dataclass(kw_only=True)
 class AutoencoderConfig(Options):
-    """A run of this script."""
+    """The options of this script."""
 
     _argument_group_name = "training"
 
@@ -121,12 +121,12 @@ class Images(Dataset):
 
 
 def as_images(frames):
-    """uint8 `(N, H, W, 3)` as `(N, 3, H, W)` in [-1, 1]."""
+    """Convert uint8 `(N, H, W, 3)` to `(N, 3, H, W)` in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))) / 127.5 - 1
 
 
 def open_source(config):
-    """Clips, those to train on, and those that are held out."""
+    """Return the source, the clips to train on, and the held-out clips."""
     if config.train_data_dir:
         source = PreparedClips(config.train_data_dir)
         num_training = len(source) - config.validation_clips
@@ -148,7 +148,10 @@ def open_source(config):
 
 
 def build_autoencoder(path):
-    """From the entry `vae`. Its first level has no layers, and each next one four times as many channels."""
+    """Create the autoencoder from the entry `vae`.
+
+    Its first level must have no layers, and each next one four times as many channels.
+    """
     try:
         options = dict(yaml.safe_load(Path(path).read_text())["vae"])
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
@@ -158,7 +161,7 @@ def build_autoencoder(path):
     try:
         vae = AutoencoderDC(**options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--from_scratch: nothing can be made of `vae` in {path}: {error}") from error
+        raise ValueError(f"--from_scratch: `vae` in {path} cannot be used: {error}") from error
     config = vae.config
     widths = list(config.encoder_block_out_channels)
     if (
@@ -179,11 +182,11 @@ def build_autoencoder(path):
 
 @torch.no_grad()
 def start_as_principal_components(vae, images):
-    """Weights with which the autoencoder is the best linear one of non-overlapping patches, nearly.
+    """Initialize the autoencoder as nearly the best linear one of non-overlapping patches.
 
-    Its shortcuts rearrange pixels to channels and back. With zero in all else, what is left to set are the layers that
-    reduce and restore the channels. Channels that contain no pixel hold `ANCHOR`, because of which the norm before the
-    last layer divides by nearly the same number everywhere.
+    Its shortcuts rearrange pixels to channels and back. All other weights are zero, except those of the layers that
+    reduce and restore the channels. Channels that contain no pixel have the value `ANCHOR`, so that the norm before
+    the last layer divides by nearly the same number everywhere.
     """
     encoder, decoder = vae.encoder, vae.decoder
     for layer in vae.modules():
@@ -206,7 +209,7 @@ def start_as_principal_components(vae, images):
     variances, components = torch.linalg.eigh(covariance)
     kept = vae.config.latent_channels
     variances, components = variances[-kept:].flip(0), components[:, -kept:].flip(1)
-    # Between components as they are and whitened ones: neither drowns the last in noise, nor blows up its errors.
+    # A compromise between original and whitened components: the last one neither drowns in noise nor has large errors.
     deviations = variances**0.25
     deviations *= LATENT_DEVIATION / deviations.square().mean().sqrt()
     scales = deviations / variances.sqrt()
@@ -237,7 +240,7 @@ def reconstruct(vae, images):
 
 
 def reconstruction_loss(predicted, batch):
-    """L1 of pixels and of their differences to their neighbours, which are all that blur takes away."""
+    """Return the L1 of pixels and of their differences from adjacent pixels, which is what blur removes."""
     weights = 1 + HAND_WEIGHT * batch["hands"] + FACE_WEIGHT * batch["face"]
     weights = functional.max_pool2d(weights, 2 * MARGIN + 1, stride=1, padding=MARGIN)
     error = predicted - batch["images"]
@@ -251,7 +254,7 @@ def reconstruction_loss(predicted, batch):
 
 @torch.no_grad()
 def validate(vae, source, clips, size, device):
-    """How near round trips come to images of clips that are not trained on."""
+    """Compare images of held-out clips with their reconstructions."""
     conditioner = MotionBlurConditioner.for_size(*size)
     all_psnr, hand_psnr, true_sharpness, sharpness = [], [], [], []
     for clip in clips:

@@ -1,14 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains HIA in four stages: spatial, regional, temporal-half, temporal-full (paper Sec. 3.3 and A.5).
+"""Train HIA in four stages: spatial, regional, temporal-half, temporal-full (paper Sec. 3.3 and A.5).
 
     accelerate launch examples/train_hia.py --stage spatial --train_data_dir prepared --output_dir runs/spatial \
         --pretrained_model_name_or_path runs/start
     accelerate launch examples/train_hia.py --stage regional --train_data_dir prepared --output_dir runs/regional \
         --pretrained_model_name_or_path runs/spatial
 
-Each stage reads a pipeline and writes one; `hia-diffusers convert` makes the first, here runs/start. Every option can
-also stand in a file, `--config FILE.yaml`. See docs/training.md.
+Each stage reads a pipeline and writes one; `hia-diffusers convert` creates the first, here runs/start. Every option
+can also be given in a file with `--config FILE.yaml`. See docs/training.md.
 """
 
 import json
@@ -106,7 +106,7 @@ def train_in(folder, config, accelerator):
 
     # 4. Optimizer
     optimizer, lr_scheduler = build_optimizer(config, parameters, accelerator.num_processes)
-    networks = on_meta(model)  # to count their memory, before processes may divide it
+    networks = on_meta(model)  # to count their memory, before it may be divided between processes
     model, optimizer = accelerator.prepare(model, optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]  # new ones under FSDP
     ema = None
@@ -150,7 +150,7 @@ def train_in(folder, config, accelerator):
             if not accelerator.sync_gradients:
                 continue
 
-            # One exchange between the processes: all know the means, and all do the same.
+            # A single exchange between the processes: all of them get the means, and take the same decision.
             means = dict(zip(sums, accelerator.reduce(torch.stack([*sums.values()]), "mean").tolist(), strict=True))
             is_step = bool(np.isfinite([*means.values()]).all())
             if is_step:
@@ -158,7 +158,7 @@ def train_in(folder, config, accelerator):
                 is_step = accelerator.scaler is not None or math.isfinite(grad_norm)
             if is_step:
                 optimizer.step()
-                is_step = not optimizer.step_was_skipped  # in fp16, by the scaler, where gradients overflow
+                is_step = not optimizer.step_was_skipped  # in fp16, the scaler skips steps whose gradients overflow
             if is_step:
                 lr_scheduler.step()
                 if ema is not None:
@@ -188,7 +188,7 @@ def train_in(folder, config, accelerator):
         # 6.2 Checkpoint and validation
         is_last = progress.step == config.max_train_steps
         is_due = is_step and (is_last or progress.step % config.checkpointing_steps == 0)
-        # Steps that were skipped since the last checkpoint will be skipped again.
+        # Steps skipped since the last checkpoint will be skipped again.
         if is_due or (stopped and progress.step not in (0, *checkpoints.steps())):
             checkpoints.save(progress.step, accelerator.save_state, accelerator)
         if stopped:
@@ -205,13 +205,13 @@ def train_in(folder, config, accelerator):
 
     # 7. Pipeline
     with averaged_weights(ema, parameters):
-        # Copies: the trained weights come back in place.
+        # Copies, because the trained weights are restored in place.
         state = {name: value.cpu().clone() for name, value in accelerator.get_state_dict(model).items()}
     if accelerator.is_main_process:
         export_pipeline(config, {name: state[name] for name in trained}, folder, accelerator)
     unreadable = progress.state_dict()["unreadable"]
     if unreadable:
-        accelerator.print(f"{sum(unreadable.values())} samples took the place of clips that cannot be read:")
+        accelerator.print(f"{sum(unreadable.values())} samples replaced clips that cannot be read:")
         accelerator.print("\n".join(f"  {line} ({times} times)" for line, times in sorted(unreadable.items())))
     accelerator.end_training()
     if config.push_to_hub and accelerator.is_main_process:
@@ -219,10 +219,10 @@ def train_in(folder, config, accelerator):
 
 
 def export_pipeline(config, trained, folder, accelerator):
-    """Writes the starting point with the trained weights, in full precision."""
+    """Save the starting point with the trained weights, in full precision."""
     pipeline = load_starting_point(config.pretrained_model_name_or_path)
     model = HIADenoiser.of_pipeline(pipeline)
-    train_only(model, trained_parts(config))  # motion modules take part as in training
+    train_only(model, trained_parts(config))  # enables motion modules as in training
     model.load_state_dict(trained, strict=False)
     save_whole_pipeline(pipeline, folder, training_card(config, hia_diffusers.__version__, accelerator))
     print(f"The pipeline is in {folder}.")

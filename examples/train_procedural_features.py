@@ -1,13 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the two small networks whose features FID-p and FVD-p compare, on procedural people.
+"""Train the two small networks whose features FID-p and FVD-p compare, on procedural people.
 
     python examples/train_procedural_features.py --output features.safetensors --work_dir runs/features
 
-They learn to tell from a frame, or from a clip, what the renderer knows about it: where joints and fingertips are, who
-wears what in which colours, how blurred hands and feet are, how everything moves. Half of the frames and clips are
-degraded on purpose, and how, and how much, is to be told as well: distances shall grow with it. Clips are rendered
-once and kept in the work folder, with the state of the training: an interrupted run resumes there.
+They learn to predict the renderer's labels of a frame or a clip: the positions of joints and fingertips, clothes and
+colours, the blur of hands and feet, and all motion. Half of the frames and clips are degraded, and the networks also
+predict the kind and the amount of degradation, so that distances grow with it. Clips are rendered once and kept in the
+work folder, together with the state of the training, from which an interrupted run resumes.
 """
 
 import functools
@@ -43,7 +43,7 @@ SAVE_EVERY = 200  # steps
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.05
 
-# At full strength, in pixels of the networks' input and in the range [0, 1] of its values.
+# Maximum strengths, in pixels of the networks' input and in the range [0, 1] of its values.
 FULL_BLUR = 2.5
 FULL_NOISE = 0.15
 FULL_WARP = 2.5
@@ -80,7 +80,7 @@ def make_parser():
 
 
 def render_clips(folder, num_clips, seed, num_workers):
-    """Render the clips that are not there yet."""
+    """Render the clips that do not exist yet."""
     missing = [index for index in range(num_clips) if not (folder / f"{index:05d}.safetensors").exists()]
     if not missing:
         return
@@ -101,7 +101,7 @@ def render_clip(folder, seed, index):
 
 
 def frame_labels(clip, person):
-    """What is known about each frame, `(F, ...)` float32 by name; NaN where a point is not in the image."""
+    """Return the labels of each frame by name, float32 `(F, ...)`; NaN if a point is outside the image."""
     num_frames, height, width = clip.frames.shape[:3]
     seen = clip.keypoints.score > 0
     xy = np.where(seen[..., None], clip.keypoints.xy, np.nan)
@@ -122,7 +122,7 @@ def frame_labels(clip, person):
 
 
 def load_clip(folder, seed, index):
-    """What `render_clip` wrote; where that is damaged, it is rendered again."""
+    """Load the result of `render_clip`; if it is damaged, render it again."""
     path = folder / f"{index:05d}.safetensors"
     try:
         return safetensors.torch.load_file(path)
@@ -133,14 +133,14 @@ def load_clip(folder, seed, index):
 
 
 def load_clips(folder, num_clips, seed):
-    """Frames `(N, 16, 3, H, W)` uint8 and labels `(N, 16, ...)` by name."""
+    """Return frames `(N, 16, 3, H, W)`, uint8, and labels `(N, 16, ...)` by name."""
     clips = [load_clip(folder, seed, index) for index in range(num_clips)]
     labels = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0] if name != "frames"}
     return torch.stack([clip["frames"].permute(0, 3, 1, 2) for clip in clips]), labels
 
 
 def clip_labels(labels):
-    """What is known about each clip, from what is known about its frames: means, and how the joints move."""
+    """Return the labels of each clip, from those of its frames: means, and the motion of the joints."""
     joints = labels["joints"]
     velocity = joints.diff(dim=1)
     return {
@@ -154,7 +154,7 @@ def clip_labels(labels):
     }
 
 
-# Degradation. Each way takes inputs in [0, 1], a strength in [0, 1] for each of them, and a generator.
+# Degradations. Each takes inputs in [0, 1], a strength in [0, 1] for each of them, and a generator.
 
 
 def blur_frames(frames, strength, generator=None):
@@ -181,7 +181,7 @@ def add_noise(inputs, strength, generator):
 
 
 def warp_frames(frames, strength, generator):
-    """Shift neighbourhoods of `(N, 3, H, W)` against each other."""
+    """Shift regions of `(N, 3, H, W)` against each other."""
     coarse = torch.randn(len(frames), 2, 10, 6, generator=generator) * strength.view(-1, 1, 1, 1)
     return shift(frames, FULL_WARP * functional.interpolate(coarse, frames.shape[-2:], mode="bicubic"))
 
@@ -193,7 +193,7 @@ def jitter_clips(clips, strength, generator):
 
 
 def shift(frames, pixels):
-    """Move what is in `(N, 3, H, W)` by `(N, 2, H, W)` or `(N, 2, 1, 1)` pixels in x and y."""
+    """Move the content of `(N, 3, H, W)` by `(N, 2, H, W)` or `(N, 2, 1, 1)` pixels in x and y."""
     height, width = frames.shape[-2:]
     places = functional.affine_grid(torch.eye(2, 3).expand(len(frames), 2, 3), frames.shape, align_corners=False)
     offsets = pixels.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
@@ -201,7 +201,7 @@ def shift(frames, pixels):
 
 
 def shuffle_clips(clips, strength, generator):
-    """Bring a part of the frames of `(N, F, 3, H, W)` out of order."""
+    """Shuffle some of the frames of `(N, F, 3, H, W)`."""
     shuffled = clips.clone()
     for clip, result, part in zip(clips, shuffled, strength.tolist(), strict=True):
         places = torch.randperm(len(clip), generator=generator)[: 2 + round(part * (len(clip) - 2))]
@@ -214,7 +214,7 @@ CLIP_WAYS = (blur_clips, add_noise, jitter_clips, shuffle_clips)
 
 
 def degrade(inputs, ways, generator):
-    """Degrades half of the N inputs, each in one of the ways; `(N, ways)` says how much in each."""
+    """Degrade half of the N inputs, each in one way, and return the strengths `(N, ways)`."""
     chosen = torch.randint(2 * len(ways), (len(inputs),), generator=generator)
     strength = torch.rand(len(inputs), generator=generator)
     amounts = torch.zeros(len(inputs), len(ways))
@@ -231,7 +231,7 @@ def degrade(inputs, ways, generator):
 
 
 def standardise(labels, training):
-    """All labels side by side, `(N, L)` with mean 0 and variance 1 over the training samples, and their slices."""
+    """Return all labels as `(N, L)`, with mean 0 and variance 1 over the training samples, and the slice of each."""
     columns, slices, start = [], {}, 0
     for name, values in labels.items():
         values = values.flatten(1)
@@ -244,7 +244,7 @@ def standardise(labels, training):
 
 
 def error_by_group(predicted, labels, slices):
-    """Mean square errors over the labels that are known."""
+    """Return the mean squared error of each group, over known labels."""
     known = ~labels.isnan()
     errors = (predicted - labels.nan_to_num()).square() * known
     return {name: errors[:, part].sum() / known[:, part].sum().clamp(min=1) for name, part in slices.items()}
@@ -347,7 +347,7 @@ def train(args):
     )
     weights = {f"frame.{name}": value.contiguous() for name, value in frame_weights.items()}
     weights |= {f"clip.{name}": value.contiguous() for name, value in clip_weights.items()}
-    # One entry: safetensors writes several in any order, and the hash would differ from run to run.
+    # A single entry, since safetensors writes several in any order, which would change the hash.
     content = safetensors.torch.save(weights, {"training": json.dumps(settings)})
     write_whole(args.output, content)
     print(f"Wrote {args.output}, SHA-256 {hashlib.sha256(content).hexdigest()}")

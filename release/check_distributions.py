@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the sdist and the wheel of a release: their metadata, their files, and that they work where nothing else is.
+"""Check the sdist and the wheel of a release: their metadata, their files, and that they work in an empty environment.
 
-An environment with torch takes up to 8 GB while it is there; they are made one at a time, and deleted.
+An environment with torch needs up to 8 GB; environments are created one after the other, and deleted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ENVIRONMENT_BYTES = 10 * 10**9
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("dist", type=Path, help="folder with one wheel and its sdist, as `python -m build` fills it")
-    help = "a Python to install the wheel for, such as python3.10; may be repeated (default: the one that runs this)"
+    help = "a Python to install the wheel for, such as python3.10; may be repeated (default: the current one)"
     parser.add_argument("--python", action="append", help=help)
     return parser
 
@@ -31,12 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
 def only_file(folder: Path, pattern: str) -> Path:
     files = sorted(folder.glob(pattern))
     if len(files) != 1:
-        raise SystemExit(f"{folder} must hold one {pattern}, it holds {len(files)}")
+        raise SystemExit(f"{folder} must contain one {pattern}, but contains {len(files)}")
     return files[0]
 
 
 def contents(wheel: Path) -> dict[str, str]:
-    """The hash of every file in a wheel."""
+    """Return the hash of every file in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
 
@@ -46,7 +46,7 @@ def check_metadata(wheel: Path, sdist: Path) -> None:
 
 
 def check_sdist(wheel: Path, sdist: Path, folder: Path) -> None:
-    """The sdist alone makes the same wheel."""
+    """Check that the same wheel can be built from the sdist alone."""
     shutil.unpack_archive(sdist, folder, filter="data")
     source = only_file(folder, "hia_diffusers-*")
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", folder / "dist", source], check=True)
@@ -58,7 +58,7 @@ def check_sdist(wheel: Path, sdist: Path, folder: Path) -> None:
 
 
 def check_installation(wheel: Path, python: str, folder: Path) -> None:
-    """The wheel works in an empty environment, away from the source tree."""
+    """Check that the wheel works in an empty environment, outside the source tree."""
     free = shutil.disk_usage(folder).free
     if free < ENVIRONMENT_BYTES:
         raise SystemExit(f"{folder} has {free / 1e9:.0f} GB free; an environment needs {ENVIRONMENT_BYTES / 1e9:.0f}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what CHANGELOG.md says about a release, once its tag is known to be the version of the package."""
+"""Print the section of CHANGELOG.md about a release, after checking that its tag is the version of the package."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ def package_version() -> str:
 
 
 def release_notes(changelog: str, version: str) -> str:
-    """The section of a version, without its heading."""
+    """Return the section of a version, without its heading."""
     found = re.search(rf"^## \[{re.escape(version)}\].*\n([\s\S]*?)(?=^## |^\[|\Z)", changelog, re.MULTILINE)
     if found is None or not found[1].strip():
         raise SystemExit(f"CHANGELOG.md says nothing about {version}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an installed package must do at once: its command, hia-tiny, a video. Run where nothing but the wheel is."""
+"""Checks of an installed package: its command, hia-tiny and a video. Run it in an environment with the wheel alone."""
 
 import platform
 import shutil

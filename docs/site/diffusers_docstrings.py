@@ -1,9 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""An extension of Griffe, which reads docstrings for the site: those in diffusers' form become those of Google's.
+"""An extension of Griffe, the docstring parser of the site, that converts diffusers' form to Google's.
 
-In "name (`int`, *optional*, defaults to 8):" diffusers marks the type up and repeats the default, which the signature
-has; in Google's form, "name (int, optional):", all between the parentheses is a type.
+In diffusers' form, "name (`int`, *optional*, defaults to 8):", the type has markup, and the default of the signature
+is repeated. In Google's form, "name (int, optional):", the parentheses contain only a type.
 """
 
 import re
@@ -17,7 +17,7 @@ REFERENCE = re.compile(r"\[`~?([\w.]+)`\](\(hia_diffusers[\w.]*\))?(?![\[(])")
 
 
 def to_google_form(docstring: str) -> str:
-    """A docstring without what only diffusers' own documentation builder reads."""
+    """Convert a docstring, removing everything that only diffusers' own documentation builder understands."""
 
     def argument(match: re.Match) -> str:
         kind = re.sub(r"(, )?\*optional\*.*", "", match[3]).replace("`", "")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A hook of MkDocs: links that leave docs/ lead to files of the repository, which the site names and does not hold."""
+"""A hook of MkDocs that replaces links to files outside docs/, which the site does not contain, by their names."""
 
 import posixpath
 import re
@@ -11,16 +11,18 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def name_files_outside(markdown: str, page: str) -> str:
-    """`[RESULTS.md](../benchmarks/RESULTS.md)` becomes the path in the repository, behind the text if that says more.
+    """Replace links to files outside docs/ by their paths.
+
+    `[RESULTS.md](../benchmarks/RESULTS.md)` becomes the path in the repository, after the text if that contains more.
 
     Args:
         markdown (`str`):
-            Of a page.
+            Markdown of a page.
         page (`str`):
-            Its path in docs/.
+            Path of the page in docs/.
 
     Returns:
-        `str`: the same with code spans in place of these links.
+        `str`: The Markdown with code spans instead of these links.
     """
 
     def replace(match: re.Match) -> str:

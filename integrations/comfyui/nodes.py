@@ -1,8 +1,8 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes: each is a step of `hia_diffusers.HIAAnimator`.
+"""The nodes, each of which is a step of `hia_diffusers.HIAAnimator`.
 
-IMAGE is what ComfyUI means by it: float32 `(B, H, W, 3)` in [0, 1]. Without ComfyUI the nodes work as plain classes.
+As in ComfyUI, an IMAGE is float32 `(B, H, W, 3)` in [0, 1]. Without ComfyUI, the nodes work as plain classes.
 """
 
 import os
@@ -40,12 +40,12 @@ REFERENCE_FRAME = 60  # of an example, beyond its motion
 
 
 def to_image(images: Any) -> torch.Tensor:
-    """uint8 images as an IMAGE."""
+    """Convert uint8 images to an IMAGE."""
     return torch.from_numpy(np.stack(images)).float() / 255
 
 
 def to_arrays(image: torch.Tensor) -> np.ndarray:
-    """An IMAGE of grey or colours, with alpha or without, as uint8 images `(B, H, W, 3)` on white."""
+    """Convert an IMAGE, greyscale or RGB, with or without alpha, to uint8 images `(B, H, W, 3)` on white."""
     images = image_tensors(image.clamp(0, 1).movedim(-1, 1), "image")
     return (torch.stack(images).movedim(1, -1) * 255).round().byte().cpu().numpy()
 
@@ -57,12 +57,12 @@ def default_device() -> Any:
 
 
 def input_path(file: str) -> Path:
-    """A path as it is given; a relative one in ComfyUI's input folder."""
+    """Return the path of a file; a relative path is one in ComfyUI's input folder."""
     return Path(folder_paths.get_input_directory() if IN_COMFYUI else "", os.path.expanduser(file))
 
 
 def step_callback(num_steps: int) -> Callable[..., dict]:
-    """Moves ComfyUI's progress bar, and stops where its user has asked for it."""
+    """Create a callback that updates ComfyUI's progress bar, and stops if the user requests it."""
     bar = comfy.utils.ProgressBar(num_steps) if IN_COMFYUI else None
 
     def on_step_end(pipe: HIAPipeline, step: int, timestep: Any, tensors: dict) -> dict:
@@ -75,7 +75,7 @@ def step_callback(num_steps: int) -> Callable[..., dict]:
 
 
 class HIALoadPipeline:
-    DESCRIPTION = "A HIA pipeline in diffusers' format: hia-tiny, an id on the Hub, or a folder."
+    DESCRIPTION = "An HIA pipeline in diffusers' format: hia-tiny, a Hub id, or a folder."
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("HIA_PIPELINE",)
@@ -84,7 +84,7 @@ class HIALoadPipeline:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         about = (
-            "hia-tiny is in the package and knows drawn people at 96x160 only. Otherwise a published checkpoint, "
+            "hia-tiny is in the package and supports drawn people at 96x160 only. Otherwise a published checkpoint, "
             "such as moore-animate-anyone, an id on the Hub or a folder."
         )
         return {"required": {"model": ("STRING", {"default": TINY, "tooltip": about}), "dtype": (DTYPES,)}}
@@ -109,13 +109,13 @@ class HIALoadMotion:
             "folder of them, MMPose's .json, DWPose's .npz or .npy. A relative path is one in ComfyUI's input folder."
         )
         pose_fps = "Frames per second of a pose file that does not state them; 0 for all other files"
-        pose_side = "Of the image of a pose file that does not state its size, in pixels; 0 for all other files"
+        pose_side = "Side of the image of a pose file that does not state its size, in pixels; 0 for all other files"
         side = {"default": 0, "min": 0, "max": 16384, "tooltip": pose_side}
         return {
             "required": {
                 "file": ("STRING", {"default": "", "tooltip": about}),
                 "kind": (["auto", *KINDS],),
-                "max_frames": ("INT", {"default": 0, "min": 0, "max": 10**6, "tooltip": "0 is all of them"}),
+                "max_frames": ("INT", {"default": 0, "min": 0, "max": 10**6, "tooltip": "0: no limit"}),
                 "pose_fps": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 240.0, "step": 0.01, "tooltip": pose_fps}),
                 "pose_width": ("INT", side),
                 "pose_height": ("INT", side),
@@ -162,7 +162,7 @@ class HIAMotionFromFrames:
 
 
 class HIAExampleMotion:
-    DESCRIPTION = "A drawn person and the dance of another: what hia-tiny animates, without any file."
+    DESCRIPTION = "A drawn person and the dance of another, which hia-tiny can animate, without any files."
     CATEGORY = CATEGORY
     FUNCTION = "draw"
     RETURN_TYPES = ("IMAGE", "HIA_MOTION")
@@ -187,7 +187,7 @@ class HIAExampleMotion:
 
 
 class HIACondition:
-    DESCRIPTION = "Fits image and motion to each other, and makes what the pipeline reads. The preview shows it."
+    DESCRIPTION = "Fits image and motion to each other, and creates the conditioning frames. The preview shows them."
     CATEGORY = CATEGORY
     FUNCTION = "prepare"
     RETURN_TYPES = ("HIA_CONDITION", "IMAGE")
@@ -196,11 +196,11 @@ class HIACondition:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         sharpness = (
-            "Of the hands. auto: as a camera would show them at their speed; driving: as in the video of a person; "
-            "value: as below; unknown: the blur condition is off, as it always is with pose videos."
+            "Sharpness of the hands. auto: as a camera would show them at their speed; driving: as in the video of a "
+            "person; value: as below; unknown: the blur condition is off, as it always is with pose videos."
         )
-        retarget = "Gives the motion the proportions of the person in the image. auto: for videos of a person."
-        side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0 is that of the motion"}
+        retarget = "Adapts the motion to the proportions of the person in the image. auto: for videos of a person."
+        side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0: size of the motion"}
         return {
             "required": {
                 "image": ("IMAGE",),
@@ -237,7 +237,7 @@ class HIACondition:
 
 
 class HIAAnimate:
-    DESCRIPTION = "Runs the pipeline: the frames of the video, and how many of them a second has."
+    DESCRIPTION = "Runs the pipeline. Returns the frames of the video and the frames per second."
     CATEGORY = CATEGORY
     FUNCTION = "animate"
     RETURN_TYPES = ("IMAGE", "FLOAT")
@@ -249,10 +249,10 @@ class HIAAnimate:
             "required": {
                 "pipeline": ("HIA_PIPELINE",),
                 "condition": ("HIA_CONDITION",),
-                "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": "0: what the model wants"}),
+                "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": "0: the default of the model"}),
                 "guidance_scale": (
                     "FLOAT",
-                    {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "0: what the model wants"},
+                    {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "0: the default of the model"},
                 ),
                 "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
             }

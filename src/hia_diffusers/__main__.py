@@ -17,7 +17,7 @@ COMMANDS = {
     "prepare": "turn a folder of videos into training clips",
     "evaluate": "evaluate predicted videos, or a pipeline on procedural people",
     "convert": "convert published weights of other projects",
-    "models": "list the published checkpoints that --model takes by name",
+    "models": "list the published checkpoints that --model accepts by name",
 }
 
 

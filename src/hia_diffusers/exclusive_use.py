@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Serialization of calls: schedulers, and networks with caches, hold the state of the current call."""
+"""Serialization of calls: schedulers, and networks with caches, contain the state of the current call."""
 
 import functools
 import logging

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that are there whole or not at all, whatever their names, and hashes of files."""
+"""Files and folders that appear under their name only when they are complete, and hashes of files."""
 
 import os
 import secrets
@@ -37,7 +37,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def rename(source: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Give a file or a folder another name, in place of one of the same kind that has it.
+    """Rename a file or a folder, replacing an existing one of the same kind.
 
     Args:
         source (`str` or `os.PathLike`):
@@ -55,13 +55,13 @@ def rename(source: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file that has its name only when all of it is written.
+    """Write a file that appears under its name only when it is complete.
 
     Args:
         path (`str` or `os.PathLike`):
             The file, in a folder that exists; an existing one is replaced.
         content (`str` or `bytes`):
-            What it holds; text is UTF-8.
+            Content of the file; text is UTF-8.
     """
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -112,7 +112,7 @@ def check_folder_writable(path: str | os.PathLike, replaceable: str) -> None:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    """Return the SHA-256 of a file, in hexadecimal.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -125,7 +125,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def _mode_where_writable(path: Path) -> int | None:
-    """Return the mode of what has this name, or `None`, after writing another file beside it."""
+    """Return the mode of an existing file, or `None`, after writing a temporary file next to it."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
     partial = _unfinished(path)

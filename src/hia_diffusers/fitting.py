@@ -53,7 +53,7 @@ def border_colour(pixels: np.ndarray, place: tuple[int, int, int, int], width: i
         place (`tuple[int, int, int, int]`):
             Position of the image, from [`fitted_place`].
         width (`int`):
-            Width in pixels of what it is fitted into.
+            Width in pixels of the target.
 
     Returns:
         `np.ndarray` of shape `(C,)`.

@@ -87,7 +87,7 @@ def load_image(image: ImageInput, name: str = "image") -> Image.Image:
             opened: Image.Image = Image.open(image, formats=_formats())
         except UnidentifiedImageError as error:
             if not _is_heic(image):
-                raise ValueError("of no known format") from error
+                raise ValueError("of unknown format") from error
             opened = _open_heic(image)
         with opened:
             return _as_shown(opened)
@@ -128,7 +128,7 @@ def image_tensor(image: object, name: str = "image") -> torch.Tensor:
             f"and with a batch axis or without, got {tuple(image.shape)}."
         )
     low, high = pixels.aminmax()
-    if not (low >= 0 and high <= 1):  # NaN is its own minimum and maximum, and fails both comparisons
+    if not (low >= 0 and high <= 1):  # also true for NaN, which fails both comparisons
         raise ValueError(f"`{name}` must be finite and in [0, 1], got {low.item():g} to {high.item():g}.")
     if len(pixels) in ALPHA_CHANNELS:
         pixels = pixels[:-1] * pixels[-1:] + (1 - pixels[-1:])
@@ -221,7 +221,7 @@ def _decoding(name: str, said: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"`{name}`: there is no file {said}") from error
     except MemoryError as error:
-        raise ValueError(f"`{name}`: {said} takes more memory than there is") from error
+        raise ValueError(f"`{name}`: {said} needs more memory than is available") from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"`{name}`: {said} cannot be read as an image ({reason})") from error

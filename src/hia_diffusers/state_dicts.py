@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""State dicts in files: read without running code from them, and refused in one sentence."""
+"""State dicts in files, read without running code from them, and with error messages of one sentence."""
 
 import errno
 import re
@@ -13,22 +13,22 @@ import safetensors.torch
 import torch
 
 
-# What a state dict is wrapped in, and what wrappers of modules (DDP, torch.compile) put before keys.
+# Keys of a checkpoint that contain its state dict, and prefixes that wrappers of modules (DDP, torch.compile) add.
 WRAPPERS = ("state_dict", "model")
 WRAPPED_KEY = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by key, as a file has them.
+    """The tensors in a file by key.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to the file, for errors.
+            Name of the argument for the file, for error messages.
         path (`Path`):
             The file.
         tensors (`dict[str, torch.Tensor]`):
-            On the CPU, in the dtypes of the file.
+            Tensors on the CPU, with the dtypes of the file.
     """
 
     argument: str
@@ -37,33 +37,35 @@ class StateDict:
 
 
 def read_state_dict(argument: str, path: Path) -> StateDict:
-    """Read a safetensors file, or a pickle by `torch.load(weights_only=True)`.
+    """Read a safetensors file, or a pickle with `torch.load(weights_only=True)`.
 
     Args:
         argument (`str`):
-            Name of the argument that leads to the file, for errors.
+            Name of the argument for the file, for error messages.
         path (`Path`):
-            The file; a state dict, or a checkpoint that has one as `"state_dict"` or `"model"`. What wrappers of
-            modules put before keys, `module.` and `_orig_mod.`, is taken away.
+            A file with a state dict, or with a checkpoint that contains one as `"state_dict"` or `"model"`. The
+            prefixes `module.` and `_orig_mod.`, which wrappers of modules add to keys, are removed.
 
     Raises:
-        ValueError: If the file is damaged, wants to run code, or holds anything but tensors.
+        ValueError: If the file is damaged, requires running code, or contains anything other than tensors.
     """
     try:
         if path.suffix.lower() == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
             _check_uncompressed(argument, path)
-            # Mapped, so that memory holds what is made of the file and not the file.
+            # Mapped, so that the file itself needs no memory.
             is_mappable = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
-    except Exception as error:  # torch raises errors of many classes on files that are cut off
+    except Exception as error:  # torch raises errors of many classes on truncated files
         if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EINVAL:
-            raise  # the machine's trouble
+            raise  # caused by the machine, not by the file
         if isinstance(error, ValueError) and str(error).startswith(f"`{argument}`: "):
             raise
         code = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"loading it would call {code[1]}, and only tensors are read" if code else "it is damaged or cut off"
+        reason = (
+            f"loading it would call {code[1]}, and only tensors are read" if code else "it is damaged or truncated"
+        )
         raise ValueError(f"`{argument}`: {path} cannot be read: {reason}.") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

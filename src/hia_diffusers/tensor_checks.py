@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The check of a tensor that is given as an argument."""
+"""Check of a tensor argument."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from . import checks
 
 
 def check_tensor(name: str, tensor: object, shape: Sequence[int | None], dtype: torch.dtype) -> None:
-    """A floating-point tensor of a shape, whose values stay finite in the precision that it is brought to.
+    """Check a floating-point tensor of a given shape, whose values must remain finite in another dtype.
 
     Args:
         name (`str`):
-            Of the argument.
+            Name of the argument.
         tensor:
-            What was given.
+            The given value.
         shape (`Sequence[int | None]`):
-            What is wanted; `None` stands for any length but zero.
+            The required shape; `None` means any length except zero.
         dtype (`torch.dtype`):
-            That it is brought to.
+            Dtype to which the tensor will be converted.
     """
     lengths = ", ".join("any" if length is None else str(length) for length in shape)
     accepted = f"`{name}` must be a floating-point tensor of shape ({lengths}), got"
@@ -32,4 +32,4 @@ def check_tensor(name: str, tensor: object, shape: Sequence[int | None], dtype: 
     if not fits or not all(b in (a, None) and a for a, b in zip(tensor.shape, shape, strict=True)):
         raise ValueError(f"{accepted} {tuple(tensor.shape)}.")
     if not tensor.to(dtype).isfinite().all():
-        raise ValueError(f"`{name}` must be finite in {dtype}; it holds NaN, infinity or larger numbers.")
+        raise ValueError(f"`{name}` must be finite in {dtype}; it contains NaN, infinity or larger numbers.")

@@ -66,15 +66,15 @@ def test_mistakes_are_one_line_and_leave_nothing(published, tmp_path, capsys):
     output = tmp_path / "converted"
     common = ["magic-animate", "--weights", published / "weights", "--output", output]
     assert "--base must be a local folder" in mistake(capsys, *common, "--base", tmp_path / "none")
-    assert "--revision: does not go with --weights" in mistake(capsys, *common, "--revision", "v1")
+    assert "--revision: cannot be combined with --weights" in mistake(capsys, *common, "--revision", "v1")
     assert "invalid choice" in mistake(capsys, "magic", *common[1:])
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "mm.ckpt").write_bytes(b"PK\x03\x04")
     damaged = ["motion-adapter", "--weights", tmp_path / "bad" / "mm.ckpt", "--output", output]
-    assert "cannot be read: it is damaged or cut off" in mistake(capsys, *damaged)
+    assert "cannot be read: it is damaged or truncated" in mistake(capsys, *damaged)
     assert not output.exists()
     output.mkdir()
-    assert f"--output must be a new folder, but {output} is there" in mistake(capsys, *damaged)
+    assert f"--output must be a new folder, but {output} exists" in mistake(capsys, *damaged)
 
 
 def test_other_sources_are_wired(tmp_path, capsys):

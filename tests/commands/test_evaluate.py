@@ -631,10 +631,10 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
         ([*COPY, "--control", "other-pose"], ["--control", "needs --model"]),
         (
             [*COPY[:2], "--model", "here", "--control", "autoencoder", "--cross_identity"],
-            ["--cross_identity", "does not go with --control"],
+            ["--cross_identity", "cannot be combined with --control"],
         ),
         ([*COPY, "--model", "here"], ["--dataset", "either --model or --baseline"]),
-        ([*COPY, *PAIR], ["--predictions", "does not go with --dataset"]),
+        ([*COPY, *PAIR], ["--predictions", "cannot be combined with --dataset"]),
         ([*COPY, "--num_inference_steps", "10"], ["--num_inference_steps", "needs --model"]),
         ([*COPY, "--size", "97x160"], ["--size", "97x160"]),
         ([*COPY, "--size", "8x160"], ["--size", "8x160"]),

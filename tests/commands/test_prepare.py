@@ -71,7 +71,7 @@ def test_the_script_makes_a_dataset_and_reports(detected):
     rows = read_index(root)
     assert len(rows) == 2 * NUM_VIDEOS and {row["width"] for row in rows} == {96}
     assert re.match(rf"{len(rows)} clips, [0-9.]+ seconds, from {NUM_VIDEOS + 1} videos\.\n", printed)
-    assert f"{NUM_VIDEOS:6} clips left out: too_short" in printed
+    assert f"{NUM_VIDEOS:6} clips rejected: too_short" in printed
     assert "1 videos could not be used; see failures.jsonl." in printed
     failure = json.loads((root / "failures.jsonl").read_text())
     assert failure["video"] == "broken.mp4" and failure["stage"] == "decode"
@@ -149,7 +149,7 @@ SHARE = "a finite number, at least 0 and at most 1"
     [
         (["--videos", "none"], "--videos is neither a folder nor a list of videos: none."),
         *((["--size", size], f"{SIZE}, such as 512x768, got {size!r}") for size in ("96", "97x128", "16386x16")),
-        (["--pose_model", "x.onnx"], "--keypoints: nothing is detected then; leave out --pose_model"),
+        (["--pose_model", "x.onnx"], "--keypoints: keypoints are not detected then; omit --pose_model"),
         (["--min_person_visible_ratio", "inf"], f"--min_person_visible_ratio must be {SHARE}, got inf."),
         (["--max_multi_person_ratio", "-1"], f"--max_multi_person_ratio must be {SHARE}, got -1.0."),
         (

@@ -121,7 +121,7 @@ def test_a_result_is_saved_whole_or_not_at_all(tmp_path):
 
     with pytest.raises(FileExistsError, match="`folder` must be a new folder"):
         conversion.save_pretrained(tmp_path / "made")
-    with pytest.raises(FileNotFoundError, match="`folder` must lie in a folder that is there"):
+    with pytest.raises(FileNotFoundError, match="`folder` must be in an existing folder"):
         conversion.save_pretrained(tmp_path / "none" / "made")
 
     class Full:

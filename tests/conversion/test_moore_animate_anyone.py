@@ -151,7 +151,7 @@ def test_pose_features_do_not_vanish_behind_an_adapter_of_the_first_convolution(
 def test_a_pose_guider_of_another_width_is_refused(conversion):
     pipeline = conversion.model
     other = HIAPoseGuider.from_config(pipeline.controlnet.config, out_channels=64)
-    with pytest.raises(ValueError, match="`controlnet` gives pose features of 64 channels but `unet` takes 32"):
+    with pytest.raises(ValueError, match="`controlnet` returns 64 channels of pose features, but `unet` expects 32"):
         HIAPipeline(**{**pipeline.components, "controlnet": other})
 
 
@@ -322,7 +322,7 @@ def test_a_pose_guider_of_another_base_is_refused_before_weights_are_read(copied
         "hia_diffusers.conversion.moore_animate_anyone.read_state_dict",
         lambda argument, path: read.append(path.name) or read_state_dict(argument, path),
     )
-    with pytest.raises(ValueError, match="`weights`: the pose guider must give the 32 channels of `base`, got 64"):
+    with pytest.raises(ValueError, match="`weights`: the pose guider must return the 32 channels of `base`, got 64"):
         convert_moore_animate_anyone(copied / "weights", copied / "base", copied / "variations")
     assert read == ["pose_guider.pth"]
 

@@ -606,7 +606,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({**SCRATCH, "optimizer": {}}, "`base` has the unknown entries optimizer; known are unet"),
+        ({**SCRATCH, "optimizer": {}}, "`base` has the unknown entries optimizer; valid ones are unet"),
         ({name: SCRATCH[name] for name in ("vae", "image_encoder")}, "`base` must have the entry `unet`."),
         (
             {name: SCRATCH[name] for name in ("unet", "controlnet", "image_encoder")},
@@ -634,7 +634,7 @@ def test_the_autoencoder_of_a_configuration_may_be_a_deep_compression_one(tmp_pa
             "`norm_eps` of the entry `unet` must be a number, got the text '1e-5'",
         ),
         (with_options("unet", self_attention_gain=-1), "`self_attention_gain` must be a finite number, at least 0"),
-        (with_options("unet", norm_num_groups=7), "nothing can be made of the entry `unet`"),
+        (with_options("unet", norm_num_groups=7), "`base` has an invalid entry `unet`"),
         (with_options("unet", motion_norm="batch"), "entry `unet`: `motion_norm` must be one of"),
         (with_options("unet", dropout=0.1), "entry `unet`: its `dropout` must be 0.0 for a motion UNet, got 0.1"),
         (with_options("unet", class_embed_type="timestep"), "its `class_embed_type` must be None"),

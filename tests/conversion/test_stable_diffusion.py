@@ -94,7 +94,9 @@ def test_keys_of_a_single_file_are_accounted_for(pipeline, folder, tmp_path):
         torch.save(changed, tmp_path / "model.ckpt")
         return convert_stable_diffusion(tmp_path / "model.ckpt", config=folder, **options)
 
-    with pytest.raises(ValueError, match="1 of its keys are of none: control_model.zero; name what may be left"):
+    with pytest.raises(
+        ValueError, match="1 of its keys belong to no component: control_model.zero; list keys that may be unused"
+    ):
         convert({**weights, "control_model.zero": torch.ones(1)})
     assert convert({**weights, "control_model.zero": torch.ones(1)}, allow=["control_model.zero"])
     assert convert({**weights, "model_ema.decay": torch.ones(1)})

@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_off_is_refused_in_one_sentence(tmp_path, name, share
     path = write(tmp_path / name, WEIGHTS, legacy=name.startswith("legacy"))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=f"`base`: .*{name} cannot be read: it is damaged or cut off") as error:
+    with pytest.raises(ValueError, match=f"`base`: .*{name} cannot be read: it is damaged or truncated") as error:
         read_state_dict("base", path)
     assert one_sentence(error)
 

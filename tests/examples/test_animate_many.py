@@ -226,7 +226,7 @@ NAMED = "made of letters, digits, '_', '-', '.' and blanks, and begin with one o
         ('[{"name": "a"}]', "--jobs: job 1 lacks image, motion"),
         (
             [{**JOB, "speed": 2, "Seed": 1}],
-            "--jobs: job 1 has the unknown keys speed, Seed; known are name, image, motion, image_keypoints, "
+            "--jobs: job 1 has the unknown keys speed, Seed; valid ones are name, image, motion, image_keypoints, "
             "sharpness, seed",
         ),
         ([JOB, {**JOB, "name": "b"}, JOB], "--jobs: several jobs have the name 'a'"),

@@ -186,7 +186,7 @@ def assert_same(folder, other):
     ("options", "message"),
     [
         ({"_class_name": "AutoencoderKL"}, "must be AutoencoderDC"),
-        ({"latent_chanels": 12}, "nothing can be made of `vae`"),
+        ({"latent_chanels": 12}, "`vae` in"),
         ({"encoder_out_shortcut": True}, "neither `encoder_out_shortcut` nor"),
         ({"encoder_block_out_channels": [16, 16, 32], "decoder_block_out_channels": [16, 16, 32]}, "four times"),
         ({"encoder_layers_per_block": [1, 1, 1]}, "no layers in its first level"),

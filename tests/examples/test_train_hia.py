@@ -565,7 +565,7 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_listed(base, prepared, tmp_p
     data, broken = prepared
     arguments = options(steps=3, batches=1, checkpointing_steps=1, procedural_clips=None, train_data_dir=data)
     printed = train(tmp_path / "run", *arguments, "--pretrained_model_name_or_path", base)
-    count, listed = printed.split(" samples took the place of clips that cannot be read:\n")
+    count, listed = printed.split(" samples replaced clips that cannot be read:\n")
     assert count.splitlines()[-1] == "1"
     assert broken.stem in listed.splitlines()[0] and listed.splitlines()[0].endswith("(1 times)")
     unreadable = training_state(tmp_path / "run" / "checkpoint-3")["run"]["progress"]["unreadable"]
@@ -668,17 +668,17 @@ def test_a_file_may_name_the_stage(tmp_path):
         ({"config": "other.yaml"}, "--config: {} has the unknown options config."),
         (
             {"stages": {"temporal_half": {}}},
-            "--config: {} has the unknown stages temporal_half; known are spatial, regional, temporal-half, "
+            "--config: {} has the unknown stages temporal_half; valid ones are spatial, regional, temporal-half, "
             "temporal-full.",
         ),
         (
             {"mixed_precision": False},
-            "--config: mixed_precision in {} is False; a word that YAML takes for one must be in quotes.",
+            "--config: mixed_precision in {} is False; put words that YAML reads as true or false in quotes.",
         ),
         ({"use_ema": "on and off"}, "--config: use_ema in {} must be true or false, got 'on and off'."),
         ({"sizes": [["96x160"]]}, "--config: sizes in {} must be a value or a list of values."),
         ({"seed": {"a": 1}}, "--config: seed in {} must be a value or a list of values."),
-        ({"stages": {"spatial": [1]}}, "--config: {} must hold options under each of `stages`."),
+        ({"stages": {"spatial": [1]}}, "--config: {} must contain options under each of `stages`."),
         ({"seed": -1}, "--seed must be an integer from 0 to 18446744073709551615, got -1."),
     ],
 )
@@ -710,7 +710,7 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path, capsys):
     )
     path.write_text("- learning_rate")
     assert refusal(capsys, "--config", path, "--stage", "spatial", *NEEDED) == (
-        f"--config: {path} must hold options, and under `stages` those of stages."
+        f"--config: {path} must contain options, and under `stages` those of stages."
     )
 
 

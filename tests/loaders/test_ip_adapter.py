@@ -340,7 +340,9 @@ def test_saving_asks_to_unload_first(pipe, animate, published, tmp_path):
     base = animate(pipe)
     load(pipe, published)
     for network in (pipe, pipe.unet):
-        with pytest.raises(ValueError, match=r"has an IP-Adapter beside its weights: call `unload_ip_adapter\(\)`"):
+        with pytest.raises(
+            ValueError, match=r"has an IP-Adapter in addition to its weights: call `unload_ip_adapter\(\)`"
+        ):
             network.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
     pipe.unload_ip_adapter()

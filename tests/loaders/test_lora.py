@@ -377,7 +377,7 @@ def test_lora_where_it_would_not_act_is_refused(pipe, animate):
     pipe.unfuse_qkv_projections()
     pipe.load_lora_weights(kohya(random_lora(pipe.unet, UNET_LAYERS)))
     frames = animate(pipe)
-    with pytest.raises(ValueError, match="`unet` has LoRA beside its weights"):
+    with pytest.raises(ValueError, match="`unet` has LoRA in addition to its weights"):
         pipe.fuse_qkv_projections()
     assert torch.equal(animate(pipe), frames)
 
@@ -448,9 +448,9 @@ def attach_to_reference(pipe):
 
 unload = HIAPipeline.unload_lora_weights
 ATTACHMENTS = {
-    "lora": (attach_lora, r"`unet` has LoRA beside its weights: call `unload_lora_weights\(\)`", unload),
+    "lora": (attach_lora, r"`unet` has LoRA in addition to its weights: call `unload_lora_weights\(\)`", unload),
     "fused-lora": (attach_fused_lora, r"`unet` has LoRA fused into .* `unload_lora_weights\(\)`", unload),
-    "text-lora": (attach_text_lora, r"`text_encoder` has LoRA beside its weights", unload),
+    "text-lora": (attach_text_lora, r"`text_encoder` has LoRA in addition to its weights", unload),
     "reference-lora": (
         attach_to_reference,
         r"`appearance_encoder` .* `unload_lora\(\)`",
@@ -528,7 +528,7 @@ def test_networks_with_lora_are_not_converted(pipe, tmp_path):
     ):
         if not lora_layers(network):
             network.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
-        with pytest.raises(ValueError, match=r"has LoRA beside its weights: call `unload_lora\(\)` first"):
+        with pytest.raises(ValueError, match=r"has LoRA in addition to its weights: call `unload_lora\(\)` first"):
             convert(network)
 
 

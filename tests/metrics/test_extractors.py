@@ -220,7 +220,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path, content, suffix):
     (tmp_path / f"weights{suffix}").write_bytes(content)
-    with pytest.raises(ValueError, match=f"weights{suffix} cannot be read: it is damaged or cut off"):
+    with pytest.raises(ValueError, match=f"weights{suffix} cannot be read: it is damaged or truncated"):
         ResNet3DFeatures(tmp_path / f"weights{suffix}")
 
 

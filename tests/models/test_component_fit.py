@@ -55,7 +55,7 @@ MISFITS = {
     "vae stride": (
         "vae",
         lambda p: outline(p.vae, block_out_channels=[8], **ONE_STAGE),
-        "`controlnet` reduces conditioning frames by 8, but `vae` reduces pictures by 1",
+        "`controlnet` reduces conditioning frames by 8, but `vae` reduces images by 1",
     ),
     "vae class": ("vae", lambda p: torch.nn.Linear(1, 1), "`vae` must be of class AutoencoderKL or"),
     "inpainting": ("unet", lambda p: outline(p.unet, in_channels=9), "`out_channels` must be its `in_channels`, 9"),
@@ -64,7 +64,7 @@ MISFITS = {
         lambda p: outline(p.unet, in_channels=8, out_channels=8),
         "`unet` takes 8 channels but `vae` has 4 latent channels",
     ),
-    "unet width": ("unet", lambda p: outline(p.unet, **WIDE), "`appearance_encoder` gives features of 16 channels in"),
+    "unet width": ("unet", lambda p: outline(p.unet, **WIDE), "`appearance_encoder` returns 16 channels in"),
     "unet 2d": (
         "unet",
         lambda p: UNet2DConditionModel(**{**UNET, "cross_attention_dim": 1280}),
@@ -113,7 +113,7 @@ MISFITS = {
     "pose guider": (
         "controlnet",
         lambda p: HIAPoseGuider(6, (8, 8, 16, 16), out_channels=32),
-        "`controlnet` gives pose features of 32 channels but `unet` takes 16",
+        "`controlnet` returns 32 channels of pose features, but `unet` expects 16",
     ),
     "image encoder width": (
         "image_encoder",
@@ -134,9 +134,9 @@ MISFITS = {
     "extractor crop": (
         "feature_extractor",
         lambda p: extractor(32, do_center_crop=False),
-        "the `size` of its feature extractor must be its `image_size`, 32, got a size that depends on the picture",
+        "the `size` of its feature extractor must be its `image_size`, 32, got a size that depends on the image",
     ),
-    "two contexts": ("text_encoder", lambda p: text(), "Give `image_encoder` or `text_encoder`"),
+    "two contexts": ("text_encoder", lambda p: text(), "Pass either `image_encoder` or `text_encoder`"),
     "scheduler class": ("scheduler", lambda p: torch.nn.Linear(1, 1), "`scheduler` must be of class SchedulerMixin"),
     "scheduler flow": (
         "scheduler",
@@ -198,7 +198,7 @@ def test_components_may_be_exchanged_one_by_one(pipe, animate):
     ("options", "message"),
     [
         ({"hidden_size": 48}, "`text_encoder`: its `hidden_size` must be 32"),
-        ({"vocab_size": 50}, "`tokenizer` has 54 tokens but `text_encoder` knows the 50"),
+        ({"vocab_size": 50}, "`tokenizer` has 54 tokens, but the `vocab_size` of `text_encoder` is 50"),
         ({"max_position_embeddings": 4}, "`tokenizer`: its `model_max_length` must be at most 4"),
     ],
 )

@@ -318,7 +318,7 @@ def test_an_input_skip_begins_as_nothing_and_can_pass_the_input_on(timestep):
 
 def test_an_input_skip_wants_an_output_like_the_input():
     config = HIAUNetMotionModel.from_unet2d(tiny_unet2d()).config
-    with pytest.raises(ValueError, match="`input_skip` wants as many `in_channels` as `out_channels`, got 4 and 3."):
+    with pytest.raises(ValueError, match="`input_skip` needs as many `in_channels` as `out_channels`, got 4 and 3."):
         HIAUNetMotionModel.from_config(config, input_skip=True, out_channels=3)
 
 

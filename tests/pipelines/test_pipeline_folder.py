@@ -107,7 +107,7 @@ def test_weights_are_floating_point_numbers(folder, no_weights, component, dtype
     edit_weights(
         folder / WEIGHTS[component], lambda tensors: tensors.update({k: tensors[k].to(dtype) for k in [*tensors][:1]})
     )
-    refused(folder, "must hold floating-point weights only, but .* is of another dtype")
+    refused(folder, "must contain floating-point weights only, but .* is of another dtype")
 
 
 def test_one_network_alone_is_looked_at_likewise(folder):
@@ -155,9 +155,9 @@ def test_weights_are_finite(folder, component, value):
 def test_a_file_that_was_cut_off_is_named(folder, no_weights, component):
     path = folder / WEIGHTS[component]
     path.write_bytes(path.read_bytes()[:-100])
-    refused(folder, f"{path} is damaged or cut off")
+    refused(folder, f"{path} is damaged or truncated")
     path.write_bytes(b"")
-    refused(folder, f"{path} is damaged or cut off")
+    refused(folder, f"{path} is damaged or truncated")
 
 
 @pytest.mark.parametrize(
@@ -182,21 +182,23 @@ def test_an_index_of_shards_of_another_form_is_named(folder, no_weights, compone
     index = path.with_name(f"{path.name}.index.json")
     path.unlink()
     index.write_text(json.dumps(content))
-    refused(folder, f"{index} must (hold a JSON object|have a `weight_map`)")
+    refused(folder, f"{index} must (contain a JSON object|have a `weight_map`)")
 
 
 @pytest.mark.parametrize("component", WEIGHTS)
 def test_a_folder_of_another_variant_says_so(folder, no_weights, component):
     path = folder / WEIGHTS[component]
     path.rename(path.with_suffix(".fp16.safetensors"))
-    refused(folder, f"{component} holds weights of the variant fp16: give `variant`", FileNotFoundError)
+    refused(folder, f"{component} contains weights of the variant fp16: give `variant`", FileNotFoundError)
 
 
 def test_a_shard_that_is_missing_is_named(folder, no_weights):
     path = folder / WEIGHTS["unet"]
     index = {"metadata": {}, "weight_map": {"conv_in.bias": "diffusion_pytorch_model-00001-of-00002.safetensors"}}
     path.with_name(f"{path.name}.index.json").write_text(json.dumps(index))
-    refused(folder, "00001-of-00002.safetensors, which is not there: the checkpoint is not whole", FileNotFoundError)
+    refused(
+        folder, "00001-of-00002.safetensors, which does not exist: the checkpoint is incomplete", FileNotFoundError
+    )
 
 
 def test_transformers_is_not_led_to_other_weights(folder, no_weights):
@@ -219,7 +221,7 @@ def test_transformers_is_not_led_to_other_weights(folder, no_weights):
 )
 def test_a_configuration_of_another_form_is_named(folder, no_weights, name, content):
     (folder / name).write_text(content)
-    refused(folder, f"{folder / name} (must hold a JSON object|is no JSON file)")
+    refused(folder, f"{folder / name} (must contain a JSON object|is not a JSON file)")
 
 
 @pytest.mark.parametrize(

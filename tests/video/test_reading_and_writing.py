@@ -254,9 +254,9 @@ def test_frames_of_a_variable_frame_rate_are_read_at_random(tmp_path):
     [
         ([8], r"`indices` must be frames of .*clip.mp4', from 0 to 7, got \[8\]"),
         ([0, -1], r"from 0 to 7, got \[0, -1\]"),
-        ([], "`indices` must be a list of whole numbers with at least one"),
-        ([0.5], "`indices` must be a list of whole numbers"),
-        (3, "`indices` must be a list of whole numbers"),
+        ([], "`indices` must be a non-empty list of integers"),
+        ([0.5], "`indices` must be a non-empty list of integers"),
+        (3, "`indices` must be a non-empty list of integers"),
     ],
 )
 def test_reading_frames_that_are_none(tmp_path, indices, message):

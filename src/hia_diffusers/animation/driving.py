@@ -24,7 +24,7 @@ from ..video.writing import check_frame_rate
 KINDS = ("video", "keypoints", "pose")
 KEYPOINT_SUFFIXES = (".safetensors", *pose_files.SUFFIXES)
 
-# Of `start` and `end`: more than any clip has.
+# Limit of `start` and `end`, which no clip reaches.
 MAX_SECONDS = 10.0**6
 
 # Pixels sampled along the shorter side of a frame.
@@ -170,7 +170,7 @@ class Driving:
         every = checks.integer("every", every)
         max_frames = None if max_frames is None else checks.integer("max_frames", max_frames)
         begin = 0.0 if start is None else checks.number("start", start, 0, MAX_SECONDS)
-        # A time that is that of a frame may be computed as slightly less or more.
+        # The computed time of a frame may be slightly too low or too high.
         first, stop = math.floor(begin * self.fps + 1e-6), None
         if end is not None:
             stop = math.ceil(checks.number("end", end, above=begin, high=MAX_SECONDS) * self.fps - 1e-6)

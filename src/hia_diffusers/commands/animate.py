@@ -44,7 +44,7 @@ DRIVING_HELP = (
     "a folder of them, MMPose's .json, DWPose's .npz or .npy; the result has its frame rate"
 )
 DRIVING_FPS_HELP = "frames per second of a folder of images, or of a pose file that does not state them"
-DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image that the points of a pose file lie in, if it does not state it"
+DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image in which the points of a pose file lie, if the file does not state it"
 DRIVING_TYPE_HELP = "what --driving is; auto decides by its suffix and the colours of the video, and prints it"
 OUTPUT_HELP = (
     "what to write: an .mp4, .webm, .gif or .webp file, or a folder of .png files, whose name has no suffix or ends "
@@ -57,7 +57,7 @@ SOUND_HELP = (
 PERSON_HELP = "box around the person to follow in --driving, in pixels (default: the largest in the first frame)"
 IMAGE_PERSON_HELP = "box around the person to animate in the image, in pixels (default: the largest)"
 RETARGET_HELP = (
-    "give the motion the proportions and the place of the person in the image "
+    "adapt the motion to the proportions and position of the person in the image "
     "(default: yes for a video of a person, and with --image_keypoints or --image_person)"
 )
 IMAGE_KEYPOINTS_HELP = "keypoints of the person in the image, one frame (default: detected if needed)"
@@ -73,16 +73,14 @@ SHARPNESS_HELP = (
     "videos"
 )
 SIZE_HELP = (
-    "WIDTHxHEIGHT of the result, multiples of 8 (default: of the area that the model states, in the aspect of the "
-    "image if the motion is aligned to it, else of the driving; the driving's, if the model states none). An image of "
-    "another aspect ratio is fitted into it whole, with bars in the colour of its border, and so is a motion that is "
-    "not aligned"
+    "WIDTHxHEIGHT of the result, multiples of 8 (default: the area that the model states, with the aspect ratio of "
+    "the image if the motion is aligned to it, and otherwise of the driving; the size of the driving if the model "
+    "states no area). An image of another aspect ratio is fitted into it whole, with bars in the colour of its "
+    "border, and so is a motion that is not aligned"
 )
-LONG_SIDE_HELP = "longer side of the result, a multiple of 8, in place of --size; the aspect is that of its default"
+LONG_SIDE_HELP = "longer side of the result, a multiple of 8, instead of --size; the aspect ratio is the default one"
 LONG = 30  # seconds
-HIA_TINY_LIMITS = (
-    "No --model given: using the hia-tiny of the package, which knows procedural people at 96x160 and nothing else."
-)
+HIA_TINY_LIMITS = "No --model given: using hia-tiny from the package, which supports only procedural people at 96x160."
 
 
 def _sharpness(text: str) -> str | float:

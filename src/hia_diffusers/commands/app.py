@@ -28,7 +28,7 @@ from .running import run
 TINY_SIZE, USUAL_SIZE = (160, 96), (896, 512)  # height and width
 
 HOST_HELP = "address to listen on; 0.0.0.0 lets other machines in"
-CONNECTIONS_HELP = "open connections of one address; more behind a server that passes requests on"
+CONNECTIONS_HELP = "maximum number of open connections per address; increase it behind a reverse proxy"
 SIZE_HELP = "WIDTHxHEIGHT of all results, multiples of 8 (default: 96x160 for hia-tiny, else 512x896)"
 
 
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--port", type=number(int, 1, 65535), default=7860, help="port to listen on")
     add("--max_frames", type=number(int, 1, 10000), default=64, help="longest result, in frames")
     add("--max_upload_mb", type=number(int, 1, 2047), default=50, help="largest upload, in MiB")
-    add("--queue_size", type=number(int, 1, 10**4), default=20, help="how many may wait for their turn")
+    add("--queue_size", type=number(int, 1, 10**4), default=20, help="maximum number of waiting requests")
     add("--connections_per_address", type=number(int, 1, 10**4), default=32, help=CONNECTIONS_HELP)
     add_watermark_options(parser)
     group = parser.add_argument_group("keypoints of uploaded videos")
@@ -87,7 +87,7 @@ def _serve(args: argparse.Namespace) -> None:
     )
     if args.model is None:
         print(HIA_TINY_LIMITS)
-        about = "The model is hia-tiny, which knows drawn people like those below and nothing else."
+        about = "The model is hia-tiny, which supports only drawn people like those below."
     else:
         about = f"The model is {Path(args.model).name}."
     serve_page(

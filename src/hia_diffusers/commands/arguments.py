@@ -33,7 +33,7 @@ POSE_MODEL_HELP = (
 FEET_MODEL_HELP = "RTMPose: the same for the feet; none keeps those of --pose_model (default: dwpose-l-384x288)"
 DETECTOR_DEVICE_HELP = "where keypoints are detected: cpu, cuda or cuda:N"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: a GPU if there is one)"
-MODEL_HELP = "a name that `hia-diffusers models` lists, or the id on the Hub or local folder of a HIAPipeline"
+MODEL_HELP = "a name listed by `hia-diffusers models`, or the Hub id or local folder of an HIAPipeline"
 DTYPE_HELP = "of weights and computation; auto: float16 on a GPU, float32 on the CPU"
 MEMORY_HELP = (
     "what is offloaded to the CPU while it is not used: nothing, networks, blocks or layers; auto: the fastest of "
@@ -178,7 +178,7 @@ def _height_and_width(text: str) -> tuple[int, int]:
 def add_model_options(parser: Any) -> None:
     """Add the options of a command that uses hia-tiny by default."""
     add = parser.add_argument
-    add("--model", help=f"{MODEL_HELP} (default: hia-tiny, which knows drawn people only)")
+    add("--model", help=f"{MODEL_HELP} (default: hia-tiny, for drawn people only)")
     add("--variant", help=VARIANT_HELP)
     add("--revision", help="branch, tag or commit of a published checkpoint (default: main)")
     add("--device", help=DEVICE_HELP)

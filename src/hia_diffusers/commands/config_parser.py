@@ -93,12 +93,12 @@ class ConfigParser(OneLineParser, HfArgumentParser):
             self.error(f"--config: {path} cannot be read: {error}")
         stages = content.pop("stages", None) or {} if self.presets and isinstance(content, dict) else {}
         if not all(isinstance(options, dict) for options in (content, stages)):
-            self.error(f"--config: {path} must hold options, and under `stages` those of stages.")
+            self.error(f"--config: {path} must contain options, and under `stages` those of stages.")
         if unknown := [str(name) for name in stages if name not in self.presets]:
             known = ", ".join(self.presets)
-            self.error(f"--config: {path} has the unknown stages {', '.join(unknown)}; known are {known}.")
+            self.error(f"--config: {path} has the unknown stages {', '.join(unknown)}; valid ones are {known}.")
         if not all(isinstance(options, (dict, type(None))) for options in stages.values()):
-            self.error(f"--config: {path} must hold options under each of `stages`.")
+            self.error(f"--config: {path} must contain options under each of `stages`.")
         return content, stages
 
     def _as_words(self, path: str, options: Mapping[str, Any]) -> Iterator[str]:
@@ -115,7 +115,8 @@ class ConfigParser(OneLineParser, HfArgumentParser):
                 self.error(
                     f"--config: {name} in {path} must be true or false, got {value!r}."
                     if self._is_flag(name)
-                    else f"--config: {name} in {path} is {value!r}; a word that YAML takes for one must be in quotes."
+                    else f"--config: {name} in {path} is {value!r}; put words that YAML reads as true or false in"
+                    " quotes."
                 )
             if isinstance(value, list):
                 yield from (f"--{name}", *map(str, value))

@@ -16,7 +16,7 @@ from .running import run
 
 def _source(checkpoint: PublishedCheckpoint) -> tuple[str, str, str, list[str]]:
     module, function = checkpoint.converter.split(".")
-    result = "a whole pipeline" if checkpoint.missing is None else "a start for training"
+    result = "a whole pipeline" if checkpoint.missing is None else "a starting point for training"
     options = [name for name in checkpoint.sources if name != "weights"]
     if checkpoint.converter.endswith("convert_moore_animate_anyone"):
         options.append("beta_schedule")
@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
             add("--revision", help="branch, tag or commit of the repository on the Hub (default: main)")
         else:
             add("--weights", required=True, help=WEIGHTS_HELP)
-        add("--output", type=Path, required=True, help="folder to make")
+        add("--output", type=Path, required=True, help="folder to create")
         for name in options:
             add(f"--{name}", **OPTIONS[name])
         add("--dtype", choices=DTYPES, default="float32", help="of the result's weights")
@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     subparser = sources.add_parser("parts", help=PARTS, description=PARTS)
     for name, settings in PARTS_OPTIONS.items():
         subparser.add_argument(f"--{name}", **settings)
-    subparser.add_argument("--output", type=Path, required=True, help="folder to make")
+    subparser.add_argument("--output", type=Path, required=True, help="folder to create")
     return parser
 
 
@@ -137,7 +137,7 @@ def _from_hub(args: argparse.Namespace, given: Collection[str]) -> dict[str, Pat
     from ..conversion.hub_downloads import download_checkpoint
 
     if args.revision is not None and "weights" in given:
-        raise ValueError("--revision: does not go with --weights")
+        raise ValueError("--revision: cannot be combined with --weights")
     checkpoint = PUBLISHED[args.source]
     given = {*given, "vae"} if "base" in given else given  # which has its own
     sources = {name: files for name, files in checkpoint.sources.items() if name not in given}

@@ -116,13 +116,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
         if args.arcface is not None and args.keypoints is None:
             raise ValueError("--arcface: needs --keypoints to find the faces")
     else:
-        _refuse(args, FOLDERS, "does not go with --dataset")
+        _refuse(args, FOLDERS, "cannot be combined with --dataset")
         if (args.model is None) == (args.baseline is None):
             raise ValueError("--dataset: needs either --model or --baseline")
         if args.model is None:
             _refuse(args, MODEL_OPTIONS, "needs --model")
         if args.control is not None:
-            _refuse(args, ["cross_identity"], "does not go with --control")
+            _refuse(args, ["cross_identity"], "cannot be combined with --control")
     if args.lpips is None:
         _refuse(args, ["lpips_network"], "needs --lpips")
     if args.output.suffix.lower() != ".json":

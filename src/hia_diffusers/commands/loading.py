@@ -53,7 +53,7 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
         check_can_animate(model)
         return
     if revision is not None:
-        raise ValueError("--revision: needs a --model that `hia-diffusers models` lists")
+        raise ValueError("--revision: needs a --model listed by `hia-diffusers models`")
     from huggingface_hub import hf_hub_download
 
     if Path(model).exists():
@@ -65,7 +65,7 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
     try:
         hf_hub_download(model, "model_index.json")
     except (OSError, ValueError) as error:
-        raise ValueError(f"--model: {model!r} is no folder and cannot be found on the Hub ({error})") from error
+        raise ValueError(f"--model: {model!r} is not a folder and cannot be found on the Hub ({error})") from error
 
 
 def is_published(model: str) -> bool:

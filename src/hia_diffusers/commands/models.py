@@ -20,7 +20,9 @@ def _models(args: argparse.Namespace) -> None:
 
     for name, checkpoint in PUBLISHED.items():
         ready = sorted(folder.name.rpartition("-")[2] for folder in converted_folders(name))
-        state = f"ready in {', '.join(ready)}" if ready else "downloaded" if is_downloaded(checkpoint) else "not here"
+        state = "downloaded" if is_downloaded(checkpoint) else "not downloaded"
+        if ready:
+            state = f"ready in {', '.join(ready)}"
         print(f"{name}: {checkpoint.purpose}")
         print(f"    {checkpoint.download_size / 1e9:.1f} GB from {checkpoint.sources['weights'].repo_id}; {state}")
         print(f"    license: {checkpoint.license}")

@@ -32,21 +32,22 @@ VIDEOS_HELP = (
     ".json or .jsonl, with paths relative to its folder; or an fsspec URL of either, such as s3://bucket/videos"
 )
 FRAMES_HELP = (
-    "frames per second of clips that are folders of images, such as ID/images/0001.png (default: none are taken)"
+    "frames per second of clips that are folders of images, such as ID/images/0001.png (default: such clips are not "
+    "used)"
 )
 KEYPOINTS_HELP = (
     "folder with the keypoints of each video a/b.mp4 as a/b.safetensors or a/b.npz, saved by WholeBodyKeypoints "
     "(default: they are detected)"
 )
 RULES = {
-    "min_seconds": "too_short: shorter clips are left out",
-    "max_upscale_factor": "too_coarse: clips that must be enlarged more to --size are left out",
-    "min_person_visible_ratio": "no_person: clips that show the person in a smaller part of the frames are left out",
-    "max_multi_person_ratio": "several_people: clips with several people in a larger part of the frames are left out",
-    "min_person_height": "small_person: clips of a smaller person, as a fraction of the image, are left out",
-    "min_score": "low_scores: clips with a lower mean score of the body points are left out",
-    "max_outside_ratio": "outside_image: clips with a larger part of the body points outside of --size are left out",
-    "min_motion": "little_motion: clips with less motion, in heights of the person per second, are left out",
+    "min_seconds": "too_short: shorter clips are rejected",
+    "max_upscale_factor": "too_coarse: clips that must be enlarged more to --size are rejected",
+    "min_person_visible_ratio": "no_person: clips that show the person in a smaller part of the frames are rejected",
+    "max_multi_person_ratio": "several_people: clips with several people in a larger part of the frames are rejected",
+    "min_person_height": "small_person: clips of a smaller person, as a fraction of the image, are rejected",
+    "min_score": "low_scores: clips with a lower mean score of the body points are rejected",
+    "max_outside_ratio": "outside_image: clips with a larger part of the body points outside --size are rejected",
+    "min_motion": "little_motion: clips with less motion, in heights of the person per second, are rejected",
 }
 
 
@@ -82,7 +83,7 @@ def _make_options(args: argparse.Namespace) -> "PreparationOptions":
 
     given = [name for name in DETECTOR_OPTIONS if getattr(args, name) not in (None, "auto")]
     if args.keypoints is not None and given:
-        raise ValueError(f"`keypoints`: nothing is detected then; leave out `{'` and `'.join(given)}`")
+        raise ValueError(f"`keypoints`: keypoints are not detected then; omit `{'` and `'.join(given)}`")
     detector = {}
     if args.keypoints is None:
         detector = detector_arguments(args)
@@ -112,7 +113,7 @@ def _prepare(args: argparse.Namespace) -> None:
     if options.detector:
         print(f"Keypoints were detected with {DETECTORS[options.detector['detector']].name}.")
     for rule, count in report["dropped"].items():
-        print(f"{count:6} clips left out: {rule}")
+        print(f"{count:6} clips rejected: {rule}")
     if report["failed_videos"]:
         print(f"{report['failed_videos']} videos could not be used; see failures.jsonl.")
 

@@ -110,9 +110,9 @@ def check_new_folder(argument: str, folder: Path) -> None:
         FileNotFoundError: If its parent folder does not exist.
     """
     if folder.exists():
-        raise FileExistsError(f"`{argument}` must be a new folder, but {folder} is there.")
+        raise FileExistsError(f"`{argument}` must be a new folder, but {folder} exists.")
     if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"`{argument}` must lie in a folder that is there, but {folder.parent} is none.")
+        raise FileNotFoundError(f"`{argument}` must be in an existing folder, but {folder.parent} does not exist.")
 
 
 def _shortened(keys: tuple[str, ...]) -> str:

@@ -137,10 +137,10 @@ def _from_hub(repo_id: str, file: str, **options: Any) -> Any:
         return hf_hub_download(repo_id, file, **options)
     except errors.GatedRepoError as error:
         raise PermissionError(
-            f"{address} asks for an agreement to its terms: agree on that page, then log in by `hf auth login`."
+            f"{address} requires agreeing to its terms: agree on that page, then log in with `hf auth login`."
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"{address} is not there, or is private and needs `hf auth login`.") from error
+        raise FileNotFoundError(f"{address} does not exist, or is private and needs `hf auth login`.") from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"`revision`: {address} has none named {options['revision']!r}.") from error
     except errors.RemoteEntryNotFoundError as error:

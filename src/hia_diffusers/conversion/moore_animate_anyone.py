@@ -194,7 +194,7 @@ class _Sources:
     ) -> Conversion:
         if pose_guider.config.out_channels != self.width:
             raise ValueError(
-                f"`weights`: the pose guider must give the {self.width} channels of `base`, got"
+                f"`weights`: the pose guider must return the {self.width} channels of `base`, got"
                 f" {pose_guider.config.out_channels}."
             )
         weights = {name: read_state_dict("weights", path) for name, path in self.files.items()}

@@ -500,7 +500,7 @@ class _NewComponents:
         try:
             yield
         except Exception as error:
-            raise ValueError(f"`base`: nothing can be made of the entry `{entry}`: {error}") from error
+            raise ValueError(f"`base` has an invalid entry `{entry}`: {error}") from error
 
 
 def _read_entries(base: Any) -> dict[str, dict[str, Any]]:
@@ -522,7 +522,7 @@ def _read_entries(base: Any) -> dict[str, dict[str, Any]]:
             raise ValueError(f"`base`: {base} must contain a mapping, got {type(entries).__name__}.")
     known = ("unet", "controlnet", "vae", "image_encoder", "scheduler")
     if unknown := [str(name) for name in entries if name not in known]:
-        raise ValueError(f"`base` has the unknown entries {', '.join(unknown)}; known are {', '.join(known)}.")
+        raise ValueError(f"`base` has the unknown entries {', '.join(unknown)}; valid ones are {', '.join(known)}.")
     entries = {name: {} if entry is None else entry for name, entry in entries.items()}
     for name, entry in entries.items():
         if not isinstance(entry, Mapping):

@@ -174,7 +174,7 @@ PUBLISHED = {
         converter="moore_animate_anyone.convert_champ",
         sources=_moore_sources("fudan-generative-ai/champ", UNETS, folder="champ"),
         license=f"Apache-2.0, {OPENRAIL}",
-        purpose="a start for training",
+        purpose="a starting point for training",
         missing=f"its four guidance encoders have attention that no class here has, {NO_POSE}",
     ),
     "aniportrait": PublishedCheckpoint(
@@ -182,7 +182,7 @@ PUBLISHED = {
         converter="moore_animate_anyone.convert_champ",
         sources=_moore_sources("ZJYang/AniPortrait", UNETS),
         license=f"Apache-2.0, {OPENRAIL}",
-        purpose="a start for training portraits",
+        purpose="a starting point for training portraits",
         missing=f"its pose guider reads face meshes and the reference image's mesh at every level, {NO_POSE}",
     ),
 }
@@ -215,5 +215,5 @@ def check_can_animate(name: str) -> None:
     """
     if (missing := published_checkpoint(name).missing) is not None:
         raise ValueError(
-            f"{name} cannot animate: {missing}. `hia-diffusers convert {name}` makes a start for training."
+            f"{name} cannot animate: {missing}. `hia-diffusers convert {name}` creates a starting point for training."
         )

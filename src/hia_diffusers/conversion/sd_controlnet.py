@@ -85,7 +85,7 @@ def _from_single_file(
         others = f"has {len(refused)} others: {shortened(refused)}" if refused else "has none"
         raise ValueError(
             f"`weights`: {path} must contain a ControlNet and nothing else, with keys that start with"
-            f" {SINGLE_FILE_PREFIX}, but {others}; name what may be left in `allow`."
+            f" {SINGLE_FILE_PREFIX}, but {others}; list keys that may be unused in `allow`."
         )
     model = load_from_single_file(
         "controlnet", ControlNetModel, path, {key: tensors[key] for key in taken}, config, dtype

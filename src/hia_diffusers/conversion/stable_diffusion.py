@@ -254,8 +254,8 @@ def _from_single_file(
     refused = [key for key in others if SINGLE_FILE_UNUSED.target(key) is not None and not is_allowed(key, allow)]
     if refused:
         raise ValueError(
-            f"`weights`: {path} must contain Stable Diffusion 1.5 only, but {len(refused)} of its keys are of none:"
-            f" {shortened(refused)}; name what may be left in `allow`."
+            f"`weights`: {path} must contain Stable Diffusion 1.5 only, but {len(refused)} of its keys belong to no"
+            f" component: {shortened(refused)}; list keys that may be unused in `allow`."
         )
     first = parts["unet"].get(f"{SINGLE_FILE_PREFIXES['unet']}input_blocks.0.0.weight")
     if first is not None and first.ndim == 4:

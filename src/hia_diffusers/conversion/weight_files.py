@@ -62,7 +62,7 @@ def find_file(argument: str, *candidates: Path) -> Path:
     if len(numbered) == 1:
         return numbered[0]
     names = ", ".join(map(str, numbered[:SHOWN_FILES]))
-    found = f", but there are {names}: give the one to use the name above" if numbered else ""
+    found = f", but there are {names}: rename the one to use to the name above" if numbered else ""
     if folders := [str(path) for path in candidates if path.is_dir()]:
         found = f": {folders[0]} is a folder"
     raise FileNotFoundError(f"`{argument}`: there is no file {' or '.join(map(str, candidates))}{found}.")

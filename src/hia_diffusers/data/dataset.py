@@ -20,7 +20,7 @@ from ..conditioning.motion_blur import MotionBlurConditioner
 from .clip_sources import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 
 
-# Incremented when the same options give different samples, so that older cached samples are not used.
+# Incremented when the same options lead to different samples, so that older cached samples are not used.
 SAMPLES_VERSION = 3
 
 # A sample replaces at most this many unreadable clips in a row; more indicate a systematic problem.
@@ -39,16 +39,20 @@ class HIADataset(torch.utils.data.Dataset):
     The content of sample `index` depends only on `seed`, the epoch, `index` and the options, not on the worker, the
     rank or previous samples. A sample is a dictionary:
 
-    | key | type | content | | --- | --- | --- | | `reference_pixel_values` | float32 `(3, H, W)` | the reference image
-    in `[-1, 1]` | | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` | | `conditioning` |
-    float32 `(F, 6, H, W)` | conditioning frames in `[0, 1]`, see [`MotionBlurCondition.to_tensor`] | | `face_mask` |
-    float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere | | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and
-    right hand, 0 elsewhere | | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points;
-    zeros if missing | | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference image | |
-    `drop_conditions` | bool `()` | whether to train this sample without reference and ControlNet | | `clip` | `str` |
-    name of the clip | | `frames` | int64 `(F,)` | the target frames' numbers in the clip | | `reference_frame` | int64
-    `()` | the reference image's number in the clip | | `skipped` | `str` | one line for each unreadable clip that this
-    sample replaces, usually empty |
+    | key | type | content |
+    | --- | --- | --- |
+    | `reference_pixel_values` | float32 `(3, H, W)` | the reference image in `[-1, 1]` |
+    | `pixel_values` | float32 `(F, 3, H, W)` | the target frames in `[-1, 1]` |
+    | `conditioning` | float32 `(F, 6, H, W)` | conditioning frames, see [`MotionBlurCondition.to_tensor`] |
+    | `face_mask` | float32 `(F, 1, H, W)` | 1 in the face, 0 elsewhere |
+    | `hand_masks` | float32 `(F, 2, H, W)` | 1 in the left and right hand, 0 elsewhere |
+    | `face_landmarks` | float32 `(F, 68, 3)` | x, y in pixels and score of the face points; zeros if missing |
+    | `reference_face_landmarks` | float32 `(68, 3)` | the same in the reference image |
+    | `drop_conditions` | bool `()` | whether to train this sample without reference and ControlNet |
+    | `clip` | `str` | name of the clip |
+    | `frames` | int64 `(F,)` | the target frames' numbers in the clip |
+    | `reference_frame` | int64 `()` | the reference image's number in the clip |
+    | `skipped` | `str` | one line for each unreadable clip that this sample replaces, usually empty |
 
     The motion of a hand is relative to the previous frame of the clip, however far apart the frames of the sample are.
     It is unknown in the first frame of the clip, and zero in still images.

@@ -182,7 +182,7 @@ def check_ip_adapter_inputs(
 
     Args:
         components:
-            `unet`, `image_encoder`, `ip_adapter_image_encoder`, as of [`HIAPipeline`].
+            Object with `unet`, `image_encoder` and `ip_adapter_image_encoder`, as in [`HIAPipeline`].
         ip_adapter_image, ip_adapter_image_embeds:
             As for [`HIAPipeline.__call__`].
         batch_size (`int`):

@@ -3,7 +3,7 @@
 """Counting of the bytes that running networks need, on torch's meta device.
 
 Meta tensors have shapes, dtypes and lifetimes but no data, so the memory on a GPU is known before anything is
-allocated. Two operations are replaced, so that the count is that of a GPU:
+allocated. Two operations are replaced, so that the result is valid for a GPU:
 
 - Attention keeps query, key, value, output and one number per query, as fused kernels do (flash, memory-efficient),
   and not the scores. (PyTorch's meta device uses the plain kernel, which keeps them.)

@@ -225,7 +225,7 @@ def load_frame(path: Path) -> np.ndarray:
     frame = np.asarray(load_image(path, "frame"))
     with Image.open(path) as image:
         if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"{str(path)!r} holds several images")
+            raise ValueError(f"{str(path)!r} contains several images")
     return frame
 
 

@@ -19,7 +19,7 @@ from .weights import local_file
 FACE_SIDE = 112
 
 # Positions (x, y) of the eyes, the tip of the nose and the corners of the mouth in the faces that ArcFace was trained
-# on, from left to right in the image. InsightFace gives them for pixel centres at integers.
+# on, from left to right in the image. InsightFace defines them for pixel centres at integers.
 FACE_TEMPLATE = 0.5 + np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )

@@ -147,7 +147,7 @@ class HIAAppearanceEncoder(StrictLoadingMixin, AttentionBackendMixin, UNet2DCond
         readers = [i for i, block in enumerate(up_blocks) if getattr(block, "has_cross_attention", False)]
         if not readers:
             raise ValueError(
-                f"`up_block_types` must hold a block with cross-attention, got {self.config.up_block_types}."
+                f"`up_block_types` must contain a block with cross-attention, got {self.config.up_block_types}."
             )
         del up_blocks[readers[-1] + 1 :]
         up_blocks[-1].upsamplers = None

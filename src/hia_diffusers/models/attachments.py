@@ -51,18 +51,20 @@ def check_no_attachments(name: str, network: nn.Module, unload: str = "unload_lo
     layers = lora_layers(network)
     if any(layer.merged for layer in layers):
         raise ValueError(
-            f"`{name}` has LoRA fused into its weights that can still be taken out: call `{unload}()` first, which"
-            " leaves it fused, or `unfuse_lora()` before that."
+            f"`{name}` has LoRA fused into its weights that can still be unfused: call `{unload}()` first to keep it"
+            " fused, or `unfuse_lora()` before that to remove it."
         )
     if layers:
         raise ValueError(
-            f"`{name}` has LoRA beside its weights: call `{unload}()` first, and `fuse_lora()` before that if it is to"
-            " stay in the weights."
+            f"`{name}` has LoRA in addition to its weights: call `{unload}()` first, and `fuse_lora()` before that to"
+            " keep it in the weights."
         )
     if has_fused_projections(network):
-        raise ValueError(f"`{name}` has fused projections beside its weights: call `unfuse_qkv_projections()` first.")
+        raise ValueError(
+            f"`{name}` has fused projections in addition to its weights: call `unfuse_qkv_projections()` first."
+        )
     if hasattr(getattr(network, "encoder_hid_proj", None), "image_projection_layers"):
-        raise ValueError(f"`{name}` has an IP-Adapter beside its weights: call `unload_ip_adapter()` first.")
+        raise ValueError(f"`{name}` has an IP-Adapter in addition to its weights: call `unload_ip_adapter()` first.")
     _remove_fused_projections(network)
 
 

@@ -38,9 +38,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
-        raise ValueError(f"{path} is no JSON file: {reason}") from error
+        raise ValueError(f"{path} is not a JSON file: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {json.dumps(content)[:40]}.")
+        raise ValueError(f"{path} must contain a JSON object, got {json.dumps(content)[:40]}.")
     return content
 
 
@@ -61,7 +61,9 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
     """
     configs = {name: read_json_object(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} must hold a whole model, but adapter_config.json makes it an adapter of another.")
+        raise ValueError(
+            f"{folder} must contain a complete model, but adapter_config.json makes it an adapter of another."
+        )
     config = configs.get("config.json", {})
     if "transformers_weights" in config:
         raise ValueError(f"{folder / 'config.json'} must not name its weights by `transformers_weights`.")
@@ -71,13 +73,13 @@ def check_component_files(folder: Path, variant: str | None = None, use_safetens
     others = set() if paths else _variants(folder)
     if others:
         raise FileNotFoundError(
-            f"{folder} holds weights of the variant {' or '.join(sorted(others))}: give `variant`."
+            f"{folder} contains weights of the variant {' or '.join(sorted(others))}: give `variant`."
         )
     for path in paths:
         for key, is_float in _stored_floats(path):
             # Old CLIP models contain the indices of their positions, which are not weights.
             if not is_float and not quantized and not key.endswith("position_ids"):
-                raise ValueError(f"{path} must hold floating-point weights only, but {key} is of another dtype.")
+                raise ValueError(f"{path} must contain floating-point weights only, but {key} is of another dtype.")
 
 
 def stored_shapes(folder: Path, variant: str | None = None) -> dict[str, list[int]]:
@@ -123,7 +125,7 @@ def _shards(index: Path) -> Iterator[Path]:
         if not re.fullmatch(r"[^/\\:]+\.(safetensors|bin)", name):
             raise ValueError(f"{index} must name files of its own folder only, got {name!r}.")
         if not (index.parent / name).is_file():
-            raise FileNotFoundError(f"{index} names {name}, which is not there: the checkpoint is not whole.")
+            raise FileNotFoundError(f"{index} names {name}, which does not exist: the checkpoint is incomplete.")
         yield index.parent / name
 
 
@@ -134,7 +136,7 @@ def _stored_floats(path: Path) -> Iterator[tuple[str, bool]]:
             with safe_open(path, framework="pt") as file:
                 yield from [(key, file.get_slice(key).get_dtype() in FLOATS) for key in file.keys()]
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or cut off: {error}") from error
+            raise ValueError(f"{path} is damaged or truncated: {error}") from error
     else:
         try:
             tensors = torch.load(path, map_location="meta", weights_only=True)
@@ -142,4 +144,4 @@ def _stored_floats(path: Path) -> Iterator[tuple[str, bool]]:
         except Exception as error:  # torch raises errors of many classes on truncated files
             if isinstance(error, (OSError, MemoryError)):
                 raise  # caused by the machine, not by the file
-            raise ValueError(f"{path} holds no tensors, or is damaged or cut off.") from error
+            raise ValueError(f"{path} contains no tensors, or is damaged or truncated.") from error

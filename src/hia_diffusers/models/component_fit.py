@@ -70,7 +70,7 @@ def check_components(components: Mapping[str, Any]) -> None:
             names = " or ".join(c.__name__ for c in accepted)
             raise TypeError(f"`{name}` must be of class {names}, got {type(parts[name]).__name__}.")
     if "image_encoder" in parts and "text_encoder" in parts:
-        raise ValueError("Give `image_encoder` or `text_encoder` as the source of the context, not both.")
+        raise ValueError("Pass either `image_encoder` or `text_encoder`, not both: cross-attention has one source.")
     _check_channels(parts)
     _check_context(parts)
     _check_reference(parts)
@@ -103,7 +103,7 @@ def check_feature_extractor(name: str, encoder: CLIPVisionModelWithProjection, e
         return
     expected, sides = encoder.config.image_size, [given.get("height"), given.get("width")]
     if not same_option(expected, sides):
-        got = "x".join(map(str, sides)) if None not in sides else "a size that depends on the picture"
+        got = "x".join(map(str, sides)) if None not in sides else "a size that depends on the image"
         raise ValueError(
             f"`{name}`: the `{option}` of its feature extractor must be its `image_size`, {expected}, got {got}."
         )
@@ -181,9 +181,7 @@ def _check_reference(parts: Mapping[str, Any]) -> None:
     for name in unet.reference_names:
         given, taken = (net.get_submodule(name).norm1.normalized_shape[0] for net in (encoder, unet))
         if given != taken:
-            raise ValueError(
-                f"`appearance_encoder` gives features of {given} channels in {name} but `unet` takes {taken}."
-            )
+            raise ValueError(f"`appearance_encoder` returns {given} channels in {name}, but `unet` expects {taken}.")
     told = unet.config.spatial_position_embedding
     if encoder.config.spatial_position_embedding != told:
         raise ValueError(
@@ -199,7 +197,7 @@ def _check_controlnet(parts: Mapping[str, Any]) -> None:
         stride = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
         if stride != vae_scale_factor(parts["vae"]):
             raise ValueError(
-                f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces pictures by"
+                f"`controlnet` reduces conditioning frames by {stride}, but `vae` reduces images by"
                 f" {vae_scale_factor(parts['vae'])}; set the ControlNet's `conditioning_embedding_out_channels`."
             )
     if "unet" not in parts:
@@ -209,7 +207,7 @@ def _check_controlnet(parts: Mapping[str, Any]) -> None:
         check_same_options("controlnet", controlnet, unet, {name: name for name in CONTROLNET_OPTIONS})
     elif controlnet.config.out_channels != unet.config.block_out_channels[0]:
         raise ValueError(
-            f"`controlnet` gives pose features of {controlnet.config.out_channels} channels but `unet` takes"
+            f"`controlnet` returns {controlnet.config.out_channels} channels of pose features, but `unet` expects"
             f" {unet.config.block_out_channels[0]}."
         )
 
@@ -218,8 +216,7 @@ def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
     config = text_encoder.config
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"`tokenizer` has {len(tokenizer)} tokens but `text_encoder` knows the {config.vocab_size} of its"
-            " `vocab_size`."
+            f"`tokenizer` has {len(tokenizer)} tokens, but the `vocab_size` of `text_encoder` is {config.vocab_size}."
         )
     if config.max_position_embeddings < tokenizer.model_max_length < VERY_LARGE_INTEGER:  # which means no limit
         raise ValueError(
@@ -242,7 +239,7 @@ def _check_scheduler(scheduler: SchedulerMixin) -> None:
                 model_input = trial.scale_model_input(sample, timestep)
                 sample = trial.step(torch.zeros_like(model_input), timestep, sample).prev_sample
         if trial.order < 1 or not sample.isfinite().all():
-            raise ValueError("its steps give values that are not finite")
+            raise ValueError("its steps return values that are not finite")
     except Exception as error:  # a scheduler for another purpose may raise anything
         raise ValueError(
             f"`scheduler` must add noise and denoise step by step, as DDIMScheduler does, but this"

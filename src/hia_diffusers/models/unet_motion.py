@@ -201,7 +201,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         if input_skip:
             if self.config.in_channels != self.config.out_channels:
                 raise ValueError(
-                    f"`input_skip` wants as many `in_channels` as `out_channels`, got {self.config.in_channels} and"
+                    f"`input_skip` needs as many `in_channels` as `out_channels`, got {self.config.in_channels} and"
                     f" {self.config.out_channels}."
                 )
             self.input_skip_projection = nn.Linear(

@@ -73,7 +73,7 @@ def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) 
         ValueError: If both `guidance_scale` and `guider` are given.
     """
     if given.get("guider") is not None and "guidance_scale" in given:
-        raise ValueError("Give `guidance_scale` or a `guider`, which has one of its own, not both.")
+        raise ValueError("Pass either `guidance_scale` or a `guider`, which has its own, not both.")
     replaced = {"shared_noise": "latents", "guidance_scale": "guider"}
     return {
         name: value

@@ -96,7 +96,7 @@ def check_guider(guider: Any, has_windows: bool, batch_guidance: bool) -> None:
     checks.flag("batch_guidance", batch_guidance)
     name = type(guider).__name__
     if not hasattr(guider, "guidance_scale"):
-        raise ValueError(f"`guider` must have one `guidance_scale`, which a {name} has not.")
+        raise ValueError(f"`guider` must have one `guidance_scale`, which a {name} does not have.")
     checks.number("guidance_scale", guider.guidance_scale, low=0, high=MAX_SCALE)
     if type(guider).prepare_models is not BaseGuidance.prepare_models:
         raise ValueError(f"`guider` must only combine predictions, but a {name} changes layers of a transformer.")

@@ -177,8 +177,8 @@ def check_inputs(
     clips = ConditioningClips.from_any(conditioning_frames, components.controlnet.config.conditioning_channels)
     if 1 not in (len(images), len(clips)) and len(images) != len(clips):
         raise ValueError(
-            f"`image` holds {len(images)} pictures but `conditioning_frames` {len(clips)} clips; give as many, or"
-            " one of either."
+            f"`image` contains {len(images)} images, but `conditioning_frames` {len(clips)} clips; pass equally many,"
+            " or one of either."
         )
     latent_size = []
     for name, value, default in (("height", height, clips.height), ("width", width, clips.width)):
@@ -204,7 +204,7 @@ def check_inputs(
     checks.flag("reference_noise", reference_noise)
     checks.number("shared_noise", shared_noise, low=0, high=1)
     if shared_noise and latents is not None:
-        raise ValueError("`shared_noise` must be 0 where `latents` are given: they are the noise.")
+        raise ValueError("`shared_noise` must be 0 if `latents` are given, since they are the noise.")
     checks.one_of("output_type", output_type, OUTPUT_TYPES)
     checks.integer("decode_chunk_size", decode_chunk_size)
     checks.number("eta", eta, low=0, high=1)
@@ -288,7 +288,7 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
     unread = [name for name in cross_attention_kwargs if name not in accepted]
     if unread:
         raise ValueError(
-            f"`cross_attention_kwargs` may hold {', '.join(sorted(accepted))}, got {checks.shown(unread[0])}, which"
+            f"`cross_attention_kwargs` may contain {', '.join(sorted(accepted))}, got {checks.shown(unread[0])}, which"
             " the UNet's attention does not read."
         )
     if "scale" in cross_attention_kwargs:
@@ -398,7 +398,7 @@ def check_generator(generator: Any, batch_size: int, device: torch.device) -> No
     if generator is not None and not all(isinstance(g, torch.Generator) for g in generators):
         raise TypeError(f"`generator` must be a torch.Generator or a list of them, got {checks.shown(generator)}.")
     if isinstance(generator, list) and len(generator) != batch_size:
-        raise ValueError(f"`generator` must hold one per clip ({batch_size}), got {len(generator)}.")
+        raise ValueError(f"`generator` must contain one per clip ({batch_size}), got {len(generator)}.")
     for one in generators:
         if one is not None and one.device.type not in ("cpu", device.type):
             raise ValueError(f"`generator` must be one of the CPU or of {device}, got one of {one.device}.")

@@ -381,7 +381,7 @@ def _saved_keypoints(folder: str, video: str, fps: float) -> WholeBodyKeypoints:
     path = Path(folder, video).with_suffix(".safetensors")
     with _reading("keypoints"):
         keypoints = WholeBodyKeypoints.load(path if path.is_file() else path.with_suffix(".npz"))
-    return replace(keypoints, fps=fps)  # their number is that of the frames, whatever rate they were saved with
+    return replace(keypoints, fps=fps)  # one per frame, regardless of the rate they were saved with
 
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:

@@ -9,8 +9,9 @@ root/
   clips/<clip>.safetensors      xy (F, 133, 2), score (F, 133), height, width, fps as `WholeBodyKeypoints.save` writes
                                 them; hand_boxes (F, 2, 4), hand_sharpness (F, 2) as in `MotionBlurCondition`;
                                 face_boxes (F, 4) x0, y0, x1, y1; float32, NaN where unknown
-  README.md, statistics.json, plots/*.png, report.json, failures.jsonl options.json the options that determine the
-  content records/<video>.json the outcome for each video; a video with a record is finished
+  README.md, statistics.json, plots/*.png, report.json, failures.jsonl
+  options.json                  the options that determine the content
+  records/<video>.json          the outcome for each video; a video with a record is finished
 ```
 """
 

@@ -82,7 +82,7 @@ class ShiftedSNRScheduler(DDIMScheduler):
     Args:
         snr_shift_factor (`float`, *optional*, defaults to 4 / 7):
             gamma in (0, 1], by which the signal-to-noise ratio of every timestep is multiplied; 1 disables the shift.
-            The paper gives no value; the default is [`snr_shift_factor_for_resolution`] for its 512 x 896.
+            The paper states no value; the default is [`snr_shift_factor_for_resolution`] for its 512 x 896.
         num_train_timesteps (`int`, *optional*, defaults to 1000):
             Number of training timesteps, T.
         beta_start (`float`, *optional*, defaults to 0.00085):

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a training run as one typed dataclass, made of groups that training scripts share.
+"""The options of a training run as one typed dataclass, composed of groups that training scripts share.
 
 The type of a field defines its valid values, and `help` describes it. `hia_diffusers.commands.config_parser` reads a
 config from a YAML file and the command line. In Python, a run is a stage's preset with some fields replaced:
@@ -130,7 +130,7 @@ class StageOptions(Options):
     _argument_group_name = "stage"
 
     stage: Literal["spatial", "regional", "temporal-half", "temporal-full"] = field(
-        metadata={"help": "which stage to train; other defaults depend on it"}
+        metadata={"help": "stage to train, which determines other defaults"}
     )
     pretrained_model_name_or_path: str | None = option(
         None,

@@ -42,7 +42,7 @@ def training_card(config: TrainingConfig, version: str, accelerator: Accelerator
         version (`str`):
             Version of hia-diffusers.
         accelerator (`accelerate.Accelerator`):
-            Accelerator of the run, which gives the number and kind of devices.
+            Accelerator of the run, which determines the number and kind of devices.
     """
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

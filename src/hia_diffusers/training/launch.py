@@ -91,7 +91,7 @@ def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
     if config.use_ema and kind in SHARDING:
         raise ValueError("--use_ema cannot be used with FSDP or DeepSpeed, which split the weights.")
     if config.validation_steps and kind == DistributedType.FSDP:
-        raise ValueError("--validation_steps cannot be used with FSDP: no process holds the whole weights.")
+        raise ValueError("--validation_steps cannot be used with FSDP: no process has all weights.")
 
 
 def check_fit(config: BaseTrainingConfig, pipeline: HIAPipeline) -> None:

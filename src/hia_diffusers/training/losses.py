@@ -253,7 +253,7 @@ def _check_signal(scheduler: SchedulerMixin) -> None:
     if scheduler.config.get("rescale_betas_zero_snr"):
         raise ValueError(
             '`scheduler` must have another `prediction_type` than "epsilon" with `rescale_betas_zero_snr`, '
-            "as the noise alone does not give the latents."
+            "as the latents cannot be computed from the noise alone."
         )
 
 

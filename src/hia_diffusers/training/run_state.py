@@ -93,7 +93,7 @@ class Progress:
 
         Args:
             state (`dict[str, Any]`):
-                From `state_dict`.
+                Result of `state_dict`.
             is_main_process (`bool`):
                 Whether this is the main process, which alone keeps the combined counts.
         """

@@ -14,7 +14,7 @@ from .config import TrainingConfig
 PARTS = ("appearance_encoder", "controlnet", "unet", "motion_modules")
 
 # Defaults are those of the spatial stage. Values are the paper's, which are for 8 processes, except those of
-# `condition_dropout` and `static_clip_probability`, which the paper does not give.
+# `condition_dropout` and `static_clip_probability`, which the paper does not state.
 STAGES = {
     "spatial": TrainingConfig(stage="spatial", output_dir="runs/spatial"),
     "regional": TrainingConfig(

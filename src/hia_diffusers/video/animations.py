@@ -49,7 +49,7 @@ def animation_frames(image: Image.Image, name: str, selected: slice = slice(None
 
     Args:
         image (`PIL.Image.Image`):
-            From [`open_animation`].
+            Result of [`open_animation`].
         name (`str`):
             Name of the file in error messages.
         selected (`slice`, *optional*):
@@ -70,7 +70,7 @@ def animation_rate(image: Image.Image, name: str) -> float:
 
     Args:
         image (`PIL.Image.Image`):
-            From [`open_animation`].
+            Result of [`open_animation`].
         name (`str`):
             Name of the file in error messages.
 
@@ -89,7 +89,7 @@ def animation_comment(image: Image.Image) -> str | None:
 
     Args:
         image (`PIL.Image.Image`):
-            From [`open_animation`].
+            Result of [`open_animation`].
     """
     comment = image.info.get("comment", image.info.get("Comment"))
     if image.format == "WEBP" and ExifTags.Base.ImageDescription in image.getexif():

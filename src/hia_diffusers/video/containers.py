@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening of files by FFmpeg: as local files, whatever their names look like, and in known formats only."""
+"""Opening of files with FFmpeg, as local files regardless of their names, and in known formats only."""
 
 import os
 from collections.abc import Iterator, Sequence

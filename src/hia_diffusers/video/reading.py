@@ -21,7 +21,7 @@ from .display import Display
 from .frame_folders import stream_frame_folder
 
 
-# In lower case, of files that are taken for videos.
+# In lower case, of files that are treated as videos.
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
     *(".webm", ".wmv"),
@@ -189,7 +189,7 @@ def read_frames(path: str | os.PathLike | BinaryIO, indices: Sequence[int] | np.
     except ValueError:  # nested lists
         wanted = np.asarray(None)
     if wanted.ndim != 1 or len(wanted) == 0 or not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"`indices` must be a list of whole numbers with at least one, got {checks.shown(indices)}.")
+        raise ValueError(f"`indices` must be a non-empty list of integers, got {checks.shown(indices)}.")
     with _opened(path) as (container, stream):
         times: list[int] = []
         keyframes: list[tuple[int, int]] = []  # display time and decoding time

@@ -33,7 +33,7 @@ GIF_CLOCK, WEBP_CLOCK = 100, 1000
 
 @dataclass(frozen=True)
 class Clip:
-    """What is known of a clip before its first frame is written.
+    """The properties of a clip, which are known before its first frame is written.
 
     Args:
         height, width (`int`):
@@ -58,7 +58,7 @@ class FrameWriter:
 
     Attributes:
         count (`int`):
-            Number of frames that are written.
+            Number of frames written so far.
     """
 
     count = 0
@@ -79,7 +79,7 @@ class FrameWriter:
         self.close()
 
     def close(self) -> None:
-        """Release what is held, also without `finish`."""
+        """Release all resources, even without `finish`."""
 
     def _add(self, pixels: np.ndarray) -> None:
         raise NotImplementedError
@@ -97,11 +97,11 @@ class VideoWriter(FrameWriter):
         path (`Path`):
             The file.
         clip ([`Clip`]):
-            Of the frames.
+            Properties of the frames.
         container (`str`):
             `"mp4"` or `"webm"`.
         sound ([`~video.sound.Sound`], *optional*):
-            Written along with the frames.
+            Sound that is written along with the frames.
     """
 
     def __init__(self, path: Path, clip: Clip, container: str, sound: Sound | None = None):
@@ -152,13 +152,14 @@ class VideoWriter(FrameWriter):
 class AnimationWriter(FrameWriter):
     """An animated GIF or WebP that repeats endlessly.
 
-    Its frames are compressed when all are there. Until then, a pixel of a GIF takes one byte, and one of a WebP three.
+    Frames are compressed when all of them are available. Until then, a pixel of a GIF takes one byte, and one of a
+    WebP three.
 
     Args:
         path (`Path`):
             The file.
         clip ([`Clip`]):
-            Of the frames.
+            Properties of the frames.
         format (`str`):
             `"GIF"` or `"WEBP"`.
     """
@@ -199,7 +200,7 @@ class FrameFolderWriter(FrameWriter):
         path (`Path`):
             The folder, which is created.
         clip ([`Clip`]):
-            Of the frames.
+            Properties of the frames.
     """
 
     def __init__(self, path: Path, clip: Clip):

@@ -58,7 +58,7 @@ def write_video(
 
     Args:
         path (`str` or `os.PathLike`):
-            The file or folder to write, in a folder that exists. A folder is replaced only if it holds nothing but
+            The file or folder to write, in a folder that exists. A folder is replaced only if it contains nothing but
             such frames.
         frames (`np.ndarray` or an iterable of `np.ndarray` or `PIL.Image.Image`):
             RGB frames `(F, H, W, 3)`: uint8, or floating point in [0, 1]. They are consumed one at a time.
@@ -187,7 +187,7 @@ def check_frame_rate(fps: float, kind: str = "mp4") -> None:
         fps (`float`):
             Frames per second.
         kind (`str`, *optional*, defaults to `"mp4"`):
-            From [`output_kind`].
+            Result of [`output_kind`].
 
     Raises:
         TypeError, ValueError: If it is not a number in [0.001, 1000], or in [0.01, 50] for a GIF or [0.01, 80] for a
@@ -206,7 +206,7 @@ def check_frame_size(height: int, width: int, kind: str = "mp4") -> None:
         height, width (`int`):
             Size in pixels.
         kind (`str`, *optional*, defaults to `"mp4"`):
-            From [`output_kind`].
+            Result of [`output_kind`].
 
     Raises:
         ValueError: If they are too large for H.264, or for a WebP.

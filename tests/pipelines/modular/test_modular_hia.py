@@ -242,7 +242,7 @@ def test_the_inputs_are_the_arguments_of_the_call_and_a_driving_clip():
     "changes, message",
     [
         ({"guidance_scale": float("nan")}, "`guidance_scale`"),
-        ({"conditioning_frames": None}, "`conditioning_frames` must be given, or a `driving`"),
+        ({"conditioning_frames": None}, "Pass either `conditioning_frames` or a `driving`"),
         ({"driving": "motion.safetensors"}, "`conditioning_frames` or `driving`, not both"),
         ({"conditioning_frames": None, "driving": "missing.safetensors"}, "missing.safetensors"),
         ({"image": None}, "'image' is missing"),

@@ -39,7 +39,7 @@ class HIAInputStep(HIAStep):
         """Check the inputs, as described at [`HIAStep.run`]."""
         self._give_defaults(components, values)
         if values.conditioning_frames is None:
-            raise ValueError("`conditioning_frames` must be given, or a `driving` clip to make them of.")
+            raise ValueError("Pass either `conditioning_frames` or a `driving` clip.")
         inputs.check_complete(components)
         for component in components.components.values():
             if isinstance(component, nn.Module):  # it may have been loaded without our checks
