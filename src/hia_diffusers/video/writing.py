@@ -1,3 +1,5 @@
+# Copyright 2026 The hia-diffusers authors
+# SPDX-License-Identifier: Apache-2.0
 """Writing of frames to video files, animated images and folders of images. Axes: F frames, H, W."""
 
 import itertools
