@@ -66,9 +66,10 @@ class Server:
 
 
 @contextmanager
-def run_server(folder, *options, program=("-m", "hia_diffusers")):
+def run_server(folder, *options, program=("-m", "hia_diffusers"), **variables):
     """Serves in a folder, which is also that for temporary files, and ends as a service manager does it."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    environment |= variables
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *program, *options], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -39,8 +39,13 @@ def server(tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     options = ["app", "--port", str(port), "--device", "cpu", "--max_frames", "8"]
-    with run_server(folder, "-c", PROGRAM, *options, program=()) as server:
-        yield server
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with run_server(folder, "-c", PROGRAM, *options, program=(), **proxies, NO_PROXY="") as server:
+            yield server
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it contacted no other host
+            proxy.accept()
     assert "Traceback" not in server.log
 
 
@@ -286,6 +291,7 @@ def test_bad_requests_do_not_fill_the_log(server, connect):
             connect(b"nonsense\r\n\r\n")
     for _ in range(40):
         answer(connect(head("GET", "/", "Connection: close, Upgrade", "Upgrade: websocket")))
+        answer(connect(head("GET", "/none", "Connection: close") + head("GET", "/none") * 20))
     seconds = time.monotonic() - start
     assert len(server.log) - before < 1_000 * (seconds + 1)
 
@@ -301,6 +307,13 @@ def test_calls_of_nobody_do_not_keep_others_waiting(server):
     assert b'"success":true' in last and time.monotonic() - start < 60
     for path in server.folder.glob("*/*.mp4"):
         path.unlink()
+
+
+def test_the_queue_has_an_end(server):
+    statuses = [server.post("queue/join", server.call(f"many-{number}"))[0] for number in range(30)]
+    assert set(statuses) == {200, 503} and statuses.count(200) < 25
+    time.sleep(2.5)
+    assert server.post("queue/join", server.call("later"))[0] == 200
 
 
 @pytest.mark.parametrize("header", ["Content-Type: text/plain", "X: x"])

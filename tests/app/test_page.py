@@ -128,6 +128,8 @@ def test_the_slider_reaches_the_model(open_page, tmp_path):
         made[sharpness] = result(page, tmp_path)
         assert made[sharpness].shape == (4, 160, 96, 3)
     screenshot(page, "done")
+    assert page.locator("footer a, footer button").count() == 0  # they would lead to what is not served
+    assert page.evaluate("window.gradio_config.max_file_size") == 2**20
     assert np.abs(made[1].astype(int) - made[0]).max() > 30
 
 

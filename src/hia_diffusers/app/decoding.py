@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import sys
 import threading
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -83,21 +84,16 @@ class Decoder:
     def _read(self, kind: str, path: Path, limits: Limits) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         receiver, sender = self._processes.Pipe(duplex=False)
         process = self._processes.Process(target=readers.answer, args=(sender, kind, path, limits), daemon=True)
-        too_long = threading.Event()
-
-        def stop() -> None:
-            too_long.set()
-            process.kill()
-
+        watch = threading.Timer(limits.seconds, process.kill)
         process.start()
         sender.close()
-        watch = threading.Timer(limits.seconds, stop)
+        end = time.monotonic() + limits.seconds
         watch.start()
         try:
             return _received(receiver, limits.memory_bytes)
         except (EOFError, OSError):
             reason = "cannot be read: it makes the decoder fail"
-            if too_long.is_set():
+            if time.monotonic() >= end:
                 reason = f"takes more than {limits.seconds:g} seconds to read; give a smaller or shorter one"
             raise ValueError(f"{path.name!r} {reason}.") from None
         finally:

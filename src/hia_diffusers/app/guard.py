@@ -38,7 +38,7 @@ NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 # The size of a call, and of an upload without its file.
 MAX_CALL_BYTES = 2**14
 
-# Each file counts at least as much, which limits the number of files.
+# What an upload reserves at once. It counts at least as much, which limits the number of files.
 MIN_FILE_BYTES = 2**18
 
 # A body must arrive within this time, plus the time for what has arrived.
@@ -143,7 +143,9 @@ class Guard:
         self._upload_bytes = {other: size for other, size in self._upload_bytes.items() if other.is_dir()}
 
         def reserve(count: int) -> None:
-            sizes = {**self._upload_bytes, folder: max(count, MIN_FILE_BYTES)}
+            if count < self._upload_bytes.get(folder, 0):
+                return
+            sizes = {**self._upload_bytes, folder: count + MIN_FILE_BYTES}
             if sum(sizes.values()) > self.limits.max_stored_bytes:
                 raise Refused(507, "Too much is stored; try again in an hour.")
             self._upload_bytes = sizes
@@ -157,10 +159,10 @@ class Guard:
                 if not isinstance(file, UploadFile) or not file.filename:
                     raise ValueError("The form has no file with a name.")
                 path = folder / _file_name(file.filename)
-                await asyncio.to_thread(_store, file.file, path)
+                with path.open("wb") as stored:
+                    await asyncio.to_thread(shutil.copyfileobj, file.file, stored)
         except BaseException as error:
             shutil.rmtree(folder)
-            self._upload_bytes.pop(folder, None)
             if isinstance(error, (MultiPartException, ValueError)):
                 raise Refused(400, "One file with a name can be uploaded at a time.") from error
             raise
@@ -227,11 +229,6 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
 def _file_name(name: str) -> str:
     """The name of an upload as one that every system allows."""
     return re.sub(r"[^\w .-]", "_", re.split(r"[/\\]", name)[-1])[-60:].lstrip(" .") or "file"
-
-
-def _store(file: Any, path: Path) -> None:
-    with path.open("wb") as stored:
-        shutil.copyfileobj(file, stored)
 
 
 def _limited(receive: Receive, max_bytes: int, arrived: Callable[[int], None] = lambda count: None) -> Receive:

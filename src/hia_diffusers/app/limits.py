@@ -24,7 +24,7 @@ class Limits:
             Time that reading one file may take.
         memory_bytes (`int`, *optional*, defaults to 2 GiB):
             Memory that reading one file may take, on Linux.
-        keep_seconds (`float`, *optional*, defaults to one hour):
+        keep_seconds (`int`, *optional*, defaults to one hour):
             Age from which on uploads and results are deleted.
         connections (`int`, *optional*, defaults to 400):
             Number of connections of all clients. Each needs an open file, of which a process usually may have 1024.
@@ -39,6 +39,6 @@ class Limits:
     max_video_pixels: int = 1920 * 1088
     seconds: float = 30.0
     memory_bytes: int = 2 * 2**30
-    keep_seconds: float = 3600.0
+    keep_seconds: int = 3600
     connections: int = 400
     address_connections: int = 32

@@ -4,7 +4,6 @@
 
 import json
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -68,9 +67,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
     examples = _write_examples(animations)
     max_frames = animations.limits.max_frames
 
-    kept = animations.limits.keep_seconds
-    delete_cache = (math.ceil(min(60, kept)), math.ceil(kept))
-    with gr.Blocks(title="Human image animation", analytics_enabled=False, delete_cache=delete_cache) as page:
+    with gr.Blocks(title="Human image animation", delete_cache=(60, animations.limits.keep_seconds)) as page:
         gr.Markdown(f"# Human image animation\nAnimates an image of a person with a motion. {model}")
         gr.Markdown(NOTICE, elem_id="notice")
         with gr.Row():
@@ -197,9 +194,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
 
         # The progress of a run is shown over the video; until it ends, only Cancel can be pressed.
         begun = run.click(None, None, [run, cancel, *outputs], js=_always(off, on, None, "", {**off, "value": None}))
-        animated = begun.then(
-            animate, inputs, outputs, show_progress_on=result, preprocess=False, api_visibility="private"
-        )
+        animated = begun.then(animate, inputs, outputs, show_progress_on=result, preprocess=False)
         animated.success(None, None, [run, cancel], js=_always(on, off))
         animated.failure(None, None, [run, cancel], js=_always(on, off))
         cancel.click(None, None, [run, cancel, status], js=_always(on, off, "Cancelled."), cancels=[animated])

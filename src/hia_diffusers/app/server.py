@@ -82,7 +82,7 @@ def serve(
         jobs = Jobs()
         page, function = build_page(Animations(animator, size, limits, folder), jobs, model)
         page.state_session_capacity = queue_size + 1  # as many as wait, and the one whose turn it is
-        page.queue(max_size=queue_size, default_concurrency_limit=1, api_open=False)
+        page.queue(max_size=queue_size)
         app = gradio.mount_gradio_app(
             fastapi.FastAPI(),
             page,
@@ -99,7 +99,6 @@ def serve(
             guard,
             http=limited_connection(limits),
             ws="none",
-            proxy_headers=False,
             log_level="warning",
             timeout_graceful_shutdown=1,  # open pages hold connections, which would keep the server from ending
         )
