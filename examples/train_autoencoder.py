@@ -50,7 +50,8 @@ LATENT_DEVIATION = 0.4
 # Value of the channel that keeps the norm before the decoder's last layer nearly constant; pixels are in [0, 1] there.
 ANCHOR = 8.0
 
-NUM_IMAGES_TO_START = 500
+# Of what the best linear autoencoder is found: more from one clip would be nearly the same.
+NUM_IMAGES_TO_START, NUM_IMAGES_PER_CLIP = 500, 8
 
 
 @dataclass(kw_only=True)
@@ -308,7 +309,8 @@ def train(config):
     settings_path, state_path = folder / "settings.json", folder / "state.pt"
     check_settings(settings_path, settings)
 
-    first = Images(source, training, -(-NUM_IMAGES_TO_START // 4), 4, size, config.seed + 1)
+    num_first = min(NUM_IMAGES_TO_START, NUM_IMAGES_PER_CLIP * len(training))
+    first = Images(source, training, -(-num_first // 4), 4, size, config.seed + 1)
     first_images = torch.cat([item["images"] for item in DataLoader(first, None)])
     if not state_path.exists():
         start_as_principal_components(vae, first_images)

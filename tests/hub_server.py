@@ -56,11 +56,7 @@ class HubServer:
 
     def take_the_hubs_place(self, monkeypatch, cache: Path) -> None:
         """In this process, serve what is asked of the Hub, with `cache` as the folder of downloads."""
-        template = f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        settings = {"ENDPOINT": self.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
-        for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(hf_api.api, "endpoint", self.endpoint)
+        ask(self.endpoint, monkeypatch, cache)
 
     def __enter__(self) -> "HubServer":
         self._thread.start()
@@ -70,6 +66,15 @@ class HubServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def ask(endpoint: str, monkeypatch, cache: Path) -> None:
+    """In this process, ask an endpoint instead of the Hub, with `cache` as the folder of downloads."""
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    settings = {"ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
+    for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
 
 
 class _HubError(Exception):

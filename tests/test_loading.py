@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Saving a pipeline and loading it back, from a folder and from a Hub, the latter in fresh processes."""
+"""Saving a pipeline and loading it back, from a folder and from a Hub, the latter in other processes."""
 
 import copy
 import hashlib
@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asking_a_hub
+import forked_python
 import pytest
 import safetensors.torch
 import torch
@@ -84,6 +86,16 @@ def run_fresh(program, endpoint, home):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def run_forked(program, endpoint, home):
+    """The same in a process forked from one that has done the imports, where these do not matter."""
+    home.mkdir(exist_ok=True)
+    script = home / "program.py"
+    script.write_text(f"{DIGEST}\ntorch.set_num_threads({torch.get_num_threads()})\n{program}")
+    result = forked_python.run(asking_a_hub.__file__, endpoint, home / "hub", script)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
 # From a Hub
 
 
@@ -96,7 +108,7 @@ from hia_diffusers import HIAPipeline
 pipe = HIAPipeline.from_pretrained("user/hia")
 print(json.dumps([digest(pipe), pipe.name_or_path, {k: type(v).__name__ for k, v in pipe.components.items()}]))
 """
-        frames, name, components = run_fresh(program, server.endpoint, tmp_path)
+        frames, name, components = run_forked(program, server.endpoint, tmp_path)
         downloaded = [path for method, path in server.requests if method == "GET" and "/resolve/" in path]
         assert not any("fp16" in path for path in downloaded)
         endpoint = server.endpoint
@@ -105,7 +117,7 @@ print(json.dumps([digest(pipe), pipe.name_or_path, {k: type(v).__name__ for k, v
     assert components["unet"] == "HIAUNetMotionModel" and components["scheduler"] == "ShiftedSNRScheduler"
 
     offline = program.replace('"user/hia")', '"user/hia", local_files_only=True)')
-    assert run_fresh(offline, endpoint, tmp_path)[0] == expected  # the server is gone
+    assert run_forked(offline, endpoint, tmp_path)[0] == expected  # the server is gone
 
 
 def test_variants_shards_components_and_errors_from_the_hub(hub, expected, half_pipe, tmp_path):
@@ -150,7 +162,7 @@ for name, load in (
 print(json.dumps(report))
 """
     with HubServer(hub) as server:
-        report = run_fresh(program, server.endpoint, tmp_path)
+        report = run_forked(program, server.endpoint, tmp_path)
     assert report["fp16"] == digest(half_pipe)
     assert report["sharded"] == report["parts"] == expected
     assert report["custom pipeline"] == report["custom user/hia"] == [expected, "HIAPipeline"]
@@ -198,7 +210,7 @@ report["own code"] = digest_modular(HIAModularPipeline.from_pretrained("user/mod
 print(json.dumps(report))
 """
     with HubServer(hub, {"users-token": "user"}) as server:
-        assert run_fresh(MODULAR_DIGEST + upload, server.endpoint, tmp_path / "home") == expected
+        assert run_forked(MODULAR_DIGEST + upload, server.endpoint, tmp_path / "home") == expected
         shutil.rmtree(tmp_path / "saved")
         report = run_fresh(MODULAR_DIGEST + load, server.endpoint, tmp_path / "other_home")
     assert report["loaded"] == report["own code"] == expected

@@ -6,6 +6,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -19,19 +20,12 @@ from onnx_models import draw_people, write_models
 from PIL import Image
 from sounding_videos import sound_codec, sound_end, write_clip
 
-from hia_diffusers.__main__ import COMMANDS
+from hia_diffusers.__main__ import COMMANDS, main
 from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.video.reading import read_video
 
 
 SOURCE = Path(__file__).parents[2] / "src"
-
-
-def run(*words, program=("-m", "hia_diffusers"), path=SOURCE, cwd=None, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= variables
-    command = [sys.executable, *program, *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 # In a process that has imported torch already.
@@ -44,7 +38,9 @@ def test_help_needs_no_torch(words):
         "import json, sys\nfrom hia_diffusers.__main__ import main\ntry:\n    main([*sys.argv[1:], '--help'])\n"
         "finally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
-    result = run(*words, program=("-c", program))
+    command = [sys.executable, "-c", program, *words]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: {' '.join(['hia-diffusers', *words])} ")
     if not words:
@@ -110,7 +106,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def animate(inputs, *words, run=run_forked):
+def animate(inputs, *words):
     models = [word for name in ("detector", "pose", "feet") for word in (f"--{name}_model", f"{name}.onnx")]
     clip = [
         "--image",
@@ -124,7 +120,7 @@ def animate(inputs, *words, run=run_forked):
         "--num_inference_steps",
         "2",
     ]
-    return run("animate", *clip, *models, *words, cwd=inputs)
+    return run_forked("animate", *clip, *models, *words, cwd=inputs)
 
 
 def test_a_video_of_a_person_with_sound_drives_hia_tiny(inputs, tmp_path):
@@ -149,29 +145,23 @@ def test_the_sound_can_be_left_out_and_the_preview_has_none(inputs, tmp_path):
     assert sound_codec(tmp_path / "out.mp4") is sound_codec(tmp_path / "out_preview.mp4") is None
 
 
-def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tmp_path):
+def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tmp_path, monkeypatch):
     (tmp_path / "person.png").rename(tmp_path / "人物.png")
-    words = [
-        *person_and_dance[2:],
-        "--image",
-        "人物.png",
-        "--output",
-        "結果.mp4",
-        "--num_inference_steps",
-        "1",
-        "--preview",
-    ]
-    result = run("animate", *words, "--device", "cpu", cwd=tmp_path, PYTHONIOENCODING="cp1252")
-    assert result.returncode == 0, result.stderr
-    assert "Wrote \\u7d50\\u679c.mp4: 1 frames" in result.stdout and "\\u679c_preview.mp4" in result.stdout
+    words = [*person_and_dance[2:], "--image", "人物.png", "--output", "結果.mp4", "--num_inference_steps", "1"]
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    main(["animate", *words, "--preview", "--device", "cpu"])
+    console.flush()
+    printed = console.buffer.getvalue().decode("cp1252")
+    assert "Wrote \\u7d50\\u679c.mp4: 1 frames" in printed and "\\u679c_preview.mp4" in printed
     assert len(read_video(tmp_path / "結果.mp4").frames) == len(read_video(tmp_path / "結果_preview.mp4").frames) == 1
 
 
 def test_a_missing_extra_is_named(inputs, tmp_path):
-    """onnxruntime is hidden behind a module that cannot be imported."""
-    (tmp_path / "onnxruntime.py").write_text("raise ImportError('hidden')")
-    hiding = partial(run, path=f"{SOURCE}{os.pathsep}{tmp_path}")
-    result = animate(inputs, "--output", tmp_path / "out.mp4", run=hiding)
+    """onnxruntime is hidden behind a module of the working folder that cannot be imported."""
+    folder = shutil.copytree(inputs, tmp_path / "inputs")
+    (folder / "onnxruntime.py").write_text("raise ImportError('hidden')")
+    result = animate(folder, "--output", tmp_path / "out.mp4")
     assert result.returncode == 2
     message = "`KeypointDetector` needs the `pose` extra: pip install 'hia-diffusers[pose]'."
     assert result.stderr.splitlines()[-1] == f"hia-diffusers animate: error: {message}"
@@ -180,6 +170,6 @@ def test_a_missing_extra_is_named(inputs, tmp_path):
 
 def test_the_page_names_its_extra_before_the_model_is_loaded(tmp_path):
     (tmp_path / "gradio.py").write_text("raise ImportError('hidden')")
-    result = run("app", "--model", tmp_path / "none", path=f"{SOURCE}{os.pathsep}{tmp_path}")
+    result = run_forked("app", "--model", "none", cwd=tmp_path)
     message = "`hia-diffusers app` needs the `demo` extra: pip install 'hia-diffusers[demo]'."
     assert (result.returncode, result.stderr) == (2, f"hia-diffusers app: error: {message}\n")

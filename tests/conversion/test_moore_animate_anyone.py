@@ -46,7 +46,7 @@ def animate(pipeline, channels=3, **options):
     image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
     arguments = {
         "conditioning_frames": torch.rand(3, channels, 64, 48, generator=torch.Generator().manual_seed(1)),
-        "num_inference_steps": 2,
+        "num_inference_steps": 1,
         "reference_noise": False,
         "generator": torch.Generator().manual_seed(0),
         "output_type": "pt",
@@ -64,7 +64,7 @@ def test_all_that_drives_drives_what_was_converted(conversion, tmp_path):
     poses = [PIL.Image.fromarray(pose) for pose in condition.pose]
     assert torch.equal(animate(pipeline, conditioning_frames=poses), expected)
     image = PIL.Image.new("RGB", (48, 64))
-    HIAAnimator(pipeline)(image, keypoints, tmp_path / "out.mp4", num_inference_steps=1)
+    HIAAnimator(pipeline)(image, keypoints, tmp_path / "out.mp4", num_inference_steps=1, height=64, width=48)
     assert len(read_video(tmp_path / "out.mp4").frames) == 2
 
 

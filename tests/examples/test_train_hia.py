@@ -231,7 +231,7 @@ def test_a_run_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_exactly(spat
     assert_same_run(folder, whole, 4)
 
 
-@pytest.mark.parametrize("stage", ["spatial", "regional"])
+@pytest.mark.parametrize("stage", ["spatial", pytest.param("regional", marks=pytest.mark.slow)])
 def test_a_cache_gives_the_same_samples(base, stage, tmp_path):
     arguments = [*options(stage), "--pretrained_model_name_or_path", base, "--report_to", "tensorboard"]
     train(tmp_path / "drawn", *arguments)
@@ -395,7 +395,7 @@ def arcface(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("stage", ["spatial", "regional"])
+@pytest.mark.parametrize("stage", ["spatial", pytest.param("regional", marks=pytest.mark.slow)])
 def test_motion_modules_take_no_part_before_the_temporal_stages(base, stage, tmp_path):
     """Neither in training nor in validation nor in the pipeline that comes out, whatever their weights."""
     pipeline = load_starting_point(base)

@@ -3,10 +3,10 @@
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import warnings
 
+import asking_a_hub
+import forked_python
 import numpy as np
 import pytest
 import safetensors.torch
@@ -178,17 +178,13 @@ def test_weights_come_from_the_hub(tmp_path, i3d_weights):
     repository = tmp_path / "hub" / "someone" / "video"
     repository.mkdir(parents=True)
     (repository / "i3d.safetensors").write_bytes(i3d_weights.read_bytes())
-    program = (
+    program = tmp_path / "program.py"
+    program.write_text(
         "from hia_diffusers.metrics.extractors import I3DFeatures\n"
         "print(I3DFeatures('hf://someone/video@main/i3d.safetensors').sha256)"
     )
     with HubServer(tmp_path / "hub") as server:
-        environment = os.environ | {
-            "HF_ENDPOINT": server.endpoint,
-            "HF_HOME": str(tmp_path),
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        done = forked_python.run(asking_a_hub.__file__, server.endpoint, tmp_path / "cache", program)
     assert done.stdout.strip() == hashlib.sha256(i3d_weights.read_bytes()).hexdigest(), done.stderr
 
 
