@@ -32,7 +32,7 @@ def create_detector(detector: str = "auto", **arguments: Any) -> Detector:
 
     Raises:
         ValueError: If `detector` is unknown.
-        As the detector.
+        Exception: As in the detector's constructor.
     """
     return DETECTORS[choose_detector(detector, **arguments)](**arguments)
 

@@ -48,12 +48,12 @@ FACE_IN_MESH = [
     *((78, 78), (82, 82), (13, 13), (312, 312), (308, 308), (317, 317), (14, 14), (87, 87)),  # inner lips
 ]
 
-# Added on each side of a person, as a share of the longer side of their points in the frame: fingers and hair have
-# none.
+# Margin around a person, as a fraction of the longer side of their points in the frame, since fingers and hair have no
+# points.
 _MARGIN = 0.25
 
-# Largest median distance of a person's visible points in the image from those in their crop, as a share of the longer
-# side. In a crop that shows somebody else, too, that person may be found instead.
+# Maximum median distance of a person's visible points in the image from those in their crop, as a fraction of the
+# longer side. If the crop also shows somebody else, that person may be detected instead.
 _SAME_PERSON = 0.1
 
 
@@ -184,12 +184,12 @@ class MediaPipeKeypointDetector(Detector):
 def _find_face_and_hands(
     frame: np.ndarray, points: np.ndarray, is_visible: np.ndarray, holistic: Any
 ) -> list[tuple[slice, np.ndarray]]:
-    """Return what is found of the person with the 33 `points`, each part with its place among the 133."""
+    """Return the detected parts of the person with the 33 `points`, each with its slice of the 133 points."""
     in_frame = points.clip(0, (frame.shape[1], frame.shape[0]))
     low, high = in_frame.min(axis=0), in_frame.max(axis=0)
     side = (high - low).max()
     crop, origin = _square_crop(frame, (low + high) / 2, (1 + 2 * _MARGIN) * side)
-    holistic.detect(_nobody())  # it looks where it last found somebody, even in other images; now it forgets that
+    holistic.detect(_nobody())  # otherwise, it would search where it last detected somebody, even in other images
     found = holistic.detect(_image(crop))
     parts = {
         part: _points(landmarks, len(crop), len(crop)) + origin
@@ -207,7 +207,7 @@ def _find_face_and_hands(
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Hide what MediaPipe's library writes there, past Python, about every model. Errors are still raised."""
+    """Hide the messages that MediaPipe's native library writes for every model. Errors are still raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model bundles of MediaPipe's tasks: published ones, and those made of the models in a wheel of MediaPipe.
+"""The model bundles of MediaPipe's tasks: published ones, and those built from the models in a wheel of MediaPipe.
 
-Up to 0.10.21, MediaPipe's wheels contain the models, as plain TFLite files. They become a bundle of the tasks by what
-is added to three of them: the range of the pixels that a model takes, which its file does not state, and room for the
-ten points of the irises, which newer face models give.
+Up to 0.10.21, MediaPipe's wheels contain the models as plain TFLite files. To become bundles of the tasks, three of
+them need additional data: the range of their input pixels, which the files do not state, and space for the ten points
+of the irises, which newer face models return.
 """
 
 import io
@@ -26,7 +26,7 @@ PUBLISHED_BUNDLES = {
     "holistic": f"{_PUBLISHED}/holistic_landmarker/holistic_landmarker/float16/1/holistic_landmarker.task",
 }
 
-# The files of each bundle, and where they are in a wheel.
+# The files of each bundle, and their paths in a wheel.
 _POSE_FILES = {
     "pose_detector.tflite": "pose_detection/pose_detection.tflite",
     "pose_landmarks_detector.tflite": "pose_landmark/pose_landmark_full.tflite",
@@ -88,7 +88,7 @@ def _download(url: str) -> Path:
                 if not zipfile.is_zipfile(partial):
                     raise OSError("the download was truncated")
                 partial.replace(path)
-            except OSError as error:  # those of urllib, too
+            except OSError as error:  # including those of urllib
                 partial.unlink(missing_ok=True)
                 raise ConnectionError(
                     f"MediaPipe's models cannot be downloaded from {url} ({error}); try again, or pass a folder or a "

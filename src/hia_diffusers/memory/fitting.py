@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a call is made to fit the memory of a device: where weights are kept, and how much is computed at a time."""
+"""Fitting of a call to the memory of a device: where weights are kept, and how much is computed at a time."""
 
 import logging
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from .counting import GPUOperators, LiveBytes, gibibytes, num_bytes
 
 MODES = ("none", "model", "group", "sequential")
 
-# Share of the free memory that a call may fill. The rest is for scratch memory of kernels and for fragmentation, which
+# Fraction of the free memory that a call may use. The rest is for scratch memory of kernels and fragmentation, which
 # are not counted.
 USABLE = 0.9
 
-# Frames that the VAE decodes at a time, the first that fits.
+# Numbers of frames that the VAE decodes at a time; the first one that fits is used.
 DECODE_CHUNKS = (16, 8, 4, 2, 1)
 
 DESCRIPTIONS = {
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a pipeline is run within the memory of a device.
+    """A way of running a pipeline within the memory of a device.
 
     Args:
         mode (`"none"`, `"model"`, `"group"` or `"sequential"`):
-            What is offloaded to the CPU while it is not used: nothing, networks
+            What is offloaded to the CPU while it is unused: nothing, networks
             ([`~diffusers.DiffusionPipeline.enable_model_cpu_offload`]), blocks
             ([`~diffusers.DiffusionPipeline.enable_group_offload`]) or layers
             ([`~diffusers.DiffusionPipeline.enable_sequential_cpu_offload`]).
@@ -68,12 +68,12 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether what is needed is available."""
+        """Whether the needed memory is available."""
         return self.needed <= self.available
 
     @property
     def call_defaults(self) -> dict[str, int]:
-        """The arguments of a call that belong to the plan."""
+        """The arguments of a call that implement the plan."""
         return {"decode_chunk_size": self.decode_chunk_size, "context_batch_size": self.context_batch_size}
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ def plan_memory(
     available: int,
     mode: str = "auto",
 ) -> MemoryPlan:
-    """Choose how a call is run. Nothing is allocated, and the pipeline is not changed.
+    """Choose how to run a call. Nothing is allocated, and the pipeline is not changed.
 
     Args:
         pipe ([`HIAPipeline`]):
@@ -133,7 +133,7 @@ def plan_memory(
 
 
 def _with_more_windows(plan: MemoryPlan, need: "CallBytes") -> MemoryPlan:
-    """Denoise several windows at a time where all weights are on a GPU that has room for them."""
+    """Denoise several windows at a time if all weights are on a GPU with enough memory."""
     if plan.mode != "none" or plan.device.type == "cpu" or need.num_windows == 1:
         return plan
     one = need.latents + need.weights["unet"] + need.computing["unet"]
@@ -147,20 +147,20 @@ def _with_more_windows(plan: MemoryPlan, need: "CallBytes") -> MemoryPlan:
 
 @dataclass(frozen=True)
 class CallBytes:
-    """What the parts of a call take on a device, in bytes.
+    """The memory of the parts of a call on a device, in bytes.
 
     Args:
         weights (`Mapping[str, int]`):
-            Weights that are on the device, by the part of a call: `"image_encoder"`, `"encoding"`,
-            `"appearance_encoder"`, `"controlnet"`, `"unet"` and `"decoding"`.
+            Weights on the device in each part of a call: `"image_encoder"`, `"encoding"`, `"appearance_encoder"`,
+            `"controlnet"`, `"unet"` and `"decoding"`.
         computing (`Mapping[str, int]`):
-            What else each part takes, with one window that is denoised and one frame that is decoded at a time.
+            Additional memory of each part, with one window denoised and one frame decoded at a time.
         further_window (`int`):
-            What each further window adds.
+            Memory of each additional window.
         num_windows (`int`):
             Windows of the clip.
         further_frame (`int`):
-            What each further frame adds.
+            Memory of each additional frame.
         latents (`int`):
             Latents of the whole clip.
     """
@@ -185,7 +185,9 @@ class CallBytes:
 
 
 def count_call(pipe: HIAPipeline, height: int, width: int, num_frames: int, mode: str = "none") -> CallBytes:
-    """Count what a call takes, with networks without data. It takes seconds at the size of Stable Diffusion 1.5.
+    """Count the memory of a call, using networks without data.
+
+    This takes seconds for networks of Stable Diffusion 1.5.
 
     Args:
         pipe, height, width, num_frames, mode:
@@ -232,7 +234,7 @@ def count_windows(pipe: HIAPipeline, num_frames: int) -> int:
 
 
 def _weights_on_device(pipe: HIAPipeline, mode: str) -> dict[str, int]:
-    """Return the bytes of the weights that are on the device at each part of a call, at most."""
+    """Return the maximum bytes of the weights on the device in each part of a call."""
     sizes = {name: num_bytes(module) for name, module in pipe.components.items() if isinstance(module, nn.Module)}
     order = [name for name in pipe.model_cpu_offload_seq.split("->") if name in sizes]
     before = dict(zip(order[1:], order, strict=False))
@@ -245,7 +247,7 @@ def _weights_on_device(pipe: HIAPipeline, mode: str) -> dict[str, int]:
             continue
         if mode == "none":
             size = sum(sizes.values())
-        elif mode == "model":  # a network sends away the one before it
+        elif mode == "model":  # each network offloads the previous one
             present = {*present, name} - {before.get(name)}
             size = sum(sizes[other] for other in present)
         elif mode == "group":  # blocks are counted as they run; those two have none
@@ -258,7 +260,7 @@ def _weights_on_device(pipe: HIAPipeline, mode: str) -> dict[str, int]:
 
 @torch.no_grad()
 def _vae_bytes(pipe: HIAPipeline, height: int, width: int) -> tuple[int, int, int]:
-    """Peaks of encoding an image, of decoding a frame and of decoding two."""
+    """Return the peaks of encoding an image, decoding a frame and decoding two frames."""
     with torch.device("meta"):
         vae: Any = nn.Module.to(type(pipe.vae).from_config(pipe.vae.config), pipe.vae.dtype).eval()
     factor, peaks = vae_scale_factor(vae), []
@@ -282,7 +284,7 @@ def _own_bytes(module: nn.Module) -> int:
 
 
 def available_bytes(device: torch.device, pipe: HIAPipeline) -> int:
-    """Return what the pipeline may use of a device: the free memory, with what its own weights already take there.
+    """Return the memory of a device that the pipeline may use: free memory, and that of its own weights on the device.
 
     Args:
         device (`torch.device`):
@@ -302,7 +304,7 @@ def available_bytes(device: torch.device, pipe: HIAPipeline) -> int:
 
 
 def apply_plan(plan: MemoryPlan, pipe: HIAPipeline) -> None:
-    """Place the weights of a pipeline as a plan says.
+    """Place the weights of a pipeline according to a plan.
 
     Args:
         plan ([`MemoryPlan`]):

@@ -25,7 +25,8 @@ def local_file(weights: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: If there is no such file on this machine.
-        ValueError: If a Hub address has another form. Exception: As in `huggingface_hub.hf_hub_download`.
+        ValueError: If a Hub address has another form.
+        Exception: As in `huggingface_hub.hf_hub_download`.
     """
     if not str(weights).startswith("hf://"):
         if not Path(checks.path("weights", weights)).is_file():

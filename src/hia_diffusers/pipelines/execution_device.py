@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The device of a call, looked up once: diffusers looks for it in the hooks of all modules of all networks."""
+"""Lookup of the device of a call, once: diffusers searches the hooks of all modules of all networks for it."""
 
 import functools
 from collections.abc import Callable
