@@ -36,6 +36,7 @@ from transformers import CLIPImageProcessor
 
 from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.detection.model_files import PERSON_DETECTORS, POSE_MODELS
+from hia_diffusers.detection.openpose_detector import import_openpose
 from hia_diffusers.metrics.video_networks import I3D
 from hia_diffusers.preparation.clip_preparation import PreparationOptions
 from hia_diffusers.preparation.clip_rules import ClipRules
@@ -173,8 +174,8 @@ def write_pose_file(folder: Path) -> None:
 
 def write_openpose(folder: Path) -> None:
     """Random networks in the files of OpenPose."""
-    from controlnet_aux.open_pose import face, model
-
+    openpose = import_openpose()
+    face, model = openpose.face, openpose.model
     annotators = folder / "lllyasviel" / "Annotators"
     annotators.mkdir(parents=True)
     for name, network in (("body_pose_model", model.bodypose_model()), ("hand_pose_model", model.handpose_model())):

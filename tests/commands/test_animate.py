@@ -488,7 +488,7 @@ def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):
     with HubServer(tmp_path) as server, pytest.raises(SystemExit):
         server.take_the_hubs_place(monkeypatch, tmp_path / "cache")
         animate.main(call(model="missing/model"))
-    assert_one_error_line(capsys.readouterr().err, "--model: 'missing/model' is no folder", "on the Hub")
+    assert_one_error_line(capsys.readouterr().err, "--model: 'missing/model' is not a folder", "on the Hub")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from hia_diffusers import HIAAnimator, HIAPipeline
 from hia_diffusers.__main__ import COMMANDS
+from hia_diffusers.animation.driving import Driving
 from hia_diffusers.commands.arguments import (
     Flag,
     OneLineParser,
@@ -57,7 +58,10 @@ def test_an_option_has_one_spelling_and_shows_its_default(program):
 
 
 ARGUMENTS = {
-    "animate": (HIAAnimator.prepare, HIAAnimator.generate, HIAPipeline.__call__, create_detector, KeypointDetector),
+    "animate": (
+        *(HIAAnimator.prepare, HIAAnimator.generate, Driving.load, HIAPipeline.__call__),
+        *(create_detector, KeypointDetector),
+    ),
     "prepare": (prepare_dataset, PreparationOptions, ClipRules, create_detector, KeypointDetector),
 }
 # Options of `animate` that stand for an object, and those that only the command has.
@@ -72,7 +76,7 @@ OBJECTS = {
     "invisible_watermark",
     "detector_device",
 }
-OWN = OBJECTS | {"device", "preview"}
+OWN = OBJECTS | {"device", "memory", "preview"}
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)

@@ -1,6 +1,5 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from hia_diffusers.conditioning import keypoints as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.openpose import draw_openpose
+from hia_diffusers.detection.openpose_detector import import_openpose
 
 
 SCORE_THRESHOLD = 0.3
@@ -30,9 +30,7 @@ def random_keypoints(height, width, num_frames, whole_numbers):
 
 def draw_with_controlnet_aux(keypoints, frame, hands):
     """The detector's drawing of the same points, which it holds normalised: bodies in float64, others in float32."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        open_pose = pytest.importorskip("controlnet_aux.open_pose")
+    open_pose = import_openpose()
     canvas = np.zeros((keypoints.height, keypoints.width, 3), dtype=np.uint8)
     size = np.array([keypoints.width, keypoints.height])
 

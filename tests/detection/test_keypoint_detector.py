@@ -18,7 +18,7 @@ from hia_diffusers.conditioning.keypoints import BODY, FACE, FEET, LEFT_HAND, LE
 from hia_diffusers.detection import keypoint_detector
 from hia_diffusers.detection.keypoint_detector import KeypointDetector
 from hia_diffusers.detection.model_files import PERSON_DETECTORS, POSE_MODELS, OnnxModel
-from hia_diffusers.detection.openpose_detector import OpenPoseKeypointDetector
+from hia_diffusers.detection.openpose_detector import OpenPoseKeypointDetector, import_openpose
 from hia_diffusers.detection.people import DetectedPeople
 
 
@@ -518,10 +518,8 @@ def test_the_tables_agree_with_rtmlib():
 @pytest.fixture(scope="module")
 def openpose_folder(tmp_path_factory):
     """The files of controlnet-aux's networks with random weights, in the layout of the published ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from controlnet_aux.open_pose import face, model
-
+    openpose = import_openpose()
+    face, model = openpose.face, openpose.model
     folder = tmp_path_factory.mktemp("openpose")
     torch.manual_seed(0)
     for name, network in (("body_pose_model", model.bodypose_model()), ("hand_pose_model", model.handpose_model())):

@@ -20,7 +20,6 @@ ON_A_CPU = {
     '.to("cuda")': '.to("cpu")',
     'device="cuda"': 'device="cpu"',
     "torch.float16": "torch.float32",
-    "pipe.enable_model_cpu_offload()": 'pipe.enable_model_cpu_offload(device="cpu")',
 }
 
 
@@ -152,7 +151,7 @@ NEEDS = {
             ),
         },
     ),
-    "docs/troubleshooting.md": Page(names=("condition", "image", "pipe", "torch")),
+    "docs/troubleshooting.md": Page(names=("pipe", "torch")),
 }
 
 

@@ -65,8 +65,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, 
     script.main(["--output", str(tmp_path / "features.safetensors"), *arguments])
     assert replaced == ["settings.json", *["frame.pt"] * 3, *["clip.pt"] * 2, "features.safetensors"]
     ours, expected = (load_file(folder / "features.safetensors") for folder in (tmp_path, trained))
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+    # AdamW makes whole steps of gradients near zero, of their rounding too: single weights may differ, while one step
+    # more or less moves nearly all of them by its learning rate.
+    differences = torch.cat([(ours[name] - value).abs().flatten() for name, value in expected.items()])
+    assert differences.mean() < 1e-3 * script.LEARNING_RATE
+    assert differences.max() < script.LEARNING_RATE / 10  # of the warm-up
 
 
 def test_a_work_folder_of_other_settings_is_refused(trained, capsys):

@@ -34,7 +34,7 @@ FEET_MODEL_HELP = "RTMPose: the same for the feet; none keeps those of --pose_mo
 DETECTOR_DEVICE_HELP = "where keypoints are detected: cpu, cuda or cuda:N"
 DEVICE_HELP = "such as cpu, cuda or cuda:1 (default: a GPU if there is one)"
 MODEL_HELP = "a name listed by `hia-diffusers models`, or the Hub id or local folder of an HIAPipeline"
-DTYPE_HELP = "of weights and computation; auto: float16 on a GPU, float32 on the CPU"
+DTYPE_HELP = "of weights and computation; auto: float16 on a GPU, bfloat16 on CPUs made for it, else float32"
 MEMORY_HELP = (
     "what is offloaded to the CPU while it is not used: nothing, networks, blocks or layers; auto: the fastest of "
     "these that fits the GPU"

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_hia import HIAPipeline
 
 
+# Sets of instructions that multiply matrices in bfloat16, as PyTorch names them.
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16")
+
+
 def choose_device(name: str | None) -> str:
     """Return a device after checking that it works, by default the best available one."""
     import torch
@@ -31,12 +35,19 @@ def choose_device(name: str | None) -> str:
 
 
 def choose_dtype(name: str, device: str) -> "torch.dtype":
-    """Return a dtype by name; `"auto"` is float16, except on the CPU."""
+    """Return a dtype by name.
+
+    `"auto"` is float16, except on the CPU: bfloat16 if the CPU has instructions for it, otherwise float32.
+    """
     import torch
 
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.float16
-    return getattr(torch, name)
+    if name != "auto":
+        return getattr(torch, name)
+    if device != "cpu":
+        return torch.float16
+    # Older versions of PyTorch do not tell.
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if any(known.get(name) for name in BFLOAT16_INSTRUCTIONS) else torch.float32
 
 
 def check_model(model: str | None, variant: str | None = None, revision: str | None = None) -> None:

@@ -9,8 +9,10 @@ Axes: P people in a frame, K = 133 keypoints, H, W.
 """
 
 import os
+import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ class OpenPoseKeypointDetector(Detector):
             raise ValueError(f"`device` cannot be used here: {device!r} ({reason}).") from error
         paths = {role: _find_openpose_file(model, name) for role, name in _OPENPOSE_FILES.items()}
         self.sha256 = {role: file_digest(role, path, expected) for role, path in paths.items()}
-        openpose = _import_openpose()
+        openpose = import_openpose()
         estimators = {"body": openpose.Body, "hand": openpose.Hand, "face": openpose.Face}
         loaded = {}
         for role, estimator in estimators.items():
@@ -101,10 +103,24 @@ class OpenPoseKeypointDetector(Detector):
         return DetectedPeople(xy, score, boxes, height, width, fps)
 
 
-def _import_openpose() -> Any:
+@contextmanager
+def _without_mediapipe() -> Iterator[None]:
+    """Hide mediapipe: controlnet-aux can be imported without it, but not with a version that lacks `solutions`."""
+    name, imported = "mediapipe", sys.modules.get("mediapipe")
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():  # about the other detectors
-            warnings.simplefilter("ignore")
+        yield
+    finally:
+        del sys.modules[name]
+        if imported is not None:
+            sys.modules[name] = imported
+
+
+def import_openpose() -> Any:
+    """Import controlnet-aux's OpenPose."""
+    try:
+        with warnings.catch_warnings(), _without_mediapipe():
+            warnings.simplefilter("ignore")  # about the other detectors
             from controlnet_aux import open_pose
     except ImportError as error:
         raise ImportError(

@@ -17,6 +17,10 @@ from .objective import HIALosses
 from .stages import trained_parts
 
 
+# What PyTorch's allocator says on the CPU, and what oneDNN says if it cannot have its scratch memory.
+ON_THE_CPU = ("DefaultCPUAllocator", "could not create a primitive")
+
+
 @contextlib.contextmanager
 def out_of_memory_as_advice(compute_losses: HIALosses, networks: HIADenoiser, batch: dict[str, Any]) -> Iterator[None]:
     """Turn an out-of-memory error of a step into a sentence of advice.
@@ -35,7 +39,7 @@ def out_of_memory_as_advice(compute_losses: HIALosses, networks: HIADenoiser, ba
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in ON_THE_CPU):
             raise
         traceback.clear_frames(error.__traceback__)  # frees the failed step's tensors: the estimate needs memory, too
         raise RuntimeError(advice(compute_losses, networks, batch)) from error
