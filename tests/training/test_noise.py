@@ -27,6 +27,20 @@ def test_noise_depends_on_seed_batch_and_sample_only():
         assert not any(torch.equal(one, another) for one, another in zip(noise, other[0], strict=True))
 
 
+def test_frames_share_their_noise_in_the_given_fraction_of_samples():
+    def drawn(probability):
+        generators = sample_generators(0, 0, 0, 200)
+        return draw_noise(generators, (2, 4, 3, 3), 9, shared_noise_probability=probability)
+
+    separate, timesteps = drawn(0.0)
+    noise, same_timesteps = drawn(0.3)
+    assert torch.equal(timesteps, same_timesteps)
+    is_shared = (noise == noise[:, :, :1]).flatten(1).all(dim=1)
+    assert 40 <= is_shared.sum() <= 80
+    assert torch.equal(noise[is_shared, :, 0], separate[is_shared, :, 0])
+    assert torch.equal(noise[~is_shared], separate[~is_shared])
+
+
 def test_offset_noise_moves_each_channel_of_a_clip_as_a_whole():
     noise = random(0, NUM_CLIPS, 4, 3, 6, 7)
     moved = offset_noise(noise, 0.1, torch.Generator().manual_seed(3)) - noise

@@ -202,6 +202,9 @@ class ObjectiveOptions(Options):
         'squared error of the prediction of the network, as in the paper, or of the clean latents ("sample")',
     )
     noise_offset: NonNegative = option(0.0, "deviation of the noise's mean per channel; not used in the paper")
+    shared_noise_probability: Probability = option(
+        0.0, "probability of the same noise in all frames of a sample; not used in the paper"
+    )
     face_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the face")
     hand_weight: NonNegative = option(1.0, "weight of the regional loss (Eq. 1) in the hands")
     identity_weight: NonNegative = option(0.1, "weight of the identity loss (Eq. 2)")

@@ -34,7 +34,11 @@ def sample_generators(seed: int, batch_number: int, rank: int, batch_size: int) 
 
 
 def draw_noise(
-    generators: Sequence[torch.Generator], shape: Sequence[int], max_timestep: int, noise_offset: float = 0.0
+    generators: Sequence[torch.Generator],
+    shape: Sequence[int],
+    max_timestep: int,
+    noise_offset: float = 0.0,
+    shared_noise_probability: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Draw noise and timesteps of a batch.
 
@@ -42,20 +46,25 @@ def draw_noise(
         generators (`Sequence[torch.Generator]`):
             One for each of B samples, from [`sample_generators`].
         shape (`Sequence[int]`):
-            Shape `(C, ..., h, w)` of a sample.
+            Shape `(C, F, h, w)` of a sample.
         max_timestep (`int`):
             Maximum timestep.
         noise_offset (`float`, *optional*, defaults to 0.0):
             As `offset` in [`offset_noise`].
+        shared_noise_probability (`float`, *optional*, defaults to 0.0):
+            Probability that all frames of a sample have the noise of its first frame.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: float32 noise of shape `(B, C, ..., h, w)`, int64 timesteps of shape
+        `tuple[torch.Tensor, torch.Tensor]`: float32 noise of shape `(B, C, F, h, w)`, int64 timesteps of shape
         `(B,)`.
     """
     noise, timesteps = [], []
     for generator in generators:
         timesteps.append(torch.randint(max_timestep + 1, (), generator=generator))
-        noise.append(offset_noise(torch.randn((1, *shape), generator=generator), noise_offset, generator))
+        sample_noise = torch.randn((1, *shape), generator=generator)
+        if shared_noise_probability and torch.rand((), generator=generator) < shared_noise_probability:
+            sample_noise = sample_noise[:, :, :1].expand_as(sample_noise)
+        noise.append(offset_noise(sample_noise, noise_offset, generator))
     return torch.cat(noise), torch.stack(timesteps)
 
 

@@ -86,7 +86,9 @@ class HIALosses:
         )
         batch_size, *shape = latents.shape
         generators = sample_generators(config.seed, batch_number, self.accelerator.process_index, batch_size)
-        noise, timesteps = draw_noise(generators, shape, config.max_timestep, config.noise_offset)
+        noise, timesteps = draw_noise(
+            generators, shape, config.max_timestep, config.noise_offset, config.shared_noise_probability
+        )
         noise, timesteps = noise.to(device), timesteps.to(device)
         noisy = noisy_latents(scheduler, latents, noise, timesteps)
 
