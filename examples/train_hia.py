@@ -31,7 +31,7 @@ from hia_diffusers.models.denoiser import HIADenoiser
 from hia_diffusers.training.batches import build_dataset, build_loader, numbered_batches
 from hia_diffusers.training.checkpoints import CheckpointFolder
 from hia_diffusers.training.config import TrainingConfig
-from hia_diffusers.training.export import push_to_hub, save_whole_pipeline, training_card
+from hia_diffusers.training.export import push_to_hub, save_whole_pipeline, trained_call_defaults, training_card
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.launch import build_accelerator, build_optimizer, check_fit, check_launch, place_networks
 from hia_diffusers.training.objective import HIALosses
@@ -224,6 +224,7 @@ def export_pipeline(config, trained, folder, accelerator):
     model = HIADenoiser.of_pipeline(pipeline)
     train_only(model, trained_parts(config))  # enables motion modules as in training
     model.load_state_dict(trained, strict=False)
+    pipeline.register_to_config(call_defaults={**pipeline.config.call_defaults, **trained_call_defaults(config)})
     save_whole_pipeline(pipeline, folder, training_card(config, hia_diffusers.__version__, accelerator))
     print(f"The pipeline is in {folder}.")
 

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from small_networks import NETWORKS, write_pipeline
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hia_diffusers import HIAPipeline
 from hia_diffusers.data.dataset import SAMPLES_VERSION
 from hia_diffusers.folder_lock import locked_folder
 from hia_diffusers.memory.counting import on_meta
@@ -380,6 +381,9 @@ def test_a_stage_changes_its_own_parameters_and_no_others(request, base, tmp_pat
     assert {part for part, _ in changed} == trained
     unchanged = {(part, name) for part, name in unchanged if part not in trained or not WITHOUT_GRADIENT.search(name)}
     assert {part for part, _ in unchanged} == {*PARTS, "vae", "image_encoder"} - trained, unchanged
+    defaults = HIAPipeline.load_config(folder)["call_defaults"]
+    frames = {"context_frames": 3, "context_overlap": 1} if stage.startswith("temporal") else {}
+    assert defaults == {"area": 32 * 48, **frames}
     assert all(torch.isfinite(value).all() for value in after.values())
 
 

@@ -4,7 +4,6 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -66,7 +65,6 @@ def _serve(args: argparse.Namespace) -> None:
     if watermark is not None:
         watermark.check_size(width, height)
     _check_extra()
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime, which detects people, would report that it is used
     device = choose_device(args.device)
     check_memory(args.memory, device)
     check_model(args.model, args.variant, args.revision)

@@ -68,6 +68,21 @@ def option_rows(config: BaseTrainingConfig) -> str:
     return "\n".join(f"| `{name}` | {value} |" for name, value in options if name not in FREE_OPTIONS)
 
 
+def trained_call_defaults(config: TrainingConfig) -> dict[str, int]:
+    """Return what a call should take by default because the weights were trained with it.
+
+    That is the area of the largest frames and, after a temporal stage, the length of the samples as that of a window.
+
+    Args:
+        config ([`TrainingConfig`]):
+            Config of the run.
+    """
+    defaults = {"area": max(height * width for height, width in config.frame_sizes)}
+    if config.num_frames > 1:
+        defaults |= {"context_frames": config.num_frames, "context_overlap": max(1, config.num_frames // 4)}
+    return defaults
+
+
 def save_whole_pipeline(pipeline: HIAPipeline, folder: Path, card: str) -> None:
     """Write a pipeline that can be loaded only when it is complete: `model_index.json` is written last.
 
