@@ -1,13 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""A trained pipeline goes to the Hub: processes of their own, which know no hub but the one on this machine."""
+"""A trained pipeline goes to the Hub: processes of their own, which ask a hub on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import asking_a_hub
+import forked_python
 import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
@@ -31,19 +30,8 @@ for name, network in networks.items():
 """
 
 
-def run(endpoint, home, *command):
-    environment = os.environ | {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(ROOT / "src"),
-        "OMP_NUM_THREADS": "1",
-    }
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        environment.pop(name, None)
-    command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def run(endpoint, cache, *command):
+    return forked_python.run(asking_a_hub.__file__, endpoint, cache, *command)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +48,13 @@ def uploads(tmp_path_factory):
     ).split()
     script = ROOT / "examples" / "train_hia.py"
     with HubServer(folder / "hub", {"users-token": "user", "anothers-token": "another"}) as server:
-        refused = run(server.endpoint, folder / "home", script, *arguments, "anothers-token")
+        refused = run(server.endpoint, folder / "cache", script, *arguments, "anothers-token")
         created = (folder / "hub").exists()
-        accepted = run(server.endpoint, folder / "home", script, *arguments, "users-token")
+        accepted = run(server.endpoint, folder / "cache", script, *arguments, "users-token")
         weights = folder / "weights"
         weights.mkdir()
-        loaded = run(server.endpoint, folder / "home", "-c", LOAD, "user/hia", weights)
+        (folder / "load.py").write_text(LOAD)
+        loaded = run(server.endpoint, folder / "cache", folder / "load.py", "user/hia", weights)
         assert loaded.returncode == 0, loaded.stderr
     return folder, refused, created, accepted
 
