@@ -15,6 +15,7 @@ from published_weights import TRUE_SIZE, moore_shapes, split, write_magic_animat
 
 from hia_diffusers import HIAPipeline
 from hia_diffusers.__main__ import main
+from hia_diffusers.commands.loading import choose_dtype
 from hia_diffusers.conversion.hub_downloads import converted_checkpoint, converted_folder
 from hia_diffusers.conversion.published import PUBLISHED, published_checkpoint
 from hia_diffusers.procedural.scene import ProceduralScene
@@ -199,7 +200,9 @@ def test_one_command_from_a_name_to_a_video(hub, tmp_path, capsys):
 
     hub.requests.clear()
     main(["models"])
-    assert "ready in float32" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"ready in {str(choose_dtype('auto', 'cpu')).removeprefix('torch.')}" in printed
+    assert "GPU memory: " in printed
     assert hub.requests == []
 
 
@@ -217,7 +220,7 @@ def test_convert_downloads_what_is_not_given(hub, tmp_path, written, capsys):
         (["--model", "champ"], "champ cannot animate"),
         (["--model", "moore-animate-anyone", "--variant", "fp16"], "--variant: moore-animate-anyone has none"),
         (["--revision", "v1"], "--revision: needs --model"),
-        (["--model", "user/model", "--revision", "v1"], "--revision: needs a --model that"),
+        (["--model", "user/model", "--revision", "v1"], "--revision: needs a --model listed"),
     ],
 )
 def test_what_does_not_go_with_a_name_is_one_sentence_before_anything_else(tmp_path, capsys, options, message):

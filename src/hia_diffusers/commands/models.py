@@ -25,6 +25,7 @@ def _models(args: argparse.Namespace) -> None:
             state = f"ready in {', '.join(ready)}"
         print(f"{name}: {checkpoint.purpose}")
         print(f"    {checkpoint.download_size / 1e9:.1f} GB from {checkpoint.sources['weights'].repo_id}; {state}")
+        print("    GPU memory: {:.1f} GiB, or {:.1f} with offloading by layers".format(*checkpoint.memory))
         print(f"    license: {checkpoint.license}")
         if checkpoint.missing is not None:
             print(f"    cannot animate: {checkpoint.missing}")

@@ -46,6 +46,9 @@ class PublishedCheckpoint:
             License of the weights, and of those that they were trained from.
         purpose (`str`):
             What the checkpoint is suitable for.
+        memory (`tuple[float, float]`):
+            GiB that a call of one window needs in float16 at the size of the checkpoint, counted by
+            [`~hia_diffusers.memory.fitting.count_call`]: with all weights on the device, and with one layer at a time.
         missing (`str`, *optional*):
             Why the result cannot animate without training. It is then a starting point for training.
     """
@@ -55,6 +58,7 @@ class PublishedCheckpoint:
     sources: Mapping[str, HubFiles] = field(repr=False)
     license: str
     purpose: str
+    memory: tuple[float, float]
     missing: str | None = None
 
     @property
@@ -115,6 +119,7 @@ def _moore_sources(repo_id: str, sizes: Mapping[str, float], folder: str = "") -
 
 
 UNETS = {"denoising_unet": 3.44 * GB, "reference_unet": 3.44 * GB, "motion_module": 1.82 * GB}
+MOORE_MEMORY, MAGIC_MEMORY = (7.5, 2.8), (6.4, 1.4)
 OPENRAIL = "trained from Stable Diffusion 1.5 (CreativeML OpenRAIL-M: not for the uses in its attachment A)"
 NO_POSE = "and the pose guider in its place is untrained; train it before it can animate"
 
@@ -125,6 +130,7 @@ PUBLISHED = {
         sources=_moore_sources("patrolli/AnimateAnyone", UNETS | {"pose_guider": 4.35 * MB}),
         license=f"Apache-2.0, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton; 512x784",
+        memory=MOORE_MEMORY,
     ),
     "musepose": PublishedCheckpoint(
         title="MusePose",
@@ -141,6 +147,7 @@ PUBLISHED = {
         ),
         license=f"CreativeML OpenRAIL-M, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton that is aligned with the reference image",
+        memory=MOORE_MEMORY,
     ),
     "dynamicpose": PublishedCheckpoint(
         title="DynamicPose",
@@ -148,6 +155,7 @@ PUBLISHED = {
         sources=_moore_sources("DynamicXLAB/DynamicPose", UNETS | {"pose_guider": 4.35 * MB}),
         license=f"none stated for the weights (the code is MIT), {OPENRAIL}",
         purpose="people and objects in fast motion, driven by a skeleton",
+        memory=MOORE_MEMORY,
     ),
     "magic-animate": PublishedCheckpoint(
         title="MagicAnimate",
@@ -168,6 +176,7 @@ PUBLISHED = {
         },
         license=f"BSD-3-Clause, {OPENRAIL}",
         purpose="motion given as DensePose videos, which keypoints cannot replace; 512x512",
+        memory=MAGIC_MEMORY,
     ),
     "champ": PublishedCheckpoint(
         title="Champ",
@@ -175,6 +184,7 @@ PUBLISHED = {
         sources=_moore_sources("fudan-generative-ai/champ", UNETS, folder="champ"),
         license=f"Apache-2.0, {OPENRAIL}",
         purpose="a starting point for training",
+        memory=MOORE_MEMORY,
         missing=f"its four guidance encoders have attention that no class here has, {NO_POSE}",
     ),
     "aniportrait": PublishedCheckpoint(
@@ -183,6 +193,7 @@ PUBLISHED = {
         sources=_moore_sources("ZJYang/AniPortrait", UNETS),
         license=f"Apache-2.0, {OPENRAIL}",
         purpose="a starting point for training portraits",
+        memory=MOORE_MEMORY,
         missing=f"its pose guider reads face meshes and the reference image's mesh at every level, {NO_POSE}",
     ),
 }
