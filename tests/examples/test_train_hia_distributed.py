@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
 import training_runs
@@ -48,17 +49,14 @@ def resumed(name, folder, from_folder):
     return options(name, folder, 1, f"--resume_from_checkpoint {from_folder}/checkpoint-1")
 
 
-def run(folder, name, runs, *launcher):
+def launch(folder, name, runs):
     (folder / f"{name}.json").write_text(json.dumps(runs))
+    config = ["--config_file", ACCELERATE_CONFIGS / f"{name}.yaml", "--num_processes", "2", "--mixed_precision", "no"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0"]
+    command = [*launcher, training_runs.__file__, f"{name}.json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launcher, training_runs.__file__, f"{name}.json"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
-
-
-def launch(folder, name, runs):
-    config = ["--config_file", ACCELERATE_CONFIGS / f"{name}.yaml", "--num_processes", "2", "--mixed_precision", "no"]
-    run(folder, name, runs, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(folder):
-    run(folder, "one", [options(name, f"one/{name}", 2) for name in RUNS])
+    (folder / "one.json").write_text(json.dumps([options(name, f"one/{name}", 2) for name in RUNS]))
+    done = forked_python.run(training_runs.__file__, "one.json", cwd=folder)
+    assert done.returncode == 0, done.stderr[-5000:]
     return folder / "one"
 
 
