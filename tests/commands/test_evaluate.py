@@ -14,6 +14,7 @@ import safetensors.numpy
 import torch
 import torchvision
 from forked_python import run
+from huggingface_hub import constants
 from onnx import helper
 from PIL import Image
 from random_tiny import random_tiny_pipeline
@@ -643,7 +644,7 @@ COPY = ["--dataset", "procdance-v1", "--baseline", "copy"]
     ],
 )
 def test_bad_options_are_named(tmp_path, capsys, monkeypatch, options, named):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit):
         command.main([*options, "--output", str(tmp_path / "scores.json")])
     assert_one_error_line(capsys, *named)
