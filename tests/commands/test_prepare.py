@@ -71,6 +71,7 @@ def test_the_script_makes_a_dataset_and_reports(detected):
     rows = read_index(root)
     assert len(rows) == 2 * NUM_VIDEOS and {row["width"] for row in rows} == {96}
     assert re.match(rf"{len(rows)} clips, [0-9.]+ seconds, from {NUM_VIDEOS + 1} videos\.\n", printed)
+    assert "Keypoints were detected with RTMPose." in printed
     assert f"{NUM_VIDEOS:6} clips rejected: too_short" in printed
     assert "1 videos could not be used; see failures.jsonl." in printed
     failure = json.loads((root / "failures.jsonl").read_text())

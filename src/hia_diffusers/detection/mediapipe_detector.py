@@ -102,26 +102,28 @@ class MediaPipeKeypointDetector(Detector):
         if device != "cpu":
             raise ValueError(f"`device` must be 'cpu', where MediaPipe runs, got {device!r}.")
         try:
-            import mediapipe
-            from mediapipe.tasks.python import vision
+            from mediapipe.tasks.python import BaseOptions
+            from mediapipe.tasks.python.vision import (
+                HolisticLandmarker,
+                HolisticLandmarkerOptions,
+                PoseLandmarker,
+                PoseLandmarkerOptions,
+            )
         except ImportError as error:
             raise ImportError(
                 "`MediaPipeKeypointDetector` needs the `mediapipe` extra: pip install 'hia-diffusers[mediapipe]'."
             ) from error
 
         bundles = read_bundles(pose_model)
-        options = {
-            name: {"base_options": mediapipe.tasks.BaseOptions(model_asset_buffer=bundle)}
-            for name, bundle in bundles.items()
-        }
+        options = {name: {"base_options": BaseOptions(model_asset_buffer=bundle)} for name, bundle in bundles.items()}
         thresholds = ["min_pose_detection_confidence", "min_pose_presence_confidence"]
         options["pose"] |= {"num_poses": max_people, **dict.fromkeys(thresholds, min_confidence)}
         thresholds += ["min_face_detection_confidence", "min_face_presence_confidence"]
         thresholds += ["min_hand_landmarks_confidence"]
         options["holistic"] |= dict.fromkeys(thresholds, min_confidence)
         self._options = {
-            vision.PoseLandmarker: vision.PoseLandmarkerOptions(**options["pose"]),
-            vision.HolisticLandmarker: vision.HolisticLandmarkerOptions(**options["holistic"]),
+            PoseLandmarker: PoseLandmarkerOptions(**options["pose"]),
+            HolisticLandmarker: HolisticLandmarkerOptions(**options["holistic"]),
         }
         self.providers = dict.fromkeys(bundles, "CPU")
         try:
