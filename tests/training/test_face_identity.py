@@ -397,7 +397,7 @@ def test_loss_trains_the_appearance_encoder_through_the_pipeline(network):
     before = [{name: value.clone() for name, value in model.state_dict().items()} for model in frozen]
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     history = []
-    for step in range(5):
+    for step in range(20):
         value = loss()
         history.append(value.item())
         optimizer.zero_grad()
