@@ -38,7 +38,11 @@ ALLOWED_IMPORTS = {
     "models.component_fit": {"models"},
     "conditioning.keypoints": {"conditioning.pose_files", "conditioning.tracking"},
     "conditioning.openpose": {"conditioning.keypoints"},
-    "conditioning.motion_blur": {"conditioning.keypoints", "conditioning.openpose", "images"},
+    "conditioning.dynamicpose": {"conditioning.keypoints"},
+    "conditioning.pose_maps": {"conditioning.dynamicpose", "conditioning.keypoints", "conditioning.openpose"},
+    "conditioning.motion_blur": {
+        *("conditioning.keypoints", "conditioning.openpose", "conditioning.pose_maps", "images"),
+    },
     "conditioning.conditioning_clips": {"conditioning.motion_blur", "images"},
     "conditioning.regions": {"conditioning.keypoints"},
     "conditioning.retargeting": {"conditioning.keypoints"},

@@ -23,6 +23,7 @@ from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..detection.choosing import create_detector
 from ..fitting import fitted_place
 from ..images import ImageInput, load_image
+from ..pipelines.call_defaults import AREA, POSE_MAP, check_call_defaults
 from ..video.reading import Video
 from ..video.watermark import Watermark
 from ..video.writing import check_frame_rate, check_output, write_video
@@ -76,12 +77,22 @@ class HIAAnimator:
             Needs the `pose` or the `mediapipe` extra.
         watermark ([`~video.watermark.Watermark`], *optional*):
             Marks every frame that is generated. The default marks none.
+        call_defaults (`Mapping[str, Any]`, *optional*):
+            The `call_defaults` of a pipeline that is set later; `"area"` and `"pose_map"` are used. By default, those
+            of `pipe`.
     """
 
-    def __init__(self, pipe: "HIAPipeline | None" = None, detector: Any = None, watermark: Watermark | None = None):
+    def __init__(
+        self,
+        pipe: "HIAPipeline | None" = None,
+        detector: Any = None,
+        watermark: Watermark | None = None,
+        call_defaults: Mapping[str, Any] | None = None,
+    ):
         self.pipe = pipe
         self.detector = detector
         self.watermark = watermark
+        self._call_defaults = None if call_defaults is None else check_call_defaults(call_defaults)
 
     def __call__(
         self,
@@ -202,8 +213,8 @@ class HIAAnimator:
         area = None if area is None else checks.integer("area", area)
         if long_side is not None and not (height is width is area is None):
             raise ValueError("`long_side` cannot be combined with `height`, `width` or `area`.")
-        if area is None and self.pipe is not None:
-            area = self.pipe.config.call_defaults.get("area")
+        if area is None:
+            area = self._wanted().get(AREA)
         retarget = None if retarget is None else checks.flag("retarget", retarget)
         person = None if person is None else checks.box("person", person).tolist()
         image_person = None if image_person is None else checks.box("image_person", image_person).tolist()
@@ -337,8 +348,9 @@ class HIAAnimator:
     ) -> MotionBlurCondition:
         """Create the conditioning frames at the size of the result.
 
-        Lines have the widths of [`MotionBlurConditioner.for_size`]. A motion of another aspect ratio is fitted whole
-        and centred, like the image.
+        Keypoints are drawn as the weights of the pipeline were trained, according to the `"pose_map"` in its
+        `call_defaults`; by default as OpenPose maps whose lines have the widths of [`MotionBlurConditioner.for_size`].
+        A motion of another aspect ratio is fitted whole and centred, like the image.
 
         Args:
             motion (`WholeBodyKeypoints` or [`~animation.driving.Driving`]):
@@ -348,7 +360,7 @@ class HIAAnimator:
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
                 As for [`MotionBlurConditioner.__call__`].
         """
-        conditioner = MotionBlurConditioner.for_size(height, width)
+        conditioner = MotionBlurConditioner.for_size(height, width, pose_map=self._wanted().get(POSE_MAP, "openpose"))
         if fitted_place(motion.height, motion.width, height, width)[2:] != (width, height):
             logger.info(
                 "The motion's %dx%d is fitted into %dx%d, whole and centred.",
@@ -441,6 +453,12 @@ class HIAAnimator:
         given = {name: value for name, value in kwargs.items() if name != "latents"}
         self.pipe.check_inputs(smallest, [smallest], None, None, **given)
         return self.pipe
+
+    def _wanted(self) -> Mapping[str, Any]:
+        """Return the `call_defaults` of the pipeline, which say what its weights were trained on."""
+        if self._call_defaults is not None:
+            return self._call_defaults
+        return {} if self.pipe is None else self.pipe.config.call_defaults
 
     def _detector(self) -> Any:
         if self.detector is None or isinstance(self.detector, Mapping):

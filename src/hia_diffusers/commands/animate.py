@@ -30,7 +30,15 @@ from .arguments import (
     sampling_arguments,
     size,
 )
-from .loading import check_memory, check_model, choose_device, find_model, load_pipeline, model_area, place_pipeline
+from .loading import (
+    check_memory,
+    check_model,
+    choose_device,
+    find_model,
+    load_pipeline,
+    model_defaults,
+    place_pipeline,
+)
 from .running import run
 
 
@@ -186,12 +194,16 @@ def log_to_stdout(options: Collection[str]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnimator", "HIAAnimation"]:
+def prepare(
+    args: argparse.Namespace, call_defaults: Mapping[str, Any] | None = None
+) -> tuple["HIAAnimator", "HIAAnimation"]:
     """Prepare everything that does not need the pipeline."""
     from ..animation.animator import HIAAnimator
 
     animator = HIAAnimator(
-        detector=detector_arguments(args) | {"device": args.detector_device}, watermark=make_watermark(args)
+        detector=detector_arguments(args) | {"device": args.detector_device},
+        watermark=make_watermark(args),
+        call_defaults=call_defaults,
     )
     height, width = args.size or (None, None)
     animation = animator.prepare(
@@ -213,7 +225,6 @@ def prepare(args: argparse.Namespace, area: int | None = None) -> tuple["HIAAnim
         height=height,
         width=width,
         long_side=args.long_side,
-        area=area if args.long_side is None else None,
     )
     return animator, animation
 
@@ -240,7 +251,7 @@ def _animate(args: argparse.Namespace) -> None:
 
     model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)
     with log_to_stdout(vars(args)):
-        animator, animation = prepare(args, model_area(model))
+        animator, animation = prepare(args, model_defaults(model))
         sound = animation.sound_arguments(args.output, args.sound is not False)["audio_from"] is not None
 
     import torch

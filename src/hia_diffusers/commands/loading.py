@@ -93,13 +93,13 @@ def find_model(model: str, device: str, dtype: str, revision: str | None = None)
     return str(converted_checkpoint(model, choose_dtype(dtype, device), revision=revision, notify=print))
 
 
-def model_area(model: str) -> int | None:
-    """Return the number of pixels per frame that a model's index states."""
+def model_defaults(model: str) -> dict[str, Any]:
+    """Return the `call_defaults` that a model's index states."""
     from huggingface_hub import hf_hub_download
 
     is_folder = Path(model).is_dir()
     index = Path(model, "model_index.json") if is_folder else Path(hf_hub_download(model, "model_index.json"))
-    return (json.loads(index.read_text(encoding="utf-8")).get("call_defaults") or {}).get("area")
+    return json.loads(index.read_text(encoding="utf-8")).get("call_defaults") or {}
 
 
 def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:

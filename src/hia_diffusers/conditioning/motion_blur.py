@@ -29,7 +29,8 @@ from .keypoints import (
     SCORE_THRESHOLD,
     WholeBodyKeypoints,
 )
-from .openpose import MAX_COORDINATE, draw_openpose
+from .openpose import MAX_COORDINATE
+from .pose_maps import POSE_MAPS, draw_pose_map
 
 
 NOMINAL_FPS = 30
@@ -224,6 +225,9 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             Margin around the hand's points on each side, in units of their extent.
         line_scale (`float`, *optional*, defaults to `1.0`):
             Factor on the line widths of the OpenPose map, for images much smaller than 512 pixels.
+        pose_map (`str`, *optional*, defaults to `"openpose"`):
+            How the pose is drawn: `"openpose"`, as pretrained OpenPose ControlNets expect it, or as the authors of a
+            published checkpoint draw it: `"moore-animate-anyone"`, `"musepose"` or `"dynamicpose"`.
     """
 
     config: Any
@@ -243,6 +247,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         small_box_exponent: float = 1.65,
         hand_box_margin: float = 0.2,
         line_scale: float = 1.0,
+        pose_map: str = "openpose",
     ):
         checks.number("score_threshold", score_threshold, 0, below=1)
         checks.number("max_motion", max_motion, above=0)
@@ -254,6 +259,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         checks.number("small_box_exponent", small_box_exponent, 0, 100)
         checks.number("hand_box_margin", hand_box_margin, 0, 100)
         checks.number("line_scale", line_scale, above=0, high=100)
+        checks.one_of("pose_map", pose_map, tuple(POSE_MAPS))
 
     @classmethod
     def for_size(cls, height: int, width: int, **kwargs: Any) -> "MotionBlurConditioner":
@@ -366,7 +372,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             expected = self.expected_sharpness(_speed(motion), boxes[..., 2] - boxes[..., 0])
             hand_sharpness = np.where(is_visible, expected, np.nan)
         return MotionBlurCondition(
-            pose=draw_openpose(keypoints, self.config.score_threshold, self.config.line_scale),
+            pose=draw_pose_map(keypoints, self.config.pose_map, self.config.score_threshold, self.config.line_scale),
             hand_boxes=boxes.astype(np.float32),
             hand_motion=motion.astype(np.float32),
             hand_sharpness=np.where(np.isnan(boxes[..., 0]), np.nan, hand_sharpness).astype(np.float32),

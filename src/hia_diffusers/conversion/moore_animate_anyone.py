@@ -48,6 +48,16 @@ CALL_DEFAULTS = {
     "context_shift": False,
     "reference_noise": False,
     "area": 512 * 784,
+    "pose_map": "moore-animate-anyone",
+}
+
+# What projects with this layout change.
+MUSEPOSE_DEFAULTS: dict[str, Any] = {
+    "num_inference_steps": 20,
+    "context_frames": 48,
+    "context_overlap": 4,
+    "area": 768 * 768,
+    "pose_map": "musepose",
 }
 
 # Options of the UNet; currently our defaults, but these may change.
@@ -62,6 +72,7 @@ def convert_moore_animate_anyone(
     beta_schedule: str = "linear",
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
+    call_defaults: Mapping[str, Any] | None = None,
 ) -> Conversion:
     """Convert the published weights of Moore-AnimateAnyone, or of a project with its layout.
 
@@ -83,6 +94,8 @@ def convert_moore_animate_anyone(
             Keys of the sources that may be unused, and keys of a component that may be missing; these are initialized.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
             Dtype of the weights.
+        call_defaults (`Mapping[str, Any]`, *optional*):
+            Entries of the pipeline's `call_defaults` in which a project differs from Moore-AnimateAnyone.
 
     Returns:
         [`Conversion`]: The [`HIAPipeline`], whose conditioning frames are pose maps with 3 channels.
@@ -97,7 +110,7 @@ def convert_moore_animate_anyone(
     with torch.device("meta"):
         model = HIAPoseGuider(**_pose_guider_options(pose_guider))
     rows = fill("controlnet", model, [(pose_guider, TABLES["pose_guider"])], allow, dtype)
-    return sources.conversion(model, rows, allow, dtype)
+    return sources.conversion(model, rows, allow, dtype, call_defaults or {})
 
 
 def convert_musepose(
@@ -108,12 +121,30 @@ def convert_musepose(
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """Convert the published weights of MusePose or DynamicPose.
+    """Convert the published weights of MusePose.
 
-    They have Moore-AnimateAnyone's layout and `"scaled_linear"` betas. The arguments, the result and the errors are
-    those of [`convert_moore_animate_anyone`].
+    They have Moore-AnimateAnyone's layout, `"scaled_linear"` betas, and other pose maps and settings. The arguments,
+    the result and the errors are those of [`convert_moore_animate_anyone`].
     """
-    return convert_moore_animate_anyone(weights, base, image_encoder, vae, "scaled_linear", allow, dtype)
+    options: dict[str, Any] = {"allow": allow, "dtype": dtype, "call_defaults": MUSEPOSE_DEFAULTS}
+    return convert_moore_animate_anyone(weights, base, image_encoder, vae, "scaled_linear", **options)
+
+
+def convert_dynamicpose(
+    weights: str | os.PathLike,
+    base: str | os.PathLike,
+    image_encoder: str | os.PathLike,
+    vae: str | os.PathLike | None = None,
+    allow: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Convert the published weights of DynamicPose.
+
+    They have Moore-AnimateAnyone's layout, `"scaled_linear"` betas, and other pose maps. The arguments, the result and
+    the errors are those of [`convert_moore_animate_anyone`].
+    """
+    options: dict[str, Any] = {"allow": allow, "dtype": dtype, "call_defaults": {"pose_map": "dynamicpose"}}
+    return convert_moore_animate_anyone(weights, base, image_encoder, vae, "scaled_linear", **options)
 
 
 def convert_champ(
@@ -145,7 +176,8 @@ def convert_champ(
     pose_guider = HIAPoseGuider(conditioning_channels=3, out_channels=sources.width)
     rows = [ComponentKeys("controlnet", "new", made=tuple(pose_guider.state_dict()))]
     guidance = tuple(str(path) for path in sorted(Path(weights).glob("guidance_encoder_*.pth")))
-    return sources.conversion(pose_guider.to(dtype).eval(), rows, allow, dtype, left_over=guidance)
+    openpose = {"pose_map": "openpose"}
+    return sources.conversion(pose_guider.to(dtype).eval(), rows, allow, dtype, openpose, left_over=guidance)
 
 
 class _Sources:
@@ -190,6 +222,7 @@ class _Sources:
         pose_guider_rows: list[ComponentKeys],
         allow: Collection[str],
         dtype: torch.dtype,
+        call_defaults: Mapping[str, Any],
         left_over: tuple[str, ...] = (),
     ) -> Conversion:
         if pose_guider.config.out_channels != self.width:
@@ -212,6 +245,7 @@ class _Sources:
         rows += fill("appearance_encoder", appearance_encoder, [sources["reference_unet"]], allow, dtype)
         autoencoder, vae_rows = load_vae(*self.vae, allow, dtype)
         encoder, feature_extractor, encoder_rows = load_image_encoder(*self.image_encoder, allow, dtype)
+        wanted: dict[str, Any] = {**CALL_DEFAULTS, **call_defaults}
         pipeline = HIAPipeline(
             vae=autoencoder,
             image_encoder=encoder,
@@ -221,7 +255,8 @@ class _Sources:
             scheduler=self.scheduler,
             feature_extractor=feature_extractor,
             unconditional_controlnet=True,
-            call_defaults=CALL_DEFAULTS | {"context_frames": min(24, unet.config.motion_max_seq_length)},
+            call_defaults=wanted
+            | {"context_frames": min(wanted["context_frames"], unet.config.motion_max_seq_length)},
         )
         return Conversion(pipeline, ConversionReport((*rows, *pose_guider_rows, *vae_rows, *encoder_rows), left_over))
 

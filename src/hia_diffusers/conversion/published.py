@@ -151,7 +151,7 @@ PUBLISHED = {
     ),
     "dynamicpose": PublishedCheckpoint(
         title="DynamicPose",
-        converter="moore_animate_anyone.convert_musepose",
+        converter="moore_animate_anyone.convert_dynamicpose",
         sources=_moore_sources("DynamicXLAB/DynamicPose", UNETS | {"pose_guider": 4.35 * MB}),
         license=f"none stated for the weights (the code is MIT), {OPENRAIL}",
         purpose="people and objects in fast motion, driven by a skeleton",

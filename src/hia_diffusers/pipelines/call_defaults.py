@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .. import checks
+from ..conditioning.pose_maps import DENSEPOSE, POSE_MAPS
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -17,9 +18,9 @@ CALL_DEFAULTS = (
     *("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale", "reference_noise"),
     *("shared_noise", "context_frames", "context_overlap", "context_shift", "eta"),
 )
-# Number of pixels of the frames that the weights were trained on. `HIAAnimator` uses it; it is not an argument of a
-# call.
-AREA = "area"
+# Number of pixels of the frames that the weights were trained on, and the maps that they were trained on, a name in
+# `POSE_MAPS` or `DENSEPOSE`. `HIAAnimator` uses both; they are not arguments of a call.
+AREA, POSE_MAP = "area", "pose_map"
 
 
 def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -27,20 +28,22 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
 
     Args:
         call_defaults (`Mapping[str, Any]` or `None`):
-            Arguments of [`HIAPipeline.__call__`] by name, among those in `CALL_DEFAULTS`, and `"area"`, the number of
-            pixels of a frame.
+            Arguments of [`HIAPipeline.__call__`] by name, among those in `CALL_DEFAULTS`, `"area"`, the number of
+            pixels of a frame, and `"pose_map"`, the kind of map that the ControlNet or pose guider reads.
 
     Raises:
         TypeError: If it is not a mapping.
-        ValueError: If it contains another name. Values are checked by the call.
+        ValueError: If it contains another name or an unknown pose map. Other values are checked by the call.
     """
     if call_defaults is None:
         return {}
     checks.instance("call_defaults", call_defaults, Mapping)
-    unknown = [name for name in call_defaults if name not in (*CALL_DEFAULTS, AREA)]
+    known = (*CALL_DEFAULTS, AREA, POSE_MAP)
+    unknown = [name for name in call_defaults if name not in known]
     if unknown:
-        names = ", ".join((*CALL_DEFAULTS, AREA))
+        names = ", ".join(known)
         raise ValueError(f"`call_defaults` must name arguments of {names}, got {checks.shown(unknown[0])}.")
+    checks.one_of(POSE_MAP, call_defaults.get(POSE_MAP, "openpose"), (*POSE_MAPS, DENSEPOSE))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in call_defaults.items()}
 
 
@@ -78,7 +81,7 @@ def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) 
     return {
         name: value
         for name, value in call_defaults.items()
-        if name != AREA and given.get(replaced.get(name, name)) is None
+        if name not in (AREA, POSE_MAP) and given.get(replaced.get(name, name)) is None
     }
 
 

@@ -28,7 +28,8 @@ class HIADrivingStep(HIAStep):
         if values.conditioning_frames is not None:
             raise ValueError("Give `conditioning_frames` or `driving`, not both.")
         arguments = {name: values[name] for name in self.options}
-        animation = HIAAnimator().prepare(values.image, height=values.height, width=values.width, **arguments)
+        animator = HIAAnimator(call_defaults=components.config["call_defaults"])
+        animation = animator.prepare(values.image, height=values.height, width=values.width, **arguments)
         values.image, values.conditioning_frames, values.fps = animation.image, animation.condition, animation.fps
 
 
