@@ -15,6 +15,8 @@ from PIL import Image
 from sounding_videos import sound_codec, sound_end, tone_start, write_clip
 
 from hia_diffusers import HIAAnimator, KeypointDetector, WholeBodyKeypoints, retarget_keypoints, smooth_keypoints
+from hia_diffusers.animation.driving import Driving
+from hia_diffusers.conditioning.pose_maps import draw_pose_map
 from hia_diffusers.video.display import Display
 from hia_diffusers.video.reading import Video, read_video
 from hia_diffusers.video.writing import write_video
@@ -344,7 +346,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         (
             {"driving_type": "depth"},
             ValueError,
-            '`driving_type` must be one of "auto", "video", "keypoints", "pose", got',
+            '`driving_type` must be one of "auto", "video", "keypoints", "pose", "densepose", got',
         ),
         ({"driving": keypoints_of(BOXES), "driving_type": "pose"}, ValueError, "`driving_type` is 'pose', but"),
         ({"fps": 0}, ValueError, "`fps` must be a finite number, at least 0.001"),
@@ -465,3 +467,35 @@ def test_nobody_to_animate(animator, person, dance):
     head = WholeBodyKeypoints(np.full((1, 133, 2), 5.0), np.ones((1, 133)) * (np.arange(133) < 5), 64, 96, 1)
     with pytest.raises(ValueError, match="`retarget`: .*shoulders"):
         animator.prepare(person, dance, image_keypoints=head)
+
+
+def test_keypoints_are_drawn_as_the_weights_of_the_pipeline_know_them(pipe, person):
+    keypoints = keypoints_of(BOXES)
+    before = pipe.config.call_defaults
+    try:
+        pipe.register_to_config(call_defaults={"pose_map": "dynamicpose"})
+        pose = HIAAnimator(pipe).prepare(person, keypoints, **SIZE).condition.pose
+    finally:
+        pipe.register_to_config(call_defaults=before)
+    np.testing.assert_array_equal(pose, draw_pose_map(keypoints.fit(**SIZE), "dynamicpose"))
+    pose = HIAAnimator(call_defaults={"pose_map": "musepose"}).prepare(person, keypoints, **SIZE).condition.pose
+    np.testing.assert_array_equal(pose, draw_pose_map(keypoints.fit(**SIZE), "musepose"))
+
+
+def test_pipelines_read_densepose_or_skeletons(pipe, person, tmp_path):
+    maps = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8)
+    densepose = Driving("densepose", 24.0, frames=maps)
+    reader = HIAAnimator(call_defaults={"pose_map": "densepose"})
+    animation = reader.prepare(person, densepose)
+    np.testing.assert_array_equal(animation.condition.pose, maps)
+    write_video(tmp_path / "densepose.mp4", maps, 24)
+    loaded = reader.prepare(person, tmp_path / "densepose.mp4", driving_type="densepose")
+    assert loaded.driving.kind == "densepose" and len(loaded.condition) == 3
+    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps, which .* of type 'video'"):
+        reader.prepare(person, tmp_path / "densepose.mp4", driving_type="video")
+    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps, .* 'keypoints'"):
+        reader.prepare(person, keypoints_of(BOXES))
+    with pytest.raises(ValueError, match="`driving_type`: the pipeline reads skeletons, not DensePose maps"):
+        HIAAnimator(pipe).prepare(person, densepose)
+    with pytest.raises(ValueError, match="`driving_type`: the pipeline reads skeletons, not DensePose maps"):
+        HIAAnimator(pipe).generate(animation, **steps())

@@ -17,7 +17,12 @@ from published_weights import SMALL_SIZE, draw_weights, moore_shapes, write_moor
 from rounding import assert_equal_up_to_rounding
 
 from hia_diffusers import HIAAnimator, HIAPipeline, HIAPoseGuider
-from hia_diffusers.conversion.moore_animate_anyone import convert_champ, convert_moore_animate_anyone, convert_musepose
+from hia_diffusers.conversion.moore_animate_anyone import (
+    convert_champ,
+    convert_dynamicpose,
+    convert_moore_animate_anyone,
+    convert_musepose,
+)
 from hia_diffusers.models.denoiser import HIAConditions, HIADenoiser
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.state_dicts import read_state_dict
@@ -262,6 +267,7 @@ def test_musepose_and_dynamicpose_keep_their_betas(copied):
     arguments = (copied / "weights", copied / "base", copied / "variations")
     for pipeline in (
         convert_musepose(*arguments),
+        convert_dynamicpose(*arguments),
         convert_moore_animate_anyone(*arguments, beta_schedule="scaled_linear"),
     ):
         scheduler = pipeline.model.scheduler
@@ -274,6 +280,17 @@ def test_musepose_and_dynamicpose_keep_their_betas(copied):
         )
         assert scheduler.config.beta_schedule == "scaled_linear"
         assert (scheduler.alphas_cumprod - plain.alphas_cumprod).abs().max() < 1e-6
+
+
+def test_pipelines_know_the_pose_maps_and_settings_of_their_authors(copied, conversion):
+    arguments = (copied / "weights", copied / "base", copied / "variations")
+    wanted = [
+        made.model.config.call_defaults
+        for made in (conversion, convert_musepose(*arguments), convert_dynamicpose(*arguments))
+    ]
+    assert [defaults["pose_map"] for defaults in wanted] == ["moore-animate-anyone", "musepose", "dynamicpose"]
+    assert [defaults["num_inference_steps"] for defaults in wanted] == [30, 20, 30]
+    assert [defaults["area"] for defaults in wanted] == [512 * 784, 768 * 768, 512 * 784]
 
 
 def test_wrapped_weights_are_taken_from_all_files_alike(copied, conversion):

@@ -19,6 +19,7 @@ import PIL.Image
 from .. import checks
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.pose_maps import DENSEPOSE
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..detection.choosing import create_detector
 from ..fitting import fitted_place
@@ -27,8 +28,8 @@ from ..pipelines.call_defaults import AREA, POSE_MAP, check_call_defaults
 from ..video.reading import Video
 from ..video.watermark import Watermark
 from ..video.writing import check_frame_rate, check_output, write_video
-from .arguments import check_arguments
-from .driving import Driving
+from .arguments import check_arguments, check_kind
+from .driving import MAPS, Driving
 from .fitted_images import fit_image, fit_pose_map
 from .result import COMMENT, HIAAnimation
 
@@ -48,7 +49,8 @@ logger = logging.getLogger(__name__)
 class HIAAnimator:
     r"""Animate the person in an image with the motion of a driving clip.
 
-    A driving clip is a video of another person, keypoints, or an OpenPose-style pose video.
+    A driving clip is a video of another person, keypoints, or an OpenPose-style pose video; for a pipeline that reads
+    DensePose maps, a DensePose video.
 
     ```py
     animator = HIAAnimator(pipe)
@@ -222,6 +224,7 @@ class HIAAnimator:
             check_frame_rate(fps)
         image = load_image(image)
         motion = self.load_driving(driving, **driving_options)
+        check_kind(motion.kind, self._pose_map())
         check_arguments(
             motion,
             sharpness,
@@ -258,7 +261,7 @@ class HIAAnimator:
         measured = isinstance(sharpness, str) and sharpness == "driving"
 
         reference = None
-        if condition is None and motion.kind == "pose":
+        if condition is None and motion.kind in MAPS:
             condition = self.condition(motion, height, width)
         elif condition is None:
             if retarget and retargeted is None:  # one frame, so it is checked before the many of the driving clip
@@ -360,7 +363,10 @@ class HIAAnimator:
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
                 As for [`MotionBlurConditioner.__call__`].
         """
-        conditioner = MotionBlurConditioner.for_size(height, width, pose_map=self._wanted().get(POSE_MAP, "openpose"))
+        check_kind(motion.kind if isinstance(motion, Driving) else "keypoints", pose_map := self._pose_map())
+        # A DensePose video is not drawn.
+        pose_map = "openpose" if pose_map == DENSEPOSE else pose_map
+        conditioner = MotionBlurConditioner.for_size(height, width, pose_map=pose_map)
         if fitted_place(motion.height, motion.width, height, width)[2:] != (width, height):
             logger.info(
                 "The motion's %dx%d is fitted into %dx%d, whole and centred.",
@@ -407,7 +413,8 @@ class HIAAnimator:
             FileNotFoundError, OSError, ValueError: As [`~video.writing.write_video`]. What can be known of
                 `output` and of `sound` before the pipeline runs is.
         """
-        self._pipe_for(output, kwargs)
+        pipe = self._pipe_for(output, kwargs)
+        check_kind(animation.driving.kind, pipe.config.call_defaults.get(POSE_MAP, "openpose"))
         if output is not None:
             check_output(output, animation.condition.height, animation.condition.width, animation.fps)
         audio = {} if output is None else animation.sound_arguments(output, sound)
@@ -459,6 +466,9 @@ class HIAAnimator:
         if self._call_defaults is not None:
             return self._call_defaults
         return {} if self.pipe is None else self.pipe.config.call_defaults
+
+    def _pose_map(self) -> str:
+        return self._wanted().get(POSE_MAP, "openpose")
 
     def _detector(self) -> Any:
         if self.detector is None or isinstance(self.detector, Mapping):

@@ -7,7 +7,8 @@ from typing import Any
 from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurCondition, sharpness_array
-from .driving import Driving
+from ..conditioning.pose_maps import DENSEPOSE
+from .driving import MAPS, Driving
 
 
 # Results of steps that can be passed, and the arguments that are unused in this case.
@@ -21,6 +22,27 @@ UNREAD_BESIDE = {
 UNREAD_BESIDE["condition"] = {*UNREAD_BESIDE["retargeted"], "retargeted", "sharpness", "height", "width"}
 
 
+def check_kind(kind: str, pose_map: str) -> None:
+    """Raise an error if the network does not read what a driving clip shows.
+
+    Args:
+        kind (`str`):
+            Type of the driving clip.
+        pose_map (`str`):
+            What the network reads.
+    """
+    if pose_map == DENSEPOSE and kind != "densepose":
+        raise ValueError(
+            f"`driving`: the pipeline reads DensePose maps, which cannot be made from a clip of type {kind!r}; pass a "
+            "DensePose video and `driving_type` densepose"
+        )
+    if pose_map != DENSEPOSE and kind == "densepose":
+        raise ValueError(
+            "`driving_type`: the pipeline reads skeletons, not DensePose maps; pass a video of a person, keypoints or "
+            "an OpenPose-style pose video"
+        )
+
+
 def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> None:
     """Raise an error for arguments without effect for the type of the driving clip or with a passed result."""
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -29,11 +51,11 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
         raise ValueError(f"`sharpness` must be auto, driving, unknown or numbers in [0, 1], got {checks.shown(word)}.")
     if word is None:
         sharpness_array(sharpness, len(driving))
-    if driving.kind == "pose" and word not in ("auto", "unknown"):
+    if driving.kind in MAPS and word not in ("auto", "unknown"):
         raise ValueError("`sharpness`: a pose video has no positions of the hands; use keypoints or omit it")
     if driving.kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured only if `driving` is a video of a person")
-    if driving.kind == "pose" and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
+    if driving.kind in MAPS and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
         raise ValueError(
             "`retarget`: a pose video has no keypoints that could be retargeted; pass the video that it was drawn "
             "from, or a pose file with its keypoints, as `driving`"
@@ -42,7 +64,7 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
         raise ValueError("`person`: only a video of a person can show several")
     if driving.kind != "video" and "detected" in given:
         raise ValueError("`detected`: people are detected only in a video of a person")
-    if driving.kind == "pose" and given.keys() & {"keypoints", "retargeted"}:
+    if driving.kind in MAPS and given.keys() & {"keypoints", "retargeted"}:
         raise ValueError("`keypoints` and `retargeted`: a pose video has no keypoints; pass them as `driving`")
     for name in ("image_keypoints", "image_person"):
         if name in given and given.get("retarget") is False:

@@ -21,7 +21,9 @@ from ..video.reading import Video, VideoFrames, read_frame_rate
 from ..video.writing import check_frame_rate
 
 
-KINDS = ("video", "keypoints", "pose")
+# Maps that are used as they are, and clips that keypoints are known or detected of.
+MAPS = ("pose", "densepose")
+KINDS = ("video", "keypoints", *MAPS)
 KEYPOINT_SUFFIXES = (".safetensors", *pose_files.SUFFIXES)
 
 # Limit of `start` and `end`, which no clip reaches.
@@ -39,7 +41,8 @@ class Driving:
 
     Args:
         kind (`str`):
-            `"video"` of a person, `"keypoints"` or `"pose"`, an OpenPose-style pose video.
+            `"video"` of a person, `"keypoints"`, `"pose"`, an OpenPose-style pose video, or `"densepose"`, a DensePose
+            video.
         fps (`float`):
             Frames per second in [0.001, 1000], the range of videos.
         frames (`np.ndarray` or [`~video.reading.VideoFrames`], *optional*):
@@ -95,7 +98,7 @@ class Driving:
                 result of this method.
             driving_type (`str`, *optional*, defaults to `"auto"`):
                 Type of the clip. `"auto"` recognizes keypoints by their suffix, in upper or lower case, and pose
-                videos by their colours.
+                videos by their colours; a DensePose video must be named.
             max_frames (`int`, *optional*):
                 Maximum number of frames, as for [`~Driving.excerpt`].
             driving_fps (`float`, *optional*):

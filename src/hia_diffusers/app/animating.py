@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ..animation.animator import HIAAnimator
+from ..animation.driving import MAPS
 from ..animation.result import COMMENT, HIAAnimation
 from ..fitting import fitted_place
 from ..video.writing import check_frame_size, write_video
@@ -169,7 +170,7 @@ class Animations:
         job.reached("Preparing the motion", 0, 1)
         known = self.examples.keypoints(image)
         options: dict[str, Any] = {}
-        if driving.kind != "pose" and known is not None and not isinstance(request.motion, str):
+        if driving.kind not in MAPS and known is not None and not isinstance(request.motion, str):
             options = {"image_keypoints": known}
         elif driving.kind == "keypoints" and known is None and request.fit:
             options = {"retarget": True}

@@ -53,7 +53,10 @@ DRIVING_HELP = (
 )
 DRIVING_FPS_HELP = "frames per second of a folder of images, or of a pose file that does not state them"
 DRIVING_SIZE_HELP = "WIDTHxHEIGHT of the image in which the points of a pose file lie, if the file does not state it"
-DRIVING_TYPE_HELP = "what --driving is; auto decides by its suffix and the colours of the video, and prints it"
+DRIVING_TYPE_HELP = (
+    "what --driving is; auto decides by its suffix and the colours of the video, and prints it; a DensePose video, "
+    "which magic-animate reads, must be named"
+)
 OUTPUT_HELP = (
     "what to write: an .mp4, .webm, .gif or .webp file, or a folder of .png files, whose name has no suffix or ends "
     "in /; an existing one is replaced"
@@ -111,7 +114,12 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--image", type=Path, required=True, help="image of the person")
     add("--driving", type=Path, required=True, help=DRIVING_HELP)
-    add("--driving_type", choices=["auto", "video", "keypoints", "pose"], default="auto", help=DRIVING_TYPE_HELP)
+    add(
+        "--driving_type",
+        choices=["auto", "video", "keypoints", "pose", "densepose"],
+        default="auto",
+        help=DRIVING_TYPE_HELP,
+    )
     add("--driving_fps", type=number(float, 0.001, 1000), help=DRIVING_FPS_HELP)
     add("--driving_size", type=image_size, metavar="WIDTHxHEIGHT", help=DRIVING_SIZE_HELP)
     add("--output", required=True, help=OUTPUT_HELP)

@@ -35,6 +35,7 @@ CALL_DEFAULTS = {
     "context_shift": False,
     "reference_noise": False,
     "area": 512 * 512,
+    "pose_map": "densepose",
 }
 
 # Options of the UNet in which MagicAnimate differs from our defaults.
