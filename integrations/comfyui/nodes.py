@@ -201,6 +201,7 @@ class HIACondition:
         )
         retarget = "Adapts the motion to the proportions of the person in the image. auto: for videos of a person."
         side = {"default": 0, "min": 0, "max": 4096, "step": 8, "tooltip": "0: size of the motion"}
+        pipeline = "Draws the motion, and chooses the size if both sides are 0, as this pipeline was trained."
         return {
             "required": {
                 "image": ("IMAGE",),
@@ -210,7 +211,8 @@ class HIACondition:
                 "width": ("INT", side),
                 "height": ("INT", side),
                 "retarget": (["auto", "yes", "no"], {"tooltip": retarget}),
-            }
+            },
+            "optional": {"pipeline": ("HIA_PIPELINE", {"tooltip": pipeline})},
         }
 
     def prepare(
@@ -222,10 +224,11 @@ class HIACondition:
         width: int,
         height: int,
         retarget: str,
+        pipeline: HIAPipeline | None = None,
     ) -> tuple[HIAAnimation, torch.Tensor]:
         if len(image) != 1:
             raise ValueError(f"`image` must be one image, got a batch of {len(image)}.")
-        animation = HIAAnimator().prepare(
+        animation = HIAAnimator(pipeline).prepare(
             Image.fromarray(to_arrays(image)[0]),
             motion,
             sharpness=sharpness_value if sharpness == "value" else sharpness,

@@ -491,9 +491,9 @@ def test_pipelines_read_densepose_or_skeletons(pipe, person, tmp_path):
     write_video(tmp_path / "densepose.mp4", maps, 24)
     loaded = reader.prepare(person, tmp_path / "densepose.mp4", driving_type="densepose")
     assert loaded.driving.kind == "densepose" and len(loaded.condition) == 3
-    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps, which .* of type 'video'"):
+    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps; .* got video"):
         reader.prepare(person, tmp_path / "densepose.mp4", driving_type="video")
-    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps, .* 'keypoints'"):
+    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps; .* got keypoints"):
         reader.prepare(person, keypoints_of(BOXES))
     with pytest.raises(ValueError, match="`driving_type`: the pipeline reads skeletons, not DensePose maps"):
         HIAAnimator(pipe).prepare(person, densepose)

@@ -484,6 +484,21 @@ def test_memory_is_planned_for_the_device(inputs, tmp_path, monkeypatch, capsys)
     assert_one_error_line(capsys.readouterr().err, "--memory: ", "on the CPU")
 
 
+@pytest.mark.parametrize(
+    ("model", "driving_type", "named"),
+    [("magic-animate", "auto", "reads DensePose maps"), ("musepose", "densepose", "reads skeletons")],
+)
+def test_a_clip_that_a_published_model_cannot_read_is_refused_before_its_download(
+    monkeypatch, tmp_path, capsys, model, driving_type, named
+):
+    with HubServer(tmp_path) as server:
+        server.take_the_hubs_place(monkeypatch, tmp_path / "cache")
+        with pytest.raises(SystemExit):
+            animate.main(call(model=model, driving_type=driving_type))
+        assert server.requests == []
+    assert_one_error_line(capsys.readouterr().err, "--driving", named)
+
+
 def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):
     with HubServer(tmp_path) as server, pytest.raises(SystemExit):
         server.take_the_hubs_place(monkeypatch, tmp_path / "cache")

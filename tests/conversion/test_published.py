@@ -81,7 +81,8 @@ def test_the_first_run_downloads_what_it_needs_and_the_second_asks_nobody(hub, t
     assert len(messages) == 1 and "GB" in messages[0] and "OpenRAIL" in messages[0]
     pipe = HIAPipeline.from_pretrained(folder, dtype=torch.float16)
     assert pipe.scheduler.config.beta_schedule == "scaled_linear"
-    assert pipe.config.call_defaults["num_inference_steps"] == 30
+    assert pipe.config.call_defaults["num_inference_steps"] == 20
+    assert pipe.config.call_defaults["pose_map"] == PUBLISHED["musepose"].pose_map == "musepose"
 
     hub.requests.clear()
     again = HIAPipeline.from_published("musepose", dtype=torch.float16, cache_dir=tmp_path / "cache")
@@ -102,6 +103,7 @@ def test_another_dtype_is_made_of_the_same_downloads(hub, tmp_path):
 def test_magic_animate_by_name(hub, tmp_path):
     pipe = HIAPipeline.from_published("magic-animate", cache_dir=tmp_path)
     assert pipe.config.call_defaults["guidance_scale"] == 7.5
+    assert pipe.config.call_defaults["pose_map"] == PUBLISHED["magic-animate"].pose_map == "densepose"
     assert pipe.text_encoder is not None
 
 

@@ -33,8 +33,8 @@ def check_kind(kind: str, pose_map: str) -> None:
     """
     if pose_map == DENSEPOSE and kind != "densepose":
         raise ValueError(
-            f"`driving`: the pipeline reads DensePose maps, which cannot be made from a clip of type {kind!r}; pass a "
-            "DensePose video and `driving_type` densepose"
+            "`driving`: the pipeline reads DensePose maps; pass a DensePose video and `driving_type` densepose, "
+            f"got {kind}"
         )
     if pose_map != DENSEPOSE and kind == "densepose":
         raise ValueError(

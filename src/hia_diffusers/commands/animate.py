@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import MAX_SIDE
+from ..conversion.published import PUBLISHED
 from .arguments import (
     DETECTOR_DEVICE_HELP,
     Flag,
@@ -35,6 +36,7 @@ from .loading import (
     check_model,
     choose_device,
     find_model,
+    is_published,
     load_pipeline,
     model_defaults,
     place_pipeline,
@@ -255,6 +257,10 @@ def _animate(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     check_memory(args.memory, device)
     check_model(args.model, args.variant, args.revision)
+    if args.model and is_published(args.model):  # before it is downloaded
+        from ..animation.arguments import check_kind
+
+        check_kind(args.driving_type, PUBLISHED[args.model].pose_map)
     from .. import HIA_TINY
 
     model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)

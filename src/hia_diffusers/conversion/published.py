@@ -51,6 +51,8 @@ class PublishedCheckpoint:
             [`~hia_diffusers.memory.fitting.count_call`]: with all weights on the device, and with one layer at a time.
         missing (`str`, *optional*):
             Why the result cannot animate without training. It is then a starting point for training.
+        pose_map (`str`, *optional*, defaults to `"openpose"`):
+            The `"pose_map"` in the `call_defaults` of the result: what its ControlNet or pose guider reads.
     """
 
     title: str
@@ -60,6 +62,7 @@ class PublishedCheckpoint:
     purpose: str
     memory: tuple[float, float]
     missing: str | None = None
+    pose_map: str = "openpose"
 
     @property
     def download_size(self) -> float:
@@ -130,6 +133,7 @@ PUBLISHED = {
         sources=_moore_sources("patrolli/AnimateAnyone", UNETS | {"pose_guider": 4.35 * MB}),
         license=f"Apache-2.0, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton; 512x784",
+        pose_map="moore-animate-anyone",
         memory=MOORE_MEMORY,
     ),
     "musepose": PublishedCheckpoint(
@@ -147,6 +151,7 @@ PUBLISHED = {
         ),
         license=f"CreativeML OpenRAIL-M, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton that is aligned with the reference image",
+        pose_map="musepose",
         memory=MOORE_MEMORY,
     ),
     "dynamicpose": PublishedCheckpoint(
@@ -155,6 +160,7 @@ PUBLISHED = {
         sources=_moore_sources("DynamicXLAB/DynamicPose", UNETS | {"pose_guider": 4.35 * MB}),
         license=f"none stated for the weights (the code is MIT), {OPENRAIL}",
         purpose="people and objects in fast motion, driven by a skeleton",
+        pose_map="dynamicpose",
         memory=MOORE_MEMORY,
     ),
     "magic-animate": PublishedCheckpoint(
@@ -176,6 +182,7 @@ PUBLISHED = {
         },
         license=f"BSD-3-Clause, {OPENRAIL}",
         purpose="motion given as DensePose videos, which keypoints cannot replace; 512x512",
+        pose_map="densepose",
         memory=MAGIC_MEMORY,
     ),
     "champ": PublishedCheckpoint(
