@@ -161,7 +161,6 @@ def test_cancel_ends_the_computation_and_so_does_leaving(server, open_page, tmp_
         set_number(page, "#steps", 100)
         animate(page)
         page.locator("#result").get_by_text("Denoising").wait_for()
-        screenshot(page, "running")
         if way == "cancel":
             enabled(page, "#cancel").click()
             page.locator("#status", has_text="Cancelled.").wait_for()
@@ -169,6 +168,7 @@ def test_cancel_ends_the_computation_and_so_does_leaving(server, open_page, tmp_
             animate(page)
             assert result(page, tmp_path).shape == (4, 160, 96, 3)
         else:
+            screenshot(page, "running")
             page.close()
         wait_for(lambda count=cancelled: server.log.count("Cancelled at") > count, server)
         assert int(re.findall(r"Cancelled at: Denoising (\d+)/100", server.log)[-1]) < 100
@@ -193,7 +193,7 @@ def test_a_bad_file_gets_a_sentence_and_the_page_goes_on(open_page, tmp_path):
 @pytest.mark.slow
 def test_two_users_wait_for_each_other_and_get_their_own(open_page, tmp_path):
     pages = [open_page(), open_page()]
-    set_number(pages[0], "#steps", 8)
+    set_number(pages[0], "#steps", 40)
     for page, person, motion in zip(pages, (0, 3), ("Calm hands", "Wide and fast"), strict=True):
         page.locator("#people button").nth(person).click()
         page.locator(f"#image img[src$='person-{person + 1}.png']").wait_for()

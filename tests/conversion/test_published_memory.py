@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory that the table of published checkpoints states, counted with networks of true size and no data."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -26,8 +28,8 @@ def networks(unet, controlnet, **encoders):
     return {"unet": unet, "controlnet": controlnet, "vae": vae, "appearance_encoder": appearance_encoder, **encoders}
 
 
-def moore():
-    options = {"motion_max_seq_length": 32, "use_motion_mid_block": True, **moore_animate_anyone.UNET_OPTIONS}
+def moore(length=32):
+    options = {"motion_max_seq_length": length, "use_motion_mid_block": True, **moore_animate_anyone.UNET_OPTIONS}
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,
@@ -57,6 +59,7 @@ def magic():
     ("name", "build", "call_defaults", "size"),
     [
         ("moore-animate-anyone", moore, moore_animate_anyone.CALL_DEFAULTS, (784, 512)),
+        ("musepose", functools.partial(moore, 128), moore_animate_anyone.MUSEPOSE_DEFAULTS, (768, 768)),
         ("magic-animate", magic, magic_animate.CALL_DEFAULTS, (512, 512)),
     ],
 )

@@ -122,7 +122,7 @@ def _moore_sources(repo_id: str, sizes: Mapping[str, float], folder: str = "") -
 
 
 UNETS = {"denoising_unet": 3.44 * GB, "reference_unet": 3.44 * GB, "motion_module": 1.82 * GB}
-MOORE_MEMORY, MAGIC_MEMORY = (7.5, 2.8), (6.4, 1.4)
+MOORE_MEMORY, MUSEPOSE_MEMORY, MAGIC_MEMORY = (7.5, 2.8), (12.6, 7.9), (6.4, 1.4)
 OPENRAIL = "trained from Stable Diffusion 1.5 (CreativeML OpenRAIL-M: not for the uses in its attachment A)"
 NO_POSE = "and the pose guider in its place is untrained; train it before it can animate"
 
@@ -152,7 +152,7 @@ PUBLISHED = {
         license=f"CreativeML OpenRAIL-M, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton that is aligned with the reference image",
         pose_map="musepose",
-        memory=MOORE_MEMORY,
+        memory=MUSEPOSE_MEMORY,
     ),
     "dynamicpose": PublishedCheckpoint(
         title="DynamicPose",
