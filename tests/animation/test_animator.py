@@ -282,6 +282,9 @@ def test_pose_files_of_other_tools_drive(person, tmp_path):
         given = {key: value for key, value in known.items() if key != name}
         with pytest.raises(ValueError, match=f"`driving`: .*poses.npy does not state {missing}; pass `{name}`"):
             animator.prepare(person, tmp_path / "poses.npy", **given)
+    both = "does not state the size of its image or its frame rate; pass `driving_size` and `driving_fps`"
+    with pytest.raises(ValueError, match=both):
+        animator.prepare(person, tmp_path / "poses.npy")
     keypoints.save(tmp_path / "own.npz")
     with pytest.raises(ValueError, match="`driving_fps` must be omitted or 30, as .*own.npz states, got 25"):
         animator.prepare(person, tmp_path / "own.npz", driving_fps=25)

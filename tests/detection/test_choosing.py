@@ -53,6 +53,13 @@ def test_rtmpose_is_chosen_for_what_only_it_accepts(with_mediapipe):
     assert choose_detector(device="cpu") == "mediapipe"
 
 
+def test_mediapipe_is_chosen_for_models_that_only_it_accepts(without_mediapipe, tmp_path):
+    download_rtmpose("yolox-m", "rtmw-l-384x288", "dwpose-l-384x288")
+    assert choose_detector(pose_model="models.whl", device="cpu") == "mediapipe"
+    assert choose_detector(pose_model=tmp_path) == "mediapipe"
+    assert choose_detector(pose_model=tmp_path, feet_model=None) == "rtmpose"
+
+
 def test_rtmpose_is_chosen_without_mediapipe(without_mediapipe):
     assert choose_detector() == "rtmpose"
 

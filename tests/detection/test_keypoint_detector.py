@@ -455,7 +455,9 @@ def test_a_failed_download_names_the_model(models, tmp_path, server, monkeypatch
     address, _ = server
     monkeypatch.setitem(POSE_MODELS, "dwpose-l-384x288", OnnxModel(f"{address}/missing.zip", 384, 288))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    with pytest.raises(ConnectionError, match=r"`feet_model` 'dwpose-l-384x288' cannot be downloaded .*missing.zip"):
+    with pytest.raises(
+        ConnectionError, match=r"`feet_model` 'dwpose-l-384x288' cannot be downloaded .*missing.zip.*`mediapipe`"
+    ):
         KeypointDetector(models["detector_model"], models["pose_model"])
     (tmp_path / "served" / "missing.zip").write_bytes(b"no zip file")
     with pytest.raises(ConnectionError, match="`feet_model`"):

@@ -227,8 +227,8 @@ def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) 
     try:
         return WholeBodyKeypoints.load(path, height, width, fps)
     except NotStatedError as error:
-        name = "driving_fps" if "rate" in error.what else "driving_size"
-        raise ValueError(f"`driving`: {path} does not state {error.what}; pass `{name}`.") from error
+        missing = [f"`driving_{name}`" for name, what in (("size", "size"), ("fps", "rate")) if what in error.what]
+        raise ValueError(f"`driving`: {path} does not state {error.what}; pass {' and '.join(missing)}.") from error
     except ValueError as error:
         names = {"path": "driving", "height": "driving_size", "width": "driving_size", "fps": "driving_fps"}
         raise ValueError(re.sub(r"^`(\w+)`", lambda name: f"`{names.get(name[1], name[1])}`", str(error))) from error

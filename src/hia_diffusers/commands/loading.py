@@ -76,7 +76,10 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
     try:
         hf_hub_download(model, "model_index.json")
     except (OSError, ValueError) as error:
-        raise ValueError(f"--model: {model!r} is not a folder and cannot be found on the Hub ({error})") from error
+        raise ValueError(
+            f"--model: {model!r} is not a folder, is not listed by `hia-diffusers models` and cannot be found on the Hub "
+            f"({error})"
+        ) from error
 
 
 def is_published(model: str) -> bool:

@@ -256,12 +256,15 @@ class WholeBodyKeypoints:
         else:
             frames, stated_fps = pose_files.read_pose_file(path)
             size = _size_of(frames, path)
-            if size is None and (height is None or width is None):
-                raise NotStatedError(path, "the size of its image", "`height` and `width`")
             if stated_fps is None:
                 stated_fps = 1.0 if len(frames) == 1 and fps is None else fps
+            missing = {}
+            if size is None and (height is None or width is None):
+                missing["the size of its image"] = "`height` and `width`"
             if stated_fps is None:
-                raise NotStatedError(path, "its frame rate", "`fps`")
+                missing["its frame rate"] = "`fps`"
+            if stated_fps is None or missing:
+                raise NotStatedError(path, " or ".join(missing), " and ".join(missing.values()))
             try:
                 keypoints = cls._from_pose_frames(frames, *(size or (height, width)), stated_fps, person)
             except (TypeError, ValueError) as error:

@@ -3,6 +3,8 @@
 """Choice of a keypoint detector by name, or by what is installed and downloaded."""
 
 import importlib.util
+import os
+from pathlib import Path
 from typing import Any
 
 from .. import checks
@@ -41,7 +43,8 @@ def choose_detector(detector: str = "auto", **arguments: Any) -> str:
     """Return the name of the detector that [`create_detector`] creates.
 
     `"auto"` is MediaPipe if its extra is installed and RTMPose is not ready, with the `pose` extra and its models
-    downloaded. Otherwise, and with a `device` or another argument that only RTMPose accepts, it is RTMPose.
+    downloaded, or if `pose_model` is a folder or a wheel, which RTMPose does not accept. Otherwise, and with a
+    `device` or another argument that only RTMPose accepts, it is RTMPose.
 
     Args:
         detector, arguments:
@@ -52,10 +55,16 @@ def choose_detector(detector: str = "auto", **arguments: Any) -> str:
     """
     if checks.one_of("detector", detector, ("auto", *DETECTORS)) != "auto":
         return detector
+    if arguments.keys() <= {"pose_model", "device"} and _is_folder_or_wheel(arguments.get("pose_model")):
+        return "mediapipe"
     wants_rtmpose = arguments.get("device", "cpu") != "cpu" or bool(arguments.keys() - {"device"})
     if wants_rtmpose or not _is_installed("mediapipe") or _is_rtmpose_ready():
         return "rtmpose"
     return "mediapipe"
+
+
+def _is_folder_or_wheel(model: Any) -> bool:
+    return isinstance(model, (str, os.PathLike)) and (Path(model).suffix == ".whl" or Path(model).is_dir())
 
 
 def _is_rtmpose_ready() -> bool:

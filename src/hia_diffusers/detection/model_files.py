@@ -95,7 +95,7 @@ def download_model(role: str, name: str, model: OnnxModel) -> Path:
                     what = f"{archive} was truncated or damaged, and is deleted" if is_damaged else str(error)
                     raise ConnectionError(
                         f"`{role}_model` {name!r} cannot be downloaded from {model.url} to {folder} ({what}); "
-                        "try again, or pass the path of an ONNX file instead."
+                        "try again, pass the path of an ONNX file instead, or use MediaPipe, the extra `mediapipe`."
                     ) from error
     raise AssertionError("one of the tries returns or raises")
 
