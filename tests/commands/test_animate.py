@@ -503,7 +503,8 @@ def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):
     with HubServer(tmp_path) as server, pytest.raises(SystemExit):
         server.take_the_hubs_place(monkeypatch, tmp_path / "cache")
         animate.main(call(model="missing/model"))
-    assert_one_error_line(capsys.readouterr().err, "--model: 'missing/model' is not a folder", "on the Hub")
+    named = ("--model: 'missing/model' is not a folder", "`hia-diffusers models`", "on the Hub")
+    assert_one_error_line(capsys.readouterr().err, *named)
 
 
 @pytest.mark.parametrize(

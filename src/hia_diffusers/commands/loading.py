@@ -77,8 +77,8 @@ def check_model(model: str | None, variant: str | None = None, revision: str | N
         hf_hub_download(model, "model_index.json")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--model: {model!r} is not a folder, is not listed by `hia-diffusers models` and cannot be found on the Hub "
-            f"({error})"
+            f"--model: {model!r} is not a folder, is not listed by `hia-diffusers models` and cannot be found "
+            f"on the Hub ({error})"
         ) from error
 
 
