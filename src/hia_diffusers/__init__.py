@@ -3,6 +3,7 @@
 """hia-diffusers: human image animation (HIA, arXiv 2409.19580) as diffusers-native classes."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from ._registration import BASE_CLASSES, register
 
 
 __version__ = "0.1.0"
+
+# Diffusers imports onnxruntime where it is installed, which reports to its makers that it is used unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # The folder of a small pipeline for procedural people at 96x160: HIAPipeline.from_pretrained(hia_diffusers.HIA_TINY).
 HIA_TINY = str(Path(__file__).parent / "assets" / "hia_tiny")

@@ -38,7 +38,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attacked")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    options = ["app", "--port", str(port), "--device", "cpu", "--max_frames", "8"]
+    options = ["app", "--port", str(port), "--device", "cpu", "--max_frames", "64"]
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{proxy.getsockname()[1]}")
         with run_server(folder, "-c", PROGRAM, *options, program=(), **proxies, NO_PROXY="") as server:
@@ -343,7 +343,7 @@ def test_values_that_no_page_sends_get_a_sentence(server, number, value):
 def test_the_queue_cannot_be_passed_by_nor_filled_by_one_session(server):
     cancelled = server.log.count("Cancelled at")
     assert server.post("run/predict", server.call("direct"))[0] == 404
-    joined, running = server.post("queue/join", server.call("one"))
+    joined, running = server.post("queue/join", server.call("one", frames=64))
     assert joined == 200
     with server.listen("one") as messages:
         assert any(b"Denoising" in line for line in messages)

@@ -319,7 +319,7 @@ def test_the_motion_is_aligned_to_the_person_in_the_image(changes, capsys):
 
 def test_the_longer_side_of_the_result():
     words = call(image="person.png", driving="walk.mp4", **MODELS, long_side="48", image_person="58,6,78,62")
-    animation = animate.prepare(animate.make_parser().parse_args(words), area=10**5)[1]
+    animation = animate.prepare(animate.make_parser().parse_args(words), {"area": 10**5})[1]
     assert (animation.condition.width, animation.condition.height) == (48, 32)  # of the image
 
 

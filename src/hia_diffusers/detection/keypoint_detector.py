@@ -226,7 +226,6 @@ class _OnnxNetwork:
 
 
 def _import_rtmlib() -> tuple[Any, Any]:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports otherwise that it is used
     try:
         import onnxruntime
         import rtmlib

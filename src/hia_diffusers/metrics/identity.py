@@ -51,7 +51,6 @@ class ArcFace:
     name = "ArcFace"
 
     def __init__(self, weights: str | os.PathLike):
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports otherwise that it is used
         try:
             import onnxruntime
         except ImportError as error:
