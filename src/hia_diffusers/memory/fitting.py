@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fitting of a call to the memory of a device: where weights are kept, and how much is computed at a time."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -122,9 +123,11 @@ def plan_memory(
         raise ValueError(f'`mode` must be "auto" or "none" on the CPU, which has nothing to offload to, got {mode!r}.')
     accepted = (mode,) if mode != "auto" else ("none",) if device.type == "cpu" else MODES
     chunks = [chunk for chunk in DECODE_CHUNKS if chunk <= num_frames or chunk == 1]
+    # Modes differ in the weights on the device alone, except that blocks are counted as they run.
+    counted = functools.cache(functools.partial(_count_call, pipe, height, width, num_frames))
     plans: list[MemoryPlan] = []
     for mode in accepted:
-        need = count_call(pipe, height, width, num_frames, mode)
+        need = replace(counted(mode == "group"), weights=_weights_on_device(pipe, mode))
         plans += [MemoryPlan(mode, chunk, 1, need.peak(chunk), available, device) for chunk in chunks]
         fitting = next((plan for plan in plans if plan.fits), None)
         if fitting is not None:
@@ -190,9 +193,17 @@ def count_call(pipe: HIAPipeline, height: int, width: int, num_frames: int, mode
     This takes seconds for networks of Stable Diffusion 1.5.
 
     Args:
-        pipe, height, width, num_frames, mode:
+        pipe, height, width, num_frames:
             As for [`plan_memory`].
+        mode (`str`, *optional*, defaults to `"none"`):
+            A mode of [`MemoryPlan`].
     """
+    need = _count_call(pipe, height, width, num_frames, offload_blocks=mode == "group")
+    return replace(need, weights=_weights_on_device(pipe, mode))
+
+
+def _count_call(pipe: HIAPipeline, height: int, width: int, num_frames: int, offload_blocks: bool) -> CallBytes:
+    """Count a call without the weights on the device, except those of blocks that are offloaded."""
     factor = vae_scale_factor(pipe.vae)
     height, width = checks.side("height", height, factor), checks.side("width", width, factor)
     latent_size = (height // factor, width // factor)
@@ -202,13 +213,13 @@ def count_call(pipe: HIAPipeline, height: int, width: int, num_frames: int, mode
 
     def step(number: int) -> int:
         step = DenoisingStep(number, 1, window, latent_size=latent_size, size=(height, width))
-        return step.peak(denoiser, guidance_scale, batch_guidance=False, offload_blocks=mode == "group")
+        return step.peak(denoiser, guidance_scale, batch_guidance=False, offload_blocks=offload_blocks)
 
     denoising = step(1)
     encoding, decoding, decoding_two = _vae_bytes(pipe, height, width)
     shape = (4, pipe.unet.config.in_channels, num_frames, *latent_size)
     return CallBytes(
-        weights=_weights_on_device(pipe, mode),
+        weights={},
         computing={
             "image_encoder": 0,
             "encoding": encoding,
