@@ -3,6 +3,7 @@
 """Choice of a keypoint detector by name, or by what is installed and downloaded."""
 
 import importlib.util
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def _is_folder_or_wheel(model: Any) -> bool:
 
 
 def _is_rtmpose_ready() -> bool:
-    models = {"yolox-m": PERSON_DETECTORS, "rtmw-l-384x288": POSE_MODELS, "dwpose-l-384x288": POSE_MODELS}
+    defaults = inspect.signature(KeypointDetector).parameters
+    tables = {"detector_model": PERSON_DETECTORS, "pose_model": POSE_MODELS, "feet_model": POSE_MODELS}
+    models = {defaults[argument].default: table for argument, table in tables.items()}
     is_installed = _is_installed("rtmlib") and _is_installed("onnxruntime")
     return is_installed and all(is_downloaded(name, table[name]) for name, table in models.items())
 

@@ -161,26 +161,31 @@ class MediaPipeKeypointDetector(Detector):
                 for index, landmarks in enumerate(people):
                     points = _points(landmarks, width, height)
                     visibility = np.array([point.visibility for point in landmarks])
-                    found: list[tuple[Any, ...]] = [(BODY, points[BODY_IN_POSE], visibility[BODY_IN_POSE])]
-                    found += [(foot, points[i], visibility[i]) for foot, i in FEET_IN_POSE.items()]
-                    found += [
-                        (part, part_xy, 1)
-                        for part, part_xy in _find_face_and_hands(
-                            frame, points, visibility > SCORE_THRESHOLD, holistic
-                        )
-                    ]
-                    for part, part_xy, part_score in found:
-                        frame_xy[index, part], frame_score[index, part] = part_xy, part_score
-                    if frame_score[index, FACE].any():  # nearer than those of the pose
-                        face = frame_xy[index, FACE]
-                        eyes = face[42:48].mean(axis=0), face[36:42].mean(axis=0)
-                        frame_xy[index, [NOSE, LEFT_EYE, RIGHT_EYE]] = face[30], *eyes
+                    parts = _find_face_and_hands(frame, points, visibility > SCORE_THRESHOLD, holistic)
+                    frame_xy[index], frame_score[index] = _whole_body(points, visibility, parts)
                     frame_boxes[index] = *points.min(axis=0), *points.max(axis=0)
                 frame_xy[frame_score <= 0] = np.nan
                 xy.append(frame_xy)
                 score.append(frame_score)
                 boxes.append(frame_boxes.clip(0, (width, height, width, height)))
         return DetectedPeople(xy, score, boxes, height, width, fps)
+
+
+def _whole_body(
+    points: np.ndarray, visibility: np.ndarray, parts: list[tuple[slice, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 133 points and scores of a person with 33 points of the pose, and the detected face and hands."""
+    xy = np.full((NUM_KEYPOINTS, 2), np.nan, dtype=np.float32)
+    score = np.zeros(NUM_KEYPOINTS, dtype=np.float32)
+    xy[BODY], score[BODY] = points[BODY_IN_POSE], visibility[BODY_IN_POSE]
+    for foot, index in FEET_IN_POSE.items():
+        xy[foot], score[foot] = points[index], visibility[index]
+    for part, part_xy in parts:
+        xy[part], score[part] = part_xy, 1
+    if score[FACE].any():  # nearer than those of the pose
+        face = xy[FACE]
+        xy[[NOSE, LEFT_EYE, RIGHT_EYE]] = face[30], face[42:48].mean(axis=0), face[36:42].mean(axis=0)
+    return xy, score
 
 
 def _find_face_and_hands(
