@@ -436,8 +436,6 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
 
         It follows from the relation between speed and blur that the description of the class gives.
 
-        The relation is that of the class description.
-
         Args:
             speed (`float` or `np.ndarray`):
                 Magnitudes of motion, in hand-box sides per frame at 30 frames per second; NaN stays NaN.
