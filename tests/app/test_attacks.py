@@ -155,15 +155,20 @@ def test_an_upload_that_does_not_go_on_is_ended_and_leaves_nothing(server, conne
     assert b"408" in answer(connection)[:20] and time.monotonic() - start < 25
 
 
-def test_heads_that_do_not_end_keep_nobody_out(server, connect):
-    slow = [connect(b"GET / HTTP/1.1\r\nX: ", address) for address in (ATTACKER, "127.0.0.1") for _ in range(100)]
-    assert page_answers(server) and upload(server) == 200
+def trickle(connections, seconds):
+    """Send a byte now and then, as long as the other side listens."""
     start = time.monotonic()
-    while time.monotonic() < start + 2.5:
-        for connection in slow:
+    while time.monotonic() < start + seconds:
+        for connection in connections:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(b"x")
         time.sleep(0.2)
+
+
+def test_heads_that_do_not_end_keep_nobody_out(server, connect):
+    slow = [connect(b"GET / HTTP/1.1\r\nX: ", address) for address in (ATTACKER, "127.0.0.1") for _ in range(100)]
+    assert page_answers(server) and upload(server) == 200
+    trickle(slow, 2.5)
     for connection in slow:
         connection.settimeout(1)
         assert answer(connection) == b""
@@ -171,12 +176,7 @@ def test_heads_that_do_not_end_keep_nobody_out(server, connect):
 
 def test_a_body_that_was_refused_is_not_waited_for(connect):
     refused = [connect(head(*words, f"Content-Length: {10**6}")) for words in (("POST", "/none"), ("GET", "/"))]
-    start = time.monotonic()
-    while time.monotonic() < start + 4:
-        for connection in refused:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(b"x")
-        time.sleep(0.2)
+    trickle(refused, 4)
     for connection in refused:
         connection.settimeout(1)
         assert answer(connection).count(b"HTTP/1.1 ") <= 1

@@ -19,6 +19,7 @@ from diffusers import (
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from random_tiny import UNET
 from rounding import assert_equal_up_to_rounding
 
 from hia_diffusers import (
@@ -142,16 +143,7 @@ def test_a_checkpoint_of_another_class_is_an_error(plain, hia, hint, tmp_path):
 
 def tiny_unet2d(**kwargs):
     torch.manual_seed(0)
-    config = {
-        "block_out_channels": (16, 32),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "layers_per_block": 1,
-        "norm_num_groups": 8,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 2,
-    }
-    return UNet2DConditionModel(**(config | kwargs)).eval()
+    return UNet2DConditionModel(**(UNET | kwargs)).eval()
 
 
 @pytest.mark.parametrize(
