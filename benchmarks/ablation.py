@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import yaml
-from scores import COPYING, MEASURES, ROOT, as_arguments, score, write_table
+from scores import COPYING, METRICS, ROOT, as_arguments, score, write_table
 
 import hia_diffusers
 from hia_diffusers.files import write_whole
@@ -108,8 +108,8 @@ def tune(rows, args):
     """The table of what methods reach with other learning rates."""
     lines = ["| | learning rate | L1 | PSNR | FVD-p |", "| --- | --- | --- | --- | --- |"]
 
-    def add(name, rate, measures):
-        values = [f"{measures[measure]['value']:.4g}" for measure in ("l1", "psnr", "FVD-p")]
+    def add(name, rate, metrics):
+        values = [f"{metrics[metric]['value']:.4g}" for metric in ("l1", "psnr", "FVD-p")]
         lines.append(f"| {name} | {rate} | {' | '.join(values)} |")
 
     for name, rates in rows["tuning"].items():
@@ -119,8 +119,8 @@ def tune(rows, args):
             stages = stages_of_row(row, rows)
             path = args.runs / "scores" / f"tuning-{short_hash([stages, options])}.json"
             model = None if path.exists() else str(train(stages, 0, args.runs))
-            add(name, rate, score({**options, "model": model}, path)["measures"])
-    add(COPYING, "", score_copying(rows["evaluation"] | rows["tuning_evaluation"], args)["measures"])
+            add(name, rate, score({**options, "model": model}, path)["metrics"])
+    add(COPYING, "", score_copying(rows["evaluation"] | rows["tuning_evaluation"], args)["metrics"])
     return "\n".join(lines)
 
 
@@ -149,8 +149,8 @@ def run_group(group, rows, args):
 
 
 def values_of(reports):
-    """Measure -> one value per seed."""
-    return {measure: [report["measures"][measure]["value"] for report in reports] for measure in MEASURES}
+    """Metric -> one value per seed."""
+    return {metric: [report["metrics"][metric]["value"] for report in reports] for metric in METRICS}
 
 
 def differences(reports, full):
@@ -164,7 +164,7 @@ def differences(reports, full):
 
 
 def table(reports):
-    lines = [f"| | {' | '.join(MEASURES.values())} | L1 vs full | full is better |", "| --- |" + " --- |" * 11]
+    lines = [f"| | {' | '.join(METRICS.values())} | L1 vs full | full is better |", "| --- |" + " --- |" * 11]
     full = reports.get("full")
     for name, of_row in reports.items():
         cells = []
@@ -182,17 +182,17 @@ def table(reports):
 
 
 def plot(values, path):
-    """L1 and FVD-p of each row, `values[row][measure]` of all seeds, as shares of those of the full method."""
+    """L1 and FVD-p of each row, `values[row][metric]` of all seeds, as shares of those of the full method."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(values) + 1), layout="constrained")
     rows = list(values)[::-1]
-    for offset, measure in ((0.2, "l1"), (-0.2, "FVD-p")):
-        full = np.mean(values["full"][measure])
-        shares = [np.array(values[row][measure]) / full for row in rows]
+    for offset, metric in ((0.2, "l1"), (-0.2, "FVD-p")):
+        full = np.mean(values["full"][metric])
+        shares = [np.array(values[row][metric]) / full for row in rows]
         spread = [of_row.std(ddof=1) if len(of_row) > 1 else 0 for of_row in shares]
         places = np.arange(len(rows)) + offset
-        axes.barh(places, [of_row.mean() for of_row in shares], 0.4, xerr=spread, label=MEASURES[measure])
+        axes.barh(places, [of_row.mean() for of_row in shares], 0.4, xerr=spread, label=METRICS[metric])
     axes.axvline(1, color="0.3", linewidth=0.8)
     axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="share of the full method's; lower is better")
     axes.legend()

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scores import COPYING, MEASURES, ROOT, score, write_table
+from scores import COPYING, METRICS, ROOT, score, write_table
 
 import hia_diffusers
 from hia_diffusers.files import write_whole
@@ -46,14 +46,14 @@ CHECKED_CLIPS = 8
 TOLERANCES = {"psnr": 0.2, "face_psnr": 0.3, "hands_psnr": 0.3, "ssim": 0.01, "hand_sharpness_error": 0.02}
 
 
-def value(reports, name, measure):
-    return reports[name]["measures"][measure]["value"]
+def value(reports, name, metric):
+    return reports[name]["metrics"][metric]["value"]
 
 
-def beyond(reports, name, other, measure):
-    """The mean of a measure on the clips that both have, minus that of the other."""
+def beyond(reports, name, other, metric):
+    """The mean of a metric on the clips that both have, minus that of the other."""
     own, others = reports[name]["clips"], reports[other]["clips"]
-    return float(np.mean([own[clip][measure] - others[clip][measure] for clip in own.keys() & others.keys()]))
+    return float(np.mean([own[clip][metric] - others[clip][metric] for clip in own.keys() & others.keys()]))
 
 
 def change_beside(reports, name, other):
@@ -110,9 +110,9 @@ ROWS = {"generated": "hia-tiny", "autoencoder": "its autoencoder alone", "copy":
 
 
 def table_of_scores(scores):
-    lines = [f"| | {' | '.join(MEASURES.values())} |", "| --- |" + " --- |" * len(MEASURES)]
+    lines = [f"| | {' | '.join(METRICS.values())} |", "| --- |" + " --- |" * len(METRICS)]
     for name, row in ROWS.items():
-        lines.append(f"| {row} | {' | '.join(f'{scores[name][measure]:.4g}' for measure in MEASURES)} |")
+        lines.append(f"| {row} | {' | '.join(f'{scores[name][metric]:.4g}' for metric in METRICS)} |")
     return "\n".join(lines)
 
 
@@ -157,7 +157,7 @@ def measure(model, folder):
             }
             for name, (of, figure, side, bound) in FIGURES.items()
         },
-        "scores": {name: {m: r["value"] for m, r in report["measures"].items()} for name, report in reports.items()},
+        "scores": {name: {m: r["value"] for m, r in report["metrics"].items()} for name, report in reports.items()},
         "clips": {
             name: {clip: {m: of[m] for m in TOLERANCES} for clip, of in report["clips"].items()}
             for name, report in reports.items()
@@ -179,14 +179,14 @@ def check(model, folder):
         if weights != stored["weights_sha256"]:
             sys.exit(f"{STORED} is of other weights.")
         for clip, values in report["clips"].items():
-            for measure, value in values.items():
-                if measure in TOLERANCES and value is not None:
-                    difference = abs(value - stored["clips"][name][clip][measure])
-                    largest[measure] = max(largest.get(measure, 0), difference)
+            for metric, value in values.items():
+                if metric in TOLERANCES and value is not None:
+                    difference = abs(value - stored["clips"][name][clip][metric])
+                    largest[metric] = max(largest.get(metric, 0), difference)
     print(f"{'':24}{'differs by':>10}  at most")
-    for measure, difference in largest.items():
-        print(f"{measure:24}{difference:10.4f}  {TOLERANCES[measure]}")
-    if not all(np.isfinite(largest[measure]) and largest[measure] <= TOLERANCES[measure] for measure in TOLERANCES):
+    for metric, difference in largest.items():
+        print(f"{metric:24}{difference:10.4f}  {TOLERANCES[metric]}")
+    if not all(np.isfinite(largest[metric]) and largest[metric] <= TOLERANCES[metric] for metric in TOLERANCES):
         sys.exit("The model does not score what is stored.")
     print("The model scores what is stored. What it was, on all clips:")
     print_figures(stored["figures"])

@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "results.md"
 COPYING = "copying the reference"
 
 # Columns of the tables of scores.
-MEASURES = {
+METRICS = {
     "l1": "L1",
     "psnr": "PSNR",
     "ssim": "SSIM",

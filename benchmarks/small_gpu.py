@@ -458,7 +458,7 @@ def print_times(ways, args):
         )
 
 
-def print_measures(ways, args):
+def print_peaks(ways, args):
     """On a GPU, one way after the other, each after a first clip."""
     networks, pipe = networks_on_meta(args), real_pipeline(args)
     print(f"peaks counted and measured, in GiB, on {torch.cuda.get_device_name()}")
@@ -520,7 +520,7 @@ def main():
         f"guidance {args.guidance_scale}"
     )
     print(f"{args.dtype}, {args.device}, torch {torch.__version__}, diffusers {diffusers.__version__}")
-    {"meta": print_counts, "cpu": print_times, "cuda": print_measures}[args.device](ways, args)
+    {"meta": print_counts, "cpu": print_times, "cuda": print_peaks}[args.device](ways, args)
 
 
 if __name__ == "__main__":

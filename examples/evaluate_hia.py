@@ -29,7 +29,7 @@ def evaluate(args):
         evaluation.add(clip.name, **clip.load())
     for name, values in evaluation.clips().items():
         print(f"{name}: PSNR {values['psnr']:.2f} dB, SSIM {values['ssim']:.3f}")
-    print(table(evaluation.measures()))
+    print(table(evaluation.metrics()))
 
 
 if __name__ == "__main__":

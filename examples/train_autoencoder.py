@@ -353,9 +353,9 @@ def train(config):
         step += 1
         if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
             save_state(state_path, step, trained)
-            measures = validate(vae, source, held_out, size, device)
-            bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{measures['psnr']:.2f}")
-            bar.write(json.dumps({"step": step, "loss": loss.item(), **measures}))
+            metrics = validate(vae, source, held_out, size, device)
+            bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{metrics['psnr']:.2f}")
+            bar.write(json.dumps({"step": step, "loss": loss.item(), **metrics}))
 
     vae.register_to_config(scaling_factor=1 / latent_deviation(vae, first_images, device))
     unfinished = folder / ".unfinished-vae"

@@ -7,7 +7,7 @@
 #
 #   examples/train_hia_tiny.sh [OPTION ...]
 #
-# All is written below runs/tiny; the pipeline is runs/tiny/hia-tiny, its measures runs/tiny/scores.json. The options go
+# All is written below runs/tiny; the pipeline is runs/tiny/hia-tiny, its metrics runs/tiny/scores.json. The options go
 # to every stage. After an interruption, the same command resumes the run. LAUNCH is the command that runs a stage:
 # by default two processes on a CPU, of one thread each.
 

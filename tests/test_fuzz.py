@@ -1008,7 +1008,7 @@ def test_arguments_of_commands(folder, command, data, capsys, monkeypatch):
     assert left_in(folder) == []
 
 
-# Measures
+# Metrics
 
 FRAME_TENSORS = st.one_of(
     st.just(torch.full((1, 3, SIDE, SIDE), 0.5)),
@@ -1020,7 +1020,7 @@ FRAME_TENSORS = st.one_of(
     ARRAYS.filter(lambda array: array.dtype.kind not in "S" and array.dtype.isnative).map(torch.as_tensor),
     ANYTHING,
 )
-MEASURES = [
+METRICS = [
     frame_metrics.l1,
     frame_metrics.disco_l1,
     frame_metrics.psnr,
@@ -1028,22 +1028,22 @@ MEASURES = [
     regions.region_l1,
     regions.region_psnr,
 ]
-MEASURES += [
+METRICS += [
     regions.flicker,
     regions.static_change,
     regions.sharpness_error,
     regions.sharpness_ratio,
     regions.rank_correlation,
 ]
-MEASURES += [regions.identity_similarity, regions.mean_of_known]
+METRICS += [regions.identity_similarity, regions.mean_of_known]
 
 
 @tries(150)
-@given(measure=st.sampled_from(MEASURES), values=st.tuples(*[FRAME_TENSORS] * 3), same=st.booleans())
-def test_measures(measure, values, same):
-    number = len([p for p in inspect.signature(measure).parameters.values() if p.default is p.empty])
+@given(metric=st.sampled_from(METRICS), values=st.tuples(*[FRAME_TENSORS] * 3), same=st.booleans())
+def test_metrics(metric, values, same):
+    number = len([p for p in inspect.signature(metric).parameters.values() if p.default is p.empty])
     values = (values[0],) * number if same else values[:number]
-    answer(arguments_of(measure), measure, *values)
+    answer(arguments_of(metric), metric, *values)
 
 
 @tries(40)
@@ -1059,5 +1059,5 @@ def test_evaluations(clips, more, same):
     clips = [clips[0], clips[0]] if same else clips
     answer(arguments_of(evaluation.add), evaluation.add, "a", *clips, **more)
     if evaluation.clips():
-        for result in evaluation.measures().values():
+        for result in evaluation.metrics().values():
             assert result["value"] is None or not math.isnan(result["value"])

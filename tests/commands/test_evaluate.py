@@ -111,30 +111,30 @@ def test_scores_are_those_of_the_library(tmp_path):
     for seed, (name, num_frames) in enumerate(LENGTHS.items()):
         frames = images(num_frames, seed)
         expected.add(name, (frames * 0.9).astype(np.uint8), frames)
-    assert report["measures"] == expected.measures()
+    assert report["metrics"] == expected.metrics()
     assert report["clips"] == expected.clips()
-    assert 0.02 < report["measures"]["l1"]["value"] < 0.1
+    assert 0.02 < report["metrics"]["l1"]["value"] < 0.1
 
 
 def test_the_table_and_the_file_agree(tmp_path, capsys):
     report = evaluate(tmp_path / "scores.json")
     lines = {words[0]: words for line in capsys.readouterr().out.splitlines() if len(words := line.split()) > 3}
-    for name, result in report["measures"].items():
+    for name, result in report["metrics"].items():
         value = "-" if result["value"] is None else f"{result['value']:.5g}"
         assert lines[name][1:5] == [value, result["better"], str(result["count"]), result["of"]]
 
 
 def test_a_video_and_a_folder_of_frames_can_be_compared(tmp_path):
-    measures = evaluate(tmp_path / "scores.json", predictions="videos")["measures"]
+    metrics = evaluate(tmp_path / "scores.json", predictions="videos")["metrics"]
     lossy = np.concatenate([read_video(f"videos/{name}.mp4").frames for name in LENGTHS])
     true = np.concatenate([images(length, seed) for seed, length in enumerate(LENGTHS.values())])
-    assert measures["l1"]["value"] == pytest.approx(np.abs(lossy / 255 - true / 255).mean(), rel=1e-5)
-    assert measures["psnr"]["value"] > 30
+    assert metrics["l1"]["value"] == pytest.approx(np.abs(lossy / 255 - true / 255).mean(), rel=1e-5)
+    assert metrics["psnr"]["value"] > 30
 
 
 def test_the_truth_against_itself(tmp_path):
-    measures = evaluate(tmp_path / "scores.json", predictions="videos", targets="videos", keypoints="keypoints")
-    values = {name: result["value"] for name, result in measures["measures"].items()}
+    metrics = evaluate(tmp_path / "scores.json", predictions="videos", targets="videos", keypoints="keypoints")
+    values = {name: result["value"] for name, result in metrics["metrics"].items()}
     assert values["l1"] == values["flicker"] == values["hand_sharpness_error"] == values["hands_l1"] == 0
     assert values["psnr"] == values["face_psnr"] == 100
     assert values["hand_sharpness_correlation"] == pytest.approx(1)
@@ -152,21 +152,21 @@ def test_regions_are_boxes_around_face_and_hands(tmp_path):
     (tmp_path / "keypoints").mkdir()
     keypoints.save(tmp_path / "keypoints" / "a.npz")
     folders = {name: tmp_path / name for name in ("predictions", "targets", "keypoints")}
-    measures = evaluate(tmp_path / "scores.json", **folders)["measures"]
-    assert measures["face_l1"]["value"] == pytest.approx(0.2) and measures["face_l1"]["count"] == 3
-    assert measures["hands_l1"]["value"] < 0.01 and measures["hands_l1"]["count"] == 4
-    assert measures["hand_sharpness_error"]["count"] == 4
+    metrics = evaluate(tmp_path / "scores.json", **folders)["metrics"]
+    assert metrics["face_l1"]["value"] == pytest.approx(0.2) and metrics["face_l1"]["count"] == 3
+    assert metrics["hands_l1"]["value"] < 0.01 and metrics["hands_l1"]["count"] == 4
+    assert metrics["hand_sharpness_error"]["count"] == 4
 
 
 def test_masks_take_the_place_of_boxes(tmp_path):
-    measures = evaluate(tmp_path / "scores.json", keypoints="keypoints", masks="masks")["measures"]
-    assert measures["face_l1"]["count"] == 2 and measures["hands_l1"]["count"] == 0
-    assert measures["hands_l1"]["value"] is None
+    metrics = evaluate(tmp_path / "scores.json", keypoints="keypoints", masks="masks")["metrics"]
+    assert metrics["face_l1"]["count"] == 2 and metrics["hands_l1"]["count"] == 0
+    assert metrics["hands_l1"]["value"] is None
     expected = [
         np.abs(frames[0] / 255 - (frames[0] * 0.9).astype(np.uint8) / 255)[10:20, 10:20].mean()
         for frames in (images(length, seed) for seed, length in enumerate(LENGTHS.values()))
     ]
-    assert measures["face_l1"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert metrics["face_l1"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_the_report_tells_what_was_measured_with_what(tmp_path):
@@ -189,7 +189,7 @@ def test_what_is_not_looked_at_does_not_change_the_hash(tmp_path):
     (tmp_path / "frames" / "walk").symlink_to(tmp_path / "elsewhere")
     report = evaluate(tmp_path / "scores.json", targets=tmp_path / "frames")
     assert report["source"]["targets"]["sha256"] == expected["source"]["targets"]["sha256"]
-    assert report["measures"] == expected["measures"]
+    assert report["metrics"] == expected["metrics"]
     (tmp_path / "elsewhere" / "frame_0.png").write_bytes(Path("frames/walk/frame_1.png").read_bytes())
     report = evaluate(tmp_path / "scores.json", targets=tmp_path / "frames")
     assert report["source"]["targets"]["sha256"] != expected["source"]["targets"]["sha256"]
@@ -212,7 +212,7 @@ def test_grey_palette_and_opaque_frames_count_as_the_colours_they_show(tmp_path)
     for name, frame in zip(kinds, grey, strict=True):
         Image.fromarray(np.repeat(frame[..., None], 3, axis=-1)).save(tmp_path / "targets" / "a" / f"{name}.png")
     folders = {name: tmp_path / name for name in ("predictions", "targets")}
-    assert evaluate(tmp_path / "scores.json", **folders)["measures"]["l1"]["value"] == 0
+    assert evaluate(tmp_path / "scores.json", **folders)["metrics"]["l1"]["value"] == 0
 
 
 def test_it_runs_as_a_program(tmp_path):
@@ -246,10 +246,10 @@ def dance():
 
 @pytest.fixture(scope="module")
 def baselines(tmp_path_factory):
-    """The measures of each."""
+    """The metrics of each."""
     output = tmp_path_factory.mktemp("baselines") / "scores.json"
     return {
-        baseline: score_dance(output, *SMALL, "--baseline", baseline)["measures"]
+        baseline: score_dance(output, *SMALL, "--baseline", baseline)["metrics"]
         for baseline in ("truth", "copy", "noise")
     }
 
@@ -272,13 +272,13 @@ def test_copying_the_reference_is_better_than_noise(baselines):
 def test_the_reference_is_copied(baselines, dance):
     reference, true = dance
     error = np.abs(reference / 255 - true.frames / 255)
-    measures = baselines["copy"]
-    assert measures["l1"]["value"] == pytest.approx(error.mean(), rel=1e-5)
+    metrics = baselines["copy"]
+    assert metrics["l1"]["value"] == pytest.approx(error.mean(), rel=1e-5)
     hands = true.hand_masks.any(axis=1)
     per_frame = [frame[mask].mean() for frame, mask in zip(error, hands, strict=True) if mask.any()]
-    assert measures["hands_l1"]["value"] == pytest.approx(np.mean(per_frame), rel=1e-5)
-    assert measures["hands_l1"]["count"] == len(per_frame)
-    assert measures["static_change"]["value"] == 0
+    assert metrics["hands_l1"]["value"] == pytest.approx(np.mean(per_frame), rel=1e-5)
+    assert metrics["hands_l1"]["count"] == len(per_frame)
+    assert metrics["static_change"]["value"] == 0
 
 
 def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
@@ -297,8 +297,8 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
         output_type="np",
     ).frames[0]
     error = np.abs((frames * 255).round() / 255 - true.frames / 255)
-    assert report["measures"]["l1"]["value"] == pytest.approx(error.mean(), rel=1e-4)
-    assert report["measures"]["FID-p"]["sha256"] == PROCEDURAL_SHA256
+    assert report["metrics"]["l1"]["value"] == pytest.approx(error.mean(), rel=1e-4)
+    assert report["metrics"]["FID-p"]["sha256"] == PROCEDURAL_SHA256
     source = report["source"]
     assert (source["seed"], source["num_inference_steps"], source["guidance_scale"], source["dtype"]) == (
         3,
@@ -312,7 +312,7 @@ def test_a_model_is_scored_on_what_it_generates(tmp_path, dance):
     assert again == report
     cross = score_dance(tmp_path / "cross.json", *options, "--cross_identity")
     assert cross["source"] == source | {"cross_identity": True}
-    assert cross["measures"]["l1"]["value"] != report["measures"]["l1"]["value"]
+    assert cross["metrics"]["l1"]["value"] != report["metrics"]["l1"]["value"]
 
 
 def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_out(tmp_path):
@@ -330,23 +330,23 @@ def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_ou
         2,
     ]
     full = score_dance(tmp_path / "full.json", *options)
-    assert full["measures"]["l1"]["count"] == 32
-    errors = {full["measures"]["l1"]["value"]}
+    assert full["metrics"]["l1"]["count"] == 32
+    errors = {full["metrics"]["l1"]["value"]}
     left_out = ("reference_noise", "context_shift", "motion_modules", "blur_condition")
     for name in left_out:
         report = score_dance(tmp_path / "without.json", *options, f"--no_{name}")
         assert report["source"] == full["source"] | {name: False}
-        assert report["measures"]["hand_sharpness_error"]["count"] > 0
-        errors.add(report["measures"]["l1"]["value"])
+        assert report["metrics"]["hand_sharpness_error"]["count"] > 0
+        errors.add(report["metrics"]["l1"]["value"])
     report = score_dance(tmp_path / "without.json", *options, "--guidance_interval", 0, 0.5)
     assert report["source"] == full["source"] | {"guidance_interval": [0, 0.5]}
-    errors.add(report["measures"]["l1"]["value"])
+    errors.add(report["metrics"]["l1"]["value"])
     report = score_dance(tmp_path / "without.json", *options, "--deep_cache_interval", 2)
     assert report["source"] == full["source"] | {"deep_cache_interval": 2}
-    errors.add(report["measures"]["l1"]["value"])
+    errors.add(report["metrics"]["l1"]["value"])
     report = score_dance(tmp_path / "without.json", *options, "--shared_noise", 0.5)
     assert report["source"] == full["source"] | {"shared_noise": 0.5}
-    errors.add(report["measures"]["l1"]["value"])
+    errors.add(report["metrics"]["l1"]["value"])
     assert len(errors) == 4 + len(left_out)
 
 
@@ -381,7 +381,7 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
     for control, frames in expected.items():
         report = score_dance(tmp_path / "scores.json", *options, "--control", control)
         error = np.abs((frames * 255).round() / 255 - true.frames / 255).mean()
-        assert report["measures"]["l1"]["value"] == pytest.approx(error, rel=1e-4), control
+        assert report["metrics"]["l1"]["value"] == pytest.approx(error, rel=1e-4), control
         assert report["source"]["control"] == control
 
 
@@ -407,14 +407,14 @@ def test_clips_may_be_longer(tmp_path):
         score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "copy", *more)
         for more in (["--num_frames", 48], [])
     )
-    counts = [report["measures"]["l1"]["count"] for report in (longer, usual)]
+    counts = [report["metrics"]["l1"]["count"] for report in (longer, usual)]
     assert counts == [longer["source"]["num_frames"], usual["source"]["num_frames"]] == [48, 32]
 
 
 def test_another_person_drives(tmp_path, baselines):
     """The truth keeps its own sharpness, which is not the other's."""
     own = baselines["truth"]
-    cross = score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "truth", "--cross_identity")["measures"]
+    cross = score_dance(tmp_path / "scores.json", *SMALL, "--baseline", "truth", "--cross_identity")["metrics"]
     assert own["psnr"]["value"] == cross["psnr"]["value"] == 100
     assert 0.01 < cross["hand_sharpness_error"]["value"] < 0.5
     assert cross["hand_sharpness_correlation"]["value"] < 0.999 < own["hand_sharpness_correlation"]["value"]
@@ -438,14 +438,14 @@ def test_networks_are_read_from_files_and_told_beside_their_figures(tmp_path, ca
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), arcface)
     networks = ["--lpips", squeezenet, "--lpips_network", "squeeze", "--arcface", arcface]
-    measures = evaluate(tmp_path / "scores.json", *networks, keypoints="keypoints")["measures"]
+    metrics = evaluate(tmp_path / "scores.json", *networks, keypoints="keypoints")["metrics"]
     table = capsys.readouterr().out
     for name, file in (("lpips", squeezenet), ("disco_lpips", squeezenet), ("identity", arcface)):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        assert measures[name]["sha256"] == digest
+        assert metrics[name]["sha256"] == digest
         assert any(line.startswith(f"{name} ") and digest in line for line in table.splitlines())
-    assert 0 < measures["disco_lpips"]["value"] != measures["lpips"]["value"]
-    assert 0.5 < measures["identity"]["value"] < 1 and measures["identity"]["count"] == sum(LENGTHS.values())
+    assert 0 < metrics["disco_lpips"]["value"] != metrics["lpips"]["value"]
+    assert 0.5 < metrics["identity"]["value"] < 1 and metrics["identity"]["count"] == sum(LENGTHS.values())
 
 
 # Bad folders

@@ -50,12 +50,12 @@ def test_the_tables_of_hia_tiny_are_those_of_its_scores(benchmarks):
 
 @pytest.mark.parametrize("group", ["training", "inference"])
 def test_the_rows_of_the_ablation_are_those_of_its_scores(benchmarks, group):
-    from ablation import MEASURES
+    from ablation import METRICS
 
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in between_marks(group).splitlines()]
-    assert rows[0][1 : len(MEASURES) + 1] == list(MEASURES.values())
+    assert rows[0][1 : len(METRICS) + 1] == list(METRICS.values())
     assert [row[0] for row in rows[2:]] == list(stored("ablation")[group])
     for row, values in zip(rows[2:], stored("ablation")[group].values(), strict=True):
-        assert [cell.split(" ±")[0] for cell in row[1 : len(MEASURES) + 1]] == [
-            f"{np.mean(values[measure]):.4g}" for measure in MEASURES
+        assert [cell.split(" ±")[0] for cell in row[1 : len(METRICS) + 1]] == [
+            f"{np.mean(values[metric]):.4g}" for metric in METRICS
         ]

@@ -104,8 +104,8 @@ def test_it_starts_as_the_best_linear_autoencoder(tmp_path, num_components):
 
 def test_without_steps_it_stays_the_linear_one(networks, tmp_path):
     printed = train(tmp_path / "vae", networks, "--max_train_steps", 0)
-    (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    assert measures["step"] == 0 and measures["psnr"] > 25
+    (metrics,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert metrics["step"] == 0 and metrics["psnr"] > 25
     vae = AutoencoderDC.from_pretrained(tmp_path / "vae")
     images = training_images(2)
     with torch.no_grad():

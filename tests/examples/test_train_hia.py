@@ -923,7 +923,7 @@ def test_a_run_does_not_go_back(spatial, stopped):
     )
 
 
-def test_scalars_videos_and_measures_are_written(base, tmp_path):
+def test_scalars_videos_and_metrics_are_written(base, tmp_path):
     folder = tmp_path / "run"
     printed = train(
         folder,
@@ -933,9 +933,9 @@ def test_scalars_videos_and_measures_are_written(base, tmp_path):
     scalars = logged(folder)
     for tag in ("loss", "loss/noise", "lr", "grad_norm", "skipped_steps"):
         assert scalars[tag].keys() == {1, 2}
-    (measures,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step": 2')]
-    assert scalars["validation/psnr"] == {2: pytest.approx(measures["psnr"])}
-    assert {name for name in measures if "hand" in name} and {name for name in measures if "face" in name}
+    (metrics,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step": 2')]
+    assert scalars["validation/psnr"] == {2: pytest.approx(metrics["psnr"])}
+    assert {name for name in metrics if "hand" in name} and {name for name in metrics if "face" in name}
     frames = read_frames(folder / "validation" / "step-2" / "0.mp4", [0, 1, 2])
     assert frames.shape == (3, 48, 4 * 32, 3)
 

@@ -92,14 +92,14 @@ def fsdp(folder):
     return folder / "fsdp"
 
 
-def measures(folder):
+def metrics(folder):
     """What was logged at every step."""
-    measures = {}
+    metrics = {}
     for path in {path.parent for path in folder.glob("logs/**/events*")}:
         events = EventAccumulator(str(path)).Reload()
         for name in events.Tags()["scalars"]:
-            measures |= {(name, event.step): event.value for event in events.Scalars(name)}
-    return measures
+            metrics |= {(name, event.step): event.value for event in events.Scalars(name)}
+    return metrics
 
 
 def weights(folder):
@@ -111,7 +111,7 @@ def weights(folder):
 
 
 def assert_same_run(folder, expected):
-    ours, others = measures(folder), measures(expected)
+    ours, others = metrics(folder), metrics(expected)
     assert {("loss", 1), ("loss", 2), ("grad_norm", 2)} <= others.keys() == ours.keys()
     for key, value in others.items():
         assert ours[key] == pytest.approx(value, rel=1e-5), key
@@ -152,7 +152,7 @@ def test_ddp_resumes_exactly(ddp):
     ours, expected = weights(ddp / "resumed"), weights(ddp / "spatial")
     # Equal bits: a resumed run makes the same steps by the same kernels in as many threads.
     assert all(torch.equal(ours[name], value) for name, value in expected.items())
-    assert measures(ddp / "resumed") == {key: value for key, value in measures(ddp / "spatial").items() if key[1] == 2}
+    assert metrics(ddp / "resumed") == {key: value for key, value in metrics(ddp / "spatial").items() if key[1] == 2}
 
 
 @pytest.mark.slow

@@ -165,17 +165,17 @@ def measure(samples, generated):
     for index, (sample, frames) in enumerate(zip(samples, generated, strict=True)):
         face, hands = (sample[key].numpy() > 0 for key in ("face_mask", "hand_masks"))
         evaluation.add(str(index), frames, as_bytes(sample["pixel_values"] / 2 + 0.5), face[:, 0], hands)
-    return {name: result["value"] for name, result in evaluation.measures().items()}
+    return {name: result["value"] for name, result in evaluation.metrics().items()}
 
 
-def copy_measures(samples):
+def copy_metrics(samples):
     """Of the reference image in every frame."""
     references = [as_bytes(sample["reference_pixel_values"][None] / 2 + 0.5) for sample in samples]
     return measure(samples, [np.repeat(frames, NUM_FRAMES, axis=0) for frames in references])
 
 
 def generate(folder, samples, references=None, conditions=None):
-    """Measures of what the pipeline makes of the samples, or of other references or conditions for their frames."""
+    """Metrics of what the pipeline makes of the samples, or of other references or conditions for their frames."""
     pipeline = HIAPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     references = references or [sample["reference_pixel_values"] for sample in samples]
@@ -195,14 +195,14 @@ def generate(folder, samples, references=None, conditions=None):
 
 
 @functools.cache
-def later_measures(folder, resolution_scale=1.0):
+def later_metrics(folder, resolution_scale=1.0):
     return logged(f"{folder.name} x {resolution_scale}", generate(folder, later_samples(resolution_scale)))
 
 
-def logged(name, measures):
+def logged(name, metrics):
     shown = ("psnr", "face_psnr", "hands_psnr", "face_l1", "hands_l1", "flicker")
-    logger.info("%s: %s", name, ", ".join(f"{measure} {measures[measure]:.4f}" for measure in shown))
-    return measures
+    logger.info("%s: %s", name, ", ".join(f"{metric} {metrics[metric]:.4f}" for metric in shown))
+    return metrics
 
 
 def swapped(samples, key):
@@ -217,13 +217,13 @@ def test_two_clips_are_learnt_by_heart(start, tmp_path):
     folder = train(tmp_path / "two clips", "spatial", learning_rate=2e-3, **options, **start)
     dataset = HIADataset(ProceduralClips("train", 2, length), [(HEIGHT, WIDTH)], num_frames=NUM_FRAMES)
     samples = [dataset[0], dataset[1]]
-    copy = logged("copying the reference", copy_measures(samples))
+    copy = logged("copying the reference", copy_metrics(samples))
     assert copy["psnr"] < 22
     assert logged("two clips", generate(folder, samples))["psnr"] > 28
 
 
 def test_the_spatial_stage_draws_face_and_hands_better_than_copying_does(spatial):
-    copy, learnt = logged("copying the reference", copy_measures(later_samples())), later_measures(spatial)
+    copy, learnt = logged("copying the reference", copy_metrics(later_samples())), later_metrics(spatial)
     assert learnt["psnr"] > copy["psnr"] + 1.5
     assert learnt["face_psnr"] > copy["face_psnr"] + 2
     assert learnt["hands_psnr"] > copy["hands_psnr"] + 3
@@ -232,7 +232,7 @@ def test_the_spatial_stage_draws_face_and_hands_better_than_copying_does(spatial
 def test_references_of_others_make_it_worse(spatial):
     samples = later_samples()
     shuffled = logged("others' references", generate(spatial, samples, swapped(samples, "reference_pixel_values")))
-    assert shuffled["psnr"] < later_measures(spatial)["psnr"] - 5
+    assert shuffled["psnr"] < later_metrics(spatial)["psnr"] - 5
 
 
 def test_conditions_of_others_or_none_make_it_worse(spatial):
@@ -241,13 +241,13 @@ def test_conditions_of_others_or_none_make_it_worse(spatial):
     none = [torch.zeros_like(sample["conditioning"]) for sample in samples]
     without = logged("no conditions", generate(spatial, samples, conditions=none))
     for worse in (others, without):
-        assert worse["psnr"] < later_measures(spatial)["psnr"] - 1.5
-        assert worse["face_psnr"] < later_measures(spatial)["face_psnr"] - 2
-        assert worse["hands_psnr"] < later_measures(spatial)["hands_psnr"] - 3
+        assert worse["psnr"] < later_metrics(spatial)["psnr"] - 1.5
+        assert worse["face_psnr"] < later_metrics(spatial)["face_psnr"] - 2
+        assert worse["hands_psnr"] < later_metrics(spatial)["hands_psnr"] - 3
 
 
 def test_the_regional_stage_lowers_the_error_of_face_and_hands_and_keeps_the_whole(spatial, regional):
-    before, after = later_measures(spatial), later_measures(regional)
+    before, after = later_metrics(spatial), later_metrics(regional)
     assert after["face_l1"] < before["face_l1"]
     assert after["hands_l1"] < 0.98 * before["hands_l1"]
     assert after["psnr"] > before["psnr"] - 0.3
@@ -255,5 +255,5 @@ def test_the_regional_stage_lowers_the_error_of_face_and_hands_and_keeps_the_who
 
 def test_the_temporal_stages_lower_flicker(regional, temporal_half, temporal_full):
     for folder, resolution_scale in ((temporal_half, 0.5), (temporal_full, 1.0)):
-        before, after = (later_measures(model, resolution_scale) for model in (regional, folder))
+        before, after = (later_metrics(model, resolution_scale) for model in (regional, folder))
         assert after["flicker"] < 0.95 * before["flicker"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of measures that cannot be used: one sentence that names them."""
+"""Arguments of metrics that cannot be used: one sentence that names them."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 BAD_FRAMES = (None, "frames", [FRAMES], FRAMES.numpy(), FRAMES.long(), FRAMES[0], FRAMES + 2, FRAMES * float("nan"))
 
 
-@pytest.mark.parametrize("measure", [frame.l1, frame.disco_l1, frame.psnr, frame.ssim, regions.flicker])
+@pytest.mark.parametrize("metric", [frame.l1, frame.disco_l1, frame.psnr, frame.ssim, regions.flicker])
 @pytest.mark.parametrize("bad", range(len(BAD_FRAMES)))
-def test_frames_are_named(measure, bad):
+def test_frames_are_named(metric, bad):
     for named, pair in (("predictions", (BAD_FRAMES[bad], FRAMES)), ("targets", (FRAMES, BAD_FRAMES[bad]))):
         with pytest.raises((TypeError, ValueError), match=f"^`{named}` must"):
-            measure(*pair)
+            metric(*pair)
 
 
 def add(**arguments):

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from hia_diffusers.metrics.evaluation import MEASURES, VideoEvaluation
+from hia_diffusers.metrics.evaluation import METRICS, VideoEvaluation
 from hia_diffusers.metrics.frame import disco_l1, l1, psnr, ssim
 from hia_diffusers.metrics.frechet import FrechetStatistics, frechet_distance
 from hia_diffusers.metrics.region_metrics import flicker, region_l1, region_psnr, static_change
@@ -59,11 +59,11 @@ class MeanColour:
 
 @pytest.mark.parametrize("num_frames", [1, 16, 17, 40])
 def test_windows_do_not_matter(num_frames):
-    """The measures of a clip are those of all its frames at once."""
+    """The metrics of a clip are those of all its frames at once."""
     arguments = clip(num_frames, seed=0)
     evaluation = VideoEvaluation()
     evaluation.add("a", **arguments)
-    measured = {name: result["value"] for name, result in evaluation.measures().items()}
+    measured = {name: result["value"] for name, result in evaluation.metrics().items()}
     pair = as_frames(arguments["predictions"]), as_frames(arguments["targets"])
     hands = torch.from_numpy(arguments["hand_masks"].any(axis=1))
     face = torch.from_numpy(arguments["face_masks"])
@@ -89,10 +89,10 @@ def test_a_mean_is_over_all_frames_of_all_clips():
     evaluation = VideoEvaluation()
     for name, arguments in parts.items():
         evaluation.add(name, **arguments)
-    together, each = evaluation.measures(), evaluation.clips()
-    for measure in ("l1", "psnr", "ssim"):
-        mean = (20 * each["long"][measure] + 4 * each["short"][measure]) / 24
-        assert together[measure]["value"] == pytest.approx(mean) and together[measure]["count"] == 24
+    together, each = evaluation.metrics(), evaluation.clips()
+    for metric in ("l1", "psnr", "ssim"):
+        mean = (20 * each["long"][metric] + 4 * each["short"][metric]) / 24
+        assert together[metric]["value"] == pytest.approx(mean) and together[metric]["count"] == 24
     assert together["flicker"]["count"] == 19 + 3
     assert together["hands_l1"]["count"] == 13 + 3  # even frames and every third
     assert together["face_l1"]["count"] == 10 + 2
@@ -112,7 +112,7 @@ def test_the_truth_is_perfect():
     arguments |= {"predictions": arguments["targets"], "measured_sharpness": arguments["wanted_sharpness"]}
     evaluation = VideoEvaluation(extractors=[MeanColour("FID", None), MeanColour("FVD", 16)])
     evaluation.add("a", **arguments)
-    values = {name: result["value"] for name, result in evaluation.measures().items()}
+    values = {name: result["value"] for name, result in evaluation.metrics().items()}
     zero = ("l1", "disco_l1", "face_l1", "hands_l1", "hand_sharpness_error", "flicker", "static_change")
     assert all(values[name] == 0 for name in zero)
     assert values["psnr"] == values["face_psnr"] == values["hands_psnr"] == 100
@@ -128,8 +128,8 @@ def test_the_ratio_of_static_change_is_that_of_the_means():
     arguments["predictions"][1::2, :, : WIDTH // 2] += 2
     evaluation = VideoEvaluation()
     evaluation.add("a", **arguments)
-    assert evaluation.measures()["static_change"]["value"] == pytest.approx(3 / 255)
-    assert evaluation.measures()["static_change_ratio"]["value"] == pytest.approx(3)
+    assert evaluation.metrics()["static_change"]["value"] == pytest.approx(3 / 255)
+    assert evaluation.metrics()["static_change_ratio"]["value"] == pytest.approx(3)
 
 
 @pytest.mark.parametrize("stride, samples", [(16, 2 + 1), (1, 25 + 2)])
@@ -139,7 +139,7 @@ def test_frechet_distances_are_those_of_all_frames_and_clips(stride, samples):
     evaluation = VideoEvaluation(extractors=extractors, clip_stride=stride)
     for name, arguments in parts.items():
         evaluation.add(name, **arguments)
-    measured = evaluation.measures()
+    measured = evaluation.metrics()
     assert measured["FID"]["count"] == 57 and measured["FID"]["of"] == "frames"
     assert measured["FVD"]["count"] == samples and measured["FVD"]["of"] == "16-frame clips"
     assert not measured["FID"]["rank_deficient"] and measured["FVD"]["rank_deficient"] == (samples <= 3)
@@ -160,10 +160,10 @@ def test_annotations_are_optional():
     arguments = clip(3, seed=0)
     evaluation = VideoEvaluation()
     evaluation.add("a", arguments["predictions"], arguments["targets"])
-    assert set(evaluation.measures()) == {
+    assert set(evaluation.metrics()) == {
         *("l1", "disco_l1", "psnr", "ssim", "flicker", "static_change", "static_change_ratio")
     }
-    assert set(evaluation.measures()) < set(MEASURES)
+    assert set(evaluation.metrics()) < set(METRICS)
 
 
 def test_results_are_plain_numbers():
@@ -171,10 +171,10 @@ def test_results_are_plain_numbers():
     arguments = clip(3, seed=0)
     arguments["face_masks"][:] = False
     evaluation.add("a", **arguments)
-    assert json.loads(json.dumps(evaluation.measures(), allow_nan=False)) == evaluation.measures()
+    assert json.loads(json.dumps(evaluation.metrics(), allow_nan=False)) == evaluation.metrics()
     assert json.loads(json.dumps(evaluation.clips(), allow_nan=False)) == evaluation.clips()
-    assert evaluation.measures()["face_l1"] | {"measure": ""} == {
-        **{"value": None, "better": "lower", "count": 0, "of": "frames", "measure": ""}
+    assert evaluation.metrics()["face_l1"] | {"description": ""} == {
+        **{"value": None, "better": "lower", "count": 0, "of": "frames", "description": ""}
     }
 
 
@@ -194,7 +194,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"\(0, 24, 16, 3\)"):
         evaluation.add("a", predictions[:0], targets[:0])
     with pytest.raises(ValueError, match="no clip was added"):
-        evaluation.measures()
+        evaluation.metrics()
     evaluation.add("a", predictions, targets)
     with pytest.raises(ValueError, match="a clip 'a' was added before"):
         evaluation.add("a", predictions, targets)
@@ -219,4 +219,4 @@ def test_a_clip_that_is_too_short_leaves_nothing_behind():
     with pytest.raises(ValueError, match="`targets` must contain the 16 frames of a clip for FVD, got 15"):
         evaluation.add("short", **short)
     evaluation.add("long", **long)
-    assert evaluation.measures()["FID"]["count"] == 40
+    assert evaluation.metrics()["FID"]["count"] == 40

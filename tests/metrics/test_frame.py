@@ -17,7 +17,7 @@ from hia_diffusers.metrics import frame
 from hia_diffusers.metrics.frame import LPIPS, disco_l1, l1, psnr, ssim
 
 
-MEASURES = [l1, disco_l1, psnr, ssim]
+METRICS = [l1, disco_l1, psnr, ssim]
 
 
 def images(num_frames=3, height=40, width=24, seed=0):
@@ -56,13 +56,13 @@ def disco_ssim_of(prediction, target):
 
 
 @pytest.mark.parametrize(
-    "measure, formula, tolerance",
+    "metric, formula, tolerance",
     [(disco_l1, disco_l1_of, 1e-12), (psnr, disco_psnr_of, 1e-9), (ssim, disco_ssim_of, 2e-3)],
 )
-def test_values_are_those_of_disco(pair, measure, formula, tolerance):
+def test_values_are_those_of_disco(pair, metric, formula, tolerance):
     """Its SSIM rounds the grey values to integers; ours does not."""
     expected = [formula(prediction, target) for prediction, target in zip(*pair, strict=True)]
-    np.testing.assert_allclose(measure(*map(as_tensor, pair)), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(metric(*map(as_tensor, pair)), expected, rtol=0, atol=tolerance)
 
 
 def test_ssim_is_that_of_scikit_image(pair):
@@ -87,20 +87,20 @@ def test_psnr_is_computed_in_floating_point():
     torch.testing.assert_close(psnr(black, torch.full_like(black, 16 / 255)), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("measure, perfect", [(l1, 0), (disco_l1, 0), (psnr, 100), (ssim, 1)])
-def test_a_frame_against_itself(measure, perfect):
+@pytest.mark.parametrize("metric, perfect", [(l1, 0), (disco_l1, 0), (psnr, 100), (ssim, 1)])
+def test_a_frame_against_itself(metric, perfect):
     frames = as_tensor(images())
-    torch.testing.assert_close(measure(frames, frames.clone()), torch.full((3,), perfect, dtype=torch.float64))
+    torch.testing.assert_close(metric(frames, frames.clone()), torch.full((3,), perfect, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_values_are_per_frame_and_worse_with_more_noise(pair, measure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_values_are_per_frame_and_worse_with_more_noise(pair, metric):
     predictions, targets = map(as_tensor, pair)
-    values = measure(predictions, targets)
+    values = metric(predictions, targets)
     assert values.dtype == torch.float64 and values.shape == (3,)
-    worse = values.diff() if measure in (l1, disco_l1) else -values.diff()
+    worse = values.diff() if metric in (l1, disco_l1) else -values.diff()
     assert (worse > 0).all()
-    alone = torch.cat([measure(predictions[[index]], targets[[index]]) for index in range(3)])
+    alone = torch.cat([metric(predictions[[index]], targets[[index]]) for index in range(3)])
     torch.testing.assert_close(values, alone, rtol=1e-12, atol=0)
 
 
@@ -172,7 +172,7 @@ def test_lpips_needs_frames_that_can_be_pooled(backbone):
 FRAMES = torch.zeros(2, 3, 16, 16)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     "argument, predictions, targets",
     [
@@ -188,9 +188,9 @@ FRAMES = torch.zeros(2, 3, 16, 16)
         ("predictions", FRAMES[..., :8], FRAMES),
     ],
 )
-def test_bad_input_is_named(measure, argument, predictions, targets):
+def test_bad_input_is_named(metric, argument, predictions, targets):
     with pytest.raises((TypeError, ValueError), match=f"`{argument}`"):
-        measure(predictions, targets)
+        metric(predictions, targets)
 
 
 def test_ssim_needs_a_whole_window():

@@ -134,10 +134,10 @@ def test_rank_correlation_of_too_little_is_not_known(wanted, measured):
     assert math.isnan(rank_correlation(torch.tensor(wanted), torch.tensor(measured)))
 
 
-@pytest.mark.parametrize("measure", [sharpness_error, rank_correlation])
-def test_wanted_and_measured_must_match(measure):
+@pytest.mark.parametrize("metric", [sharpness_error, rank_correlation])
+def test_wanted_and_measured_must_match(metric):
     with pytest.raises(ValueError, match=r"`measured`.*\(3, 2\), got \(3,\)"):
-        measure(torch.zeros(3, 2), torch.zeros(3))
+        metric(torch.zeros(3, 2), torch.zeros(3))
 
 
 # Identity
@@ -200,7 +200,7 @@ def test_a_change_of_four_levels_is_still_whatever_the_level():
         torch.testing.assert_close(changes, expected, rtol=0, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("measure", [flicker, static_change])
-def test_a_single_frame_has_no_change(measure):
-    values = measure(frames(0, 1), frames(1, 1))
+@pytest.mark.parametrize("metric", [flicker, static_change])
+def test_a_single_frame_has_no_change(metric):
+    values = metric(frames(0, 1), frames(1, 1))
     assert all(len(value) == 0 for value in (values if isinstance(values, tuple) else [values]))

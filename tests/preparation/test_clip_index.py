@@ -9,13 +9,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from hia_diffusers.data.clip_sources import PreparedClips
-from hia_diffusers.preparation.clip_index import COLUMNS, LIMITS, MEASURES, SCHEMA_VERSION, check_inside, read_index
+from hia_diffusers.preparation.clip_index import COLUMNS, LIMITS, NULLABLE, SCHEMA_VERSION, check_inside, read_index
 
 
 ROW = {
     **{"clip": "x", "video": "x.mp4", "file_name": "clips/x.mp4", "annotations": "clips/x.safetensors"},
     **{"start_frame": 0, "num_frames": 20, "fps": 29.97, "height": 160, "width": 96},
-    **dict.fromkeys(MEASURES),
+    **dict.fromkeys(NULLABLE),
 }
 
 
@@ -73,7 +73,7 @@ def test_a_row_that_no_clip_can_have_is_refused_and_named(tmp_path, column, valu
 
 
 def test_every_number_has_a_range():
-    assert {name for name, kind in COLUMNS.items() if kind != "string"} == LIMITS.keys() >= MEASURES
+    assert {name for name, kind in COLUMNS.items() if kind != "string"} == LIMITS.keys() >= NULLABLE
 
 
 def test_indices_that_cannot_be_used(tmp_path):

@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from hia_diffusers.preparation.clip_rules import RULE_NAMES, ClipMeasures, ClipRules
+from hia_diffusers.preparation.clip_rules import RULE_NAMES, ClipMeasurements, ClipRules
 
 
-GOOD = ClipMeasures(
+GOOD = ClipMeasurements(
     seconds=4.0,
     person_visible_ratio=1.0,
     multi_person_ratio=0.0,
@@ -43,14 +43,14 @@ LIMITS = {
 def test_a_good_clip_breaks_no_rule():
     assert ClipRules().first_broken(GOOD) is None
     assert set(BROKEN) == set(LIMITS) == set(RULE_NAMES)
-    assert len(RULE_NAMES) == len(fields(ClipRules)) == len(fields(ClipMeasures))
+    assert len(RULE_NAMES) == len(fields(ClipRules)) == len(fields(ClipMeasurements))
 
 
 @pytest.mark.parametrize("rule", RULE_NAMES)
 def test_each_rule_has_its_limit(rule):
-    measures = replace(GOOD, **BROKEN[rule])
-    assert ClipRules().first_broken(measures) == rule
-    assert ClipRules(**LIMITS[rule]).first_broken(measures) is None
+    measurements = replace(GOOD, **BROKEN[rule])
+    assert ClipRules().first_broken(measurements) == rule
+    assert ClipRules(**LIMITS[rule]).first_broken(measurements) is None
 
 
 def test_the_first_broken_rule_counts():

@@ -110,7 +110,7 @@ def test_annotations_are_the_keypoints_and_what_is_measured_with_them(videos, pr
     assert (boxes[:, 2:] - boxes[:, :2] < 2 * (face.max(axis=1) - face.min(axis=1))).all()
 
 
-def test_measures_in_the_index(prepared):
+def test_measurements_in_the_index(prepared):
     row = read_index(prepared)[1]
     keypoints = keypoints_of(SCENES[1][0])
     height = keypoints.xy[0, :91, 1].max() - keypoints.xy[0, :91, 1].min()
@@ -122,7 +122,7 @@ def test_measures_in_the_index(prepared):
     assert 0 <= row["hand_sharpness"] < 1
 
 
-def test_unknown_measures_are_null(tmp_path, options):
+def test_unknown_measurements_are_null(tmp_path, options):
     write_dance(tmp_path / "videos" / "a.mp4", [(dancer_boxes(16), GREY)])
     keypoints = keypoints_of(dancer_boxes(16))
     keypoints.score[:, 7:11], keypoints.score[:, 23:] = 0, 0  # no elbows, wrists, faces and hands
@@ -341,7 +341,7 @@ def test_keypoints_of_another_video_are_a_failure(tmp_path, options, num_frames,
 
 
 def test_the_frame_rate_is_that_of_the_video(tmp_path, options):
-    """Also where keypoints state another one: the clip, its annotations and its measures agree with the index."""
+    """Also where keypoints state another one: the clip, its annotations and its measurements agree with the index."""
     rows = {}
     for fps in (FPS, 2 * FPS):
         folder = tmp_path / str(fps)

@@ -258,7 +258,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     report = make_report(evaluation, source, device)
     report["versions"]["hia-diffusers"] = __version__
     write_whole(args.output, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(table(report["measures"]))
+    print(table(report["metrics"]))
     print(f"Wrote {args.output}.")
 
 

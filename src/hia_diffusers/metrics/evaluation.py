@@ -38,7 +38,7 @@ from .region_metrics import (
 WINDOW = 16
 
 # Name -> better direction, unit of averaging, and description.
-MEASURES = {
+METRICS = {
     "l1": ("lower", "frames", "mean absolute error, images in [0, 1]"),
     "disco_l1": ("lower", "frames", "mean absolute difference of 0-255 images, divided by H * W (DisCo's L1)"),
     "psnr": ("higher", "frames", "PSNR in dB, in floating point; identical frames count 100"),
@@ -181,20 +181,20 @@ class VideoEvaluation:
                 masks["hands"] = torch.from_numpy(hand_masks[window]).any(dim=1)
             landmarks = None if face_landmarks is None else face_landmarks[window]
             windows.append(self._measure_window(predicted, true, masks, landmarks))
-        values = {measure: torch.cat([window[measure] for window in windows]) for measure in windows[0]}
+        values = {metric: torch.cat([window[metric] for window in windows]) for metric in windows[0]}
         if wanted_sharpness is not None and measured_sharpness is not None:
             values["wanted_sharpness"] = torch.from_numpy(wanted_sharpness)
             values["measured_sharpness"] = torch.from_numpy(measured_sharpness)
         self._gather_features(predictions, targets)
         self._clips[name] = values
 
-    def measures(self) -> dict[str, dict[str, Any]]:
+    def metrics(self) -> dict[str, dict[str, Any]]:
         """Return the metrics of all clips so far.
 
         Returns:
             `dict[str, dict[str, Any]]`: By name: `value` (`float`, or `None` if no frame has one), `better` ("lower",
-            "higher" or, if that is best, "1"), `count` and `of` (number of frames, hands or samples) and `measure`
-            (description). Metrics with a network also have the `sha256` of its weights; Fréchet distances also have
+            "higher" or, if that is best, "1"), `count` and `of` (number of frames, hands or samples) and
+            `description`. Metrics with a network also have the `sha256` of its weights; Fréchet distances also have
             `features` (D) and `rank_deficient` (no more samples than features: strongly biased).
 
         Raises:
@@ -204,13 +204,13 @@ class VideoEvaluation:
             raise ValueError("There is nothing to measure: no clip was added.")
         gathered = defaultdict(list)
         for values in self._clips.values():
-            for measure, value in values.items():
-                gathered[measure].append(value)
-        results = _summary({measure: torch.cat(values) for measure, values in gathered.items()})
+            for metric, value in values.items():
+                gathered[metric].append(value)
+        results = _summary({metric: torch.cat(values) for metric, values in gathered.items()})
         networks = {"lpips": self._lpips, "disco_lpips": self._lpips, "identity": self._face_embedder}
-        for measure, network in networks.items():
-            if network is not None and measure in results:
-                results[measure] |= {"network": network.name, "sha256": network.sha256}
+        for metric, network in networks.items():
+            if network is not None and metric in results:
+                results[metric] |= {"network": network.name, "sha256": network.sha256}
         return results | {
             extractor.name: _frechet_result(extractor, *gathered) for extractor, *gathered in self._frechet
         }
@@ -218,7 +218,7 @@ class VideoEvaluation:
     def clips(self) -> dict[str, dict[str, float | None]]:
         """Return the metrics of each clip, without the Fréchet distances, which are not defined for a single clip."""
         return {
-            name: {measure: result["value"] for measure, result in _summary(values).items()}
+            name: {metric: result["value"] for metric, result in _summary(values).items()}
             for name, values in self._clips.items()
         }
 
@@ -259,8 +259,8 @@ def _as_frames(images: Tensor) -> Tensor:
 
 
 def _summary(values: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Summarize the values of some frames as in `VideoEvaluation.measures`, without the Fréchet distances."""
-    known = {measure: mean_of_known(value) for measure, value in values.items()}
+    """Summarize the values of some frames as in `VideoEvaluation.metrics`, without the Fréchet distances."""
+    known = {metric: mean_of_known(value) for metric, value in values.items()}
     change, count = known["static_change"]
     true_change = known["static_change_of_targets"][0]
     known["static_change_ratio"] = (change / true_change if true_change else math.nan, count)
@@ -271,15 +271,15 @@ def _summary(values: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
         known["hand_sharpness_ratio"] = float(ratio.nanmedian()), int(ratio.isfinite().sum())
         known["hand_sharpness_correlation"] = rank_correlation(*sharpness), known["hand_sharpness_error"][1]
     return {
-        measure: {
-            "value": known[measure][0] if math.isfinite(known[measure][0]) else None,
+        metric: {
+            "value": known[metric][0] if math.isfinite(known[metric][0]) else None,
             "better": better,
-            "count": known[measure][1],
+            "count": known[metric][1],
             "of": of,
-            "measure": description,
+            "description": description,
         }
-        for measure, (better, of, description) in MEASURES.items()
-        if measure in known
+        for metric, (better, of, description) in METRICS.items()
+        if metric in known
     }
 
 
@@ -294,7 +294,7 @@ def _frechet_result(
         "better": "lower",
         "count": predictions.count,
         "of": "frames" if extractor.clip_length is None else f"{extractor.clip_length}-frame clips",
-        "measure": f"Fréchet distance between features of predictions and of targets: {extractor.preprocessing}",
+        "description": f"Fréchet distance between features of predictions and of targets: {extractor.preprocessing}",
         "features": extractor.num_features,
         "rank_deficient": predictions.is_rank_deficient or targets.is_rank_deficient,
         "sha256": extractor.sha256,

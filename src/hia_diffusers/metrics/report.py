@@ -11,7 +11,7 @@ from .evaluation import VideoEvaluation
 
 
 AGGREGATION = (
-    "mean over all frames of all clips that have a value; measures over time in windows of 16 frames, each with the "
+    "mean over all frames of all clips that have a value; temporal metrics in windows of 16 frames, each with the "
     "first frame of the next"
 )
 
@@ -34,13 +34,13 @@ def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: 
             Device of the networks.
 
     Returns:
-        `dict[str, Any]`: `measures` and `clips` of [`VideoEvaluation`], `source`, `protocol` and `versions`, as JSON
+        `dict[str, Any]`: `metrics` and `clips` of [`VideoEvaluation`], `source`, `protocol` and `versions`, as JSON
             values.
     """
     distributions = importlib.metadata.packages_distributions()
     names = {name for library in LIBRARIES for name in distributions.get(library, ())}
     return {
-        "measures": evaluation.measures(),
+        "metrics": evaluation.metrics(),
         "clips": evaluation.clips(),
         "source": source,
         "protocol": {"aggregation": AGGREGATION, "clip_stride": evaluation.clip_stride, "device": device},
@@ -49,15 +49,15 @@ def make_report(evaluation: VideoEvaluation, source: Mapping[str, Any], device: 
     }
 
 
-def table(measures: Mapping[str, Mapping[str, Any]]) -> str:
+def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Format one line per metric: its value, its better direction, the number of values, and the hash of its network.
 
     Args:
-        measures (`Mapping[str, Mapping[str, Any]]`):
-            Result of [`VideoEvaluation.measures`].
+        metrics (`Mapping[str, Mapping[str, Any]]`):
+            Result of [`VideoEvaluation.metrics`].
     """
-    lines = [f"{'measure':28}{'value':>12}  {'better':8}{'of':24}network (SHA-256)"]
-    for name, result in measures.items():
+    lines = [f"{'metric':28}{'value':>12}  {'better':8}{'of':24}network (SHA-256)"]
+    for name, result in metrics.items():
         value = "-" if result["value"] is None else f"{result['value']:.5g}"
         count = f"{result['count']} {result['of']}"
         note = result.get("sha256", "")

@@ -50,7 +50,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "hand_motion": (float, 0, 10**6),
     "hand_sharpness": (float, 0, 1),
 }
-MEASURES = {"mean_score", "person_height", "body_motion", "hand_motion", "hand_sharpness"}
+NULLABLE = {"mean_score", "person_height", "body_motion", "hand_motion", "hand_sharpness"}
 
 
 def read_index(root: str | os.PathLike) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def check_row(filesystem: AbstractFileSystem, root: str, row: object, where: str
     for name, (kind, least, greatest) in LIMITS.items():
         value = row[name]
         is_kind = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        if not (value is None and name in MEASURES) and not (is_kind and least <= value <= greatest):
+        if not (value is None and name in NULLABLE) and not (is_kind and least <= value <= greatest):
             whole = "whole " if kind is int else ""
             raise ValueError(f"{where} {name} must contain a {whole}number from {least} to {greatest}, got {value!r}.")
     for name in ("file_name", "annotations"):

@@ -40,7 +40,7 @@ from ..video.frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from ..video.reading import read_frame_rate, stream_frames
 from ..video.writing import write_video
 from .clip_index import check_row
-from .clip_rules import ClipMeasures, ClipRules
+from .clip_rules import ClipMeasurements, ClipRules
 from .scene_cuts import SceneCounter
 
 
@@ -200,8 +200,8 @@ class ClipPreparer:
             height, width = self.options.size or (window[3] - window[1], window[2] - window[0])
             upscale_factor = height / (window[3] - window[1])
             keypoints = keypoints.crop(*window).resize(height, width)
-            measures = _measure(keypoints, multi_person_ratio, upscale_factor)
-            broken = self.options.rules.first_broken(measures)
+            measurements = _measure(keypoints, multi_person_ratio, upscale_factor)
+            broken = self.options.rules.first_broken(measurements)
             if broken:
                 dropped[broken] += 1
                 continue
@@ -219,9 +219,9 @@ class ClipPreparer:
                 "fps": fps,
                 "height": height,
                 "width": width,
-                "mean_score": round(measures.mean_score, 6),
-                "person_height": round(measures.person_height, 6),
-                "body_motion": round(measures.body_motion, 6),
+                "mean_score": round(measurements.mean_score, 6),
+                "person_height": round(measurements.person_height, 6),
+                "body_motion": round(measurements.body_motion, 6),
                 "hand_motion": _mean(np.linalg.norm(hands["hand_motion"], axis=-1)),
                 "hand_sharpness": _mean(hands["hand_sharpness"]),
             }
@@ -434,14 +434,14 @@ def _cropped(
         yield cv2.resize(np.ascontiguousarray(frame[y0:y1, x0:x1]), (width, height), interpolation=interpolation)
 
 
-def _measure(keypoints: WholeBodyKeypoints, multi_person_ratio: float, upscale_factor: float) -> ClipMeasures:
+def _measure(keypoints: WholeBodyKeypoints, multi_person_ratio: float, upscale_factor: float) -> ClipMeasurements:
     score, xy = keypoints.score[:, BODY], keypoints.xy[:, BODY]
     visible = score > SCORE_THRESHOLD
     is_found = (score > 0).any(axis=1)
     points, height = xy[visible], _person_height(keypoints)
     is_outside = ((points < 0) | (points > (keypoints.width, keypoints.height))).any(axis=1)
     steps = np.linalg.norm(np.diff(xy, axis=0), axis=-1)[visible[1:] & visible[:-1]]
-    return ClipMeasures(
+    return ClipMeasurements(
         seconds=len(keypoints) / keypoints.fps,
         person_visible_ratio=float(is_found.mean()),
         multi_person_ratio=multi_person_ratio,

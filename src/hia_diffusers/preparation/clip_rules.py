@@ -9,7 +9,7 @@ from .. import checks
 
 
 @dataclass(frozen=True)
-class ClipMeasures:
+class ClipMeasurements:
     """The values that the filters use, measured on the prepared clip.
 
     Args:
@@ -90,18 +90,18 @@ class ClipRules:
             value, (least, greatest) = getattr(self, rule.name), rule.metadata["range"]
             checks.number(rule.name, value, least, greatest)
 
-    def first_broken(self, measures: ClipMeasures) -> str | None:
+    def first_broken(self, measurements: ClipMeasurements) -> str | None:
         """Return the name of the first filter that rejects a clip, or `None`."""
         is_broken = {
-            "too_short": measures.seconds < self.min_seconds,
-            "too_coarse": measures.upscale_factor > self.max_upscale_factor,
-            "no_person": measures.person_visible_ratio < self.min_person_visible_ratio
-            or measures.person_visible_ratio == 0,
-            "several_people": measures.multi_person_ratio > self.max_multi_person_ratio,
-            "small_person": measures.person_height < self.min_person_height,
-            "low_scores": measures.mean_score < self.min_score,
-            "outside_image": measures.outside_ratio > self.max_outside_ratio,
-            "little_motion": measures.body_motion < self.min_motion,
+            "too_short": measurements.seconds < self.min_seconds,
+            "too_coarse": measurements.upscale_factor > self.max_upscale_factor,
+            "no_person": measurements.person_visible_ratio < self.min_person_visible_ratio
+            or measurements.person_visible_ratio == 0,
+            "several_people": measurements.multi_person_ratio > self.max_multi_person_ratio,
+            "small_person": measurements.person_height < self.min_person_height,
+            "low_scores": measurements.mean_score < self.min_score,
+            "outside_image": measurements.outside_ratio > self.max_outside_ratio,
+            "little_motion": measurements.body_motion < self.min_motion,
         }
         return next((name for name in RULE_NAMES if is_broken[name]), None)
 

@@ -79,7 +79,7 @@ class Validation:
             condition = _as_bytes(sample["conditioning"][:, :3])
             columns = [_as_bytes(reference.expand_as(targets)), condition, generated, ground_truth]
             write_video(folder / f"{index}.mp4", np.concatenate(columns, axis=2), fps=30)
-        return {name: result["value"] for name, result in evaluation.measures().items() if result["value"] is not None}
+        return {name: result["value"] for name, result in evaluation.metrics().items() if result["value"] is not None}
 
 
 def _as_bytes(frames: torch.Tensor) -> np.ndarray:
