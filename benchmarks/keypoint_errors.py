@@ -18,7 +18,7 @@ import PIL.Image
 
 from hia_diffusers.commands.arguments import OneLineParser, add_detector_options, detector_arguments, number, size
 from hia_diffusers.commands.running import run
-from hia_diffusers.conditioning.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, SCORE_THRESHOLD
+from hia_diffusers.conditioning.whole_body import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, SCORE_THRESHOLD
 from hia_diffusers.detection.choosing import create_detector
 from hia_diffusers.procedural.procdance import proc_dance_v1
 

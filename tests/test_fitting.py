@@ -15,7 +15,7 @@ from hia_diffusers.animation.fitted_images import fit_image
 from hia_diffusers.app.animating import AnimationRequest, Animations
 from hia_diffusers.app.jobs import Job
 from hia_diffusers.app.limits import Limits
-from hia_diffusers.conditioning.keypoints import BODY
+from hia_diffusers.conditioning.whole_body import BODY
 from hia_diffusers.fitting import fit_images, fit_reference, fitted_place
 from hia_diffusers.video.reading import Video
 

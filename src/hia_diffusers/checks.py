@@ -11,7 +11,7 @@ import numbers
 import os
 import reprlib
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,11 @@ MAX_COUNT = 2**31 - 1
 
 # Maximum of 64 bits with a sign.
 MAX_SEED = 2**63 - 1
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a value is an integer, and no flag."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, multiple_of: int = 1) -> int:
@@ -51,7 +56,7 @@ def integer(name: str, value: object, low: int = 1, high: int = MAX_COUNT, multi
     """
     kind = "an integer" if multiple_of == 1 else f"a multiple of {multiple_of}"
     accepted = f"`{name}` must be {kind} from {low} to {high}, got {shown(value)}."
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(accepted)
     whole = int(value)
     if not low <= whole <= high or whole % multiple_of:

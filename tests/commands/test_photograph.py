@@ -9,7 +9,7 @@ from PIL import Image
 
 from hia_diffusers import HIAAnimator
 from hia_diffusers.commands import animate
-from hia_diffusers.conditioning.keypoints import BODY, LEFT_SHOULDER, RIGHT_SHOULDER
+from hia_diffusers.conditioning.whole_body import BODY, LEFT_SHOULDER, RIGHT_SHOULDER
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.video.reading import read_video
 from hia_diffusers.video.writing import write_video

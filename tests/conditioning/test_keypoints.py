@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 
 

@@ -8,10 +8,11 @@ import PIL.Image
 import pytest
 import torch
 
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
-from hia_diffusers.conditioning.motion_blur import SHARPNESS_SMOOTHING, MotionBlurCondition, MotionBlurConditioner
+from hia_diffusers.conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from hia_diffusers.conditioning.openpose import draw_openpose
+from hia_diffusers.conditioning.sharpness import SHARPNESS_SMOOTHING
 from hia_diffusers.metrics.region_metrics import rank_correlation
 from hia_diffusers.procedural.scene import ProceduralScene
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.openpose import draw_openpose
 from hia_diffusers.detection.openpose_detector import import_openpose

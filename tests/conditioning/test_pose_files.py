@@ -9,7 +9,8 @@ import pickle
 import numpy as np
 import pytest
 
-from hia_diffusers.conditioning.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, WholeBodyKeypoints
+from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
+from hia_diffusers.conditioning.whole_body import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND
 
 
 HEIGHT, WIDTH, FPS = 96, 160, 30.0

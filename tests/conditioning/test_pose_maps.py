@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hia_diffusers import MotionBlurConditioner
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.pose_maps import POSE_MAPS, draw_pose_map
 

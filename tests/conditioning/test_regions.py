@@ -3,8 +3,9 @@
 
 import numpy as np
 
-from hia_diffusers.conditioning.keypoints import FACE, WholeBodyKeypoints
+from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
+from hia_diffusers.conditioning.whole_body import FACE
 
 
 def keypoints_with_faces(faces):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.retargeting import fill_gaps, retarget_keypoints, smooth_keypoints
 

@@ -14,7 +14,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from hia_diffusers.conditioning import keypoints as kp
+from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
 from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.data.aspect_buckets import AspectBucketBatchSampler

@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx_models import draw_people, points_in, write_detector, write_models, write_pose_model
 
-from hia_diffusers.conditioning.keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND
+from hia_diffusers.conditioning.whole_body import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND
 from hia_diffusers.detection import keypoint_detector
 from hia_diffusers.detection.keypoint_detector import KeypointDetector
 from hia_diffusers.detection.model_files import PERSON_DETECTORS, POSE_MODELS, OnnxModel

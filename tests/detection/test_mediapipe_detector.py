@@ -9,7 +9,7 @@ import pytest
 import torch
 from mediapipe_wheel import MEDIAPIPE_WHEEL, needs_mediapipe
 
-from hia_diffusers.conditioning.keypoints import (
+from hia_diffusers.conditioning.whole_body import (
     BODY,
     FACE,
     FEET,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hia_diffusers.conditioning.keypoints import (
+from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
+from hia_diffusers.conditioning.whole_body import (
     FACE,
     LEFT_ELBOW,
     LEFT_HAND,
@@ -20,7 +21,6 @@ from hia_diffusers.conditioning.keypoints import (
     RIGHT_HAND,
     RIGHT_SHOULDER,
 )
-from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
 from hia_diffusers.procedural.procdance import proc_dance_v1
 from hia_diffusers.procedural.scene import ProceduralScene
 

@@ -10,7 +10,7 @@ from rounding import assert_equal_up_to_rounding
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hia_diffusers.conditioning.keypoints import FACE
+from hia_diffusers.conditioning.whole_body import FACE
 from hia_diffusers.metrics.identity import FACE_POINTS, FACE_TEMPLATE, ArcFace
 from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.training.face_identity import align_faces, aligned_boxes, face_weights, identity_loss

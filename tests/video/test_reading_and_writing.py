@@ -359,6 +359,7 @@ def test_reading_sound_alone(tmp_path):
         (moving_square(2), float("inf"), "`fps` must be .* got inf"),
         (moving_square(2)[:0], 30, "`frames` must contain at least one frame"),
         (moving_square(2)[0], 30, r"`frames` must be of shape \(F, H, W, 3\), got a frame of shape \(64, 3\)"),
+        (moving_square(2)[:, :0, :0], 30, r"got a frame of shape \(0, 0, 3\)"),
         (moving_square(2).transpose(0, 3, 1, 2), 30, r"got a frame of shape \(3, 48, 64\)"),
         (moving_square(2).astype(np.int64), 30, "`frames` must be uint8 or floating point, got int64"),
         (moving_square(2) / 127.0, 30, r"must lie in \[0, 1\]; frame 0 does not"),

@@ -6,8 +6,9 @@ from typing import Any
 
 from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition, sharpness_array
+from ..conditioning.motion_blur import MotionBlurCondition
 from ..conditioning.pose_maps import DENSEPOSE
+from ..conditioning.sharpness import sharpness_array
 from .driving import MAPS, Driving
 
 

@@ -10,7 +10,8 @@ import math
 import cv2
 import numpy as np
 
-from .keypoints import (
+from .keypoints import WholeBodyKeypoints
+from .whole_body import (
     BODY,
     LEFT_ANKLE,
     LEFT_EAR,
@@ -31,7 +32,6 @@ from .keypoints import (
     RIGHT_KNEE,
     RIGHT_SHOULDER,
     RIGHT_WRIST,
-    WholeBodyKeypoints,
 )
 
 

@@ -9,94 +9,29 @@ and pixel `(i, j)` is the unit square whose centre is `(i + 0.5, j + 0.5)`. A po
 mirrored point is at `width - x`, and a resized one at `x * new_width / width`.
 """
 
-import io
-import logging
-import math
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 
 from .. import checks
-from ..files import written_whole
 from ..fitting import fitted_place
 from . import pose_files
-from .tracking import follow_boxes, largest_track
-
-
-NUM_KEYPOINTS = 133
-
-# Maximum number of frames in a file, two and a half hours at 30 per second: reading it takes at most a gigabyte.
-MAX_FRAMES = 2**18
-
-# Points with a score of at most this are taken for missing where nothing else is said.
-SCORE_THRESHOLD = 0.3
-
-BODY = slice(0, 17)
-FEET = slice(17, 23)
-FACE = slice(23, 91)
-LEFT_HAND = slice(91, 112)
-RIGHT_HAND = slice(112, 133)
-
-NOSE, LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR = range(5)
-LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW, LEFT_WRIST, RIGHT_WRIST = range(5, 11)
-LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = range(11, 17)
-
-# For each COCO body point, its index in OpenPose's 18-point and 25-point bodies. Neck and mid-hip have no counterpart.
-_BODY_IN_OPENPOSE = {
-    18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],
-    25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11],
-}
-_FEET_IN_OPENPOSE_25 = slice(19, 25)
-_OPENPOSE_NECK = 1
-
-# The arrays of a file with the largest shape of each, their kinds of numbers, and their prefix in npz.
-_LARGEST_SHAPES = {
-    "xy": (MAX_FRAMES, NUM_KEYPOINTS, 2),
-    "score": (MAX_FRAMES, NUM_KEYPOINTS),
-    **dict.fromkeys(("height", "width", "fps"), ()),
-}
-_SAFETENSORS_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
-_LARGEST_NPY_HEADER = 2**14
-
-_PART_SIZES = {
-    **{"body": (18, 25), "coco_body": (17,), "feet": (6,)},
-    **{"left_hand": (21,), "right_hand": (21,), "face": (68, 70)},
-}
-
-# In a larger image, coordinates that never exceed this value are fractions of the image.
-_GREATEST_FRACTION = 2.0
-
-logger = logging.getLogger(__name__)
-
-
-def _mirror_permutation() -> np.ndarray:
-    """Return, for each keypoint, the index of the keypoint that replaces it when the image is mirrored."""
-    face_68 = [
-        *reversed(range(0, 17)),  # jaw
-        *reversed(range(17, 27)),  # brows
-        *range(27, 31),  # nose bridge
-        *reversed(range(31, 36)),  # nostrils
-        *(45, 44, 43, 42, 47, 46),  # the eye on the right of the image, corner to corner, then its lower lid
-        *(39, 38, 37, 36, 41, 40),
-        *reversed(range(48, 55)),  # outer lip, upper then lower
-        *reversed(range(55, 60)),
-        *reversed(range(60, 65)),  # inner lip, upper then lower
-        *reversed(range(65, 68)),
-    ]
-    order = np.arange(NUM_KEYPOINTS)
-    body = [NOSE, *(index + 1 if index % 2 else index - 1 for index in range(LEFT_EYE, RIGHT_ANKLE + 1))]
-    parts = [order[BODY][body], np.roll(order[FEET], 3), order[FACE][face_68], order[RIGHT_HAND], order[LEFT_HAND]]
-    return np.concatenate(parts)
-
-
-_MIRROR = _mirror_permutation()
+from .keypoint_files import holds_own_arrays, read_arrays, write_arrays
+from .pose_people import are_fractions, join_parts, select_person, size_of
+from .whole_body import (
+    BODY,
+    BODY_IN_OPENPOSE,
+    LEFT_SHOULDER,
+    MIRROR,
+    NUM_KEYPOINTS,
+    OPENPOSE_NECK,
+    RIGHT_SHOULDER,
+)
 
 
 class NotStatedError(ValueError):
@@ -195,18 +130,8 @@ class WholeBodyKeypoints:
         Raises:
             ValueError: If the suffix is another one, or there are more than 2**18 frames.
         """
-        path = Path(checks.path("path", path))
-        if len(self) > MAX_FRAMES:
-            raise ValueError(f"`path`: a file can contain at most {MAX_FRAMES} frames, got {len(self)}.")
-        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
-        if _checked_suffix(path) == ".safetensors":
-            content = safetensors.numpy.save(arrays)
-        else:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays)
-            content = buffer.getvalue()
-        with written_whole(path) as partial:
-            partial.write_bytes(content)
+        arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        write_arrays(Path(checks.path("path", path)), arrays)
 
     @classmethod
     def load(
@@ -251,11 +176,11 @@ class WholeBodyKeypoints:
                 size or frame rate differs from that in the file.
         """
         path = Path(checks.path("path", path))
-        if path.suffix.lower() == ".safetensors" or path.suffix.lower() == ".npz" and _holds_own_arrays(path):
+        if path.suffix.lower() == ".safetensors" or path.suffix.lower() == ".npz" and holds_own_arrays(path):
             keypoints = cls._load_own(path)
         else:
             frames, stated_fps = pose_files.read_pose_file(path)
-            size = _size_of(frames, path)
+            size = size_of(frames, path)
             if stated_fps is None:
                 stated_fps = 1.0 if len(frames) == 1 and fps is None else fps
             missing = {}
@@ -277,19 +202,7 @@ class WholeBodyKeypoints:
 
     @classmethod
     def _load_own(cls, path: Path) -> "WholeBodyKeypoints":
-        suffix = _checked_suffix(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"`path` is not a file: {path}.")
-        try:
-            arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged files raise many kinds of errors
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise ValueError(f"`path` cannot be read as a {suffix} file of keypoints: {path} ({reason}).") from error
-        absent = [name for name in cls.__dataclass_fields__ if name not in arrays]
-        if absent:
-            raise ValueError(f"`path` contains no {', '.join(absent)}: {path}.")
+        arrays = read_arrays(path)
         try:
             return cls(arrays["xy"], arrays["score"], *(arrays[name].item() for name in ("height", "width", "fps")))
         except (TypeError, ValueError) as error:
@@ -297,9 +210,9 @@ class WholeBodyKeypoints:
 
     def flip_horizontal(self) -> "WholeBodyKeypoints":
         """Mirror the image: `x` becomes `width - x`, and left and right points are swapped."""
-        xy = self.xy[:, _MIRROR].copy()
+        xy = self.xy[:, MIRROR].copy()
         xy[..., 0] = self.width - xy[..., 0]
-        return replace(self, xy=xy, score=self.score[:, _MIRROR])
+        return replace(self, xy=xy, score=self.score[:, MIRROR])
 
     def resize(self, height: int, width: int) -> "WholeBodyKeypoints":
         """Resize the image without changing its aspect ratio. [`~WholeBodyKeypoints.fit`] accepts any size.
@@ -352,7 +265,7 @@ class WholeBodyKeypoints:
                 Row after the last, `y0 < y1 <= height`.
         """
         for name, start, stop, size in (("x", x0, x1, self.width), ("y", y0, y1, self.height)):
-            if not (_is_int(start) and _is_int(stop) and 0 <= start < stop <= size):
+            if not (checks.is_integer(start) and checks.is_integer(stop) and 0 <= start < stop <= size):
                 raise ValueError(
                     f"`{name}0` and `{name}1` must be integers with 0 <= {name}0 < {name}1 <= {size}, "
                     f"got {start!r} and {stop!r}."
@@ -372,11 +285,11 @@ class WholeBodyKeypoints:
         """
         xy = np.empty((len(self), 18, 2), dtype=np.float32)
         score = np.empty((len(self), 18), dtype=np.float32)
-        xy[:, _BODY_IN_OPENPOSE[18]] = self.xy[:, BODY]
-        score[:, _BODY_IN_OPENPOSE[18]] = self.score[:, BODY]
+        xy[:, BODY_IN_OPENPOSE[18]] = self.xy[:, BODY]
+        score[:, BODY_IN_OPENPOSE[18]] = self.score[:, BODY]
         shoulders = [LEFT_SHOULDER, RIGHT_SHOULDER]
-        xy[:, _OPENPOSE_NECK] = self.xy[:, shoulders].mean(axis=1)
-        score[:, _OPENPOSE_NECK] = self.score[:, shoulders].min(axis=1)
+        xy[:, OPENPOSE_NECK] = self.xy[:, shoulders].mean(axis=1)
+        score[:, OPENPOSE_NECK] = self.score[:, shoulders].min(axis=1)
         return xy, score
 
     @classmethod
@@ -419,7 +332,7 @@ class WholeBodyKeypoints:
             if len(frames) != len(body):
                 raise ValueError(f"`{name}` must have one entry per frame of `body` ({len(body)}), got {len(frames)}.")
         frames = [
-            _join_parts(
+            join_parts(
                 {name: _point_array(name, part[index]) for name, part in given.items() if part[index] is not None}
             )
             for index in range(len(body))
@@ -506,7 +419,7 @@ class WholeBodyKeypoints:
     def _from_pose_frames(
         cls, frames: Sequence[pose_files.PoseFrame], height: object, width: object, fps: float, person: int | None
     ) -> "WholeBodyKeypoints":
-        people = [np.reshape([_join_parts(one) for one in frame.people], (-1, NUM_KEYPOINTS, 3)) for frame in frames]
+        people = [np.reshape([join_parts(one) for one in frame.people], (-1, NUM_KEYPOINTS, 3)) for frame in frames]
         return cls._from_people(people, height, width, fps, person, [frame.canvas for frame in frames])
 
     @classmethod
@@ -525,18 +438,14 @@ class WholeBodyKeypoints:
         """
         height, width = checks.side("height", height), checks.side("width", width)
         fps = checks.number("fps", fps, above=0)
-        if _are_fractions(frames, height, width):
+        if are_fractions(frames, height, width):
             scales = [(width, height)] * len(frames)
         else:
             scales = [(width / canvas[1], height / canvas[0]) if canvas else (1.0, 1.0) for canvas in canvases]
         for people, scale in zip(frames, scales, strict=False):
             people[..., :2] *= scale
-        points = _select_person(frames, person, fps)
+        points = select_person(frames, person, fps)
         return cls(points[..., :2], points[..., 2], height, width, fps)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_same_aspect(height: int, width: int, new_height: int, new_width: int) -> bool:
@@ -559,109 +468,6 @@ def _float_array(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}: {error}.") from error
 
 
-def _checked_suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".npz"):
-        raise ValueError(f"`path` must end in .safetensors or .npz, got {path}.")
-    return suffix
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of keypoints in the file, and no others."""
-    arrays = {}
-    with safetensors.safe_open(path, framework="np") as file:
-        for name in _LARGEST_SHAPES.keys() & file.keys():
-            stored = file.get_slice(name)
-            if stored.get_dtype() not in _SAFETENSORS_DTYPES:
-                raise ValueError(f"{name} is stored as {stored.get_dtype()}; save it as F32")
-            _check_shape(name, stored.get_shape())
-            arrays[name] = file.get_tensor(name)
-    return arrays
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of keypoints in the file, and no others."""
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in _LARGEST_SHAPES.keys() & {member.removesuffix(".npy") for member in archive.namelist()}:
-            largest = 8 * math.prod(_LARGEST_SHAPES[name]) + _LARGEST_NPY_HEADER
-            arrays[name] = pose_files.read_npz_member(archive, name, largest)
-            _check_shape(name, arrays[name].shape)
-    return arrays
-
-
-def _check_shape(name: str, shape: Sequence[int]) -> None:
-    largest = _LARGEST_SHAPES[name]
-    if len(shape) != len(largest) or any(side > most for side, most in zip(shape, largest, strict=True)):
-        raise ValueError(f"{name} has the shape {tuple(shape)}, expected at most {largest}")
-
-
-def _holds_own_arrays(path: Path) -> bool:
-    """Return whether an .npz file is one of ours. Damaged files count as ours, and reading them raises the error."""
-    if not path.is_file():  # opening a FIFO would block
-        return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "xy.npy" in archive.namelist() or not archive.namelist()
-    except Exception:
-        return True
-
-
-def _size_of(frames: Sequence[pose_files.PoseFrame], path: Path) -> tuple[int, int] | None:
-    """Return the height and width that all frames of a file state."""
-    canvases = {frame.canvas for frame in frames if frame.people or frame.canvas}
-    if len(canvases) > 1:
-        raise ValueError(f"`path`: the frames of {path} state several sizes of their images, or some state none.")
-    canvas = next(iter(canvases), None)
-    return None if canvas is None else (round(canvas[0]), round(canvas[1]))
-
-
-def _are_fractions(frames: Sequence[np.ndarray], height: int, width: int) -> bool:
-    """Return whether coordinates are fractions of the image."""
-    found = [people[(people[..., 2] > 0) & np.isfinite(people).all(axis=-1)][:, :2] for people in frames]
-    xy = np.concatenate([np.empty((0, 2)), *found])
-    if not len(xy) or min(height, width) <= 2 * _GREATEST_FRACTION or np.abs(xy).max() > _GREATEST_FRACTION:
-        return False
-    if xy.min() < -0.5:
-        raise ValueError("The coordinates are neither pixels nor fractions of the image from 0 to 1: save pixels.")
-    return True
-
-
-def _select_person(frames: Sequence[np.ndarray], person: int | None, fps: float) -> np.ndarray:
-    """Select the points of one person `(F, 133, 3)` from x, y, score `(P, 133, 3)` of each frame; NaN if absent."""
-    most_people = max((len(people) for people in frames), default=0)
-    if person is not None and not (_is_int(person) and 0 <= person < max(most_people, 1)):
-        raise ValueError(f"`person` must be an index below {most_people}, the most people in a frame, got {person!r}.")
-    selected = np.full((len(frames), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
-    if person is not None:
-        for target, people in zip(selected, frames, strict=True):
-            if person < len(people):
-                target[:] = people[person]
-        return selected
-
-    frames = [people[[(one[:, 2] > 0).any() for one in people]] if len(people) else people for people in frames]
-    boxes = [np.reshape([_box_of(one) for one in people], (-1, 4)) for people in frames]
-    tracks = follow_boxes(boxes, fps)
-    track = largest_track(boxes, tracks)
-    for target, people, names in zip(selected, frames, tracks, strict=True):
-        for one in people[names == track]:
-            target[:] = one
-    most_people = max(len(people) for people in frames)
-    if most_people > 1:
-        found = sum(track in names for names in tracks)
-        logger.warning(
-            "There are up to %d people in a frame. The largest is tracked and was found in %d of %d frames.",
-            *(most_people, found, len(frames)),
-        )
-    return selected
-
-
-def _box_of(points: np.ndarray) -> np.ndarray:
-    """Return the box x0, y0, x1, y1 of a person's points x, y, score."""
-    found = points[(points[:, 2] > 0) & np.isfinite(points).all(axis=-1), :2]
-    return np.concatenate([found.min(axis=0), found.max(axis=0)]) if len(found) else np.zeros(4)
-
-
 def _checked_frames(name: str, frames: object) -> Any:
     if not isinstance(frames, (Sequence, np.ndarray)) or isinstance(frames, str) or len(frames) == 0:
         raise ValueError(f"`{name}` must be a sequence with one entry for each of at least one frame, got {frames!r}.")
@@ -680,23 +486,3 @@ def _point_array(name: str, points: object) -> np.ndarray:
                 raise ValueError(f"`{name}` must contain points None, (x, y) or (x, y, score), got {point.tolist()}.")
             row[:] = (*point, 1.0)[:3]
     return array
-
-
-def _join_parts(parts: dict[str, np.ndarray]) -> np.ndarray:
-    """Join parts as named by `pose_files`, each x, y, score `(n, 3)`, in COCO-WholeBody order `(133, 3)`."""
-    for name, points in parts.items():
-        if len(points) not in _PART_SIZES[name]:
-            accepted = " or ".join(str(size) for size in _PART_SIZES[name])
-            raise ValueError(f"`{name}` must have {accepted} points, got {len(points)}.")
-    joined = np.full((NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
-    if "body" in parts:
-        body = parts["body"]
-        joined[BODY] = body[_BODY_IN_OPENPOSE[len(body)]]
-        if len(body) == 25:
-            joined[FEET] = body[_FEET_IN_OPENPOSE_25]
-    if "face" in parts:
-        joined[FACE] = parts["face"][:68]
-    for name, place in (("coco_body", BODY), ("feet", FEET), ("left_hand", LEFT_HAND), ("right_hand", RIGHT_HAND)):
-        if name in parts:
-            joined[place] = parts[name]
-    return joined

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
 import torch
@@ -18,19 +17,13 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import PushToHubMixin
 
 from .. import checks
-from ..images import LUMA, load_image
-from .keypoints import (
-    LEFT_ELBOW,
-    LEFT_HAND,
-    LEFT_WRIST,
-    RIGHT_ELBOW,
-    RIGHT_HAND,
-    RIGHT_WRIST,
-    SCORE_THRESHOLD,
-    WholeBodyKeypoints,
-)
+from ..images import LUMA
+from .arrays import float_array, image_array
+from .keypoints import WholeBodyKeypoints
 from .openpose import MAX_COORDINATE
 from .pose_maps import POSE_MAPS, draw_pose_map
+from .sharpness import MIN_VISIBLE_SIDE, laplacian_variance, sharpness_array, visible_parts
+from .whole_body import LEFT_ELBOW, LEFT_HAND, LEFT_WRIST, RIGHT_ELBOW, RIGHT_HAND, RIGHT_WRIST, SCORE_THRESHOLD
 
 
 NOMINAL_FPS = 30
@@ -45,13 +38,6 @@ MIN_BOX_SIDE = 1.0
 # If the hand points are missing: distance of the hand's centre from the wrist and size of its box, in forearm lengths.
 HAND_CENTER_BEYOND_WRIST = 0.35
 HAND_SIDE_PER_FOREARM = 0.9
-
-# Sharpness is measured only if at least this fraction of the hand box's side lies in the image.
-MIN_VISIBLE_SIDE = 0.25
-
-# Standard deviation, in pixels at `sharpness_side`, of the Gaussian before the Laplacian. The finest details of a
-# resized image depend more on the resizing than on its sharpness.
-SHARPNESS_SMOOTHING = 0.7
 
 # The frames of a clip.
 VideoFrames = Iterable[PIL.Image.Image | np.ndarray] | np.ndarray | torch.Tensor
@@ -95,7 +81,7 @@ class MotionBlurCondition:
         if self.pose.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
             raise ValueError(f"`pose` must be uint8 of shape (F, H, W, 3) with F >= 1, got {self.pose.dtype} {shape}.")
         for name, last in (("hand_boxes", (4,)), ("hand_motion", (2,)), ("hand_sharpness", ())):
-            values = _float_array(name, getattr(self, name))
+            values = float_array(name, getattr(self, name))
             if values.shape != (len(self), 2, *last):
                 raise ValueError(f"`{name}` must have the shape {(len(self), 2, *last)}, got {values.shape}.")
             if np.isinf(values).any():
@@ -368,7 +354,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
         elif images is not None:
             hand_sharpness = self._sharpness(images, boxes)
         else:
-            is_visible = _visible_parts(boxes, (keypoints.width, keypoints.height)).min(axis=-1) >= MIN_VISIBLE_SIDE
+            is_visible = visible_parts(boxes, (keypoints.width, keypoints.height)).min(axis=-1) >= MIN_VISIBLE_SIDE
             expected = self.expected_sharpness(_speed(motion), boxes[..., 2] - boxes[..., 0])
             hand_sharpness = np.where(is_visible, expected, np.nan)
         return MotionBlurCondition(
@@ -403,7 +389,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
                 PIL images, uint8 or float `[0, 1]` arrays `(F, H, W, 3)`, or a float tensor `(F, 3, H, W)` in
                 `[0, 1]`.
         """
-        pose = _image_array(frames)
+        pose = image_array(frames)
         unknown = np.full((len(pose), 2, 4), np.nan, dtype=np.float32)
         return MotionBlurCondition(pose, unknown, unknown[..., :2], unknown[..., 0], self.config.max_motion)
 
@@ -414,7 +400,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             variance (`float` or `np.ndarray`):
                 Variances, not negative, for intensities 0-255; NaN stays NaN.
         """
-        variance = _float_array("variance", variance)
+        variance = float_array("variance", variance)
         if (variance < 0).any():
             raise ValueError(f"`variance` must not be negative, got {variance.min()}.")
         return variance / (variance + self.config.sharpness_scale)
@@ -426,7 +412,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             sharpness (`float` or `np.ndarray`):
                 Values in `[0, 1)`; NaN stays NaN.
         """
-        sharpness = _float_array("sharpness", sharpness)
+        sharpness = float_array("sharpness", sharpness)
         if ((sharpness < 0) | (sharpness >= 1)).any():
             raise ValueError(f"`sharpness` must be in [0, 1), got {checks.shown(sharpness)}.")
         return self.config.sharpness_scale * sharpness / (1 - sharpness)
@@ -499,7 +485,7 @@ class MotionBlurConditioner(ConfigMixin, PushToHubMixin):
             grey = PIL.Image.fromarray(image.astype(np.float32) @ np.array(LUMA, dtype=np.float32))
             for hand in range(2):
                 if np.isfinite(boxes[frame, hand]).all():
-                    variance[frame, hand] = _laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)
+                    variance[frame, hand] = laplacian_variance(grey, boxes[frame, hand], self.config.sharpness_side)
         return self.squash_sharpness(variance)
 
     def _visible(self, keypoints: WholeBodyKeypoints) -> np.ndarray:
@@ -534,30 +520,11 @@ def _speed(motion: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.where(np.isnan(speed), following, speed))
 
 
-def _visible_parts(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the fraction of the width and of the height of boxes `(..., 4)` that lies in an image."""
-    low, high = boxes[..., :2].clip(0), boxes[..., 2:].clip(max=size)
-    return (high - low) / (boxes[..., 2:] - boxes[..., :2])
-
-
-def _laplacian_variance(grey: PIL.Image.Image, box: np.ndarray, side: int) -> float:
-    low, high = box[:2].clip(0), box[2:].clip(max=grey.size)
-    visible = _visible_parts(box, grey.size)
-    if visible.min() < MIN_VISIBLE_SIDE:
-        return np.nan
-    size = tuple(np.rint(side * visible).astype(int).tolist())
-    # Among Pillow's antialiasing filters, bilinear makes the value depend least on the size of the hand.
-    crop = np.asarray(grey.resize(size, PIL.Image.Resampling.BILINEAR, box=(*low.tolist(), *high.tolist())))
-    crop = cv2.GaussianBlur(crop, (0, 0), SHARPNESS_SMOOTHING)
-    neighbours = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:]
-    return float(np.var(neighbours - 4 * crop[1:-1, 1:-1]))
-
-
 def _images_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
     """Convert the video frames of the keypoints, in any accepted form, to an iterable of uint8 frames."""
     is_array = isinstance(frames, (np.ndarray, torch.Tensor))
     is_stream = not is_array and isinstance(frames, Iterable) and len(getattr(frames, "shape", ())) == 4
-    images = frames if is_stream else _image_array(frames)
+    images = frames if is_stream else image_array(frames)
     clip_shape = (len(keypoints), keypoints.height, keypoints.width)
     if images.shape[:3] != clip_shape:
         raise ValueError(
@@ -565,63 +532,3 @@ def _images_of(keypoints: WholeBodyKeypoints, frames: Any) -> Any:
             "for the keypoints."
         )
     return images
-
-
-def _image_array(frames: object) -> np.ndarray:
-    """Convert images in any accepted form to uint8 `(F, H, W, 3)`."""
-    if isinstance(frames, (list, tuple)) and frames and all(isinstance(frame, PIL.Image.Image) for frame in frames):
-        sizes = sorted({frame.size for frame in frames})
-        if len(sizes) > 1:
-            raise ValueError(f"`frames` must all have one size, got (width, height) of {sizes}.")
-        return np.stack([np.asarray(load_image(frame, "frames")) for frame in frames])
-    if isinstance(frames, torch.Tensor):
-        if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
-            raise ValueError(
-                f"`frames` as a tensor must be floating point (F, 3, H, W), got {frames.dtype} {tuple(frames.shape)}."
-            )
-        frames = frames.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
-    if not isinstance(frames, np.ndarray):
-        raise TypeError(f"`frames` must be a list of PIL images, an array or a tensor, got {type(frames).__name__}.")
-    if np.ma.is_masked(frames):
-        raise ValueError("`frames` is a masked array; fill it first, for example with its method `filled`.")
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
-        raise ValueError(f"`frames` must have shape (F, H, W, 3) with F >= 1, got {frames.shape}.")
-    if frames.dtype == np.uint8:
-        return frames
-    if frames.dtype.kind != "f" or not (frames.min() >= 0 and frames.max() <= 1):
-        raise ValueError(f"`frames` must be uint8 or floating point in [0, 1], got {frames.dtype} outside of it.")
-    return (frames * 255).round().astype(np.uint8)
-
-
-def _float_array(name: str, values: object) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be numbers, got {checks.shown(values)}.") from error
-
-
-def sharpness_array(sharpness: object, num_frames: int) -> np.ndarray | None:
-    """Convert the requested sharpness to an array.
-
-    Args:
-        sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`):
-            As for [`MotionBlurConditioner.__call__`].
-        num_frames (`int`):
-            F.
-
-    Returns:
-        `np.ndarray`, *optional*: float64 `(F, 2)`, NaN if unknown; `None` for "auto".
-    """
-    accepted = (
-        f'"auto", "unknown", a number in [0, 1], two of them (left, right) or an array of shape ({num_frames}, 2)'
-    )
-    if isinstance(sharpness, str) and sharpness in ("auto", "unknown"):
-        return None if sharpness == "auto" else np.full((num_frames, 2), np.nan)
-    if isinstance(sharpness, (str, bool, np.bool_)):
-        raise TypeError(f"`sharpness` must be {accepted}, got {checks.shown(sharpness)}.")
-    array = _float_array("sharpness", sharpness)
-    if array.shape not in ((), (2,), (num_frames, 2)):
-        raise ValueError(f"`sharpness` must be {accepted}, got an array of shape {array.shape}.")
-    if (array.ndim < 2 and np.isnan(array).any()) or (array < 0).any() or (array > 1).any():
-        raise ValueError(f"`sharpness` must be {accepted}, got {checks.shown(sharpness)}.")
-    return np.broadcast_to(array, (num_frames, 2))

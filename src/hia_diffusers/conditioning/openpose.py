@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .keypoints import FACE, LEFT_HAND, RIGHT_HAND, SCORE_THRESHOLD, WholeBodyKeypoints
+from .keypoints import WholeBodyKeypoints
+from .whole_body import FACE, LEFT_HAND, RIGHT_HAND, SCORE_THRESHOLD
 
 
 # Pairs of OpenPose's 18 body points (0 nose, 1 neck, 2-4 right arm, 5-7 left arm, 8-10 right leg, 11-13 left leg,

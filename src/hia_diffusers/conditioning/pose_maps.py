@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 
 from .dynamicpose import draw_dynamicpose
-from .keypoints import SCORE_THRESHOLD, WholeBodyKeypoints
+from .keypoints import WholeBodyKeypoints
 from .openpose import OpenPoseStyle, draw_openpose
+from .whole_body import SCORE_THRESHOLD
 
 
 # Maps that are not drawn from keypoints.

@@ -7,7 +7,8 @@ Axes: F frames, H, W. Pixels follow the convention of `keypoints.py`.
 
 import numpy as np
 
-from .keypoints import FACE, SCORE_THRESHOLD, WholeBodyKeypoints
+from .keypoints import WholeBodyKeypoints
+from .whole_body import FACE, SCORE_THRESHOLD
 
 
 # Extension beyond the landmarks, which end at the brows, in units of their extent.

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import checks
-from .keypoints import (
+from .keypoints import WholeBodyKeypoints
+from .whole_body import (
     FACE,
     FEET,
     LEFT_ANKLE,
@@ -37,7 +38,6 @@ from .keypoints import (
     RIGHT_SHOULDER,
     RIGHT_WRIST,
     SCORE_THRESHOLD,
-    WholeBodyKeypoints,
 )
 
 

@@ -19,8 +19,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
-from ..conditioning.keypoints import SCORE_THRESHOLD, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.regions import box_masks
+from ..conditioning.whole_body import SCORE_THRESHOLD
 from ..preparation.clip_index import read_index
 from ..procedural.scene import ProceduralScene
 from ..video.reading import read_frames

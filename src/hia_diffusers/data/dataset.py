@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from .. import checks
-from ..conditioning.keypoints import FACE, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.whole_body import FACE
 from .clip_sources import ClipFrames, PreparedClips, ProceduralClips, UnreadableClipError
 
 

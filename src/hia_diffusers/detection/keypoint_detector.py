@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..conditioning.keypoints import FEET, NUM_KEYPOINTS
+from ..conditioning.whole_body import FEET, NUM_KEYPOINTS
 from .model_files import (
     PERSON_DETECTORS,
     POSE_MODELS,

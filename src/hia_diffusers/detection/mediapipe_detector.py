@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..conditioning.keypoints import (
+from ..conditioning.whole_body import (
     BODY,
     FACE,
     LEFT_EYE,

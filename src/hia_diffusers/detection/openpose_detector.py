@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 
-from ..conditioning.keypoints import NUM_KEYPOINTS, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.whole_body import NUM_KEYPOINTS
 from .model_files import checked_digests, file_digest
 from .people import DetectedPeople, Detector, frame_batches
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checks
-from ..conditioning.keypoints import NUM_KEYPOINTS, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.tracking import MIN_OVERLAP, follow_boxes, largest_track, overlaps
+from ..conditioning.whole_body import NUM_KEYPOINTS
 
 
 @dataclass(eq=False)

@@ -17,9 +17,10 @@ import safetensors.numpy
 from PIL import Image
 
 from .. import checks
-from ..conditioning.keypoints import FACE, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import box_masks, face_boxes
+from ..conditioning.whole_body import FACE
 from ..files import sha256_of
 from ..images import load_image
 from ..natural_order import natural_order

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from .. import checks
-from ..conditioning.keypoints import FACE
 from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
 from ..conditioning.retargeting import retarget_keypoints
+from ..conditioning.whole_body import FACE
 from ..finite_results import check_finite
 from ..models.autoencoder import decode_latents, encode_images
 from ..procedural.procdance import DANCE_FRAMES, REFERENCE_SIZE, ProcDanceClip, proc_dance_v1

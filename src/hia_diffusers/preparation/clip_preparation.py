@@ -31,10 +31,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .. import checks
 from ..checks import MAX_SIDE
-from ..conditioning.keypoints import BODY, FACE, SCORE_THRESHOLD, WholeBodyKeypoints
+from ..conditioning.keypoints import WholeBodyKeypoints
 from ..conditioning.motion_blur import MotionBlurConditioner
 from ..conditioning.regions import face_boxes
 from ..conditioning.retargeting import smooth_keypoints
+from ..conditioning.whole_body import BODY, FACE, SCORE_THRESHOLD
 from ..detection.choosing import create_detector
 from ..video.frame_folders import IMAGES_FOLDER, is_frame, stream_frame_folder
 from ..video.reading import read_frame_rate, stream_frames

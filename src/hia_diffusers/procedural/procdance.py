@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..conditioning.keypoints import FACE
+from ..conditioning.whole_body import FACE
 from .scene import SCORE_VISIBLE, ProceduralScene
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..conditioning.keypoints import SCORE_THRESHOLD
+from ..conditioning.whole_body import SCORE_THRESHOLD
 from ..metrics.identity import FACE_POINTS, FACE_SIDE, FACE_TEMPLATE
 from .iresnet import IResNet
 

@@ -243,7 +243,7 @@ def _as_uint8(frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
     if np.ma.is_masked(frame):
         raise ValueError(f"`frames` must not be masked arrays; frame {index} is partly masked.")
     pixels = np.asarray(load_image(frame, "frames") if isinstance(frame, Image.Image) else frame)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.size == 0:
         raise ValueError(f"`frames` must be of shape (F, H, W, 3), got a frame of shape {pixels.shape}.")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (pixels.min() >= 0 and pixels.max() <= 1):
