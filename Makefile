@@ -10,8 +10,12 @@ help: ## list the targets
 
 install: .venv/installed ## make .venv with the package, editable, and the dev extra
 
-.venv/installed: pyproject.toml
+.venv/package: pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e .
+	touch $@
+
+.venv/installed: .venv/package
 	$(BIN)/pip install -e '.[dev]'
 	$(BIN)/pip install --force-reinstall --no-deps opencv-python-headless # rtmlib brings others over it
 	$(BIN)/pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
@@ -21,7 +25,7 @@ install: .venv/installed ## make .venv with the package, editable, and the dev e
 browser: ## install Debian's Chromium, for the tests of the web page, where there is none; needs root
 	command -v chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 
-demo: .venv/installed ## animate an unseen person at three sharpnesses of the hands, into build/demo/demo.mp4 and .gif
+demo: .venv/package ## animate an unseen person at three sharpnesses of the hands, into build/demo/demo.mp4 and .gif
 	$(BIN)/python examples/demo.py --output $(DEMO)
 
 test: .venv/installed ## run the tests, one thread in each of two processes
