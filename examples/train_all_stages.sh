@@ -9,7 +9,7 @@
 #
 # The pipelines are written to RUNS/spatial, RUNS/regional, RUNS/temporal-half and RUNS/temporal-full. The options go
 # to every stage; what only one of them shall have stands in CONFIG, such as where the spatial stage starts from.
-# LAUNCH is the command that runs a script, `accelerate launch` by default.
+# LAUNCH is the command that runs a script, `accelerate launch` by default; STAGES are the stages, by default all.
 #
 # The same command resumes an interrupted run: a stage that has written its pipeline is skipped, another resumes from its
 # newest checkpoint.
@@ -37,7 +37,7 @@ done
 
 script=$(dirname "$0")/train_hia.py
 previous=()
-for stage in spatial regional temporal-half temporal-full; do
+for stage in ${STAGES:-spatial regional temporal-half temporal-full}; do
     output=$runs/$stage
     if [[ -e $output/model_index.json ]]; then
         echo "$stage: $output holds its pipeline."

@@ -247,7 +247,7 @@ def test_blocks_run_in_order(page, runner, hub, published, checkout):
 def test_all_stages_train_as_documented(runner, checkout):
     """In the other test, a block's `train_all_stages.sh` does not train."""
     script = "examples/train_all_stages.sh"
-    (block,) = [block for block in blocks_as_run("docs/training.md") if f"{script} runs/tiny" in block.text]
+    (block,) = [block for block in blocks_as_run("docs/training.md") if f"{script} runs/tiny " in block.text]
     runner.run([replace(block, text=block.text.replace(script, f"LAUNCH={sys.executable} {script}"))], [], checkout)
     assert (checkout / "runs/tiny/temporal-full/model_index.json").is_file()
 

@@ -17,7 +17,7 @@ from hia_diffusers.training.stages import STAGES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY_NETWORKS = EXAMPLES / "configs" / "hia-tiny-networks.yaml"
-CONFIGS = sorted(set(EXAMPLES.glob("configs/*.yaml")) - {TINY_NETWORKS})
+CONFIGS = sorted(path for path in EXAMPLES.glob("configs/*.yaml") if not path.stem.endswith("-networks"))
 
 
 def load_script():
