@@ -33,7 +33,7 @@ _MODULES = {
     "HIAPoseGuiderOutput": "hia_diffusers.models.pose_guider",
     "HIAUNetMotionModel": "hia_diffusers.models.unet_motion",
     "KeypointDetector": "hia_diffusers.detection.keypoint_detector",
-    "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur",
+    "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur_condition",
     "MotionBlurConditioner": "hia_diffusers.conditioning.motion_blur",
     "ReferenceFeatures": "hia_diffusers.models.reference_attention",
     "ShiftedSNRScheduler": "hia_diffusers.schedulers.scheduling_shifted_snr",
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from .animation.animator import HIAAnimator as HIAAnimator
     from .animation.result import HIAAnimation as HIAAnimation
     from .conditioning.keypoints import WholeBodyKeypoints as WholeBodyKeypoints
-    from .conditioning.motion_blur import MotionBlurCondition as MotionBlurCondition
     from .conditioning.motion_blur import MotionBlurConditioner as MotionBlurConditioner
+    from .conditioning.motion_blur_condition import MotionBlurCondition as MotionBlurCondition
     from .conditioning.retargeting import retarget_keypoints as retarget_keypoints
     from .conditioning.retargeting import smooth_keypoints as smooth_keypoints
     from .data.dataset import HIADataset as HIADataset

@@ -10,7 +10,8 @@ import torch
 
 from hia_diffusers.conditioning import whole_body as kp
 from hia_diffusers.conditioning.keypoints import WholeBodyKeypoints
-from hia_diffusers.conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from hia_diffusers.conditioning.motion_blur import MotionBlurConditioner
+from hia_diffusers.conditioning.motion_blur_condition import MotionBlurCondition
 from hia_diffusers.conditioning.openpose import draw_openpose
 from hia_diffusers.conditioning.sharpness import SHARPNESS_SMOOTHING
 from hia_diffusers.metrics.region_metrics import rank_correlation

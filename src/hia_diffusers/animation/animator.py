@@ -7,7 +7,6 @@ Axes: F frames, H, W.
 
 import inspect
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,11 +16,13 @@ import numpy as np
 import PIL.Image
 
 from .. import checks
-from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.keypoints import WholeBodyKeypoints
+from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.motion_blur_condition import MotionBlurCondition
 from ..conditioning.pose_maps import DENSEPOSE
 from ..conditioning.retargeting import retarget_keypoints, smooth_keypoints
 from ..detection.choosing import create_detector
+from ..detection.people import Detector
 from ..fitting import fitted_place
 from ..images import ImageInput, load_image
 from ..pipelines.call_defaults import AREA, POSE_MAP, check_call_defaults
@@ -31,7 +32,9 @@ from ..video.writing import check_frame_rate, check_output, write_video
 from .arguments import check_arguments, check_kind
 from .driving import MAPS, Driving
 from .fitted_images import fit_image, fit_pose_map
+from .image_person import detect_person, given_keypoints
 from .result import COMMENT, HIAAnimation
+from .result_size import RequestedSize
 
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ class HIAAnimator:
     def __init__(
         self,
         pipe: "HIAPipeline | None" = None,
-        detector: Any = None,
+        detector: Detector | Mapping[str, Any] | None = None,
         watermark: Watermark | None = None,
         call_defaults: Mapping[str, Any] | None = None,
     ):
@@ -207,16 +210,9 @@ class HIAAnimator:
                 detection is.
         """
         step = VAE_SCALE_FACTOR if self.pipe is None else self.pipe.vae_scale_factor
-        height = None if height is None else checks.side("height", height, step)
-        width = None if width is None else checks.side("width", width, step)
-        if height is not None and width is not None:
-            checks.area(width, height)
-        long_side = None if long_side is None else checks.side("long_side", long_side, step)
-        area = None if area is None else checks.integer("area", area)
-        if long_side is not None and not (height is width is area is None):
-            raise ValueError("`long_side` cannot be combined with `height`, `width` or `area`.")
-        if area is None:
-            area = self._wanted().get(AREA)
+        size = RequestedSize(step, height, width, area, long_side)
+        if area is None and long_side is None:
+            size.area = self._wanted().get(AREA)
         retarget = None if retarget is None else checks.flag("retarget", retarget)
         person = None if person is None else checks.box("person", person).tolist()
         image_person = None if image_person is None else checks.box("image_person", image_person).tolist()
@@ -240,17 +236,14 @@ class HIAAnimator:
             retargeted=retargeted,
             condition=condition,
         )
-        if condition is not None:
-            height, width = condition.height, condition.width
         if retarget is None:
             retarget = motion.kind == "video" or not (image_keypoints is image_person is None)
-        if height is None and width is None and retargeted is None:
+        if condition is None:
             shape = (image.height, image.width) if retarget else (motion.height, motion.width)
-            if long_side is not None:
-                height, width = (_multiple(side * long_side / max(shape), step) for side in shape)
-            elif area is not None:
-                height, width = (_multiple(side * (area / math.prod(shape)) ** 0.5, step) for side in shape)
-        height, width = _result_size(motion, height, width, step)
+            height, width = size.of(motion, shape if retargeted is None else None)
+        else:
+            height, width = condition.height, condition.width
+            checks.area(width, height)
         fps = motion.fps if fps is None else float(fps)
         if fps != motion.fps:
             speed = fps / motion.fps
@@ -265,7 +258,10 @@ class HIAAnimator:
             condition = self.condition(motion, height, width)
         elif condition is None:
             if retarget and retargeted is None:  # one frame, so it is checked before the many of the driving clip
-                reference = self._image_keypoints(image, image_keypoints, image_person)
+                if image_keypoints is None:
+                    reference = detect_person(image, self._detector(), image_person)
+                else:
+                    reference = given_keypoints(image, image_keypoints)
             if retargeted is None or measured:
                 if keypoints is None and motion.keypoints is not None:
                     keypoints = motion.keypoints
@@ -307,7 +303,7 @@ class HIAAnimator:
         found = keypoints.score.any(axis=1)
         if not found.any():
             raise ValueError("`driving`: no person was detected")
-        logger.info("The person was detected in %d of %d frames of the driving clip.", found.sum(), len(found))
+        logger.info("The person was detected in %d of %d frames of the driving clip.", found.sum(), len(keypoints))
         with_others = (~found & (people.counts > 0)).sum()
         if with_others:
             logger.warning(
@@ -470,7 +466,7 @@ class HIAAnimator:
     def _pose_map(self) -> str:
         return self._wanted().get(POSE_MAP, "openpose")
 
-    def _detector(self) -> Any:
+    def _detector(self) -> Detector:
         if self.detector is None or isinstance(self.detector, Mapping):
             try:
                 self.detector = create_detector(**(self.detector or {}))
@@ -478,60 +474,3 @@ class HIAAnimator:
                 raise ValueError(f"keypoint detector: {error}") from error
             logger.info("Keypoints are detected with %s.", self.detector)
         return self.detector
-
-    def _image_keypoints(
-        self,
-        image: PIL.Image.Image,
-        image_keypoints: str | os.PathLike | WholeBodyKeypoints | None,
-        image_person: Sequence[float] | None,
-    ) -> WholeBodyKeypoints:
-        """Return the given or detected keypoints of the person in the image."""
-        if image_keypoints is None:
-            people = self._detector().detect(np.asarray(image)[None], fps=1)
-            if not people.counts[0]:
-                raise ValueError("`image`: no person was detected; pass `image_keypoints` or `retarget=False`")
-            if image_person is None and people.counts[0] > 1:
-                logger.warning(
-                    "%d people were detected in the image, and the largest is animated. To animate another, pass "
-                    "`image_person`.",
-                    people.counts[0],
-                )
-            try:
-                return people.follow(image_person)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`person`", "`image_person`")) from error
-        if isinstance(image_keypoints, WholeBodyKeypoints):
-            keypoints = image_keypoints
-        else:
-            try:
-                keypoints = _load_in(image, checks.path("image_keypoints", image_keypoints))
-            except ValueError as error:
-                raise ValueError(f"`image_keypoints`: {str(error).removeprefix('`path` ')}") from error
-        if len(keypoints) != 1 or (keypoints.width, keypoints.height) != image.size:
-            raise ValueError(
-                f"`image_keypoints`: must be one frame of the image's {image.width}x{image.height}, "
-                f"got {len(keypoints)} of {keypoints.width}x{keypoints.height}"
-            )
-        return keypoints
-
-
-def _load_in(image: PIL.Image.Image, path: str | os.PathLike) -> WholeBodyKeypoints:
-    """Load keypoints from a file, in pixels of the image if the file does not state a size."""
-    try:
-        return WholeBodyKeypoints.load(path)
-    except NotStatedError:
-        return WholeBodyKeypoints.load(path, image.height, image.width)
-
-
-def _multiple(side: float, step: int) -> int:
-    """The nearest multiple of `step`, which is at least one."""
-    return max(step, round(side / step) * step)
-
-
-def _result_size(driving: Driving, height: int | None, width: int | None, step: int) -> tuple[int, int]:
-    rounded = [_multiple(side, step) for side in (driving.height, driving.width)]
-    if height is None and width is None and rounded != [driving.height, driving.width]:
-        logger.info("The driving's %dx%d is rounded to %dx%d.", driving.width, driving.height, *rounded[::-1])
-    height, width = height or rounded[0], width or rounded[1]
-    checks.area(width, height)
-    return height, width

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition
+from ..conditioning.motion_blur_condition import MotionBlurCondition
 from ..conditioning.pose_maps import DENSEPOSE
 from ..conditioning.sharpness import sharpness_array
 from .driving import MAPS, Driving

@@ -13,7 +13,7 @@ import PIL.Image
 
 from .. import checks
 from ..conditioning.keypoints import WholeBodyKeypoints
-from ..conditioning.motion_blur import MotionBlurCondition
+from ..conditioning.motion_blur_condition import MotionBlurCondition
 from ..video.sound import has_sound
 from ..video.writing import WITH_SOUND, output_kind, write_video
 from .driving import Driving

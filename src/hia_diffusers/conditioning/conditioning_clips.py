@@ -15,7 +15,8 @@ import torch
 
 from ..fitting import fit_images
 from ..images import number_tensor
-from .motion_blur import MotionBlurCondition, MotionBlurConditioner
+from .motion_blur import MotionBlurConditioner
+from .motion_blur_condition import MotionBlurCondition
 
 
 # Channels of the conditioning frames; the first of them are the pose.

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from .. import checks
-from ..conditioning.motion_blur import MotionBlurCondition, MotionBlurConditioner
+from ..conditioning.motion_blur import MotionBlurConditioner
+from ..conditioning.motion_blur_condition import MotionBlurCondition
 from ..conditioning.retargeting import retarget_keypoints
 from ..conditioning.whole_body import FACE
 from ..finite_results import check_finite

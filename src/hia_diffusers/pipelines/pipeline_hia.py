@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from .. import checks
 from ..conditioning.conditioning_clips import ConditioningClips
-from ..conditioning.motion_blur import MotionBlurCondition
+from ..conditioning.motion_blur_condition import MotionBlurCondition
 from ..exclusive_use import one_call_at_a_time
 from ..finite_results import check_finite
 from ..loaders.ip_adapter import HIAIPAdapterMixin, prepare_ip_adapter_embeds
