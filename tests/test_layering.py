@@ -34,6 +34,7 @@ ALLOWED_IMPORTS = {
         *("models.attachments", "models.attention", "models.deep_cache", "models.layers", "models.modeling_hia"),
         "models.reference_attention",
     },
+    "models.components": {"models"},
     "models.denoiser": {"models"},
     "models.component_fit": {"models"},
     "conditioning.keypoint_files": {"conditioning.pose_files", "conditioning.whole_body"},

@@ -222,7 +222,7 @@ def _frame_rate_of_folder(folder: str | os.PathLike, fps: float | None) -> float
     return checks.number("driving_fps", fps, 0.001, 1000)
 
 
-def _load_keypoints(path: Any, fps: float | None, size: tuple[int, int] | None) -> WholeBodyKeypoints:
+def _load_keypoints(path: str | os.PathLike, fps: float | None, size: tuple[int, int] | None) -> WholeBodyKeypoints:
     height, width = (None, None) if size is None else size
     try:
         return WholeBodyKeypoints.load(path, height, width, fps)

@@ -53,7 +53,7 @@ class RequestedSize:
         Args:
             driving ([`~animation.driving.Driving`]):
                 The driving clip, whose sides replace those that are not requested.
-            shape (`tuple[int, int]`, *optional*):
+            shape (`tuple[int, int]` or `None`):
                 Height and width of what `area` and `long_side` keep the aspect ratio of. Without it, they have no
                 effect.
         """

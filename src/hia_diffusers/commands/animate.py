@@ -245,7 +245,7 @@ class _ExpectedTime:
     def __init__(self) -> None:
         self.began = time.monotonic()
 
-    def __call__(self, pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    def __call__(self, pipe: Any, step: int, timestep: object, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         expected = (time.monotonic() - self.began) * (pipe.num_timesteps - 1)
         if step == 0 and expected >= LONG:
             print(f"Denoising takes about {timedelta(seconds=round(expected))} more.")

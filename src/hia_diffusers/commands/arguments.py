@@ -175,7 +175,7 @@ def _height_and_width(text: str) -> tuple[int, int]:
 # Options of several commands, and functions that use their values. `parser` is a parser or a group of its options.
 
 
-def add_model_options(parser: Any) -> None:
+def add_model_options(parser: argparse._ActionsContainer) -> None:
     """Add the options of a command that uses hia-tiny by default."""
     add = parser.add_argument
     add("--model", help=f"{MODEL_HELP} (default: hia-tiny, for drawn people only)")
@@ -186,7 +186,7 @@ def add_model_options(parser: Any) -> None:
     add("--memory", choices=("auto", "none", "model", "group", "sequential"), default="auto", help=MEMORY_HELP)
 
 
-def add_sampling_options(parser: Any) -> None:
+def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     """Add the options of denoising, whose defaults are those of the model."""
     add = parser.add_argument
     add("--num_inference_steps", type=number(int, 1, 1000), help="denoising steps (default: the model's, or 25)")
@@ -199,7 +199,7 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def add_detector_options(parser: Any) -> None:
+def add_detector_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for what detects keypoints in images and videos."""
     add = parser.add_argument
     add("--detector", choices=("auto", "rtmpose", "mediapipe", "openpose"), default="auto", help=DETECTOR_HELP)
@@ -221,7 +221,7 @@ def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"detector": args.detector, **given}
 
 
-def add_watermark_options(parser: Any) -> None:
+def add_watermark_options(parser: argparse._ActionsContainer) -> None:
     """Add the options for labels and marks that show that frames are generated."""
     add = parser.add_argument
     add("--watermark", nargs="?", const="AI-generated", metavar="TEXT", help=WATERMARK_HELP)

@@ -44,7 +44,7 @@ class ConfigParser(OneLineParser, HfArgumentParser):
             if option.default is not MISSING:
                 self.set_defaults(**{option.name: option.default})
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:  # type: ignore[override]
         """Return the config given by a command line and its file. Any error ends the process with one sentence.
 
         Args:

@@ -28,6 +28,7 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..metrics.evaluation import EvaluationClip, VideoEvaluation
+    from ..pipelines.pipeline_hia import HIAPipeline
 
 
 CONTROL_HELP = (
@@ -188,7 +189,7 @@ def _clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Eval
     return clips, source
 
 
-def _enable_deep_cache(pipe: Any, interval: int) -> None:
+def _enable_deep_cache(pipe: "HIAPipeline", interval: int) -> None:
     from ..models.deep_cache import DeepCacheConfig, DeepCacheMixin
 
     for network in (pipe.unet, pipe.controlnet):

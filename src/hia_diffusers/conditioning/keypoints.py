@@ -426,8 +426,8 @@ class WholeBodyKeypoints:
     def _from_people(
         cls,
         frames: Sequence[np.ndarray],
-        height: Any,
-        width: Any,
+        height: object,
+        width: object,
         fps: float,
         person: int | None,
         canvases: Sequence[tuple[float, float] | None] = (),
@@ -439,7 +439,7 @@ class WholeBodyKeypoints:
         height, width = checks.side("height", height), checks.side("width", width)
         fps = checks.number("fps", fps, above=0)
         if are_fractions(frames, height, width):
-            scales = [(width, height)] * len(frames)
+            scales = [(float(width), float(height))] * len(frames)
         else:
             scales = [(width / canvas[1], height / canvas[0]) if canvas else (1.0, 1.0) for canvas in canvases]
         for people, scale in zip(frames, scales, strict=False):

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
+from diffusers import ModelMixin
+from transformers import PreTrainedModel
 
 from ..state_dicts import StateDict
 
@@ -81,7 +82,7 @@ def is_allowed(key: str, allow: Collection[str]) -> bool:
 
 def fill(
     component: str,
-    model: Any,
+    model: ModelMixin | PreTrainedModel,
     sources: Sequence[tuple[StateDict, KeyTable]],
     allow: Collection[str] = (),
     dtype: torch.dtype = torch.float32,

@@ -183,7 +183,14 @@ def convert_champ(
 class _Sources:
     """The files of the parts that both projects have. All files are located before the first is read."""
 
-    def __init__(self, weights: Any, base: Any, image_encoder: Any, vae: Any, beta_schedule: str = "linear") -> None:
+    def __init__(
+        self,
+        weights: str | os.PathLike,
+        base: str | os.PathLike,
+        image_encoder: str | os.PathLike,
+        vae: str | os.PathLike | None,
+        beta_schedule: str = "linear",
+    ) -> None:
         folder, base = as_folder("weights", weights), as_folder("base", base)
         names = ("denoising_unet", "motion_module", "reference_unet")
         self.files = {name: find_file("weights", folder / f"{name}.pth") for name in names}

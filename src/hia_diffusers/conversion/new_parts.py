@@ -185,7 +185,7 @@ def read_entries(base: str | os.PathLike | Mapping[str, Any]) -> dict[str, dict[
     return entries
 
 
-def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: Any) -> None:
+def _draw_zero_convolutions(controlnet: HIAControlNetModel, std: float) -> None:
     checks.number("zero_conv_std", std, 0)
     embedding = controlnet.controlnet_cond_embedding
     for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block, embedding.conv_out):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
 from ..models.modeling_hia import load_without_mismatch
@@ -37,7 +38,7 @@ class Source:
         """The arguments of `from_pretrained` for its location; transformers does not accept None for them."""
         return {} if self.subfolder is None else {"subfolder": self.subfolder}
 
-    def config(self, config_class: Any) -> dict[str, Any]:
+    def config(self, config_class: type[ConfigMixin]) -> dict[str, Any]:
         """Read a configuration."""
         with self.named_in_errors():
             return config_class.load_config(self.path, **self.arguments)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 
 
-def read_described_config(component: str, model_class: Any, config: str, **kwargs: Any) -> Any:
+def read_described_config(component: str, model_class: type[ConfigMixin], config: str, **kwargs: Any) -> Any:
     """Read the configuration of a component in a single file, which does not contain it.
 
     Args:
@@ -35,7 +36,7 @@ def read_described_config(component: str, model_class: Any, config: str, **kwarg
 
 def load_from_single_file(
     component: str,
-    model_class: Any,
+    model_class: type[ConfigMixin],
     path: Path,
     tensors: dict[str, torch.Tensor],
     config: str,

@@ -72,7 +72,7 @@ def empty_motion_unet(config: dict[str, Any], **options: Any) -> HIAUNetMotionMo
         return HIAUNetMotionModel.from_config(unet.config, **options)
 
 
-def check_unet_channels(argument: str, path: Path, channels: Any) -> None:
+def check_unet_channels(argument: str, path: Path, channels: int) -> None:
     """Refuse a UNet whose input is more than latents.
 
     Args:

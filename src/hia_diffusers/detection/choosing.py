@@ -64,7 +64,7 @@ def choose_detector(detector: str = "auto", **arguments: Any) -> str:
     return "mediapipe"
 
 
-def _is_folder_or_wheel(model: Any) -> bool:
+def _is_folder_or_wheel(model: object) -> bool:
     return isinstance(model, (str, os.PathLike)) and (Path(model).suffix == ".whl" or Path(model).is_dir())
 
 

@@ -130,7 +130,7 @@ class Detector(ABC):
         return self.detect(frames, fps).follow(person)
 
 
-def frame_batches(frames: Any, fps: Any, size: int) -> Iterator[Any]:
+def frame_batches(frames: np.ndarray | Iterable[np.ndarray], fps: float, size: int) -> Iterator[Any]:
     """Check the frames `(H, W, 3)` and iterate over batches of `size`: slices of an array, or lists."""
     if isinstance(frames, np.ndarray) or not isinstance(frames, Iterable):
         _check_frames(frames, fps)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.image_processor import PipelineImageInput
 from diffusers.loaders import IPAdapterMixin
 from diffusers.models.attention_processor import (
     AttnProcessor2_0,
@@ -27,7 +28,9 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from .. import checks
 from ..images import image_tensors
+from ..models.components import HIAComponents
 from ..models.modeling_hia import load_without_mismatch
+from ..models.unet_motion import HIAUNetMotionModel
 from ..tensor_checks import check_tensor
 
 
@@ -110,7 +113,9 @@ class HIAIPAdapterMixin(IPAdapterMixin):
         if projection is None:
             self._processors_before_ip_adapter = {name: processors[name] for name in replaced}
 
-    def _load_ip_adapter_encoder(self, source: Any, subfolder: Any, folder: str, options: Mapping[str, Any]) -> None:
+    def _load_ip_adapter_encoder(
+        self, source: Any, subfolder: str | None, folder: str, options: Mapping[str, Any]
+    ) -> None:
         if self.ip_adapter_image_encoder is not None and not _unfit(self.unet, self.ip_adapter_image_encoder):
             return
         path = folder if "/" in folder else Path(subfolder or "", folder).as_posix()
@@ -172,9 +177,9 @@ class HIAIPAdapterMixin(IPAdapterMixin):
 
 
 def check_ip_adapter_inputs(
-    components: Any,
-    ip_adapter_image: Any,
-    ip_adapter_image_embeds: Any,
+    components: HIAComponents,
+    ip_adapter_image: PipelineImageInput | None,
+    ip_adapter_image_embeds: list[torch.Tensor] | None,
     batch_size: int,
     do_classifier_free_guidance: bool,
 ) -> None:
@@ -227,9 +232,9 @@ def check_ip_adapter_inputs(
 
 
 def prepare_ip_adapter_embeds(
-    components: Any,
-    ip_adapter_image: Any,
-    ip_adapter_image_embeds: Any,
+    components: HIAComponents,
+    ip_adapter_image: PipelineImageInput | None,
+    ip_adapter_image_embeds: list[torch.Tensor] | None,
     batch_size: int,
     do_classifier_free_guidance: bool,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -249,7 +254,10 @@ def prepare_ip_adapter_embeds(
 
 
 def _ip_adapter_pairs(
-    components: Any, images: Any, embeds: Any, do_classifier_free_guidance: bool
+    components: HIAComponents,
+    images: PipelineImageInput | None,
+    embeds: list[torch.Tensor] | None,
+    do_classifier_free_guidance: bool,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return the embeddings of the unconditional and conditional branch for each adapter."""
     if embeds is None:
@@ -260,7 +268,9 @@ def _ip_adapter_pairs(
     return [(torch.zeros_like(one), one) if len(one) == 1 else tuple(one.chunk(2)) for one in _entries(embeds)]
 
 
-def _encode(components: Any, image: Any, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(
+    components: HIAComponents, image: PipelineImageInput, layer: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the unconditional embeddings and those of an adapter's images, each `(1, A, ...)`."""
     name, encoder = _ip_adapter_encoder(components)
     size = encoder.config.image_size
@@ -281,7 +291,7 @@ def _encode(components: Any, image: Any, layer: nn.Module) -> tuple[torch.Tensor
     return nothing[None], embeds[None]
 
 
-def _unfit(unet: Any, encoder: Any) -> str:
+def _unfit(unet: HIAUNetMotionModel, encoder: CLIPVisionModelWithProjection) -> str:
     """Return the mismatch between the width of an image encoder and the loaded adapters; empty if there is none."""
     for layer in _layers(unet):
         option = "projection_dim" if isinstance(layer, ImageProjection) else "hidden_size"
@@ -291,7 +301,7 @@ def _unfit(unet: Any, encoder: Any) -> str:
     return ""
 
 
-def _ip_adapter_encoder(components: Any) -> tuple[str, Any]:
+def _ip_adapter_encoder(components: HIAComponents) -> tuple[str, Any]:
     if components.ip_adapter_image_encoder is None and components.image_encoder is not None:
         return "image_encoder", components.image_encoder
     return "ip_adapter_image_encoder", components.ip_adapter_image_encoder
@@ -306,7 +316,7 @@ def _layers(unet: object) -> Any:
     return getattr(getattr(unet, "encoder_hid_proj", None), "image_projection_layers", None)
 
 
-def _width(layer: Any) -> int:
+def _width(layer: ImageProjection | IPAdapterFullImageProjection) -> int:
     """Return the number of input channels of a projection."""
     if isinstance(layer, ImageProjection):
         return layer.image_embeds.in_features
@@ -315,12 +325,12 @@ def _width(layer: Any) -> int:
     return layer.proj_in.in_features
 
 
-def _processors(unet: Any) -> dict[str, Any]:
+def _processors(unet: HIAUNetMotionModel) -> dict[str, Any]:
     """Return the attention processors of a UNet's blocks, without those in projections of adapters."""
     return {name: p for name, p in unet.attn_processors.items() if not name.startswith("encoder_hid_proj.")}
 
 
-def _set_processors(unet: Any, processors: Mapping[str, Any]) -> None:
+def _set_processors(unet: HIAUNetMotionModel, processors: Mapping[str, Any]) -> None:
     for name, processor in processors.items():
         unet.get_submodule(name.removesuffix(".processor")).set_processor(processor)
 
@@ -365,7 +375,7 @@ def _read_adapter(
     return weights
 
 
-def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
+def _check_adapter(adapter: Mapping[str, Any], unet: HIAUNetMotionModel) -> None:
     """Raise an error for an adapter that was made for another UNet."""
     if "perceiver_resampler.proj_in.weight" in adapter["image_proj"] or (
         "proj.0.weight" in adapter["image_proj"] and "proj.3.weight" not in adapter["image_proj"]
@@ -389,7 +399,7 @@ def _check_adapter(adapter: Mapping[str, Any], unet: Any) -> None:
         check_tensor(f"{SOURCE}`: `ip_adapter.{key}", weights[key], shape, unet.dtype)
 
 
-def _check_loaded(unet: Any) -> None:
+def _check_loaded(unet: HIAUNetMotionModel) -> None:
     """Raise an error for an adapter whose projection is incomplete or has the wrong width."""
     for layer in _layers(unet):
         norm = layer.norm_out if hasattr(layer, "norm_out") else layer.norm
@@ -403,7 +413,7 @@ def _check_loaded(unet: Any) -> None:
                 raise ValueError(f"`{SOURCE}` has missing or infinite weights in its `image_proj`, for {name}.")
 
 
-def _check_embeds(embeds: Any, layer: Any, batch_size: int, guided: bool, dtype: torch.dtype) -> None:
+def _check_embeds(embeds: torch.Tensor, layer: nn.Module, batch_size: int, guided: bool, dtype: torch.dtype) -> None:
     """Raise an error for embeddings of another shape, width or number."""
     name, width = "ip_adapter_image_embeds", _width(layer)
     is_single = isinstance(layer, ImageProjection)

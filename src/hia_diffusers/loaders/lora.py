@@ -3,14 +3,16 @@
 """LoRA of [`HIAPipeline`]: applied to exactly the layers of a file, or rejected without changes."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from diffusers import ModelMixin
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
 from diffusers.utils import recurse_remove_peft_layers
-from torch import nn
 
 from .. import checks
 from ..models.attachments import has_fused_projections, lora_layers
@@ -38,7 +40,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
 
     def load_lora_weights(
         self,
-        pretrained_model_name_or_path_or_dict: object,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
         adapter_name: str | None = None,
         hotswap: bool = False,
         **kwargs: Any,
@@ -132,7 +134,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
             raise ValueError(f"`{SOURCE}` has LoRA for conv_in, where the pose features of this pipeline are added.")
 
 
-def _adapter_name(name: Any, networks: Mapping[str, Any], hotswap: bool) -> str:
+def _adapter_name(name: str | None, networks: Mapping[str, Any], hotswap: bool) -> str:
     """Return the name of an adapter for all networks: the given one, or the first free one."""
     used = {name for network in networks.values() for name in getattr(network, "peft_config", {})}
     if name is None and not hotswap:
@@ -148,7 +150,7 @@ def _adapter_name(name: Any, networks: Mapping[str, Any], hotswap: bool) -> str:
 
 
 def _for_diffusers(
-    component: str, layers: Mapping[str, LoraLayer], network: Any
+    component: str, layers: Mapping[str, LoraLayer], network: ModelMixin
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return weights and PEFT's configuration, with the prefix of the network, for diffusers' loaders."""
     weights = {}
@@ -168,7 +170,7 @@ def _for_diffusers(
     return weights, {f"{component}.{name}": value for name, value in options.items()}
 
 
-def _check_hotswap(unet: Any, name: str, layers: Mapping[str, Mapping[str, LoraLayer]], prepared: Any) -> None:
+def _check_hotswap(unet: ModelMixin, name: str, layers: Mapping[str, Mapping[str, LoraLayer]], prepared: Any) -> None:
     """Raise an error for LoRA that cannot replace an adapter: diffusers would also remove the old one."""
     from peft import LoraConfig
     from peft.utils.hotswap import check_hotswap_configs_compatible
@@ -190,11 +192,11 @@ def _check_hotswap(unet: Any, name: str, layers: Mapping[str, Mapping[str, LoraL
         raise ValueError(f"`hotswap` needs a LoRA similar to the old one: {error}.") from error
 
 
-def _active_adapters(network: nn.Module) -> list[str]:
+def _active_adapters(network: ModelMixin) -> list[str]:
     return next((list(layer.active_adapters) for layer in lora_layers(network)), [])
 
 
-def _remove_adapter(network: Any, name: str, active: list[str]) -> None:
+def _remove_adapter(network: ModelMixin, name: str, active: list[str]) -> None:
     """Remove a possibly incomplete adapter, and keep the active ones."""
     network.peft_config = {key: value for key, value in getattr(network, "peft_config", {}).items() if key != name}
     if not network.peft_config:

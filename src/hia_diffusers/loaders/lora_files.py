@@ -8,6 +8,7 @@ and `lora_B` by PEFT. Any mismatch raises an error before anything is loaded.
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,12 @@ class LoraFile:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def read_lora(source: Any, weight_name: str | None = None, subfolder: str | None = None, **hub: Any) -> LoraFile:
+def read_lora(
+    source: str | os.PathLike | Mapping[str, torch.Tensor],
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+    **hub: Any,
+) -> LoraFile:
     """Read a LoRA file.
 
     Args:
@@ -318,7 +324,12 @@ def _module_name(name: str) -> str:
 
 
 def _checked_layer(
-    component: str, name: str, module: Any, weights: Mapping[str, Any], name_in_file: str, options: Mapping[str, Any]
+    component: str,
+    name: str,
+    module: Any,
+    weights: Mapping[str, Any],
+    name_in_file: str,
+    options: Mapping[str, Any],
 ) -> LoraLayer:
     """Return the LoRA of a module after checking that it fits."""
     start = f"`{SOURCE}`: {name_in_file}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 from .. import checks
@@ -88,7 +89,7 @@ def denoiser_on_meta(pipe: HIAPipeline) -> HIADenoiser:
             Pipeline whose networks are copied.
     """
 
-    def network(model: Any) -> Any:
+    def network(model: ModelMixin) -> Any:
         with torch.device("meta"):
             # `to` of diffusers' models warns about layers that lose precision.
             return nn.Module.to(type(model).from_config(model.config), model.dtype).eval()

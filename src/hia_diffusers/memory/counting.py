@@ -37,7 +37,7 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.1f}" if size >= 2**30 / 10 else f"{size / 2**30:.3f}"
 
 
-def on_meta(module: Any) -> Any:
+def on_meta(module: nn.Module) -> Any:
     """Copy a network without data. Names, options and hooks are those of the original.
 
     Args:

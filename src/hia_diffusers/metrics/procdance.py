@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from .. import checks
@@ -143,7 +144,9 @@ BASELINES: dict[str, Predict] = {
 }
 
 
-def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any) -> np.ndarray:
+def generate(
+    pipe: DiffusionPipeline, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any
+) -> np.ndarray:
     """Generate the frames of a sample with a pipeline.
 
     Args:
@@ -173,7 +176,7 @@ def generate(pipe: Any, sample: ProcDanceSample, blur_condition: bool = True, **
 
 
 @torch.no_grad()
-def through_autoencoder(pipe: Any, sample: ProcDanceSample) -> np.ndarray:
+def through_autoencoder(pipe: DiffusionPipeline, sample: ProcDanceSample) -> np.ndarray:
     """Encode and decode the ground truth with a pipeline's autoencoder, an upper bound for its results.
 
     Args:

@@ -44,7 +44,7 @@ class DispatchedAttention(Attention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: Any = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:

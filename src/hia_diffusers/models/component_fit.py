@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
-from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from .appearance_encoder import HIAAppearanceEncoder
@@ -212,7 +212,7 @@ def _check_controlnet(parts: Mapping[str, Any]) -> None:
         )
 
 
-def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
+def _check_tokenizer(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     config = text_encoder.config
     if len(tokenizer) > config.vocab_size:
         raise ValueError(

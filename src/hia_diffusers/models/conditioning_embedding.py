@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
 
@@ -82,7 +83,7 @@ class ReusableConditioningEmbedding(ControlNetConditioningEmbedding):
         return super().forward(conditioning)
 
 
-def widened(model_class: Any, name: str, model: Any, conditioning_channels: int) -> Any:
+def widened(model_class: type[ModelMixin], name: str, model: ModelMixin, conditioning_channels: int) -> Any:
     """Return a copy of a network with additional conditioning channels of zero weight, which at first change nothing.
 
     Args:

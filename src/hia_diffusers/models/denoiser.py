@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers import ModelMixin
 from diffusers.guiders import BaseGuidance
 from torch import nn
 
 from .appearance_encoder import HIAAppearanceEncoder
+from .components import HIAComponents
 from .conditioning_embedding import ConditioningEmbeddings, ConditioningWindows
 from .controlnet import HIAControlNetModel
 from .pose_guider import HIAPoseGuider
@@ -184,7 +186,7 @@ class HIADenoiser(nn.Module):
         self.unconditional_controlnet = unconditional_controlnet
 
     @classmethod
-    def of_pipeline(cls, pipeline: Any) -> "HIADenoiser":
+    def of_pipeline(cls, pipeline: HIAComponents) -> "HIADenoiser":
         """Create the denoiser of a pipeline, which shares its networks.
 
         Args:
@@ -419,7 +421,7 @@ def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
     return values if times == 1 else values.repeat(times, *[1] * (values.ndim - 1))
 
 
-def _to_dtype_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _to_dtype_of(network: ModelMixin) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function that converts tensors to the dtype of a network.
 
     The networks of a pipeline may have different dtypes; in training, autocast converts the inputs of each layer.

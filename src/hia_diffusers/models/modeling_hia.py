@@ -4,6 +4,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +41,7 @@ def same_option(value: object, other: object) -> bool:
     return value == other
 
 
-def check_same_options(name: str, model: Any, unet: Any, options: Mapping[str, str]) -> None:
+def check_same_options(name: str, model: ModelMixin, unet: ModelMixin, options: Mapping[str, str]) -> None:
     """Refuse a model whose options differ from those of a UNet.
 
     Args:
@@ -71,7 +72,7 @@ def copy_out_of_mapped_file(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+def load_without_mismatch(model_class: Any, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
     """Call `from_pretrained` of a diffusers or transformers model, and raise errors where it would only warn.
 
     With `device_map="meta"`, only the headers of weights are read, and the result is the network without its weights.
@@ -138,7 +139,7 @@ class StrictLoadingMixin(ModelMixin, ConfigMixin):
     _other_class_hint: str = "load it with that class."
 
     @classmethod
-    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: Any, **kwargs: Any) -> Model:
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Model:
         """Load a checkpoint of exactly this class.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from .. import checks
 from ..conditioning.pose_maps import DENSEPOSE, POSE_MAPS
+from ..models.components import HIAComponents
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -47,7 +48,7 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
     return {name: tuple(value) if isinstance(value, list) else value for name, value in call_defaults.items()}
 
 
-def call_default(pipe: Any, name: str) -> Any:
+def call_default(pipe: HIAComponents, name: str) -> Any:
     """Return the value of an argument that is not given in a call.
 
     Args:

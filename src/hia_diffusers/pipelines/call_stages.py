@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -22,6 +23,7 @@ from ..conditioning.conditioning_clips import ConditioningClips
 from ..finite_results import check_finite
 from ..fitting import fit_reference, warn_of_bars
 from ..models import autoencoder
+from ..models.components import HIAComponents
 from ..models.conditioning_embedding import ConditioningEmbeddings
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..models.reference_attention import ReferenceFeatures
@@ -33,8 +35,8 @@ from .inputs import ReferenceImages, custom_schedule, most_steps
 
 
 def encode_image(
-    components: Any,
-    image: Any,
+    components: HIAComponents,
+    image: PipelineImageInput,
     image_embeds: torch.Tensor | None = None,
     prompt_embeds: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +71,7 @@ def encode_image(
     return states, torch.zeros_like(states) if prompt_embeds is None else states
 
 
-def _clip_embeds(components: Any, images: Sequence[torch.Tensor], device: torch.device) -> Any:
+def _clip_embeds(components: HIAComponents, images: Sequence[torch.Tensor], device: torch.device) -> Any:
     bytes_ = [(image * 255).round().byte() for image in images]
     pixels = components.feature_extractor(images=bytes_, return_tensors="pt").pixel_values
     encoder = components.image_encoder
@@ -78,7 +80,7 @@ def _clip_embeds(components: Any, images: Sequence[torch.Tensor], device: torch.
 
 @checks.python_numbers
 def prepare_conditioning_frames(
-    components: Any, conditioning_frames: Any, height: int, width: int
+    components: HIAComponents, conditioning_frames: Any, height: int, width: int
 ) -> ConditioningClips:
     """Convert conditioning frames to one form.
 
@@ -100,7 +102,9 @@ def prepare_conditioning_frames(
 
 
 @checks.python_numbers
-def encode_reference_latents(components: Any, image: Any, height: int, width: int) -> torch.Tensor:
+def encode_reference_latents(
+    components: HIAComponents, image: PipelineImageInput, height: int, width: int
+) -> torch.Tensor:
     """Encode the reference images to latents, scaled for the UNet.
 
     Args:
@@ -124,7 +128,7 @@ def encode_reference_latents(components: Any, image: Any, height: int, width: in
 
 
 def prepare_conditions(
-    components: Any,
+    components: HIAComponents,
     encoder_hidden_states: tuple[torch.Tensor, torch.Tensor],
     reference_latents: torch.Tensor,
     conditioning_frames: ConditioningClips,
@@ -173,7 +177,7 @@ def prepare_conditions(
 
 @checks.python_numbers
 def prepare_timesteps(
-    components: Any,
+    components: HIAComponents,
     num_inference_steps: int,
     timesteps: list[int] | None = None,
     sigmas: list[float] | None = None,
@@ -195,14 +199,16 @@ def prepare_timesteps(
     return retrieve_timesteps(components.scheduler, num_inference_steps, **schedule)[0]
 
 
-def prepare_extra_step_kwargs(components: Any, generator: Any, eta: float) -> dict[str, Any]:
+def prepare_extra_step_kwargs(
+    components: HIAComponents, generator: torch.Generator | list[torch.Generator] | None, eta: float
+) -> dict[str, Any]:
     """Return `generator` and `eta`, as far as the scheduler's `step` accepts them."""
     accepted = inspect.signature(components.scheduler.step).parameters
     return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
 
 
 def prepare_latents(
-    components: Any,
+    components: HIAComponents,
     shape: tuple[int, ...],
     reference_latents: torch.Tensor,
     timestep: torch.Tensor,
@@ -256,7 +262,7 @@ def prepare_latents(
 
 @checks.python_numbers
 def decode_latents(
-    components: Any, latents: torch.Tensor, decode_chunk_size: int = 16, device: torch.device | None = None
+    components: HIAComponents, latents: torch.Tensor, decode_chunk_size: int = 16, device: torch.device | None = None
 ) -> torch.Tensor:
     """Decode clips, some frames at a time.
 
@@ -288,7 +294,9 @@ def decode_latents(
 
 
 @checks.python_numbers
-def decode(components: Any, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int = 16) -> Any:
+def decode(
+    components: HIAComponents, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int = 16
+) -> Any:
     """Decode clips to the frames of a [`HIAPipelineOutput`].
 
     Args:

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, SchedulerMixin
 
 
 FRAMES_AT_A_TIME = 16
 
 
-def add_noise(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+def add_noise(
+    scheduler: SchedulerMixin, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
     """Diffuse clips to a timestep.
 
     Args:
@@ -38,7 +40,7 @@ def add_noise(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep
 
 
 def step(
-    scheduler: Any, noise_pred: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, **kwargs: Any
+    scheduler: SchedulerMixin, noise_pred: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, **kwargs: Any
 ) -> torch.Tensor:
     """Run one step of a scheduler.
 

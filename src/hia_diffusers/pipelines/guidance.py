@@ -78,7 +78,7 @@ def has_unconditional_branch(guider: BaseGuidance) -> bool:
     return guider._enabled and guider.num_conditions > 1
 
 
-def check_guider(guider: Any, has_windows: bool, batch_guidance: bool) -> None:
+def check_guider(guider: BaseGuidance, has_windows: bool, batch_guidance: bool) -> None:
     """Refuse a guider that cannot be used.
 
     Args:
@@ -112,7 +112,7 @@ def check_guider(guider: Any, has_windows: bool, batch_guidance: bool) -> None:
         raise ValueError(f"`guider`: a {name} cannot combine the predictions of clips ({reason}).") from error
 
 
-def _rehearse(guider: Any) -> None:
+def _rehearse(guider: BaseGuidance) -> None:
     """Combine small predictions, since some guiders support images only."""
     for step in (0, int(1000 * guider._start)):
         guider.set_state(step, 1000, torch.zeros(()))

@@ -6,14 +6,16 @@ Axes: B clips, F frames, C channels, H, W.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.guiders import BaseGuidance
+from diffusers.image_processor import PipelineImageInput
 
 from .. import checks
 from ..conditioning.conditioning_clips import ConditioningClips
@@ -21,6 +23,8 @@ from ..images import image_tensors
 from ..loaders.ip_adapter import check_ip_adapter_inputs
 from ..models import autoencoder
 from ..models.component_fit import COMPONENTS, REQUIRED, check_components, check_number_of_betas
+from ..models.components import HIAComponents
+from ..models.unet_motion import HIAUNetMotionModel
 from ..tensor_checks import check_tensor
 from . import guidance
 from .scheduler_rehearsal import check_kind, rehearse
@@ -130,8 +134,8 @@ class DenoisingOptions:
 
 
 def check_inputs(
-    components: Any,
-    image: Any,
+    components: HIAComponents,
+    image: PipelineImageInput,
     conditioning_frames: Any,
     height: int | None,
     width: int | None,
@@ -156,7 +160,7 @@ def check_inputs(
     latents: torch.Tensor | None = None,
     image_embeds: torch.Tensor | None = None,
     prompt_embeds: torch.Tensor | None = None,
-    ip_adapter_image: Any = None,
+    ip_adapter_image: PipelineImageInput | None = None,
     ip_adapter_image_embeds: list[torch.Tensor] | None = None,
     output_type: str = "pil",
     cross_attention_kwargs: dict[str, Any] | None = None,
@@ -225,7 +229,7 @@ def check_inputs(
     rehearse(scheduler, num_inference_steps, custom_schedule(scheduler, timesteps, sigmas), eta=eta)
 
 
-def check_complete(components: Any) -> None:
+def check_complete(components: HIAComponents) -> None:
     """Refuse to start a call if a component is missing or does not fit the others.
 
     Args:
@@ -242,7 +246,7 @@ def check_complete(components: Any) -> None:
 
 
 def check_context(
-    components: Any, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
+    components: HIAComponents, num_images: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None
 ) -> None:
     """Check that the input of cross-attention has exactly one source.
 
@@ -270,7 +274,7 @@ def check_context(
             raise ValueError("`image_encoder` needs a `feature_extractor`, which the pipeline lacks.")
 
 
-def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
+def check_attention_arguments(cross_attention_kwargs: Any, unet: HIAUNetMotionModel) -> None:
     """Refuse arguments that the attention layers would ignore.
 
     Args:
@@ -296,7 +300,7 @@ def check_attention_arguments(cross_attention_kwargs: Any, unet: Any) -> None:
         checks.number('cross_attention_kwargs["scale"]', scale, low=-guidance.MAX_SCALE, high=guidance.MAX_SCALE)
 
 
-def callback_inputs(callback: Any, tensor_inputs: Any) -> list[str]:
+def callback_inputs(callback: object, tensor_inputs: Any) -> list[str]:
     """Return the names of the tensors that are passed to a callback.
 
     Args:
@@ -339,7 +343,9 @@ def latents_of_callback(returned: object, latents: torch.Tensor) -> torch.Tensor
     return replaced.to(latents)
 
 
-def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, list]:
+def custom_schedule(
+    scheduler: SchedulerMixin, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None
+) -> dict[str, list]:
     """Return given `timesteps` or `sigmas`, which replace a scheduler's spacing, as Python numbers.
 
     Args:
@@ -373,7 +379,7 @@ def custom_schedule(scheduler: Any, timesteps: Any, sigmas: Any) -> dict[str, li
     return {name: schedule}
 
 
-def most_steps(scheduler: Any) -> int:
+def most_steps(scheduler: SchedulerMixin) -> int:
     """Return the number of timesteps that a scheduler was trained with.
 
     Args:
@@ -424,7 +430,7 @@ def check_embeds(name: str, embeds: object, num_images: int, channels: int, dtyp
         check_tensor(name, embeds, (entries, None, channels), dtype=dtype)
 
 
-def _largest_sigma(scheduler: Any) -> float:
+def _largest_sigma(scheduler: SchedulerMixin) -> float:
     """Return the largest noise level that the networks know, relative to the signal."""
     signal = float(scheduler.alphas_cumprod.min())
     return ((1 - signal) / signal) ** 0.5 * (1 + 1e-3) if signal > 0 else 1e4

@@ -6,13 +6,14 @@ Before 0.42.1, diffusers imports any module that an index names as the library o
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.models.modeling_utils import no_init_weights
 from diffusers.utils import logging
 from huggingface_hub import hf_hub_download
@@ -96,7 +97,11 @@ def _check_library(file: str, name: str, library: str) -> None:
         )
 
 
-def find_pipeline(pipeline_class: Any, pretrained_model_name_or_path: Any, options: Mapping[str, Any]) -> Path:
+def find_pipeline(
+    pipeline_class: type[DiffusionPipeline],
+    pretrained_model_name_or_path: str | os.PathLike,
+    options: Mapping[str, Any],
+) -> Path:
     """Return the folder of a pipeline; it is downloaded only if its index is valid.
 
     Args:
@@ -222,7 +227,7 @@ def _outline(
         raise ValueError(f"the `{name}` in {folder} cannot be used: {reason}") from error
 
 
-def _build_on_meta(component_class: Any, config: dict[str, Any]) -> nn.Module:
+def _build_on_meta(component_class: type[ModelMixin], config: dict[str, Any]) -> nn.Module:
     with no_init_weights(), torch.device("meta"):
         if hasattr(component_class, "load_config"):
             return component_class.from_config(config)
@@ -306,7 +311,7 @@ class PipelineFolderMixin(DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(
-        cls, config_dict: Any, **kwargs: Any
+        cls, config_dict: dict[str, Any], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the index of a pipeline, then read it as in [`~diffusers.ConfigMixin.extract_init_dict`]."""
         # `DiffusionPipeline.from_pretrained` calls this before it imports the libraries named in the index.

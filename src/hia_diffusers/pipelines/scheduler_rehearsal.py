@@ -9,9 +9,9 @@ each step must be approximately as noisy as its timestep states, and the last on
 
 import copy
 import inspect
-from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
 
@@ -71,7 +71,9 @@ def rehearse(scheduler: object, num_inference_steps: int, schedule: dict[str, li
         raise ValueError(f"{where}: {name} does not end at a clean sample even if all predictions are right.")
 
 
-def _run(scheduler: Any, num_inference_steps: int, schedule: dict[str, list], eta: float) -> tuple[float, float]:
+def _run(
+    scheduler: SchedulerMixin, num_inference_steps: int, schedule: dict[str, list], eta: float
+) -> tuple[float, float]:
     """Return the largest noise of a step, relative to what its timestep states, and the root mean square error."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.linspace(-0.9, 0.9, 64, dtype=torch.float32).reshape(1, 4, 1, 4, 4)

@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from ..exclusive_use import USED_HERE, exclusive_use, is_used_here
 
 
-def stream_frames(pipe: Any, latents: torch.Tensor, output_type: str, decode_chunk_size: int) -> Iterator[Any]:
+def stream_frames(
+    pipe: DiffusionPipeline, latents: torch.Tensor, output_type: str, decode_chunk_size: int
+) -> Iterator[Any]:
     """Decode a clip in a thread, one chunk ahead of the frames that are returned.
 
     Args:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from .. import checks
 from ..files import sha256_of
 
@@ -103,7 +105,7 @@ class CheckpointFolder:
         paths = (self.path(step) for step in reversed(self.steps()) if step < before)
         return next((path for path in paths if damage_of(path) is None), None)
 
-    def save(self, step: int, write: Callable[[Path], Any], accelerator: Any) -> Path:
+    def save(self, step: int, write: Callable[[Path], Any], accelerator: Accelerator) -> Path:
         """Write a checkpoint, on all processes together.
 
         Args:
@@ -145,7 +147,7 @@ class CheckpointFolder:
         accelerator.wait_for_everyone()
         return self.path(step)
 
-    def delete_unfinished(self, accelerator: Any) -> None:
+    def delete_unfinished(self, accelerator: Accelerator) -> None:
         """Delete incomplete checkpoints, on all processes together.
 
         Args:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .. import checks
+from ..data.dataset import HIADataset
 from ..files import write_whole, written_whole
 
 
@@ -50,7 +51,7 @@ class SampleCache(Dataset):
         ValueError: If the folder contains samples with another or damaged key, or `num_epochs` is less than 1.
     """
 
-    def __init__(self, dataset: Any, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
+    def __init__(self, dataset: HIADataset, folder: str | os.PathLike, num_epochs: int, key: dict[str, str]) -> None:
         checks.integer("num_epochs", num_epochs)
         self.dataset, self.folder, self.num_epochs = dataset, Path(checks.path("folder", folder)), num_epochs
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def _is_kept(path: Path) -> bool:
 
 
 class _CompleteSamples(Dataset):
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: HIADataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Sample:

@@ -307,7 +307,7 @@ def _stream_frames(path: str | os.PathLike | BinaryIO, selected: slice = slice(N
         raise ValueError(f"{file_name(path)!r} contains no video frame.")
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Any]:
     """Iterate over the frames from the current position of the container."""
     metadata = {name.lower(): value for name, value in stream.metadata.items()}
     codec = stream.codec_context.name
@@ -319,14 +319,14 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         yield from decoder.decode(packet if packet.size else None)
 
 
-def _time_stamps(container: Any, stream: Any) -> tuple[int, float]:
+def _time_stamps(container: av.container.InputContainer, stream: Any) -> tuple[int, float]:
     """Return the number of time stamps, and the seconds from the first to the last."""
     times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
     return len(times), float((max(times) - min(times)) * stream.time_base) if times else 0.0
 
 
 def _decode_at(
-    container: Any, stream: Any, keyframes: list[tuple[int, int]], times: list[int]
+    container: av.container.InputContainer, stream: av.VideoStream, keyframes: list[tuple[int, int]], times: list[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Iterate over ascending times and the frames displayed at them."""
     show = Display(container.name, stream.sample_aspect_ratio)
