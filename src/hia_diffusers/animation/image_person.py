@@ -25,7 +25,7 @@ def detect_person(image: PIL.Image.Image, detector: Detector, person: Sequence[f
             The image.
         detector ([`~detection.people.Detector`]):
             The keypoint detector.
-        person (`Sequence[float]`, *optional*):
+        person (`Sequence[float]` or `None`):
             As `image_person` of [`HIAAnimator.prepare`].
 
     Raises:
