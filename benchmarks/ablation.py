@@ -1,11 +1,11 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's ablations on procedural people: trains and scores the rows of benchmarks/ablation.yaml.
+"""Train and score the paper's ablations on procedural people: the rows of benchmarks/ablation.yaml.
 
 python benchmarks/ablation.py [--runs runs/ablation] [--only tuning|training|inference] [--rows NAME ...]
 
 Writes docs/results/ablation.json and docs/results/ablation-*.png, and the tables between the marks in docs/results.md.
-All trainings and scores are kept in the folder of runs: after any interruption the same command goes on where it was.
+All trainings and scores are kept in the folder of runs, from which the same command resumes after an interruption.
 LAUNCH is the command that runs a stage: by default two processes on a CPU, of one thread each.
 """
 
@@ -36,6 +36,7 @@ STAGES = ("base", "spatial", "regional", "temporal-half", "temporal-full")
 
 
 def short_hash(content):
+    """Return a name for what a training or a score depends on."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -43,7 +44,7 @@ def short_hash(content):
 
 
 def stages_of_row(row, rows):
-    """Stage -> its options, in order, without the stages that the row leaves out."""
+    """Return the options of each stage, in order, without the stages that the row leaves out."""
     config = yaml.safe_load((ROOT / rows["config"]).read_text())
     common = {name: value for name, value in config.items() if name != "stages"}
     common["learning_rate"] = row.get("learning_rate", rows["learning_rate"])
@@ -61,7 +62,7 @@ def stages_of_row(row, rows):
 
 
 def starting_point(options, runs):
-    """The folder of the pipeline that `hia-diffusers convert parts` makes with these options."""
+    """Return the folder of the pipeline that `hia-diffusers convert parts` creates with these options."""
     folder = runs / f"start-{short_hash(options)}"
     if not folder.exists():
         runs.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def starting_point(options, runs):
 
 
 def train(stages, seed, runs):
-    """Runs what has not been run yet; returns the folder of the last pipeline."""
+    """Run the stages that have not been run yet, and return the folder of the last pipeline."""
     launch = shlex.split(os.environ.get("LAUNCH", ""))
     environment = dict(os.environ)
     if not launch:
@@ -99,13 +100,13 @@ def train(stages, seed, runs):
 
 
 def score_copying(options, args):
-    """The report of the reference in every frame, on the clips of these options."""
+    """Return the report of a baseline that repeats the reference image, on the clips of these options."""
     options = {name: options[name] for name in ("max_clips", "frames") if name in options} | {"baseline": "copy"}
     return score(options, args.runs / "scores" / f"copying-{short_hash(options)}.json")
 
 
 def tune(rows, args):
-    """The table of what methods reach with other learning rates."""
+    """Return the table of the scores with other learning rates."""
     lines = ["| | learning rate | L1 | PSNR | FVD-p |", "| --- | --- | --- | --- | --- |"]
 
     def add(name, rate, metrics):
@@ -125,7 +126,7 @@ def tune(rows, args):
 
 
 def run_group(group, rows, args):
-    """Row -> the reports of its seeds; of all rows, or of those asked for and those that are done."""
+    """Return the reports of all seeds of each row: of all rows, or of those requested and those already scored."""
     reports = {}
     for number, (name, row) in enumerate(rows[group].items()):
         if group == "training":
@@ -149,12 +150,12 @@ def run_group(group, rows, args):
 
 
 def values_of(reports):
-    """Metric -> one value per seed."""
+    """Return one value per seed of each metric."""
     return {metric: [report["metrics"][metric]["value"] for report in reports] for metric in METRICS}
 
 
 def differences(reports, full):
-    """Of L1 from the full method, clip by clip with the same seed: mean and standard error over the clips."""
+    """Return mean and standard error, over the clips, of the difference in L1 from the full method."""
     of_clips = [
         [report["clips"][clip]["l1"] - other["clips"][clip]["l1"] for clip in other["clips"]]
         for report, other in zip(reports, full, strict=True)
@@ -164,6 +165,7 @@ def differences(reports, full):
 
 
 def table(reports):
+    """Return the table of a group, with the difference of each row from the full method."""
     lines = [f"| | {' | '.join(METRICS.values())} | L1 vs full | full is better |", "| --- |" + " --- |" * 11]
     full = reports.get("full")
     for name, of_row in reports.items():
@@ -182,7 +184,7 @@ def table(reports):
 
 
 def plot(values, path):
-    """L1 and FVD-p of each row, `values[row][metric]` of all seeds, as shares of those of the full method."""
+    """Plot L1 and FVD-p of each row, `values[row][metric]` of all seeds, as a fraction of the full method's."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(values) + 1), layout="constrained")

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a clip takes on graphics cards: how it is made to fit, its memory and its time, as a table.
+"""Memory and time of a clip on graphics cards, and the settings with which it fits, as a table.
 
 python benchmarks/cards.py [--cards NAME=GIB:TFLOPS:GB_PER_S ...] [--sizes 512x768 ...] [--lengths 16 128 ...]
 
@@ -27,7 +27,7 @@ CARDS = ("8 GB=8:30:16", "12 GB=12:25:32", "16 GB=16:100:32", "24 GB=24:165:32")
 
 
 def seconds_of(networks, plan, card, num_windows, args):
-    """Denoising of all windows."""
+    """Return the time of denoising all windows."""
     operations = sum(part.operations * part.calls for part in parts_of_clip(networks, args))
     moved = 2 * num_bytes(networks.unet) + num_bytes(networks.controlnet)  # by each step, one block after the other
     moving = num_windows * args.num_inference_steps * moved / card.bus if plan.mode in ("group", "sequential") else 0
@@ -36,7 +36,7 @@ def seconds_of(networks, plan, card, num_windows, args):
 
 @dataclass(frozen=True)
 class Card:
-    """Bytes, operations and bytes of the bus per second."""
+    """A graphics card: its memory in bytes, operations per second, and bytes per second of the bus."""
 
     name: str
     memory: float
@@ -45,6 +45,7 @@ class Card:
 
     @classmethod
     def parse(cls, text):
+        """Read NAME=GIB:TFLOPS:GB_PER_S."""
         name, _, numbers = text.rpartition("=")
         memory, rate, bus = map(float, numbers.split(":"))
         return cls(name, memory * 2**30, rate * 1e12, bus * 1e9)

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many training samples `HIADataset` makes per second, of procedural and of prepared clips.
+"""Training samples per second of `HIADataset`, from procedural and from prepared clips.
 
 python benchmarks/dataset.py [--size 96x160] [--num_frames 1] [--samples 200]
 """
@@ -26,7 +26,7 @@ BATCH_SIZE = 4
 
 
 def prepare(folder, width, height):
-    """A prepared dataset of procedural people."""
+    """Prepare a dataset of procedural people."""
     videos = folder / "videos"
     videos.mkdir()
     for index in range(NUM_CLIPS):
@@ -39,6 +39,7 @@ def prepare(folder, width, height):
 
 
 def samples_per_second(dataset, num_samples, num_workers):
+    """Return the rate after the first batches, which wait for the workers to start."""
     sampler = AspectBucketBatchSampler(dataset, BATCH_SIZE)
     loader = torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0

@@ -1,10 +1,10 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many frames per second `KeypointDetector` reads with the small models of the tests.
+"""Frames per second of `KeypointDetector` with the small models of the tests.
 
 python benchmarks/detection.py [--people 1] [--num_frames 240] [--batch_size 8] [--device cpu]
 
-These models cost next to nothing, so this is the price of everything around the networks.
+These models cost almost nothing, so this is the cost of everything around the networks.
 """
 
 import argparse
@@ -25,7 +25,7 @@ REPETITIONS = 3
 
 
 def video_of(num_people, num_frames):
-    """People side by side, each of whom goes to and fro."""
+    """Draw people side by side, each of whom moves to and fro."""
     room = WIDTH // num_people
     boxes = []
     for frame in range(num_frames):

@@ -1,15 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether long clips drift away from the person, and whether their windows over time show.
+"""Whether long clips drift away from the person, and whether the borders of their windows are visible.
 
 python benchmarks/drift.py [--model ID_OR_PATH] [--num_frames 256] [--clips 4] [--num_inference_steps 10]
     [--guidance_scale 1] [--dtype bfloat16] [--device cpu]
 
-Clips of ProcDance-v1, made longer, with prompt travelling, without it, and without layers over time, where nothing can
-drift. Drift is the mean L1 of the last quarter over that of the first, in the face, for the identity, and outside of
-the box of the person, for the background. The quarters hold other motion, so it is told as a share of what the clip
-without layers over time has: 1 means no drift. Seams are how much frames change beside the truth where, without prompt
-travelling, a window begins or the one before it has ended, over how much they do elsewhere: 1 means no seams.
+Clips of ProcDance-v1, extended, with prompt travelling, without it, and without motion modules, where nothing can
+drift. Drift is the mean L1 of the last quarter divided by that of the first: in the face, for the identity, and
+outside the box of the person, for the background. As the quarters contain different motion, it is given relative to
+the clip without motion modules: 1 means no drift. Seams are the error of the change from frame to frame where, without
+prompt travelling, a window begins or the previous one has ended, divided by that elsewhere: 1 means no seams.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WAYS = ("with prompt travelling", "without prompt travelling", "without layers o
 
 
 def outside_of_person(keypoints):
-    """`(F, H, W)`: the pixels that the box of each frame's keypoints leaves free."""
+    """Return the pixels outside the box of each frame's keypoints, `(F, H, W)`."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     free = []
     for xy, score in zip(keypoints.xy, keypoints.score, strict=True):
@@ -40,12 +40,14 @@ def outside_of_person(keypoints):
 
 
 def drift(errors, mask):
+    """Return the error of the last quarter, relative to the first."""
     quarter = len(errors) // 4
     first, last = (errors[part][mask[part]].mean() for part in (slice(quarter), slice(-quarter, None)))
     return last / first
 
 
 def seams(frames, truth):
+    """Return the error of the change from frame to frame at the borders of windows, relative to other frames."""
     stride = CONTEXT_FRAMES - CONTEXT_OVERLAP
     starts = np.arange(stride, len(frames) - CONTEXT_FRAMES, stride)
     at_seam = np.zeros(len(frames), dtype=bool)
@@ -55,6 +57,7 @@ def seams(frames, truth):
 
 
 def make_clip(pipe, clip, truth, way, args, seed):
+    """Generate a clip in one of the ways."""
     reference = clip.target.render([clip.reference_frame], HEIGHT, WIDTH, clip.fps).frames[0]
     return pipe(
         reference / np.float32(255),

@@ -1,14 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How sharp a camera shows hands that move at a speed: fits what `MotionBlurConditioner` expects.
+"""Fit of the sharpness that `MotionBlurConditioner` expects of hands that move at a given speed.
 
 python benchmarks/expected_sharpness.py [--clips 100] [--sizes 96x160 256x448 512x896]
 
-Renders four frames of each of so many clips of procedural people, with true motion blur and shutters as short and as
-long as theirs, and measures the variance of the Laplacian of each hand beside its motion and the side of its box. The
-relation that `MotionBlurConditioner` documents is fitted to the logarithms of the variances with the least sum of
-absolute differences. It is judged on as many clips of the validation split: how far the expected sharpness, in [0, 1],
-is from the measured one, beside the best constant.
+Renders four frames of each of `--clips` clips of procedural people, with their motion blur and exposure times, and
+measures the variance of the Laplacian of each hand, its motion and the side of its box. The relation that
+`MotionBlurConditioner` documents is fitted to the logarithms of the variances, with the smallest sum of absolute
+differences. It is evaluated on as many clips of the validation split: the difference between expected and measured
+sharpness, in [0, 1], compared with the best constant.
 """
 
 import argparse
@@ -27,12 +27,13 @@ SPEEDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, np.inf)
 
 
 def size(text):
+    """Read WIDTHxHEIGHT as height and width."""
     width, height = map(int, text.split("x"))
     return height, width
 
 
 def measure_hands(split, num_clips, size):
-    """Speed, side of the box and sharpness of each hand `(N, 3)` whose motion is known."""
+    """Return speed, side of the box and sharpness of each hand with known motion, `(N, 3)`."""
     conditioner, hands = MotionBlurConditioner.for_size(*size), []
     for clip in range(num_clips):
         scene = ProceduralScene(split, identity=clip, motion=clip, setting=clip)
@@ -49,10 +50,12 @@ def measure_hands(split, num_clips, size):
 
 
 def fit(hands):
+    """Return the parameters with the smallest error."""
     speed, side, sharpness = hands.T
     measured = np.log(MotionBlurConditioner().unsquash_sharpness(sharpness))
 
     def error(logarithms):
+        """Return the mean error of the logarithm of the variance."""
         conditioner = MotionBlurConditioner(**dict(zip(PARAMETERS, np.exp(logarithms).tolist(), strict=True)))
         expected = conditioner.unsquash_sharpness(conditioner.expected_sharpness(speed, side))
         return np.abs(np.log(expected) - measured).mean()

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How FID-p and FVD-p answer to known faults: prints how far spoiled clips of procedural people are from the clips.
+"""Sensitivity of FID-p and FVD-p to known faults: distances of degraded clips from the originals.
 
 python benchmarks/feature_networks.py [--clips 50]
 """
@@ -20,27 +20,30 @@ NUM_FRAMES = 32
 
 
 def render(people, motions):
-    """Clips `(N, F, H, W, 3)` of people of the test split."""
+    """Render clips of people of the test split, `(N, F, H, W, 3)`."""
     pairs = zip(people, motions, strict=True)
     scenes = [ProceduralScene("test", identity=person, motion=motion, setting=person) for person, motion in pairs]
     return np.stack([scene.render(frames=range(NUM_FRAMES), height=160, width=96).frames for scene in scenes])
 
 
 def each_frame(clips, change):
+    """Apply a function to each frame."""
     return np.stack([np.stack([change(frame) for frame in clip]) for clip in clips])
 
 
 def blur(clips, sigma):
+    """Blur each frame."""
     return each_frame(clips, lambda frame: cv2.GaussianBlur(frame, (0, 0), sigma))
 
 
 def add_noise(clips, scale):
+    """Add noise to each frame."""
     noise = np.random.default_rng(0).normal(scale=255 * scale, size=clips.shape)
     return (clips + noise).round().clip(0, 255).astype(np.uint8)
 
 
 def jitter(clips, pixels):
-    """Moves each frame at random."""
+    """Move each frame at random."""
     random = np.random.default_rng(0)
 
     def move(frame):
@@ -51,7 +54,7 @@ def jitter(clips, pixels):
 
 
 def shuffle(clips, share):
-    """Brings a share of the frames out of order."""
+    """Permute a fraction of the frames."""
     random = np.random.default_rng(0)
     shuffled = clips.copy()
     for clip, result in zip(clips, shuffled, strict=True):
@@ -61,10 +64,12 @@ def shuffle(clips, share):
 
 
 def freeze(clips):
+    """Repeat the first frame."""
     return np.repeat(clips[:, :1], NUM_FRAMES, axis=1)
 
 
 def statistics(clips, extractors):
+    """Return the statistics of the features of each extractor."""
     frames = torch.from_numpy(clips).movedim(-1, 2) / 255
     gathered = []
     for extractor in extractors:

@@ -1,15 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The work of one clip by part: floating-point operations, the fewest bytes moved, and the seconds they take at least.
+"""Cost of one clip by part: floating-point operations, memory traffic, and a lower bound of the time.
 
 python benchmarks/flops.py [--networks sd15|hia-tiny] [--size 512x896] [--num_frames 16]
     [--num_inference_steps 25] [--guidance_scale 3.5]
     [--dtype float16] [--device cuda]
 
 The networks run on the meta device, so nothing is computed. A multiplication and an addition are two operations. The
-clip is one window of time. Bytes are those of weights, once for each call, and of what a call is given and gives back:
-what no implementation can save, if nothing of it stays in a cache between the calls. The floor is the larger of
-operations at the rate of a large matrix product and bytes at the rate of a large copy, both measured on the spot.
+clip is one window. Bytes are those of the weights, once per call, and of the inputs and outputs of a call: the traffic
+that no implementation can avoid if nothing stays in a cache between calls. The lower bound is the larger of operations
+at the rate of a large matrix product and bytes at the rate of a large copy, both measured on the device.
 """
 
 import argparse
@@ -35,7 +35,7 @@ MOTION_MODULE = re.compile(r"\.motion_modules\.\d+$")
 
 @dataclass
 class Part:
-    """One kind of call: its operations and bytes, and how often a clip makes it."""
+    """One kind of call: its operations and bytes, and the number of calls per clip."""
 
     name: str
     operations: int
@@ -53,10 +53,12 @@ class Networks:
 
     @classmethod
     def of_pipeline(cls, pipe):
+        """Copy the networks of a pipeline."""
         return cls(pipe.vae, pipe.image_encoder, pipe.appearance_encoder, pipe.controlnet, pipe.unet, pipe.unet.dtype)
 
 
 def load_networks(name, dtype):
+    """Return hia-tiny's networks, or those of Stable Diffusion 1.5's size."""
     if name == "hia-tiny":
         return Networks.of_pipeline(HIAPipeline.from_pretrained(HIA_TINY, dtype=dtype))
     denoiser, vae, image_encoder = sd15_networks()
@@ -65,7 +67,7 @@ def load_networks(name, dtype):
 
 @torch.no_grad()
 def count(name, calls, network, function, *inputs):
-    """Two parts where the network has motion modules: theirs, and the rest."""
+    """Return the parts of a call: that of the motion modules, if there are any, and the rest."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter, GPUOperators(None):
         output = function(*inputs)
     tensors = [*network.parameters(), *network.buffers(), *inputs, *tree_leaves(output)]
@@ -80,6 +82,7 @@ def count(name, calls, network, function, *inputs):
 
 
 def parts_of_clip(networks, args):
+    """Return all calls of a clip."""
     width, height = map(int, args.size.split("x"))
     factor = vae_scale_factor(networks.vae)
     dtype = networks.unet.dtype
@@ -145,7 +148,7 @@ def parts_of_clip(networks, args):
 
 
 def measured_rates(dtype, device):
-    """Operations per second of a large product, bytes per second of a large copy: the best of several."""
+    """Return operations per second of a large product and bytes per second of a large copy: the best of several."""
     size = 4096 if device.startswith("cuda") else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(2**28, dtype=torch.uint8, device=device)

@@ -1,15 +1,14 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What hia-tiny reaches on ProcDance-v1, beside what it shall reach.
+"""Scores of hia-tiny on ProcDance-v1, compared with their targets.
 
 python benchmarks/hia_tiny_scores.py [--model ID_OR_PATH] [--work_dir build/hia-tiny]
 python benchmarks/hia_tiny_scores.py --check
 
-The first scores the model, its controls and what it is compared with by `hia-diffusers evaluate`, on 50 clips or,
-what is generated for comparison, on the first 16, and writes docs/results/hia-tiny.json and two tables of
-docs/results.md; a score that is in the work folder already is not made again. Differences are those on the clips that
-both have. The second scores the first clips again and compares them, clip by clip, with what that file has; it exits
-with 1 where they differ.
+The first scores the model, its controls and the baselines with `hia-diffusers evaluate`, on 50 clips, or on the first
+16 for what is generated only for comparison, and writes docs/results/hia-tiny.json and two tables of docs/results.md;
+scores already in the work folder are reused. Differences are computed on the clips that both have. The second scores
+the first clips again, compares them clip by clip with that file, and exits with 1 if they differ.
 """
 
 import argparse
@@ -47,16 +46,18 @@ TOLERANCES = {"psnr": 0.2, "face_psnr": 0.3, "hands_psnr": 0.3, "ssim": 0.01, "h
 
 
 def value(reports, name, metric):
+    """Return a metric over all clips."""
     return reports[name]["metrics"][metric]["value"]
 
 
 def beyond(reports, name, other, metric):
-    """The mean of a metric on the clips that both have, minus that of the other."""
+    """Return the mean of a metric on the clips that both have, minus that of the other."""
     own, others = reports[name]["clips"], reports[other]["clips"]
     return float(np.mean([own[clip][metric] - others[clip][metric] for clip in own.keys() & others.keys()]))
 
 
 def change_beside(reports, name, other):
+    """Return the change of the static background, relative to that of the other."""
     own, others = reports[name]["clips"], reports[other]["clips"]
     clips = sorted(own.keys() & others.keys())
     return sum(own[clip]["static_change"] for clip in clips) / sum(others[clip]["static_change"] for clip in clips)
@@ -110,6 +111,7 @@ ROWS = {"generated": "hia-tiny", "autoencoder": "its autoencoder alone", "copy":
 
 
 def table_of_scores(scores):
+    """Return the table of the metrics over all clips."""
     lines = [f"| | {' | '.join(METRICS.values())} |", "| --- |" + " --- |" * len(METRICS)]
     for name, row in ROWS.items():
         lines.append(f"| {row} | {' | '.join(f'{scores[name][metric]:.4g}' for metric in METRICS)} |")
@@ -117,6 +119,7 @@ def table_of_scores(scores):
 
 
 def table_of_figures(figures):
+    """Return the table of the figures and their targets."""
     lines = ["| | measured | copying | target | |", "| --- | --- | --- | --- | --- |"]
     for name, figure in figures.items():
         side, bound, is_met = wanted(figure)
@@ -127,17 +130,19 @@ def table_of_figures(figures):
 
 
 def wanted(figure):
-    """At least or at most, the bound, and whether it is met."""
+    """Return "at least" or "at most", the bound, and whether it is met."""
     if "at_least" in figure:
         return "at least", figure["at_least"], figure["measured"] >= figure["at_least"]
     return "at most", figure["at_most"], figure["measured"] <= figure["at_most"]
 
 
 def options_of(name, model):
+    """Return the options of a score."""
     return SCORES[name] if "baseline" in SCORES[name] else {**SCORES[name], "model": str(model)}
 
 
 def print_figures(figures):
+    """Print the figures and their targets."""
     print(f"{'':54}{'measured':>10}  target")
     for name, figure in figures.items():
         side, bound, is_met = wanted(figure)
@@ -145,6 +150,7 @@ def print_figures(figures):
 
 
 def measure(model, folder):
+    """Score everything, and write the file and the tables."""
     reports = {name: score(options_of(name, model), folder / f"{name}.json") for name in SCORES}
     stored = {
         "weights_sha256": reports["generated"]["source"]["weights_sha256"],
@@ -170,7 +176,7 @@ def measure(model, folder):
 
 
 def check(model, folder):
-    """Whether the first clips still score what is stored."""
+    """Compare the scores of the first clips with the stored ones."""
     stored = json.loads(STORED.read_text())
     largest = {}
     for name in SCORES:

@@ -1,26 +1,26 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a clip is made, beside the peers' way with the same weights and beside diffusers' own AnimateDiff.
+"""Time and memory of a clip, compared with the peers' way with the same weights and with diffusers' AnimateDiff.
 
 python benchmarks/inference.py [--networks hia-tiny|middle|sd15] [--size 96x160] [--num_frames 16]
     [--num_inference_steps 25] [--guidance_scale 3.5] [--dtype float32] [--device cpu] [--repeats 5]
     [--compile blocks|whole] [--record]
 
 - `hia`: this package's pipeline.
-- `hia, one call`: likewise with `batch_guidance`.
-- `hia, compiled`: with `--compile`, likewise by `torch.compile`, of repeated blocks or of whole networks.
+- `hia, one call`: the same with `batch_guidance`.
+- `hia, compiled`: with `--compile`, the same with `torch.compile`, of repeated blocks or of whole networks.
 - `naive`: the same weights in the way of MagicAnimate and AnimateAnyone: the reference is encoded at every step, its K
-  and V are projected at every step and for every frame, the condition is embedded at every step, cross-attention to
-  the one token of the context is computed, the unconditional branch runs with ControlNet and reference shapes, and the
-  VAE decodes frame by frame. The frames are the same.
-- `animatediff`: diffusers' `AnimateDiffControlNetPipeline` with networks of the same size. It knows no reference.
+  and V are projected at every step and for every frame, the conditioning frames are embedded at every step,
+  cross-attention to its single token is computed, the unconditional branch runs with ControlNet and reference shapes,
+  and the VAE decodes frame by frame. The frames are the same.
+- `animatediff`: diffusers' `AnimateDiffControlNetPipeline` with networks of the same size, without a reference.
 
-Each makes a clip to warm up and is then timed `--repeats` times, in turns; seconds are medians, and ratios are those
-of medians of the same run. Beside the ratio to `naive` stands how many times it is that of the version that was last
-recorded for the same networks, inputs and device, by `--record`, in benchmarks/inference.json. The most memory that
-each way takes is measured in a process of its own: of the device, or on a CPU (of Linux) of the process, beyond what
-it has before the first clip. Then come the parts of `hia`, and the operations per second of the quickest of its ways
-as a share of those of a large matrix product in the same run.
+Each generates a clip to warm up and is then timed `--repeats` times, in turns; seconds are medians, and ratios are
+those of medians of the same run. The ratio to `naive` is followed by its change since the version that was last
+recorded for the same networks, inputs and device, by `--record`, in benchmarks/inference.json. The peak memory of each
+way is measured in a process of its own: of the device, or on a CPU (on Linux) of the process, beyond what it has
+before the first clip. Then follow the parts of `hia`, and the operations per second of its fastest way as a fraction
+of those of a large matrix product in the same run.
 """
 
 import argparse
@@ -77,6 +77,7 @@ WIDTHS = {
 
 
 def make_pipeline(args):
+    """Create the pipeline, with random weights unless it is hia-tiny."""
     dtype = getattr(torch, args.dtype)
     if args.networks == "hia-tiny":
         pipe = HIAPipeline.from_pretrained(HIA_TINY, dtype=dtype)
@@ -112,7 +113,7 @@ def make_pipeline(args):
 
 
 def make_animatediff(pipe):
-    """Networks of the same sizes as those of `pipe`. The VAE serves for its factor only: `pipe` decodes."""
+    """Create networks of the same sizes as those of `pipe`. The VAE serves for its factor only: `pipe` decodes."""
     with torch.device(pipe.device):
         pipeline = AnimateDiffControlNetPipeline(
             vae=AutoencoderKL(
@@ -137,7 +138,7 @@ def make_animatediff(pipe):
 
 
 class FeaturesPerFrame(ReferenceFeatures):
-    """K and V are projected at every call, and for every frame."""
+    """Reference features whose K and V are projected at every call, and for every frame."""
 
     def __init__(self, features, num_frames, dropped):
         super().__init__(features, dropped)
@@ -152,10 +153,12 @@ class FeaturesPerFrame(ReferenceFeatures):
 
 
 def seeded():
+    """Return the generator of every draw."""
     return torch.Generator().manual_seed(0)
 
 
 def run_hia(pipe, image, condition, args, **options):
+    """Generate a clip with this package's pipeline."""
     return pipe(
         image,
         condition,
@@ -170,6 +173,7 @@ def run_hia(pipe, image, condition, args, **options):
 @torch.no_grad()
 @mock.patch.object(CrossAttention, "forward", Attention.forward)
 def run_naive(pipe, image, condition, args):
+    """Generate a clip in the peers' way."""
     num_frames, (height, width) = len(condition), condition.shape[-2:]
     guided = args.guidance_scale > 1
     branches = 2 if guided else 1
@@ -211,6 +215,7 @@ def run_naive(pipe, image, condition, args):
 
 
 def run_animatediff(pipe, animatediff, condition, args):
+    """Generate a clip with AnimateDiff, and decode it with `pipe`."""
     context = torch.zeros(1, 1, pipe.unet.config.cross_attention_dim, device=pipe.device, dtype=pipe.unet.dtype)
     latents = animatediff(
         prompt_embeds=context,
@@ -231,11 +236,13 @@ def run_animatediff(pipe, animatediff, condition, args):
 
 
 def synchronize(device):
+    """Wait for the device."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds_of(call, device):
+    """Return the time of a call."""
     synchronize(device)
     start = time.perf_counter()
     call()
@@ -244,12 +251,14 @@ def seconds_of(call, device):
 
 
 def inputs(args):
+    """Return a random image and random conditioning frames."""
     width, height = map(int, args.size.split("x"))
     image = torch.rand(3, height, width, generator=seeded())
     return image, torch.rand(args.num_frames, 6, height, width, generator=seeded())
 
 
 def ways(pipe, args):
+    """Return the ways by name."""
     image, condition = inputs(args)
     animatediff = make_animatediff(pipe)
     return {
@@ -261,7 +270,7 @@ def ways(pipe, args):
 
 
 def seconds_of_parts(pipe, call, device):
-    """Seconds in each network during one call."""
+    """Return the seconds in each network during one call."""
     seconds, starts, hooks = defaultdict(float), {}, []
 
     def before(name):
@@ -299,7 +308,7 @@ def seconds_of_parts(pipe, call, device):
 
 
 def most_memory(way, args, connection):
-    """In bytes, in a process of its own: what a clip takes beyond the networks."""
+    """Send the peak memory of a clip beyond that of the networks, in bytes; runs in a process of its own."""
     prepare(args)
     call = ways(make_pipeline(args), args)[way]
     if torch.device(args.device).type == "cuda":
@@ -314,11 +323,12 @@ def most_memory(way, args, connection):
 
 
 def peak_of_process():
-    """In bytes."""
+    """Return the peak memory of this process, in bytes."""
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def memory_of(way, args):
+    """Return the peak memory of a way, in bytes."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=most_memory, args=(way, args, sending))
@@ -330,6 +340,7 @@ def memory_of(way, args):
 
 
 def record_name(args):
+    """Return the key of a record: networks, inputs and device."""
     clip = (
         f"{args.networks}, {args.size}, {args.num_frames} frames, {args.num_inference_steps} steps, "
         f"guidance {args.guidance_scale:g}"
@@ -341,13 +352,14 @@ def record_name(args):
 
 
 def record(name, speeds):
-    """`speeds`: of each way, in times that of `naive`."""
+    """Record `speeds`: those of each way, relative to `naive`."""
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     records[name] = {"version": __version__, "times naive's speed": speeds}
     write_whole(RECORDS, json.dumps(records, indent=1) + "\n")
 
 
 def prepare(args):
+    """Silence the libraries, and set the number of threads."""
     diffusers.utils.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)

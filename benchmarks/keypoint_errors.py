@@ -1,11 +1,11 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far detected keypoints lie from the exact ones of procedural people.
+"""Distance of detected keypoints from the exact ones of procedural people.
 
-    python benchmarks/keypoint_errors.py --detector mediapipe --pose_model mediapipe-0.10.21-....whl
+python benchmarks/keypoint_errors.py --detector mediapipe --pose_model mediapipe-0.10.21-....whl
 
-Errors are of the visible points of the parts that were found, in percent of the person's height. `--overlays` writes
-frames with the detected points to look at.
+Errors are those of the visible points of the parts that were detected, in percent of the person's height. `--overlays`
+writes frames with the detected points for inspection.
 """
 
 import time
@@ -29,6 +29,7 @@ FRAMES = range(0, 120, 20)
 
 
 def make_parser():
+    """Create the parser of the options."""
     parser = OneLineParser(prog="keypoint_errors.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--num_clips", type=number(int, 1, 50), default=8, help="clips of ProcDance-v1")
@@ -39,7 +40,7 @@ def make_parser():
 
 
 def errors_of_parts(detected, exact):
-    """The share of frames in which each part is found, and the errors of its points in percent of the height."""
+    """Return the fraction of frames with each part, and the errors of its points in percent of the height."""
     y = np.where(exact.score > 0, exact.xy[..., 1], np.nan)
     heights = np.nanmax(y, axis=1) - np.nanmin(y, axis=1)
     results = {}
@@ -53,6 +54,7 @@ def errors_of_parts(detected, exact):
 
 
 def draw(frame, keypoints, index):
+    """Draw the detected points on a frame."""
     image = np.ascontiguousarray(frame)
     radius = max(1, len(image) // 300)
     for part, color in zip(PARTS.values(), COLORS, strict=True):
@@ -63,6 +65,7 @@ def draw(frame, keypoints, index):
 
 
 def measure(args):
+    """Detect the people of the clips, and print the table."""
     detector = create_detector(**detector_arguments(args))
     found, errors, seconds = {name: [] for name in PARTS}, {name: [] for name in PARTS}, 0.0
     for clip in proc_dance_v1()[: args.num_clips]:

@@ -1,12 +1,12 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The most memory that a clip takes, by its length, when it is streamed to a file.
+"""Peak memory of a clip that is streamed to a file, by its length.
 
 python benchmarks/long_video.py [--model ID_OR_PATH] [--num_frames 16 100 1000] [--num_inference_steps 2] [--windows 1]
     [--dtype float32] [--device cpu]
 
-Each length is made in a process of its own, from a condition that is a `MotionBlurCondition`. Memory is the peak of
-the process, and on CUDA that of the device. More steps take longer and no more memory.
+Each length is generated in a process of its own, from a `MotionBlurCondition`. Memory is the peak of the process, and
+on CUDA that of the device. More steps take longer, but no more memory.
 """
 
 import argparse
@@ -30,6 +30,7 @@ HEIGHT, WIDTH, FPS = 160, 96, 30
 
 
 def make_clip(num_frames, args, connection):
+    """Send the seconds and the peak memory of a clip; runs in a process of its own."""
     diffusers.utils.logging.set_verbosity_error()
     pipe = HIAPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)

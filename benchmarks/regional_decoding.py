@@ -1,22 +1,22 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the regional loss of one image costs: decoding it whole, whole with checkpointing, or in windows.
+"""Cost of the regional loss of one image that is decoded whole, whole with checkpointing, or in windows.
 
 python benchmarks/regional_decoding.py [--size 512x896] [--run_size 256x448] [--threads 1] [--ways NAME ...]
 
-The VAE is Stable Diffusion 1.5's in size, with random weights and frozen; the image has a face of an eighth of its
+The VAE has Stable Diffusion 1.5's size and random, frozen weights; the image has a face of an eighth of its
 height and two hands of half of that.
 
 The first table is exact and computes nothing (meta tensors): what autograd keeps for the backward pass and the
-operations of forward and backward, at `--size`. The inputs that checkpointing keeps escape the count.
+operations of forward and backward, at `--size`. The inputs that checkpointing keeps are not counted.
 
-The second is measured in float32 at `--run_size`, each way in a process of its own. `peak` is the most memory the
-process had beyond model and inputs. `pixels` is the root mean squared difference from the whole image inside the
+The second is measured in float32 at `--run_size`, each way in a process of its own. `peak` is the peak memory of
+the process beyond model and inputs. `pixels` is the root mean squared difference from the whole image inside the
 regions, relative to the deviation of its pixels there. `gradient` is that of the gradient in the latents, relative to
 its norm, and `in windows` the same in the windows' latents only.
 
-"cut, M" decodes latents cut out with a margin of M latent pixels by themselves, which `decode_windows` does not do.
-The latents are noise, alike everywhere; of real images, whose regions differ from the rest, this is off by more.
+"cut, M" decodes each region by itself, cut out with a margin of M latent pixels, which `decode_windows` does not do.
+The latents are noise, alike everywhere; in real images, whose regions differ from the rest, the error is larger.
 """
 
 import argparse
@@ -40,6 +40,7 @@ WAYS = ("whole", "checkpointing", "windows", *(f"cut, {margin}" for margin in CU
 
 
 def sd15_vae():
+    """Create a VAE of Stable Diffusion 1.5's size."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -52,7 +53,7 @@ def sd15_vae():
 
 
 def region_masks(height, width):
-    """A face, and a left and a right hand, each `(1, R, H, W)`."""
+    """Return the masks of a face, and of a left and a right hand, each `(1, R, H, W)`."""
     face, hands = torch.zeros(1, 1, height, width), torch.zeros(1, 2, height, width)
     side = height // 8
     for mask, middle_y, middle_x, size in (
@@ -66,6 +67,7 @@ def region_masks(height, width):
 
 
 def decode_cut(vae, latents, groups, margin):
+    """Decode regions that are cut out with a margin of latent pixels, each by itself."""
     decoded = []
     for group in groups:
         outer = group.widened(margin)
@@ -75,6 +77,7 @@ def decode_cut(vae, latents, groups, margin):
 
 
 def decode(way, vae, latents, groups):
+    """Decode the regions in one of the ways."""
     if way == "windows":
         return decode_windows(vae, latents, groups)
     if way.startswith("cut"):
@@ -86,11 +89,12 @@ def decode(way, vae, latents, groups):
 
 
 def resident_bytes():
+    """Return the memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Kept:
-    """A tensor that autograd keeps; it dies with the graph."""
+    """A tensor that autograd keeps; it is freed with the graph."""
 
     def __init__(self, tensor):
         self.tensor = tensor
@@ -118,6 +122,7 @@ class RegionalStep:
         return kept
 
     def forward(self):
+        """Return the loss."""
         with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda kept: kept.tensor):
             self.decoded = decode(self.way, self.vae, self.latents, self.groups)
             losses = [
@@ -127,12 +132,14 @@ class RegionalStep:
             return sum(losses).sum()
 
     def kept_bytes(self):
+        """Return the bytes that autograd keeps, without those of the weights."""
         weights = {parameter.untyped_storage()._cdata for parameter in self.vae.parameters()}
         storages = {kept.tensor.untyped_storage()._cdata: kept.tensor.untyped_storage() for kept in self.kept}
         return sum(storage.nbytes() for address, storage in storages.items() if address not in weights)
 
 
 def computed(way, width, height, dtype):
+    """Return kept bytes and operations, on the meta device."""
     step = RegionalStep(way, width, height, "meta", dtype)
     with FlopCounterMode(display=False) as counter:
         loss = step.forward()
@@ -142,6 +149,7 @@ def computed(way, width, height, dtype):
 
 
 def measured(way, width, height, threads):
+    """Return seconds, peak memory, pixels and gradients; runs in a process of its own."""
     torch.set_num_threads(threads)
     step = RegionalStep(way, width, height)
     before, start = resident_bytes(), time.perf_counter()
@@ -156,6 +164,7 @@ def measured(way, width, height, threads):
 
 
 def difference(values, truth):
+    """Return the difference relative to the ground truth, as a root mean square."""
     return (((values - truth) ** 2).sum() / (truth**2).sum()) ** 0.5
 
 

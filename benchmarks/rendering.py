@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How fast procedural people are rendered on one core, and what the frames show.
+"""Frames per second of the renderer of procedural people on one core, and statistics of the frames.
 
 python benchmarks/rendering.py [--size 96x160] [--scenes 40] [--num_frames 32]
 """

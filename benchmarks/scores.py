@@ -31,7 +31,7 @@ METRICS = {
 
 
 def as_arguments(options):
-    """Options by name, as the command lines take them."""
+    """Yield options by name as the command lines take them."""
     for name, value in options.items():
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no_{name}"
@@ -41,7 +41,7 @@ def as_arguments(options):
 
 
 def score(options, path):
-    """The report on ProcDance-v1 with these options, from `path` where it is there."""
+    """Return the report on ProcDance-v1 with these options, from `path` if it exists."""
     if not path.exists():
         print(f"Scoring {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def score(options, path):
 
 
 def write_table(name, table):
-    """Between the marks of this name in docs/results.md."""
+    """Write a table between the marks of this name in docs/results.md."""
     begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     page = PAGE.read_text()

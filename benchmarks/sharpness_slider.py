@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well the hands obey the sharpness that is asked for, and whether anything else changes with it.
+"""Whether the sharpness of the hands follows the requested one, and whether anything else changes with it.
 
 python benchmarks/sharpness_slider.py --output build/sharpness [--model ID_OR_PATH] [--clips 50] [--num_frames 8]
 
@@ -9,10 +9,10 @@ Each clip of ProcDance-v1 is generated from the same noise with 11 sharpnesses f
 
 - Spearman's correlation between requested sharpness and measured variance of the Laplacian in the hand boxes (Eq. 3,
   mean over the frames), as the mean over the clips;
-- the share of clips in which the measured variance never falls from one requested value to the next;
-- by how much the mean absolute error outside of the hands moves between the requested values, relative to its mean.
+- the fraction of clips in which the measured variance never decreases from one requested value to the next;
+- the range, over the requested values, of the mean absolute error outside the hands, relative to its mean.
 
-A clip that is done is kept in the folder; the same command goes on where it was.
+Finished clips are kept in the folder, from which the same command resumes.
 """
 
 import argparse
@@ -41,13 +41,14 @@ REQUESTED = np.linspace(0, 1, 11)
 
 
 def measure_clip(pipe, index, args):
-    """By requested value: variance of the Laplacian in the hands, and error outside of them; and the true variance."""
+    """Return, by requested value, variance in the hands and error outside them; and the true variance."""
     clip = proc_dance_v1()[index]
     truth = clip.target.render(range(args.num_frames), HEIGHT, WIDTH, clip.fps)
     reference = clip.target.render([clip.reference_frame], HEIGHT, WIDTH, clip.fps).frames[0]
     conditioner = MotionBlurConditioner.for_size(HEIGHT, WIDTH)
 
     def variance(frames):
+        """Return the mean variance of the Laplacian in the hands."""
         sharpness = conditioner(truth.keypoints, frames).hand_sharpness
         return float(np.nanmean(conditioner.unsquash_sharpness(sharpness[np.isfinite(sharpness)])))
 
@@ -69,13 +70,14 @@ def measure_clip(pipe, index, args):
 
 
 def kept(path, make):
-    """What `make()` gives, from the file where it is there."""
+    """Return the result of `make()`, from its file if that exists."""
     if not path.exists():
         write_whole(path, json.dumps(make(), indent=1))
     return json.loads(path.read_text())
 
 
 def summary(clips):
+    """Return the printed figures."""
     measured = np.array([clip["measured"] for clip in clips])
     errors = np.array([clip["error_outside"] for clip in clips])
     requested = torch.from_numpy(REQUESTED)
@@ -91,6 +93,7 @@ def summary(clips):
 
 
 def plot(clips, path):
+    """Plot the requested against the measured sharpness."""
     from matplotlib import pyplot
 
     measured = np.array([clip["measured"] for clip in clips])

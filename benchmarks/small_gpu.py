@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""GPU memory against time of one clip, in each of diffusers' ways for a small GPU.
+"""GPU memory and time of one clip with each of diffusers' ways for small GPUs.
 
 python benchmarks/small_gpu.py [--device meta|cpu|cuda] [--networks sd15|middle|hia-tiny] [--size 512x896]
     [--num_frames 16] [--num_inference_steps 25] [--guidance_scale 3.5] [--dtype float16] [--goal 8] [--ways NAME ...]
@@ -18,14 +18,14 @@ offloading, and what quantised weights take, are restated here. While a layer ru
 in the dtype of computation too. Each part of a clip has its own peak. Not counted: scratch memory inside of kernels,
 fragmentation.
 
-The seconds are reckoned: bytes that a way moves between host and device at `--pcie_rate`, and operations
-(`benchmarks/flops.py`) at `--rate`. Both rates are assumed. Moving and computing follow each other, but for what is
-moved ahead. Not in them: that copies without streams start from memory that is not pinned, which is slower, and the
-time of casting, of tiling's overlaps and of waiting at each small copy.
+The seconds are computed from the bytes that a way moves between host and device at `--pcie_rate`, and operations
+(`benchmarks/flops.py`) at `--rate`. Both rates are assumed. Moving and computing alternate, except for what is
+moved ahead. Not included: copies without streams start from memory that is not pinned, which is slower, and the time
+of casting, of tiling's overlaps and of waiting at each small copy.
 
 `--device cuda` measures the same ways on networks with random weights (but hia-tiny's): the most memory allocated and
-seconds, the median of `--repeats`. `--device cpu` runs those ways that can do without a GPU, in turns and all held at
-once, for their time and their frames. Of the quantised ones, those run whose package is installed.
+seconds, the median of `--repeats`. `--device cpu` runs the ways that need no GPU, in turns and all held at once, for
+their time and their frames; quantised ones only if their package is installed.
 """
 
 import argparse
@@ -76,6 +76,7 @@ class Way:
     tiling: bool = False
 
     def runs_on(self, device):
+        """Return whether the device and the installed packages suffice."""
         needs_gpu = self.ahead or self.offload == "sequential" or self.weights == "nf4"
         installed = self.weights not in PACKAGES or find_spec(PACKAGES[self.weights]) is not None
         return installed and not (device == "cpu" and needs_gpu)
@@ -102,6 +103,7 @@ WAYS = [
 
 
 def offload_groups(pipe, way, device, host):
+    """Enable group offloading."""
     pipe.enable_group_offload(
         onload_device=torch.device(device),
         offload_device=torch.device(host),
@@ -115,7 +117,7 @@ def offload_groups(pipe, way, device, host):
 
 
 class Device(LiveBytes):
-    """Counts, beside what operators make, the weights that are on the device, and those that are moved."""
+    """Count, besides the results of operators, the weights that are on the device, and those that are moved."""
 
     def __init__(self, pipe):
         super().__init__(all_tensors(pipe))
@@ -132,6 +134,7 @@ class Device(LiveBytes):
         return sum(self.stored.get(id(tensor), tensor.nbytes) for tensor in tensors)
 
     def load(self, tensors, ahead=False):
+        """Count tensors that are moved to the device."""
         size = self.bytes_of(tensor for tensor in tensors if id(tensor) not in self.loaded)
         self.loaded.update(map(id, tensors))
         self.add(size)
@@ -139,6 +142,7 @@ class Device(LiveBytes):
         self.moved_ahead += size * ahead
 
     def drop(self, tensors, moved):
+        """Count tensors that leave the device, which may have to be moved back."""
         size = self.bytes_of(tensor for tensor in tensors if id(tensor) in self.loaded)
         self.loaded.difference_update(map(id, tensors))
         self.add(-size)
@@ -146,18 +150,22 @@ class Device(LiveBytes):
 
     @property
     def moved(self):
+        """Return the bytes moved to the device, back, and to it ahead of time."""
         return np.array([self.moved_in, self.moved_out, self.moved_ahead])
 
 
 def tensors_of(module, recurse=True):
+    """Return parameters and buffers."""
     return [*module.parameters(recurse), *module.buffers(recurse)]
 
 
 def all_tensors(pipe):
+    """Return those of all networks."""
     return [tensor for name in NETWORKS for tensor in tensors_of(getattr(pipe, name))]
 
 
 def pipeline_on_meta(networks):
+    """Create a pipeline with copies of the networks."""
     parts = {name: copy.deepcopy(getattr(networks, name)) for name in NETWORKS}
     pipe = HIAPipeline(**parts, scheduler=ShiftedSNRScheduler(), feature_extractor=CLIPImageProcessor())
     pipe.set_progress_bar_config(disable=True)
@@ -165,7 +173,7 @@ def pipeline_on_meta(networks):
 
 
 def store(pipe, way, device):
-    """Tell the device what weights take, and let it have a whole weight while its layer runs."""
+    """Tell the device how much the stored weights take, and add the whole weight while its layer runs."""
     for name in DENOISERS:
         for layer, sizes in stored_sizes(getattr(pipe, name), way.weights):
             smaller = [tensor for tensor, size in sizes.items() if size < tensor.nbytes]
@@ -175,7 +183,7 @@ def store(pipe, way, device):
 
 
 def stored_sizes(network, weights):
-    """Layers, and what their tensors take in bytes."""
+    """Return layers, and the bytes of their tensors."""
     if weights == "float8":
         cast = on_meta(network)
         cast.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=network.dtype)
@@ -189,6 +197,7 @@ def stored_sizes(network, weights):
 
 
 def quantised_bytes(layer, weights):
+    """Return the bytes of a quantised layer."""
     number = layer.weight.numel()
     if weights == "int8":  # and a scale for each output
         return number + layer.out_features * layer.weight.element_size()
@@ -196,7 +205,7 @@ def quantised_bytes(layer, weights):
 
 
 def make_whole(layer, weights, device, replaced):
-    """Both weights exist while one is made of the other; casting then replaces it, which quantised layers do not."""
+    """Hold both weights while one is computed from the other; casting then replaces it, quantised layers do not."""
     whole, stored = sum(weight.nbytes for weight in weights), device.bytes_of(weights)
 
     def before(*_):
@@ -212,7 +221,7 @@ def make_whole(layer, weights, device, replaced):
 
 
 def place(pipe, way, device, stack):
-    """Have the device load and drop weights when the way does."""
+    """Let the device load and drop weights when the way does."""
     if way.offload in ("block_level", "leaf_level"):
         place_groups(pipe, way, device, stack)
     elif way.offload == "model":
@@ -225,7 +234,7 @@ def place(pipe, way, device, stack):
 
 
 def place_networks(pipe, device):
-    """A network comes when it is called, and sends away the one before it in `model_cpu_offload_seq`, if any."""
+    """Load a network when it is called, and drop the one before it in `model_cpu_offload_seq`, if any."""
     order = [name for name in pipe.model_cpu_offload_seq.split("->") if getattr(pipe, name) is not None]
     before = dict(zip(order[1:], order, strict=False))
     for name in NETWORKS:
@@ -241,7 +250,7 @@ def place_networks(pipe, device):
 
 
 def place_layers(pipe, device):
-    """As accelerate does it: buffers stay, and the host keeps all parameters, so that none moves back."""
+    """Load and drop layers as accelerate does: buffers stay; the host keeps all parameters, so none moves back."""
     for name in NETWORKS:
         for module in getattr(pipe, name).modules():
             device.load([*module.buffers(recurse=False)])
@@ -253,7 +262,7 @@ def place_layers(pipe, device):
 
 
 def place_groups(pipe, way, device, stack):
-    """The hooks are diffusers' own; in place of copies there are counts, and in place of streams nothing."""
+    """Use diffusers' own hooks, with counts instead of copies, and nothing instead of streams."""
 
     def tensors(group):
         of_modules = (tensor for module in group.modules for tensor in tensors_of(module))
@@ -270,7 +279,7 @@ def place_groups(pipe, way, device, stack):
 
 
 def count(networks, way, args):
-    """Peaks of the parts of a clip, and the bytes that it moves to the device, back, and to it ahead of time."""
+    """Return the peaks of the parts of a clip, and the bytes moved to the device, back, and to it ahead of time."""
     pipe = pipeline_on_meta(networks)
     device = Device(pipe)
     if way.weights:
@@ -284,7 +293,7 @@ def count(networks, way, args):
 
 @torch.no_grad()
 def run_parts(pipe, way, device, args):
-    """Two steps and two decoded chunks; the second of either stands for all further ones."""
+    """Run two steps and decode two chunks; the second of each stands for all later ones."""
     width, height = map(int, args.size.split("x"))
     dtype, channels = pipe.unet.dtype, pipe.controlnet.config.conditioning_channels
     factor, side = vae_scale_factor(pipe.vae), pipe.image_encoder.config.image_size
@@ -335,22 +344,25 @@ def run_parts(pipe, way, device, args):
 
 
 def seconds(moved, operations, args):
-    """Of moving alone, and of a clip."""
+    """Return the seconds of moving alone, and of a clip."""
     moved_in, moved_out, ahead = (size / args.pcie_rate for size in moved)
     return moved_in + moved_out, moved_in + moved_out - ahead + max(ahead, operations / args.rate)
 
 
 def fits(size, args):
+    """Return whether a way fits the GPU."""
     return "yes" if size + HELD <= args.goal * 2**30 else "no"
 
 
 def networks_on_meta(args):
+    """Return the networks without data."""
     if args.networks == "sd15":
         return load_networks("sd15", getattr(torch, args.dtype))
     return Networks.of_pipeline(make_pipeline(argparse.Namespace(**{**vars(args), "device": "cpu"})))
 
 
 def print_counts(ways, args):
+    """Print the counted memory and time of each way."""
     networks = networks_on_meta(args)
     operations = sum(part.operations * part.calls for part in parts_of_clip(networks, args))
     sizes = {name: sum(tensor.nbytes for tensor in tensors_of(getattr(networks, name))) for name in NETWORKS}
@@ -377,6 +389,7 @@ def print_counts(ways, args):
 
 
 def print_row(*cells):
+    """Print a row of a table."""
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
@@ -384,7 +397,7 @@ def print_row(*cells):
 
 
 def real_pipeline(args):
-    """On the host."""
+    """Create the pipeline on the host."""
     pipe = make_pipeline(argparse.Namespace(**{**vars(args), "device": "cpu"}))
     if args.networks == "sd15":  # whose image encoder is larger than that of `make_pipeline`
         config = load_networks("sd15", torch.float32).image_encoder.config
@@ -393,6 +406,7 @@ def real_pipeline(args):
 
 
 def quantised(pipe, weights):
+    """Return the pipeline with quantised networks."""
     dtype = pipe.unet.dtype
     if weights == "int8":
         from torchao.quantization import Int8WeightOnlyConfig
@@ -407,6 +421,7 @@ def quantised(pipe, weights):
 
 
 def apply(pipe, way, args):
+    """Apply a way to a pipeline."""
     if way.weights in PACKAGES:
         pipe = quantised(pipe, way.weights)
         pipe.set_progress_bar_config(disable=True)
@@ -427,14 +442,14 @@ def apply(pipe, way, args):
 
 
 def ready(pipe, way, args):
-    """What makes a clip in that way."""
+    """Return the function that generates a clip in a way."""
     pipe = apply(copy.deepcopy(pipe), way, args)
     image, condition = inputs(args)
     return lambda: run_hia(pipe, image, condition, args, decode_chunk_size=way.chunk).float()
 
 
 def print_times(ways, args):
-    """On a CPU, in turns."""
+    """Print the times on a CPU, where the ways run in turns."""
     pipe = real_pipeline(args)
     calls = {way.name: ready(pipe, way, args) for way in (WAYS[0], *ways) if way.runs_on("cpu")}
     frames = {name: call() for name, call in calls.items()}
@@ -459,7 +474,7 @@ def print_times(ways, args):
 
 
 def print_peaks(ways, args):
-    """On a GPU, one way after the other, each after a first clip."""
+    """Print the peaks on a GPU, one way after the other, each after a first clip."""
     networks, pipe = networks_on_meta(args), real_pipeline(args)
     print(f"peaks counted and measured, in GiB, on {torch.cuda.get_device_name()}")
     print_row("way", "counted", "measured", f"fits {args.goal:g} GiB", "a clip, s")
@@ -477,6 +492,7 @@ def print_peaks(ways, args):
 
 
 def measure(pipe, way, args):
+    """Return the peak memory and the median time of a clip."""
     gc.collect()  # of the way before: hooks hold networks in cycles
     torch.cuda.empty_cache()
     call = ready(pipe, way, args)

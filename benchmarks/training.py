@@ -1,13 +1,13 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step spends its time on, stage by stage, beside how fast the data come.
+"""Time of a training step by part, stage by stage, and of the samples that it needs.
 
 python benchmarks/training.py [--model ID_OR_PATH] [--size 96x160] [--batch_size 1] [--repeats 5] [--threads 1]
 
 The losses, data and optimizer are those of examples/train_hia.py, with procedural people and bfloat16. `data` is one
-process that draws samples, and `encoding` what the frozen networks make of them: both are done once for each sample
-where `--cache_latents` keeps it, which the regional stage, whose losses look at images, still has to load. Seconds
-are medians; the first of all steps is not counted.
+process that draws samples, and `encoding` the frozen networks that encode them: with `--cache_latents` both are done
+once per sample, except in the regional stage, whose losses need the images, so that it still has to load them. Seconds
+are medians; the first step is not counted.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FRAMES = {"spatial": 4, "regional": 4}  # of a sample, as hia-tiny has them; the
 
 
 class Stopwatch:
-    """Seconds of each part, one number for each repetition."""
+    """Seconds of each part, one number per repetition."""
 
     def __init__(self, device):
         self.device, self.seconds = device, {}
@@ -52,10 +52,12 @@ class Stopwatch:
             torch.cuda.synchronize()
 
     def medians(self):
+        """Return the median of each part, without the first repetition."""
         return {part: statistics.median(values[1:]) for part, values in self.seconds.items()}
 
 
 def seconds_of_stage(stage, args, accelerator):
+    """Return the seconds of each part of a stage."""
     config = replace(
         STAGES[stage],
         output_dir=Path(tempfile.gettempdir()) / "none",

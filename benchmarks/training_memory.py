@@ -1,15 +1,15 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step of each stage takes in memory and operations, for Stable Diffusion 1.5's size. Needs no GPU.
+"""Memory and operations of a training step of each stage, for Stable Diffusion 1.5's size. Needs no GPU.
 
 python benchmarks/training_memory.py [--size 512x896] [--stages NAME ...] [--precisions no bf16]
 
 One sample per process, as `examples/train_hia.py` has it: networks without a trained parameter in the precision of
 mixed precision, the others in float32. In the regional stage the VAE decodes the whole image with gradient, or
 ("windows") a face of an eighth of its height and two hands of half of that. The optimizer is AdamW or that of
-bitsandbytes with 8 bits. Memory is in GiB; `hia_diffusers.memory.training_memory` says what counts. Operations are
-those of the forward and the backward pass, with what checkpointing computes again; a multiplication and an addition
-are two. The frozen encoders that run before the step, VAE and CLIP, are not in them.
+bitsandbytes with 8 bits. Memory is in GiB; `hia_diffusers.memory.training_memory` defines what counts. Operations are
+those of the forward and the backward pass, with what checkpointing recomputes; a multiplication and an addition are
+two. The frozen encoders that run before the step, VAE and CLIP, are not included.
 """
 
 import argparse
@@ -28,10 +28,12 @@ from hia_diffusers.training.stages import STAGES, trained_parts
 
 
 def attention_operations(query, key, value, *args, out_shape=None, **kwargs):
+    """Count the operations of attention."""
     return sdpa_flop_count(query, key, value)
 
 
 def attention_backward_operations(grad, query, key, value, *args, out_shape=None, **kwargs):
+    """Count the operations of its backward pass."""
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
@@ -43,7 +45,7 @@ ATTENTION = {
 
 
 def sd15_networks():
-    """The denoiser, the VAE and the image encoder, without data."""
+    """Return the denoiser, the VAE and the image encoder, without data."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             sample_size=64,
@@ -80,6 +82,7 @@ def sd15_networks():
 
 
 def rows(args):
+    """Yield the name and the setup of each row of the table."""
     width, height = map(int, args.size.split("x"))
     side = height // 16 // 8 * 8
     for stage in args.stages:

@@ -1,19 +1,19 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""What processes that share a clip exchange, and how much sooner it is done.
+"""Communication and speed-up of processes that share a clip.
 
 python benchmarks/window_parallelism.py [--processes 2] [--num_frames 100] [--num_inference_steps 4]
     [--model ID_OR_PATH]
 
-On a CPU, of Linux: the same clip by one process and by several, of one thread each, which exchange by gloo. The bytes
-are those that the loopback interface carried meanwhile, so nothing else may use it; decoding, which shares pixels too,
-is left out. Beside them stands the cost model:
+On a CPU, on Linux: the same clip by one process and by several, of one thread each, which communicate through gloo.
+The bytes are those that the loopback interface transferred meanwhile, so nothing else may use it; decoding, which
+exchanges pixels too, is left out. They are compared with a cost model:
 
 - An all-reduce of the latents per step, of which each of N processes sends 2 (N - 1) / N times their bytes.
-- A step takes as long as the process with the most windows: ceil(windows / N) instead of windows, counted for the very
-  windows of each step. What all processes do alike, such as the reference and the scheduler, is not in the model.
+- A step takes as long as the process with the most windows: ceil(windows / N) instead of windows, counted for the
+  windows of each step. What all processes compute alike, such as the reference and the scheduler, is not in the model.
 
-Then the model alone, for 8 GPUs at Stable Diffusion 1.5's size.
+Then follows the model alone, for 8 GPUs at Stable Diffusion 1.5's size.
 """
 
 import argparse
@@ -36,23 +36,25 @@ CONTEXT_FRAMES, CONTEXT_OVERLAP = 16, 4
 
 
 def speed_up(num_frames, steps, num_processes):
-    """Windows of all steps over those of the busiest process in each."""
+    """Return the windows of all steps, divided by those of the busiest process in each."""
     offsets = torch.Generator().manual_seed(0)
     windows = [len(context_windows(num_frames, CONTEXT_FRAMES, CONTEXT_OVERLAP, True, offsets)) for _ in range(steps)]
     return sum(windows) / sum(-(-count // num_processes) for count in windows)
 
 
 def exchanged(latent_bytes, num_processes):
-    """By all processes together in one step."""
+    """Return the bytes exchanged by all processes together in one step."""
     return 2 * (num_processes - 1) * latent_bytes
 
 
 def bytes_over_loopback():
+    """Return the bytes that the loopback interface has received."""
     (line,) = [line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")]
     return int(line.split(":")[1].split()[0])
 
 
 def make_clip(rank, args, num_processes, folder, results):
+    """Generate a clip as one of several processes; the first sends latents, bytes per step and seconds."""
     torch.set_num_threads(1)
     diffusers.utils.logging.set_verbosity_error()
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_processes)
@@ -64,7 +66,7 @@ def make_clip(rank, args, num_processes, folder, results):
     condition = torch.rand(args.num_frames, 6, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
 
     def clip(steps):
-        """The first step is not the same as others: it embeds the condition."""
+        """Generate a clip. The first step differs from others: it embeds the conditioning frames."""
         dist.barrier()
         before, start = bytes_over_loopback(), time.perf_counter()
         latents = pipe(
@@ -89,6 +91,7 @@ def make_clip(rank, args, num_processes, folder, results):
 
 
 def clip_of(num_processes, args):
+    """Return latents, bytes per step and seconds of a clip."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
