@@ -7,6 +7,22 @@ import torch
 from hia_diffusers.conversion.parts import convert_parts
 
 
+# An autoencoder that is quick on a CPU and blurs little.
+DC_VAE = {
+    "_class_name": "AutoencoderDC",
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": [16, 16, 64],
+    "decoder_block_out_channels": [16, 16, 64],
+    "encoder_layers_per_block": [0, 1, 1],
+    "decoder_layers_per_block": [0, 1, 1],
+    "encoder_qkv_multiscales": [[], [], []],
+    "decoder_qkv_multiscales": [[], [], []],
+    "encoder_out_shortcut": False,
+    "decoder_in_shortcut": False,
+    "latent_channels": 12,
+}
+
 NETWORKS = {
     "unet": {
         "sample_size": 8,

@@ -13,6 +13,7 @@ import yaml
 from diffusers import AutoencoderDC
 from forked_python import start as start_python
 from safetensors.torch import load_file
+from small_networks import DC_VAE
 
 from hia_diffusers.data.clip_sources import ProceduralClips, UnreadableClipError
 from hia_diffusers.models.autoencoder import encode_images
@@ -20,21 +21,6 @@ from hia_diffusers.models.autoencoder import encode_images
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_autoencoder.py"
 SIZE = (48, 32)
-
-VAE = {
-    "_class_name": "AutoencoderDC",
-    "encoder_block_types": "ResBlock",
-    "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": [16, 16, 64],
-    "decoder_block_out_channels": [16, 16, 64],
-    "encoder_layers_per_block": [0, 1, 1],
-    "decoder_layers_per_block": [0, 1, 1],
-    "encoder_qkv_multiscales": [[], [], []],
-    "decoder_qkv_multiscales": [[], [], []],
-    "encoder_out_shortcut": False,
-    "decoder_in_shortcut": False,
-    "latent_channels": 12,
-}
 
 
 def load_script():
@@ -53,7 +39,7 @@ def networks(tmp_path):
 
 
 def write_networks(path, **options):
-    path.write_text(yaml.safe_dump({"vae": {**VAE, **options}}))
+    path.write_text(yaml.safe_dump({"vae": {**DC_VAE, **options}}))
     return path
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_networks import DC_VAE
 
 from hia_diffusers import HIADataset, HIAPipeline
 from hia_diffusers.conversion.parts import convert_parts
@@ -46,20 +47,7 @@ NETWORKS = {
         "use_motion_mid_block": False,
     },
     "controlnet": {"conditioning_embedding_out_channels": [16, 32, 64], "zero_conv_std": 0.02},
-    "vae": {
-        "_class_name": "AutoencoderDC",
-        "encoder_block_types": "ResBlock",
-        "decoder_block_types": "ResBlock",
-        "encoder_block_out_channels": [16, 16, 64],
-        "decoder_block_out_channels": [16, 16, 64],
-        "encoder_layers_per_block": [0, 1, 1],
-        "decoder_layers_per_block": [0, 1, 2],
-        "encoder_qkv_multiscales": [[], [], []],
-        "decoder_qkv_multiscales": [[], [], []],
-        "encoder_out_shortcut": False,
-        "decoder_in_shortcut": False,
-        "latent_channels": 16,
-    },
+    "vae": DC_VAE | {"decoder_layers_per_block": [0, 1, 2], "latent_channels": 16},
     "image_encoder": {
         "hidden_size": 32,
         "intermediate_size": 64,

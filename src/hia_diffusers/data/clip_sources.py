@@ -254,16 +254,10 @@ class ProceduralClips:
         """Render frames of a clip.
 
         Args:
-            clip (`int`):
-                Number of the clip.
-            frames (`Sequence[int]`):
-                Frame numbers in the clip.
-            size (`tuple[int, int]`):
-                Height and width of the image.
+            clip, frames, size, with_previous:
+                As in [`PreparedClips.load`].
             rng (`np.random.Generator`):
                 Unused: the frames depend only on the clip.
-            with_previous (`bool`, *optional*, defaults to `False`):
-                Whether to also return `previous_keypoints`.
         """
         height, width = size
         scene = ProceduralScene(split=self.split, identity=clip, motion=clip, setting=clip)

@@ -58,10 +58,8 @@ def disco_l1(predictions: Tensor, targets: Tensor) -> Tensor:
     resolution and is of the order of 1e-4 at 512 x 896.
 
     Args:
-        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Predicted frames, floating point in [0, 1].
-        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Ground-truth frames, floating point in [0, 1].
+        predictions, targets:
+            As in [`l1`].
 
     Returns:
         `torch.Tensor`: float64 `(N,)`.
@@ -78,10 +76,8 @@ def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in floating point, at most 100 dB, the value of identical frames.
 
     Args:
-        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Predicted frames, floating point in [0, 1].
-        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Ground-truth frames, floating point in [0, 1].
+        predictions, targets:
+            As in [`l1`].
 
     Returns:
         `torch.Tensor`: float64 `(N,)` in dB.
@@ -101,10 +97,8 @@ def ssim(predictions: Tensor, targets: Tensor) -> Tensor:
     `skimage.metrics.structural_similarity` of the grey images.
 
     Args:
-        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Predicted frames, floating point in [0, 1], at least 7 x 7 pixels.
-        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Ground-truth frames, floating point in [0, 1].
+        predictions, targets:
+            As in [`l1`], at least 7 x 7 pixels.
 
     Returns:
         `torch.Tensor`: float64 `(N,)`, at most 1.

@@ -45,12 +45,8 @@ def region_psnr(predictions: Tensor, targets: Tensor, masks: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of the pixels in a region, in floating point, at most 100 dB.
 
     Args:
-        predictions (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Predicted frames, floating point in [0, 1].
-        targets (`torch.Tensor` of shape `(N, 3, H, W)`):
-            Ground-truth frames, floating point in [0, 1].
-        masks (`torch.Tensor` of shape `(N, H, W)`):
-            bool, the pixels of the region.
+        predictions, targets, masks:
+            As in [`region_l1`].
 
     Returns:
         `torch.Tensor`: float64 `(N,)` in dB, NaN if the mask is empty.

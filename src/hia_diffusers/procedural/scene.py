@@ -169,14 +169,8 @@ class ProceduralScene:
         """Return only the keypoints of [`~ProceduralScene.render`], in a fraction of the time.
 
         Args:
-            frames (`Sequence[int]`):
-                Frame numbers from 0, at least one, in any order.
-            height (`int`):
-                Height of the frames in pixels, at least 16.
-            width (`int`):
-                Width of the frames in pixels, at least 16.
-            fps (`float`, *optional*, defaults to `30.0`):
-                Frames per second.
+            frames, height, width, fps:
+                As in [`~ProceduralScene.render`].
 
         Raises:
             TypeError, ValueError: As in [`~ProceduralScene.render`].
