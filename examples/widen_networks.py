@@ -180,7 +180,7 @@ def make_parser():
         required=True,
         help="pipeline with wider networks of random weights, and everything else that is kept",
     )
-    add("--size", default="96x160", help="WIDTHxHEIGHT of the images (default: 96x160)")
+    add("--size", default="96x160", help="WIDTHxHEIGHT of the images")
     add("--output", type=Path, required=True, help="folder to write")
     return parser
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -350,7 +351,7 @@ def test_inference_techniques_layers_over_time_and_blur_condition_can_be_left_ou
     assert len(errors) == 4 + len(left_out)
 
 
-def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_alone(tmp_path, dance):
+def test_controls_change_what_the_model_is_given_or_take_the_autoencoder_alone(tmp_path, dance):
     reference, true = dance
     following = proc_dance_v1()[1]
     pipe = random_tiny_pipeline(seed=0)
@@ -360,21 +361,24 @@ def test_controls_take_motion_or_reference_of_the_next_clip_or_the_autoencoder_a
     motion = following.target.render(following.frames, 48, 32, following.fps)
     image = following.target.render([following.reference_frame], 48, 32, following.fps).frames[0]
 
-    def generated(image, clip):
+    def generated(image, clip, **changed):
         return pipe(
             image=Image.fromarray(image),
-            conditioning_frames=conditioner(clip.keypoints, clip.frames),
+            conditioning_frames=replace(conditioner(clip.keypoints, clip.frames), **changed),
             num_inference_steps=1,
             guidance_scale=1.0,
             generator=torch.Generator().manual_seed(0),
             output_type="np",
         ).frames[0]
 
+    hand_motion = conditioner(true.keypoints, true.frames).hand_motion
+    assert np.nanmax(np.abs(hand_motion)) > 0
     images = torch.from_numpy(true.frames).movedim(-1, 1) / 127.5 - 1
     decoded = decode_latents(pipe.vae, encode_images(pipe.vae, images)).detach().movedim(1, -1)
     expected = {
         "other-pose": generated(reference[0], motion),
         "other-reference": generated(image, true),
+        "reversed-motion": generated(reference[0], true, hand_motion=-hand_motion),
         "autoencoder": (decoded / 2 + 0.5).clamp(0, 1).numpy(),
     }
     options = [*SMALL, "--model", tmp_path / "model", "--num_inference_steps", 1, "--guidance_scale", 1]

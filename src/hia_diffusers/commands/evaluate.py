@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 CONTROL_HELP = (
     "what the model must lose or need: the ground truth through its autoencoder, or frames generated from the motion "
-    "or the reference image of the next clip"
+    "or the reference image of the next clip, or with hands that move the other way"
 )
+CONTROLS = ("autoencoder", "other-pose", "other-reference", "reversed-motion")
 GUIDANCE_INTERVAL_HELP = "fractions of the steps between which there is guidance"
 
 # Groups of options.
@@ -69,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model", help=MODEL_HELP)
     add("--variant", help=VARIANT_HELP)
     add("--baseline", choices=["copy", "truth", "noise"], help="instead of a model: reference, targets, random pixels")
-    add("--control", choices=["autoencoder", "other-pose", "other-reference"], help=CONTROL_HELP)
+    add("--control", choices=[*CONTROLS], help=CONTROL_HELP)
     add("--cross_identity", action=Flag, default=Default(False), help="drive with another person, retargeted")
     add("--num_frames", type=number(int, 16, 10**4), default=Default(32), help="frames of each clip")
     frame_size = partial(size, smallest=16)
@@ -175,8 +176,10 @@ def _clips_of_dataset(args: argparse.Namespace, device: str) -> tuple[list["Eval
         if args.control == "autoencoder":
             predict = partial(through_autoencoder, pipe)
         else:
-            predict = partial(generate, pipe, blur_condition=args.blur_condition, **call)
-            exchanged = args.control and args.control.removeprefix("other-")
+            call |= {"blur_condition": args.blur_condition, "reversed_motion": args.control == "reversed-motion"}
+            predict = partial(generate, pipe, **call)
+            if args.control in ("other-pose", "other-reference"):
+                exchanged = args.control.removeprefix("other-")
     clips = procdance_clips(
         predict,
         num_frames=args.num_frames,

@@ -145,7 +145,11 @@ BASELINES: dict[str, Predict] = {
 
 
 def generate(
-    pipe: DiffusionPipeline, sample: ProcDanceSample, blur_condition: bool = True, **kwargs: Any
+    pipe: DiffusionPipeline,
+    sample: ProcDanceSample,
+    blur_condition: bool = True,
+    reversed_motion: bool = False,
+    **kwargs: Any,
 ) -> np.ndarray:
     """Generate the frames of a sample with a pipeline.
 
@@ -156,6 +160,8 @@ def generate(
             Reference, motion and seed.
         blur_condition (`bool`, *optional*, defaults to `True`):
             Whether the condition includes the motion and the sharpness of the hands, in addition to the pose.
+        reversed_motion (`bool`, *optional*, defaults to `False`):
+            Whether the hands are said to move in the opposite direction.
         kwargs:
             Other arguments of the call.
 
@@ -163,6 +169,8 @@ def generate(
         `np.ndarray` of shape `(F, H, W, 3)`: uint8.
     """
     condition = sample.condition
+    if reversed_motion:
+        condition = replace(condition, hand_motion=-condition.hand_motion)
     if not blur_condition:
         condition = replace(condition, hand_sharpness=np.full_like(condition.hand_sharpness, np.nan))
     frames = pipe(
