@@ -6,9 +6,10 @@ python benchmarks/hia_tiny_scores.py [--model ID_OR_PATH] [--work_dir build/hia-
 python benchmarks/hia_tiny_scores.py --check
 
 The first scores the model with its call defaults, its controls and the baselines with `hia-diffusers evaluate`, on 50
-clips, or on the first 16 for what is generated only for comparison, and writes docs/results/hia-tiny.json and two tables
-of docs/results.md; scores already in the work folder are reused. Differences are computed on the clips that both have.
-The second scores the first clips again, compares them clip by clip with that file, and exits with 1 if they differ.
+clips, or on the first 16 for what is generated only for comparison, and writes docs/results/hia-tiny.json and two
+tables of docs/results.md; scores already in the work folder are reused. Differences are computed on the clips that
+both have. The second scores the first clips again, compares them clip by clip with that file, and exits with 1 if they
+differ.
 """
 
 import argparse
