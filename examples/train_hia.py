@@ -7,8 +7,9 @@
     accelerate launch examples/train_hia.py --stage regional --train_data_dir prepared --output_dir runs/regional \
         --pretrained_model_name_or_path runs/spatial
 
-Each stage reads a pipeline and writes one; `hia-diffusers convert` creates the first, here runs/start. Every option
-can also be given in a file with `--config FILE.yaml`. See docs/training.md.
+Each stage reads a pipeline and writes one; `hia-diffusers convert` creates the first, here runs/start. With
+`--lora_rank`, the spatial and the temporal stages train LoRA, and write that instead of a pipeline. Every option can
+also be given in a file with `--config FILE.yaml`. See docs/training.md.
 """
 
 import json
@@ -34,6 +35,7 @@ from hia_diffusers.training.config import TrainingConfig
 from hia_diffusers.training.export import push_to_hub, save_whole_pipeline, trained_call_defaults, training_card
 from hia_diffusers.training.iresnet import IResNet
 from hia_diffusers.training.launch import build_accelerator, build_optimizer, check_fit, check_launch, place_networks
+from hia_diffusers.training.lora import add_lora, save_lora
 from hia_diffusers.training.objective import HIALosses
 from hia_diffusers.training.out_of_memory import out_of_memory_as_advice
 from hia_diffusers.training.run_state import (
@@ -92,6 +94,8 @@ def train_in(folder, config, accelerator):
     pipeline = load_starting_point(config.pretrained_model_name_or_path)
     check_fit(config, pipeline)
     model = HIADenoiser.of_pipeline(pipeline)
+    if config.lora_rank is not None:
+        add_lora(model, config)
     parameters = train_only(model, trained_parts(config))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if config.gradient_checkpointing:
@@ -208,7 +212,12 @@ def train_in(folder, config, accelerator):
         # Copies, because the trained weights are restored in place.
         state = {name: value.cpu().clone() for name, value in accelerator.get_state_dict(model).items()}
     if accelerator.is_main_process:
-        export_pipeline(config, {name: state[name] for name in trained}, folder, accelerator)
+        state = {name: state[name] for name in trained}
+        if config.lora_rank is None:
+            export_pipeline(config, state, folder, accelerator)
+        else:
+            save_lora(pipeline, state, config, training_card(config, hia_diffusers.__version__, accelerator))
+            print(f"The LoRA is in {folder}.")
     unreadable = progress.state_dict()["unreadable"]
     if unreadable:
         accelerator.print(f"{sum(unreadable.values())} samples replaced clips that cannot be read:")

@@ -67,7 +67,7 @@ def test_an_upload_that_is_refused_leaves_the_pipeline_and_says_how_to_go_on(upl
     assert message.startswith("train_hia.py: error: --push_to_hub: the upload to user/hia failed: 403 ")
     assert "Your token does not let you write to user" in message
     assert message.endswith(
-        f" The trained pipeline is in {folder / 'run'}; the same command with --resume_from_checkpoint latest uploads "
+        f" The result is in {folder / 'run'}; the same command with --resume_from_checkpoint latest uploads "
         "it without training."
     )
 

@@ -453,8 +453,8 @@ ATTACHMENTS = {
     "text-lora": (attach_text_lora, r"`text_encoder` has LoRA in addition to its weights", unload),
     "reference-lora": (
         attach_to_reference,
-        r"`appearance_encoder` .* `unload_lora\(\)`",
-        lambda pipe: pipe.appearance_encoder.unload_lora(),
+        r"`appearance_encoder` .* `unload_lora_weights\(\)`",
+        unload,
     ),
     "fused-projections": (
         HIAPipeline.fuse_qkv_projections,
@@ -544,3 +544,75 @@ def test_lora_that_hia_saves_is_lora_that_hia_loads(pipe, animate, tmp_path):
     HIAPipeline.save_lora_weights(tmp_path / "pipeline", unet_lora_layers=state)
     pipe.load_lora_weights(tmp_path / "pipeline")
     assert pipe.get_active_adapters() == ["default_0"]
+
+
+def attach_to_both(pipe):
+    """LoRA of the UNet and of the appearance encoder, with random weights and other scales."""
+    for network, rank, alpha in ((pipe.unet, 2, 3.0), (pipe.appearance_encoder, 3, 1.5)):
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["attn1.to_q", "attn1.to_v"]))
+        for name, parameter in network.named_parameters():
+            if ".lora_" in name:
+                parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.3
+
+
+def save_both(pipe, folder):
+    layers, metadata = {}, {}
+    for name in ("unet", "appearance_encoder"):
+        network = getattr(pipe, name)
+        layers[f"{name}_lora_layers"] = get_peft_model_state_dict(network, adapter_name="default")
+        metadata[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
+    HIAPipeline.save_lora_weights(folder, **layers, **metadata)
+
+
+def test_lora_of_the_appearance_encoder_is_saved_loaded_scaled_fused_and_unloaded(pipe, animate, tmp_path):
+    base = animate(pipe)
+    attach_to_both(pipe)
+    expected = animate(pipe)
+    save_both(pipe, tmp_path)
+    pipe.unload_lora_weights()
+    assert torch.equal(animate(pipe), base)
+
+    pipe.load_lora_weights(tmp_path, adapter_name="person")
+    assert pipe.get_list_adapters() == {"unet": ["person"], "appearance_encoder": ["person"]}
+    assert torch.equal(animate(pipe), expected)
+    pipe.set_adapters("person", {"appearance_encoder": 0.0})
+    of_unet = animate(pipe)
+    pipe.set_adapters("person", {"unet": 0.0})
+    of_encoder = animate(pipe)
+    assert all((frames - other).abs().max() > 1e-3 for frames in (of_unet, of_encoder) for other in (base, expected))
+    pipe.set_adapters("person", 0.0)
+    assert_equal_up_to_rounding(animate(pipe), base)
+
+    pipe.set_adapters("person", 1.0)
+    pipe.fuse_lora()
+    assert_equal_up_to_rounding(animate(pipe), expected)
+    pipe.unfuse_lora()
+    assert_equal_up_to_rounding(animate(pipe), expected)
+    pipe.unload_lora_weights()
+    assert_equal_up_to_rounding(animate(pipe), base)
+
+
+def test_the_scale_of_a_call_is_that_of_both_networks(pipe, tmp_path):
+    def frames(**arguments):
+        generator = torch.Generator().manual_seed(0)
+        arguments |= {"num_inference_steps": 1, "output_type": "latent", "generator": generator}
+        image, condition = torch.rand(1, 3, 64, 64, generator=generator), torch.rand(3, 6, 64, 64, generator=generator)
+        return pipe(image, condition, **arguments).frames
+
+    base = frames()
+    attach_to_both(pipe)
+    assert (frames() - base).abs().max() > 1e-3
+    assert_equal_up_to_rounding(frames(cross_attention_kwargs={"scale": 0.0}), base)
+
+
+def test_names_without_a_prefix_are_not_those_of_the_appearance_encoder(pipe):
+    pipe.load_lora_weights(peft(random_lora(pipe.unet, ATTENTION_LAYERS)))
+    assert pipe.get_list_adapters() == {"unet": ["default_0"]}
+    with pytest.raises(ValueError, match="1 of its 1 layers are not: appearance_encoder.conv_out"):
+        pipe.load_lora_weights(peft({"conv_out": (torch.zeros(1, 2), torch.zeros(2, 1), 1)}, "appearance_encoder."))
+
+
+def test_saving_no_layers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`unet_lora_layers`, or the layers of another network"):
+        HIAPipeline.save_lora_weights(tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -207,7 +207,7 @@ class PreparedClips:
 class ProceduralClips:
     """Procedural people, rendered on the fly at the size of the sample, with exact keypoints and masks.
 
-    Every clip has its own person, dance and setting.
+    Every clip has its own dance and setting, and its own person unless one is chosen for all.
 
     Args:
         split (`str`, *optional*, defaults to `"train"`):
@@ -218,14 +218,24 @@ class ProceduralClips:
             Number of frames of each.
         fps (`float`, *optional*, defaults to `30.0`):
             Frames per second.
+        identity (`int`, *optional*):
+            Number of the person in all clips.
     """
 
-    def __init__(self, split: str = "train", num_clips: int = 1000, num_frames: int = 300, fps: float = 30.0):
+    def __init__(
+        self,
+        split: str = "train",
+        num_clips: int = 1000,
+        num_frames: int = 300,
+        fps: float = 30.0,
+        identity: int | None = None,
+    ):
         ProceduralScene(split=split, identity=0, motion=0, setting=0)  # raises an error for an unknown split
         self.split = split
         self.num_clips = checks.integer("num_clips", num_clips)
         self.clip_length = checks.integer("num_frames", num_frames)
         self.fps = checks.number("fps", fps, above=0)
+        self.identity = None if identity is None else checks.integer("identity", identity, 0, checks.MAX_SEED)
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -233,7 +243,8 @@ class ProceduralClips:
 
     def name(self, clip: int) -> str:
         """Return the split and number of a clip."""
-        return f"procedural-{self.split}-{clip}"
+        person = "" if self.identity is None else f"-of-person-{self.identity}"
+        return f"procedural-{self.split}-{clip}{person}"
 
     def num_frames(self, clip: int) -> int:
         """The length of a clip."""
@@ -260,7 +271,8 @@ class ProceduralClips:
                 Unused: the frames depend only on the clip.
         """
         height, width = size
-        scene = ProceduralScene(split=self.split, identity=clip, motion=clip, setting=clip)
+        person = clip if self.identity is None else self.identity
+        scene = ProceduralScene(split=self.split, identity=person, motion=clip, setting=clip)
         rendered = scene.render(frames=frames, height=height, width=width, fps=self.fps)
         loaded = ClipFrames(rendered.frames, rendered.keypoints, rendered.face_mask, rendered.hand_masks)
         if with_previous:

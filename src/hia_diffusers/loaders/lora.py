@@ -5,7 +5,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,18 +23,23 @@ logger = logging.getLogger(__name__)
 
 # Scales by block, for which diffusers uses the names of its own classes.
 _SET_ADAPTER_SCALE_FN_MAPPING["HIAUNetMotionModel"] = _SET_ADAPTER_SCALE_FN_MAPPING["UNetMotionModel"]
+_SET_ADAPTER_SCALE_FN_MAPPING["HIAAppearanceEncoder"] = _SET_ADAPTER_SCALE_FN_MAPPING["UNet2DConditionModel"]
 
-# Names of the two weights of a layer that diffusers' loaders of the two networks accept without guessing.
+# Names of the two weights of a layer that diffusers' loaders of the networks accept without guessing.
 WEIGHT_NAMES = {
     "unet": ("lora_A.weight", "lora_B.weight"),
+    "appearance_encoder": ("lora_A.weight", "lora_B.weight"),
     "text_encoder": ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
 }
 
 
 class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
-    """Load LoRA into the UNet and, if there is one, the text encoder of a pipeline."""
+    """Load LoRA into the UNet, the appearance encoder and, if there is one, the text encoder of a pipeline."""
+
+    _lora_loadable_modules = ["unet", "text_encoder", "appearance_encoder"]
 
     unet: Any
+    appearance_encoder: Any
     text_encoder: Any
     controlnet: Any
 
@@ -49,7 +54,8 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
 
         Files of kohya's trainers, diffusers and PEFT are supported, and AnimateDiff's for motion modules, with or
         without a prefix that names the network. A file is applied to exactly the layers that it was made for. If the
-        pipeline has no text encoder, weights for one are skipped with a warning.
+        pipeline has no text encoder, weights for one are skipped with a warning. Weights for the appearance encoder,
+        which only LoRA trained for HIA have, need its prefix.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
@@ -89,11 +95,13 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
         trained = [parameter for parameter in trained if parameter.requires_grad]
         arguments = {"adapter_name": adapter_name, "_pipeline": self, "low_cpu_mem_usage": low_cpu_mem_usage}
         try:
-            for name, load in (("unet", self.load_lora_into_unet), ("text_encoder", self.load_lora_into_text_encoder)):
-                if name in layers:
-                    weights, options = prepared[name]
-                    network = {name: networks[name]}
-                    load(weights, network_alphas=None, metadata=options, hotswap=hotswap, **network, **arguments)
+            for name in layers:
+                weights, options = prepared[name]
+                arguments |= {"network_alphas": None, "metadata": options, "hotswap": hotswap}
+                if name == "text_encoder":
+                    self.load_lora_into_text_encoder(weights, text_encoder=networks[name], **arguments)
+                else:
+                    networks[name].load_lora_adapter(weights, prefix=name, **arguments)
         except BaseException:
             if not hotswap:
                 for name, adapters in active.items():
@@ -115,6 +123,63 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
                 "The LoRA %s has no adapter_config.json of PEFT with its scale, which is assumed to be 1.",
                 adapter_name,
             )
+
+    @classmethod
+    def save_lora_weights(
+        cls,
+        save_directory: str | os.PathLike,
+        unet_lora_layers: Mapping[str, Any] | None = None,
+        text_encoder_lora_layers: Mapping[str, Any] | None = None,
+        appearance_encoder_lora_layers: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save LoRA in diffusers' layout, for `load_lora_weights`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                Folder of the file `pytorch_lora_weights.safetensors`; created if it does not exist.
+            unet_lora_layers, text_encoder_lora_layers, appearance_encoder_lora_layers (`Mapping`, *optional*):
+                Weights of a network in PEFT's layout, from `peft.get_peft_model_state_dict`. At least one is needed.
+            kwargs:
+                `unet_lora_adapter_metadata` and the same of the other networks, from `peft.LoraConfig.to_dict`;
+                without it, the scale is 1. And `weight_name`, `safe_serialization`, `save_function` and
+                `is_main_process`, as in [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.save_lora_weights`].
+
+        Raises:
+            ValueError: If there are no weights.
+        """
+        given = (unet_lora_layers, text_encoder_lora_layers, appearance_encoder_lora_layers)
+        layers = {name: weights for name, weights in zip(cls._lora_loadable_modules, given, strict=True) if weights}
+        metadata = {name: kwargs.pop(f"{name}_lora_adapter_metadata", None) for name in cls._lora_loadable_modules}
+        if not layers:
+            raise ValueError("`unet_lora_layers`, or the layers of another network, must contain weights.")
+        cls._save_lora_weights(save_directory, layers, {name: metadata[name] for name in layers}, **kwargs)
+
+    def fuse_lora(
+        self, components: Sequence[str] = ("unet", "text_encoder", "appearance_encoder"), *args: Any, **kwargs: Any
+    ) -> None:
+        """Merge LoRA into the weights of networks, as [`~diffusers.loaders.lora_base.LoraBaseMixin.fuse_lora`] does.
+
+        Args:
+            components (`Sequence[str]`, *optional*, defaults to `("unet", "text_encoder", "appearance_encoder")`):
+                Names of the networks.
+            args, kwargs:
+                `lora_scale`, `safe_fusing` and `adapter_names`.
+        """
+        super().fuse_lora(list(components), *args, **kwargs)
+
+    def unfuse_lora(
+        self, components: Sequence[str] = ("unet", "text_encoder", "appearance_encoder"), **kwargs: Any
+    ) -> None:
+        """Reverse `fuse_lora`.
+
+        Args:
+            components (`Sequence[str]`, *optional*, defaults to `("unet", "text_encoder", "appearance_encoder")`):
+                Names of the networks.
+            kwargs:
+                Ignored arguments of older versions of diffusers.
+        """
+        super().unfuse_lora(list(components), **kwargs)
 
     def _check_lora(self, layers: Mapping[str, Mapping[str, LoraLayer]]) -> None:
         """Raise an error for LoRA without effect in this pipeline."""
@@ -176,7 +241,8 @@ def _check_hotswap(unet: ModelMixin, name: str, layers: Mapping[str, Mapping[str
     from peft.utils.hotswap import check_hotswap_configs_compatible
 
     if set(layers) != {"unet"}:
-        raise ValueError(f"`hotswap` supports LoRA for the UNet only, but `{SOURCE}` has some for the text encoder.")
+        others = " and the ".join(name.replace("_", " ") for name in layers if name != "unet")
+        raise ValueError(f"`hotswap` supports LoRA for the UNet only, but `{SOURCE}` has some for the {others}.")
     if any(layer.merged for layer in lora_layers(unet)):
         raise ValueError("`hotswap` cannot be used while LoRA is fused: call `unfuse_lora()` first.")
     old = {module for module, layer in unet.named_modules() if name in getattr(layer, "lora_A", {})}

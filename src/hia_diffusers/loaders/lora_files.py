@@ -41,6 +41,7 @@ PARTS = {"A": "down", "B": "up", "down": "down", "up": "up"}
 # Prefixes of networks and of wrappers.
 PREFIXES = {
     "unet.": "unet",
+    "appearance_encoder.": "appearance_encoder",
     "lora_unet_": "unet",
     "text_encoder.": "text_encoder",
     "lora_te_": "text_encoder",
@@ -205,7 +206,8 @@ def layers_of(
         file ([`LoraFile`]):
             The file.
         networks (`Mapping[str, nn.Module | None]`):
-            `"unet"` and `"text_encoder"`, which may be None.
+            `"unet"`, `"appearance_encoder"` and `"text_encoder"`, which may be None. Layers without a prefix are
+            those of the UNet or the text encoder.
 
     Returns:
         `tuple[dict[str, dict[str, LoraLayer]], list[str]]`: By network, the names of its modules with their LoRA; and
@@ -311,9 +313,9 @@ def _find(layer: str, tables: Mapping[str, Mapping[str, str]]) -> tuple[str, str
             name = _without_wrappers(layer.removeprefix(prefix))
             return component, tables.get(component, {}).get(_module_name(name))
     name = _module_name(layer)
-    for component, table in tables.items():
-        if name in table:
-            return component, table[name]
+    for component in ("unet", "text_encoder"):
+        if name in tables.get(component, {}):
+            return component, tables[component][name]
     return ("text_encoder" if TEXT_LAYER.fullmatch(name) else ""), None
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers.training_utils import cast_training_params
 from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 
@@ -24,7 +25,7 @@ from .. import checks
 from ..models.autoencoder import Autoencoder, decode_latents
 from ..models.denoiser import HIAConditions, HIADenoiser
 from ..training.regional_decoding import RegionWindows, decode_windows
-from ..training.stages import train_only
+from ..training.stages import train_only, trains_weights
 from .counting import GPUOperators, LiveBytes, gibibytes, num_bytes, on_meta
 
 
@@ -142,7 +143,8 @@ def estimate_training_memory(
 
     Args:
         denoiser ([`HIADenoiser`]):
-            The networks, on any device including meta. It does not matter which parameters require gradients.
+            The networks, on any device including meta. It does not matter which parameters require gradients. If they
+            have LoRA, only that is trained.
         setup ([`TrainingSetup`]):
             The other options of the step.
         vae (`AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`, *optional*):
@@ -334,8 +336,9 @@ def _trained_on_meta(denoiser: HIADenoiser, setup: TrainingSetup) -> HIADenoiser
     denoiser = on_meta(denoiser)
     train_only(denoiser, setup.parts)
     for network in denoiser.children():
-        if setup.sharding != "fsdp" and not any(parameter.requires_grad for parameter in network.parameters()):
+        if setup.sharding != "fsdp" and not trains_weights(network):
             _cast(network, setup)
+            cast_training_params(network, torch.float32)  # those of LoRA
     return denoiser
 
 

@@ -52,7 +52,7 @@ class HIAConditions:
         control_scale (`float`, *optional*, defaults to 1.0):
             Factor by which the outputs of the ControlNet are multiplied. If it is 0, the ControlNet does not run.
         attention_kwargs (`dict`, *optional*):
-            `cross_attention_kwargs` of the UNet.
+            `cross_attention_kwargs` of the UNet; the appearance encoder reads `scale`, that of its LoRA.
         unconditional (`bool` or `torch.Tensor` of shape `(B,)`, *optional*, defaults to `False`):
             Which clips are in the unconditional branch: all, none, or those for which a boolean tensor is true.
     """
@@ -339,7 +339,8 @@ class HIADenoiser(nn.Module):
         if self.reference_timestep == "zero":
             timestep = torch.zeros_like(torch.as_tensor(timestep))
         in_dtype = _to_dtype_of(encoder)
-        output = encoder(in_dtype(latents), timestep, in_dtype(states))
+        scale = {name: value for name, value in (conditions.attention_kwargs or {}).items() if name == "scale"}
+        output = encoder(in_dtype(latents), timestep, in_dtype(states), cross_attention_kwargs=scale)
         in_dtype = _to_dtype_of(self.unet)
         features = {
             name: in_dtype(value.repeat_interleave(clips_per_image, dim=0))

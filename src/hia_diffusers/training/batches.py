@@ -63,7 +63,8 @@ def build_dataset(config: BaseTrainingConfig, condition_dropout: float = 0.0) ->
         source = PreparedClips(config.train_data_dir)
     else:
         assert config.procedural_clips is not None, "`config` is validated"
-        source = ProceduralClips("train", config.procedural_clips, config.procedural_frames)
+        person = config.procedural_person
+        source = ProceduralClips("train", config.procedural_clips, config.procedural_frames, identity=person)
     least, greatest = config.frame_stride
     return HIADataset(
         source,
@@ -176,6 +177,8 @@ def _cached_samples(
     assert config.cache_latents is not None
     encoders = {name: pipeline.components[name] for name in ("vae", "image_encoder", "text_encoder")}
     key = {name: str(getattr(config, name)) for name in CACHE_OPTIONS}
+    if config.procedural_person is not None:
+        key["procedural_person"] = str(config.procedural_person)
     key |= {"sizes": str(config.frame_sizes), "samples_version": str(SAMPLES_VERSION)}
     key |= {"images": str(keep_images), "mixed_precision": accelerator.mixed_precision}
     key["encoders"] = sha256_of_weights(encoders)

@@ -58,6 +58,10 @@ SchedulerName = Literal[
 ]
 
 
+LORA_NETWORKS = ("unet", "appearance_encoder")
+LORA_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")
+
+
 def option(default: object, help: str) -> Any:
     """A field of a config.
 
@@ -149,6 +153,39 @@ class StageOptions(Options):
 
 
 @dataclass(kw_only=True)
+class LoraOptions(Options):
+    """Options of LoRA, which is trained instead of the weights of the networks."""
+
+    _argument_group_name = "LoRA"
+
+    lora_rank: Count | None = option(None, "train LoRA of this rank, and save it instead of a pipeline")
+    lora_alpha: Positive | None = option(
+        None, "scales the LoRA by alpha / rank (default: the rank)"
+    )
+    lora_networks: list[str] | None = option(
+        None,
+        f"networks with LoRA in the spatial stage, of {' and '.join(LORA_NETWORKS)} (default: unet); in the temporal "
+        "stages, the motion modules of the UNet have it",
+    )
+    lora_target_modules: list[str] | None = option(
+        None, f"layers with LoRA, by the ends of their names (default: {' '.join(LORA_TARGET_MODULES)})"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.lora_networks or []:
+            checks.one_of("lora_networks", name, LORA_NETWORKS)
+
+    def validate(self) -> None:
+        """Check the combination of options, as in [`Options.validate`]."""
+        super().validate()
+        if self.lora_rank is None:
+            for name in ("lora_alpha", "lora_networks", "lora_target_modules"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"--{name} needs --lora_rank.")
+
+
+@dataclass(kw_only=True)
 class DataOptions(Options):
     """Options of samples and their loading."""
 
@@ -157,6 +194,9 @@ class DataOptions(Options):
     train_data_dir: str | None = option(None, "folder or URL of prepared clips, from `hia-diffusers prepare`")
     procedural_clips: Count | None = option(None, "train on this many clips of procedural people instead")
     procedural_frames: Count = option(300, "frames of each procedural clip")
+    procedural_person: NonNegativeInt | None = option(
+        None, "number of the person in all procedural clips (default: another person in each)"
+    )
     sizes: list[str] = option(["512x896"], "WIDTHxHEIGHT of the aspect buckets")
     resolution_scale: Positive = option(1.0, "factor on the sizes")
     num_frames: Count = option(1, "number of frames of a sample")
@@ -186,6 +226,8 @@ class DataOptions(Options):
         super().validate()
         if (self.train_data_dir is None) == (self.procedural_clips is None):
             raise ValueError("give either --train_data_dir or --procedural_clips.")
+        if self.procedural_person is not None and self.procedural_clips is None:
+            raise ValueError("--procedural_person needs --procedural_clips.")
 
 
 @dataclass(kw_only=True)
@@ -316,7 +358,7 @@ class BaseTrainingConfig(DataOptions, OptimizationOptions, RunOptions):
 
 
 @dataclass(kw_only=True)
-class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
+class TrainingConfig(StageOptions, LoraOptions, ObjectiveOptions, BaseTrainingConfig, ValidationOptions):
     """The options of a run of one stage (`examples/train_hia.py`).
 
     Defaults are those of the spatial stage; [`~hia_diffusers.training.stages.STAGES`] contains a config for each
@@ -332,6 +374,12 @@ class TrainingConfig(StageOptions, ObjectiveOptions, BaseTrainingConfig, Validat
             raise ValueError(
                 "--output_dir must differ from --pretrained_model_name_or_path, which the run reads until its end."
             )
+        if self.lora_rank is not None and self.stage == "regional":
+            raise ValueError("--lora_rank is for the spatial and the temporal stages.")
+        if self.lora_rank is not None and self.spatial_trainable != "all":
+            raise ValueError("give either --lora_rank or --spatial_trainable conditions.")
+        if self.lora_networks is not None and self.stage != "spatial":
+            raise ValueError("--lora_networks is for the spatial stage; the temporal stages train motion modules.")
 
 
 def _checked(name: str, value: object, kind: object) -> Any:

@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""The final pipeline of a run: written atomically, with a model card, and uploaded."""
+"""The final pipeline of a run: written atomically, with a model card. And the upload of a run's result."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 
 from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig, TrainingConfig
+from .lora import FILE_NAME as LORA_FILE
 from .run_state import FREE_OPTIONS
 from .stages import trained_parts
 
@@ -45,6 +46,7 @@ def training_card(config: TrainingConfig, version: str, accelerator: Accelerator
             Accelerator of the run, which determines the number and kind of devices.
     """
     device = accelerator.device
+    is_without = config.lora_rank is None and "motion_modules" not in trained_parts(config)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return TRAINING_CARD.format(
         stage=config.stage,
@@ -52,7 +54,7 @@ def training_card(config: TrainingConfig, version: str, accelerator: Accelerator
         steps=config.max_train_steps,
         torch=torch.__version__,
         devices=f"{accelerator.num_processes} x {name}",
-        motion_modules="" if "motion_modules" in trained_parts(config) else WITHOUT_MOTION_MODULES,
+        motion_modules=WITHOUT_MOTION_MODULES if is_without else "",
         rows=option_rows(config),
     )
 
@@ -109,21 +111,24 @@ def save_whole_pipeline(pipeline: HIAPipeline, folder: Path, card: str) -> None:
 
 
 def push_to_hub(config: TrainingConfig, folder: Path) -> None:
-    """Upload a pipeline, without other files in its folder.
+    """Upload a pipeline or LoRA, without other files in its folder.
 
     Args:
         config ([`TrainingConfig`]):
             Config of the run.
         folder (`Path`):
-            Folder of the pipeline.
+            Folder of the result.
 
     Raises:
         RuntimeError: If the upload fails.
     """
     api = HfApi(token=config.hub_token)
     name = config.hub_model_id or folder.resolve().name
-    components = json.loads((folder / "model_index.json").read_text())
-    patterns = ["model_index.json", "pipeline.py", "README.md", *(f"{component}/*" for component in components)]
+    if config.lora_rank is not None:
+        patterns = [LORA_FILE, "README.md"]
+    else:
+        components = json.loads((folder / "model_index.json").read_text())
+        patterns = ["model_index.json", "pipeline.py", "README.md", *(f"{component}/*" for component in components)]
     try:
         api.upload_folder(
             repo_id=api.create_repo(name, exist_ok=True).repo_id,
@@ -133,6 +138,6 @@ def push_to_hub(config: TrainingConfig, folder: Path) -> None:
         )
     except Exception as error:  # from the network, the Hub or its storage, without a common class
         raise RuntimeError(
-            f"--push_to_hub: the upload to {name} failed: {' '.join(str(error).split())} The trained pipeline is in "
+            f"--push_to_hub: the upload to {name} failed: {' '.join(str(error).split())} The result is in "
             f"{folder}; the same command with --resume_from_checkpoint latest uploads it without training."
         ) from error

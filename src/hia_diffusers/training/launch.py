@@ -19,11 +19,13 @@ from accelerate.utils import (
 )
 from diffusers import ModelMixin
 from diffusers.optimization import get_scheduler
+from diffusers.training_utils import cast_training_params
 from torch import nn
 
 from ..models.denoiser import HIADenoiser
 from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig, TrainingConfig
+from .stages import trains_weights
 
 
 SHARDING: dict[DistributedType, Literal["fsdp", "zero2"]] = {
@@ -88,6 +90,8 @@ def check_launch(config: TrainingConfig, accelerator: Accelerator) -> None:
         ValueError: If options are incompatible with the launch configuration of accelerate.
     """
     kind = accelerator.distributed_type
+    if config.lora_rank is not None and kind in SHARDING:
+        raise ValueError("--lora_rank cannot be used with FSDP or DeepSpeed, which split the weights.")
     if config.use_ema and kind in SHARDING:
         raise ValueError("--use_ema cannot be used with FSDP or DeepSpeed, which split the weights.")
     if config.validation_steps and kind == DistributedType.FSDP:
@@ -125,6 +129,8 @@ def place_networks(
 ) -> None:
     """Move all networks to the device. Frozen networks are kept in the precision in which they run.
 
+    A network of which only LoRA is trained is one of them; the weights of LoRA are kept in float32.
+
     Args:
         config ([`BaseTrainingConfig`]):
             Config of the run.
@@ -144,8 +150,8 @@ def place_networks(
     if accelerator.distributed_type == DistributedType.FSDP:  # it requires one precision
         dtype = torch.float32
     for network in (model.appearance_encoder, model.controlnet, model.unet):
-        trained = any(parameter.requires_grad for parameter in network.parameters())
-        move(network, accelerator.device, torch.float32 if trained else dtype)
+        move(network, accelerator.device, torch.float32 if trains_weights(network) else dtype)
+        cast_training_params(network, torch.float32)  # those of LoRA
 
 
 def move(network: ModelMixin, device: torch.device, dtype: torch.dtype) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 from torch import nn
 
+from ..models.attachments import lora_layers
 from ..models.denoiser import HIADenoiser
-from .config import TrainingConfig
+from .config import LORA_NETWORKS, TrainingConfig
 
 
 # The networks, with the UNet in two parts: its spatial layers, and its temporal layers.
@@ -54,6 +55,8 @@ def trained_parts(config: TrainingConfig) -> tuple[str, ...]:
             Config with the `stage`, and the choice of what it trains.
     """
     if config.stage == "spatial":
+        if config.lora_rank is not None:
+            return tuple(config.lora_networks or LORA_NETWORKS[:1])
         return SPATIAL_PARTS[:2] if config.spatial_trainable == "conditions" else SPATIAL_PARTS
     if config.stage == "regional":
         return SPATIAL_PARTS if config.regional_trainable == "all" else SPATIAL_PARTS[:1]
@@ -70,11 +73,31 @@ def part_of(parameter_name: str) -> str:
     return "motion_modules" if ".motion_modules." in parameter_name else parameter_name.split(".")[0]
 
 
+def is_lora(parameter_name: str) -> bool:
+    """Return whether a parameter is one of a LoRA of PEFT.
+
+    Args:
+        parameter_name (`str`):
+            Name as in `named_parameters`.
+    """
+    return ".lora_A." in parameter_name or ".lora_B." in parameter_name
+
+
+def trains_weights(network: nn.Module) -> bool:
+    """Return whether weights of a network are trained, other than those of LoRA.
+
+    Args:
+        network (`nn.Module`):
+            A network of [`HIADenoiser`].
+    """
+    return any(parameter.requires_grad and not is_lora(name) for name, parameter in network.named_parameters())
+
+
 def train_only(denoiser: HIADenoiser, parts: Collection[str]) -> list[nn.Parameter]:
     """Let only the parameters of the given parts require gradients.
 
     Motion modules that are not trained are disabled, regardless of their weights: the paper inserts them after the
-    spatial and regional stages (Sec. 3.3).
+    spatial and regional stages (Sec. 3.3). If networks have LoRA, only that of the parts is trained.
 
     Args:
         denoiser ([`HIADenoiser`]):
@@ -91,7 +114,8 @@ def train_only(denoiser: HIADenoiser, parts: Collection[str]) -> list[nn.Paramet
     unknown = set(parts) - set(PARTS)
     if unknown or not parts:
         raise ValueError(f"`parts` must be some of {PARTS}, got {tuple(parts)}.")
+    has_lora = bool(lora_layers(denoiser))
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
+        parameter.requires_grad_(part_of(name) in parts and (not has_lora or is_lora(name)))
     denoiser.unet.set_motion_modules("motion_modules" in parts)
     return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
