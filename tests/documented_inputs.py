@@ -132,6 +132,13 @@ def write_trained_pipelines(folder: Path) -> None:
     pipeline.save_pretrained(folder / "runs" / "dance" / "lcm")
 
 
+def write_person_lora(folder: Path) -> None:
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = SMALL_SIZE["block_out_channels"][0]
+    layers = {f"{layer}.lora_A.weight": torch.rand(2, width), f"{layer}.lora_B.weight": torch.rand(width, 2)}
+    HIAPipeline.save_lora_weights(folder / "runs" / "person-lora", unet_lora_layers=layers)
+
+
 def write_published_adapter(folder: Path) -> None:
     write_ip_adapter(folder / "h94" / "IP-Adapter", random_tiny_pipeline().unet)
 

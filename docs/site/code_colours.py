@@ -10,9 +10,7 @@ STYLES = {"light": "default", "dark": "github-dark"}
 
 
 def on_files(files, config, **kwargs):
-    rules = [
-        HtmlFormatter(style=style).get_style_defs(f'[data-bs-theme="{mode}"] .highlight')
-        for mode, style in STYLES.items()
-    ]
-    files.append(File.generated(config, "site/code.css", content="\n".join(rules)))
+    for mode, style in STYLES.items():
+        colours = HtmlFormatter(style=style).get_style_defs(".highlight")
+        files.append(File.generated(config, f"site/code-{mode}.css", content=colours))
     return files

@@ -23,6 +23,7 @@ from random_tiny import random_tiny_pipeline
 from hia_diffusers import MotionBlurConditioner, WholeBodyKeypoints
 from hia_diffusers.commands import evaluate as command
 from hia_diffusers.conditioning.regions import box_masks, face_boxes
+from hia_diffusers.metrics import disco
 from hia_diffusers.metrics.evaluation import VideoEvaluation
 from hia_diffusers.metrics.extractors import PROCEDURAL_SHA256
 from hia_diffusers.models.autoencoder import decode_latents, encode_images
@@ -131,6 +132,66 @@ def test_a_video_and_a_folder_of_frames_can_be_compared(tmp_path):
     true = np.concatenate([images(length, seed) for seed, length in enumerate(LENGTHS.values())])
     assert metrics["l1"]["value"] == pytest.approx(np.abs(lossy / 255 - true / 255).mean(), rel=1e-5)
     assert metrics["psnr"]["value"] > 30
+
+
+def write_flat(folder, source):
+    """As DisCo's code writes frames: those of all clips in one folder."""
+    folder.mkdir()
+    for path in Path(source).rglob("*.png"):
+        shutil.copyfile(path, folder / f"TiktokDance_{path.parent.name}_{int(path.stem.split('_')[1]):04d}.png")
+
+
+def test_the_frames_of_all_clips_may_be_in_one_folder(tmp_path):
+    for source in ("predictions", "frames"):
+        write_flat(tmp_path / source, source)
+    report = evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions", targets=tmp_path / "frames")
+    expected = evaluate(tmp_path / "expected.json")
+    assert report["metrics"] == expected["metrics"]
+    assert list(report["clips"]) == ["TiktokDance_dance", "TiktokDance_walk"]
+
+
+def test_the_folders_of_the_tiktok_dataset_are_read(tmp_path):
+    for name in LENGTHS:
+        shutil.copytree(f"frames/{name}", tmp_path / "TikTok_dataset" / name / "images")
+        shutil.copytree(f"predictions/{name}", tmp_path / "TikTok_dataset" / name / "masks")
+    report = evaluate(tmp_path / "scores.json", targets=tmp_path / "TikTok_dataset")
+    assert report["metrics"] == evaluate(tmp_path / "expected.json")["metrics"]
+    shutil.rmtree(tmp_path / "TikTok_dataset" / "walk" / "masks")
+    again = evaluate(tmp_path / "again.json", targets=tmp_path / "TikTok_dataset")
+    assert again["source"]["targets"] == report["source"]["targets"]
+    (tmp_path / "TikTok_dataset" / "walk" / "images" / "frame_0.png").unlink()
+    write_frames(tmp_path / "other", images(1, 5))
+    shutil.move(tmp_path / "other" / "frame_0.png", tmp_path / "TikTok_dataset" / "walk" / "images")
+    other = evaluate(tmp_path / "other.json", targets=tmp_path / "TikTok_dataset")
+    assert other["source"]["targets"] != report["source"]["targets"]
+
+
+@pytest.mark.parametrize("name", ["0001", "dance", "_0001"])
+def test_a_frame_among_others_needs_a_clip_and_a_number(tmp_path, capsys, name):
+    write_flat(tmp_path / "predictions", "predictions")
+    shutil.copyfile("frames/walk/frame_0.png", tmp_path / "predictions" / f"{name}.png")
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path / "scores.json", predictions=tmp_path / "predictions")
+    assert_one_error_line(capsys, f"{name}.png", "must be named after its clip and its number")
+
+
+def test_the_protocol_of_disco_names_every_choice_that_differs(tmp_path, capsys):
+    report = evaluate(tmp_path / "scores.json", "--protocol", "disco")
+    differences = report["protocol"]["differences"]
+    assert report["protocol"]["name"] == "disco" and report["protocol"]["clip_stride"] == 1
+    assert differences["FVD"] == "not computed: give --i3d" and "floating point" in differences["PSNR"]
+    table = capsys.readouterr().out.split("differs from DisCo's code\n")[1].splitlines()
+    assert [line.split()[0] for line in table[:7]] == ["L1", "PSNR", "SSIM", "LPIPS", "FID", "FID-VID", "FVD"]
+    assert table[0].split()[1] == f"{report['metrics']['disco_l1']['value']:.5g}"
+    for name, text in differences.items():
+        assert f"  {text}" in next(line for line in table if line.split()[0] == name)
+
+    known = dict.fromkeys(("disco_l1", "psnr", "ssim", "disco_lpips", "FID", "FID-VID", "FVD"), {"value": 1.0})
+    assert disco.differences(known, "vgg", False, 1).keys() == {"L1", "PSNR", "SSIM", "FID"}
+    other = disco.differences(known, "alex", True, 16)
+    assert "backbone is alex" in other["LPIPS"] and "--pad_fid" in other["FID"]
+    assert "every 16th frame" in other["FVD"] and other["FVD"] == other["FID-VID"]
+    assert "name" not in evaluate(tmp_path / "plain.json")["protocol"]
 
 
 def test_the_truth_against_itself(tmp_path):

@@ -100,6 +100,11 @@ NEEDS = {
         },
     ),
     "docs/feature_networks.md": Page(names=("videos",), files=(inputs.write_i3d,)),
+    "docs/index.md": Page(
+        files=(inputs.write_photo,),
+        hub=inputs.write_published_weights,
+        replaced={"--output me.mp4": "--output me.mp4 --size 64x64 --max_frames 2 --num_inference_steps 2"},
+    ),
     "docs/keypoints.md": Page(
         names=("np", "image"),
         files=(inputs.write_openpose, inputs.write_pose_file),
@@ -112,8 +117,14 @@ NEEDS = {
             ),
         },
     ),
+    "docs/live_previews.md": Page(names=("condition", "image", "pipe")),
     "docs/loading.md": Page(names=("folder",)),
     "docs/long_video.md": Page(names=("condition", "generator", "image")),
+    "docs/one_person.md": Page(
+        files=(inputs.write_videos, inputs.write_person_lora),
+        hub=inputs.write_published_weights,
+        replaced={"--size 512x768 --workers 4": "--size 96x128 --workers 1"},
+    ),
     "docs/photo.md": Page(
         files=(inputs.write_photo,),
         hub=inputs.write_published_weights,
@@ -145,6 +156,7 @@ NEEDS = {
             "--output demo\n": "--output demo --num_frames 2\n",
         }
     ),
+    "docs/schedulers.md": Page(names=("condition", "image", "pipe")),
     "docs/synthetic.md": Page(replaced={"in proc_dance_v1()": "in proc_dance_v1()[:1]", "range(32)": "range(2)"}),
     "docs/training.md": Page(
         names=("HIAPipeline", "condition", "generator", "image"),

@@ -1,20 +1,34 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
+import http.server
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
-from documented_code import ROOT
+from documented_code import ROOT, code_blocks
+from page_server import PATIENCE
 
 import hia_diffusers
 
 
 DOCS = ROOT / "docs"
+SCREENSHOTS = ROOT / "build" / "docs-screenshots"
+
+# The theme searches when a key is released; until its index is built, in vain.
+SEARCH = """title => {
+    document.getElementById("mkdocs-search-query").dispatchEvent(new Event("keyup"));
+    const results = [...document.querySelectorAll("#mkdocs-search-results article h3")];
+    return results.some(result => result.textContent === title);
+}"""
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 def load(path):
@@ -36,19 +50,87 @@ def pages_of(navigation):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
 
-def test_every_page_is_in_the_navigation(site):
-    navigation = re.search(r"^nav:\n(?:[ #].*\n|\n)+", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[0]
-    named = pages_of(yaml.safe_load(navigation)["nav"])
+def test_every_page_is_in_one_of_four_groups(site):
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert [list(group) for group in navigation] == [["Start"], ["Guides"], ["Concepts"], ["Reference"]]
+    named = pages_of(navigation)
     assert sorted(named) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
     for name in named:
         page = name.removesuffix("index.md") + "index.html" if name.endswith("index.md") else f"{name[:-3]}/index.html"
         assert (site / page).is_file()
+
+
+def test_the_start_page_has_a_film_two_commands_and_three_ways(site):
+    page = (site / "index.html").read_text()
+    main = page[page.index('role="main"') : page.index("<footer")]
+    assert len(re.findall("<img ", main)) == 1
+    assert [len(block.text.splitlines()) for block in code_blocks(DOCS / "index.md")] == [2]
+    ways = re.findall(r'<a href="([^"]+)"><strong>', main)
+    assert len(ways) == 3 and all((site / way / "index.html").is_file() for way in ways)
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    """Opens pages of the site at a size of the window, in dark mode or not."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: `make browser` installs Debian's, or the variable CHROMIUM names one")
+    from playwright.sync_api import sync_playwright
+
+    errors = []
+    handler = functools.partial(SilentHandler, directory=site)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def open_page(name, width=1280, height=900, **options):
+            page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
+            page.set_default_timeout(1000 * PATIENCE)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(f"http://127.0.0.1:{server.server_port}/{name}")
+            return page
+
+        yield open_page
+        browser.close()
+    assert errors == []
+    server.shutdown()
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_the_search_finds_what_people_type(browser):
+    page = browser("")
+    page.locator("[data-bs-target='#mkdocs_search_modal']").click()
+    expected = {
+        "VRAM": "Your card: GPU memory (VRAM) and time",
+        "out of memory": "Out of memory",
+        "callback": "Callbacks and live previews",
+        "checkpoint": "Checkpoints and resuming",
+        "LoRA": "Fifty clips of one person",
+        "fps": "Three minutes",
+    }
+    for query, title in expected.items():
+        page.locator("#mkdocs-search-query").fill(query)
+        page.wait_for_function(SEARCH, arg=title, polling=500, timeout=60_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_its_window(browser, width, scheme):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for name in ("", "one_person/", "api/pipeline/"):
+        page = browser(name, width, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == width, name
+        assert page.evaluate("document.documentElement.dataset.bsTheme") == scheme
+        page.screenshot(path=SCREENSHOTS / f"{name.strip('/').replace('/', '-') or 'index'}-{width}-{scheme}.png")
 
 
 def test_every_public_name_is_in_the_reference(site):

@@ -10,11 +10,14 @@ import pytest
 import torch
 from forked_python import run
 from huggingface_hub import ModelCard
+from published_weights import write_moore
 from rounding import assert_equal_up_to_rounding
 from safetensors.torch import load_file
 from small_networks import NETWORKS, write_pipeline
 
-from hia_diffusers import HIAPipeline
+from hia_diffusers import HIAPipeline, HIAPoseGuider
+from hia_diffusers.conversion.moore_animate_anyone import convert_moore_animate_anyone
+from hia_diffusers.conversion.parts import convert_parts
 from hia_diffusers.memory.counting import on_meta
 from hia_diffusers.memory.training_memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.models.attachments import lora_layers
@@ -70,7 +73,7 @@ def person(base, tmp_path_factory):
 def animate(pipe):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    image, condition = torch.rand(1, 3, 48, 32, generator=generator), torch.rand(3, 6, 48, 32, generator=generator)
+    image, condition = torch.rand(1, 3, 64, 64, generator=generator), torch.rand(3, 6, 64, 64, generator=generator)
     arguments = {"num_inference_steps": 2, "generator": generator, "output_type": "latent"}
     return pipe(image, condition, **arguments).frames
 
@@ -190,3 +193,66 @@ def test_options_of_lora_need_its_rank(base, tmp_path, option):
 def test_the_options_are_recorded(person):
     recorded = json.loads((person[0] / "options.json").read_text())
     assert recorded["lora_rank"] == 2 and recorded["lora_networks"] == ["unet", "appearance_encoder"]
+
+
+CONFIGS = SCRIPT.parent / "configs"
+SMALL = [
+    *("--procedural_clips", "2", "--sizes", "64x64", "--num_frames", "2", "--max_train_steps", "1"),
+    *("--gradient_accumulation_steps", "1", "--dataloader_num_workers", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def one_person(tmp_path_factory):
+    """Every stage of both configs, in one process, from a converted checkpoint."""
+    folder = tmp_path_factory.mktemp("one_person")
+    published = write_moore(tmp_path_factory.mktemp("published"))
+    paths = (published / "weights", published / "base", published / "variations")
+    convert_moore_animate_anyone(*paths).model.save_pretrained(folder / "runs" / "moore")
+    runs = []
+    for name, stages in (("finetune-24gb", STAGES), ("lora-12gb", ("spatial", "temporal-half", "temporal-full"))):
+        previous = "runs/moore"
+        for stage in stages:
+            output = f"runs/{name}/{stage}"
+            run_options = [*SMALL, "--no_use_8bit_adam"] if name == "finetune-24gb" else SMALL
+            runs.append(
+                ["--stage", stage, "--config", str(CONFIGS / f"{name}.yaml"), "--output_dir", output]
+                + ([] if stage == "spatial" else ["--pretrained_model_name_or_path", previous])
+                + run_options
+            )
+            previous = output if name == "finetune-24gb" else previous
+    (folder / "runs.json").write_text(json.dumps(runs))
+    script = Path(__file__).parents[1] / "training_runs.py"
+    result = run(script, folder / "runs.json", cwd=folder, timeout=900)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "runs"
+
+
+def test_fine_tuning_keeps_the_pose_guider_of_a_converted_checkpoint(one_person):
+    before = HIAPipeline.from_pretrained(one_person / "moore")
+    assert isinstance(before.controlnet, HIAPoseGuider) and before.controlnet.config.conditioning_channels == 3
+    for stage in STAGES:
+        pipe = HIAPipeline.from_pretrained(one_person / "finetune-24gb" / stage)
+        assert isinstance(pipe.controlnet, HIAPoseGuider) and pipe.controlnet.config.conditioning_channels == 6
+        assert pipe.unet.config.use_motion_modules is stage.startswith("temporal")
+    # One step of a warm-up moves the weights little: they are those of the checkpoint.
+    weights = [part.controlnet.controlnet_cond_embedding.conv_in.weight for part in (before, pipe)]
+    torch.testing.assert_close(weights[1][:, :3], weights[0], atol=1e-4, rtol=0)
+    assert pipe.config.call_defaults["pose_map"] == before.config.call_defaults["pose_map"]
+    animate(pipe)
+
+
+def test_lora_are_used_together_with_the_converted_checkpoint(one_person):
+    pipe = HIAPipeline.from_pretrained(one_person / "moore")
+    for stage in ("spatial", "temporal-full"):
+        pipe.load_lora_weights(one_person / "lora-12gb" / stage, adapter_name=stage)
+        assert not (one_person / "lora-12gb" / stage / "model_index.json").exists()
+    pipe.set_adapters(["spatial", "temporal-full"], [1.0, 0.5])
+    assert pipe.unet.peft_config["spatial"].r == 16
+    assert pipe.get_active_adapters() == ["spatial", "temporal-full"]
+    animate(pipe)
+
+
+def test_parts_never_replace_a_pose_guider(one_person):
+    with pytest.raises(ValueError, match="got HIAPoseGuider"):
+        convert_parts(one_person / "moore")

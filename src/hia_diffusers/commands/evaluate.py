@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import check_writable, write_whole
+from ..metrics import disco
 from .arguments import (
     DEVICE_HELP,
     DTYPES,
@@ -36,6 +37,7 @@ CONTROL_HELP = (
     "or the reference image of the next clip, or with hands that move the other way"
 )
 CONTROLS = ("autoencoder", "other-pose", "other-reference", "reversed-motion")
+PROTOCOL_HELP = "also print DisCo's metrics, and each choice that differs from its code; sets --clip_stride 1"
 GUIDANCE_INTERVAL_HELP = "fractions of the steps between which there is guidance"
 
 # Groups of options.
@@ -57,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="hia-diffusers evaluate", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help=".json file to write; an existing one is replaced")
     parser.add_argument("--device", help=DEVICE_HELP)
+    parser.add_argument("--protocol", choices=["disco"], help=PROTOCOL_HELP)
 
     add = parser.add_argument_group("score videos in folders").add_argument
     add("--predictions", type=Path, metavar="DIR", help="videos, or folders of frames, one per clip")
@@ -105,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--resnet3d", metavar="FILE", help="3D ResNet-50, for FID-VID")
     add("--i3d", metavar="FILE", help="I3D, for FVD")
     add("--arcface", metavar="FILE", help="ArcFace (.onnx), for the identity of faces; needs keypoints")
-    add("--clip_stride", type=number(int, 1, 10**6), default=16, help="frames between the starts of clips")
+    add("--clip_stride", type=number(int, 1, 10**6), default=Default(16), help="frames between the starts of clips")
     return parser
 
 
@@ -133,6 +136,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         check_writable(args.output)
     except (OSError, ValueError) as error:
         raise ValueError(f"--output: {error}") from error
+    if args.protocol == "disco" and isinstance(args.clip_stride, Default):
+        args.clip_stride = disco.CLIP_STRIDE
     for name, value in vars(args).items():
         if isinstance(value, Default):
             setattr(args, name, value.value)
@@ -261,8 +266,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     report = make_report(evaluation, source, device)
     report["versions"]["hia-diffusers"] = __version__
+    if args.protocol == "disco":
+        notes = disco.differences(report["metrics"], args.lpips_network, args.pad_fid, args.clip_stride)
+        report["protocol"] |= {"name": "disco", "differences": notes}
     write_whole(args.output, json.dumps(report, indent=2, allow_nan=False) + "\n")
     print(table(report["metrics"]))
+    if args.protocol == "disco":
+        print(disco.table(report["metrics"], notes))
     print(f"Wrote {args.output}.")
 
 

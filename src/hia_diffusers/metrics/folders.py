@@ -1,6 +1,9 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading of clips to compare from two folders, which contain videos or folders of frames of the same names.
+"""Loading of clips to compare from two folders, which contain videos, folders of frames, or frames of the same names.
+
+Folders of frames may be those of the TikTok dataset, `NAME/images/0001.png`. One folder with the frames of all clips,
+`NAME_0001.png`, is what DisCo's code writes.
 
 Axes: F frames, H, W; hands are ordered left, right (the person's).
 """
@@ -8,7 +11,9 @@ Axes: F frames, H, W; hands are ordered left, right (the person's).
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ from ..conditioning.whole_body import FACE
 from ..files import sha256_of
 from ..images import load_image
 from ..natural_order import natural_order
-from ..video.frame_folders import FRAME_SUFFIXES, in_order, is_frame
+from ..video.frame_folders import FRAME_SUFFIXES, IMAGES_FOLDER, in_order, is_frame
 from ..video.reading import VIDEO_SUFFIXES, read_video, stream_frames
 from .evaluation import EvaluationClip
 from .frame import SSIM_WINDOW
@@ -34,6 +39,17 @@ KEYPOINT_SUFFIXES = (".safetensors", ".npz")
 MASK_SUFFIXES = (".safetensors",)
 
 SHOWN_NAMES = 5  # of missing or additional clips
+
+# The clip and the number in the name of a frame that lies in one folder with those of other clips.
+FRAME_NAME = re.compile(r"(?P<clip>.*[^\W_])[\W_]+(?P<number>\d+)")
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A clip: where it is, for messages, and the files of its frames, or `None` for a video."""
+
+    path: Path
+    frames: tuple[Path, ...] | None = None
 
 
 def clips_in_folders(
@@ -49,7 +65,8 @@ def clips_in_folders(
 
     Args:
         predictions (`str` or `os.PathLike`):
-            A folder of videos, or of folders of frames, one per clip.
+            A folder of videos, or of folders of frames, one per clip, where the frames may be in a folder `images`; or
+            a folder of the frames of all clips, named `CLIP_NUMBER`.
         targets (`str` or `os.PathLike`):
             The ground truth, with the same names.
         keypoints (`str` or `os.PathLike`, *optional*):
@@ -75,15 +92,15 @@ def clips_in_folders(
     points = _find_annotations("keypoints", keypoints, KEYPOINT_SUFFIXES, expected)
     regions = _find_annotations("masks", masks, MASK_SUFFIXES, expected)
     clips = []
-    for name, path in expected.items():
-        shape = _checked_shape(predicted[name], path)
+    for name, target in expected.items():
+        shape = _checked_shape(predicted[name], target)
         annotations: dict[str, Any] = {}
         if points:
             annotations["keypoints"] = _load_keypoints(points[name], shape)
         if regions:
             _load_masks(regions[name], shape)
             annotations["masks"] = regions[name]
-        load = functools.partial(_load_pair, predicted[name], path, shape, **annotations)
+        load = functools.partial(_load_pair, predicted[name], target, shape, **annotations)
         clips.append(EvaluationClip(name, shape[0], load))
     return clips
 
@@ -97,7 +114,7 @@ def sha256_of_folder(folder: str | os.PathLike) -> str:
     """
     digest = hashlib.sha256()
     for path in _visible(Path(folder)):
-        for file in _visible(path) if path.is_dir() else [path]:
+        for file in _visible(_images_of(path)) if path.is_dir() else [path]:
             if file.is_file():
                 digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\0".encode())
     return digest.hexdigest()
@@ -111,23 +128,48 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: natural_order(path.name))
 
 
-def _find_clips(argument: str, folder: str | os.PathLike) -> dict[str, Path]:
-    """Return the videos and folders in a folder, by their names without suffix."""
-    found: dict[str, Path] = {}
-    for path in _visible(Path(folder)):
-        if not path.is_dir() and path.suffix.lower() not in VIDEO_SUFFIXES:
+def _find_clips(argument: str, folder: str | os.PathLike) -> dict[str, _Clip]:
+    """Return the clips in a folder by their names: those of videos without suffix, of folders, or of frames."""
+    found: dict[str, _Clip] = {}
+    paths = _visible(Path(folder))
+    if paths and all(is_frame(path.name) and path.is_file() for path in paths):
+        return _find_clips_of_frames(argument, paths)
+    for path in paths:
+        if path.is_dir():
+            _add_new(found, path.name, _Clip(path, tuple(_frame_files(_images_of(path)))), argument)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            _add_new(found, path.stem, _Clip(path), argument)
+        else:
             advice = "; put the frames of each clip into a folder of its own" if is_frame(path.name) else ""
             raise ValueError(
                 f"`{argument}`: {str(path)!r} is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a folder{advice}"
             )
-        _add_new(found, path.name if path.is_dir() else path.stem, path, argument)
     if not found:
         raise ValueError(f"`{argument}`: {str(folder)!r} contains no clips")
     return found
 
 
+def _find_clips_of_frames(argument: str, paths: Sequence[Path]) -> dict[str, _Clip]:
+    """Return the clips of a folder with the frames of all of them."""
+    frames: dict[str, list[Path]] = {}
+    for path in paths:
+        match = FRAME_NAME.fullmatch(path.stem)
+        if match is None:
+            raise ValueError(
+                f"`{argument}`: {str(path)!r} must be named after its clip and its number, such as dance_0001.png, or "
+                "be in a folder for its clip"
+            )
+        frames.setdefault(match["clip"], []).append(path)
+    return {name: _Clip(files[0].with_name(name), tuple(in_order(files))) for name, files in frames.items()}
+
+
+def _images_of(folder: Path) -> Path:
+    """Return the folder of the frames: that of the clip, or the one in it that is meant for them."""
+    return folder / IMAGES_FOLDER if (folder / IMAGES_FOLDER).is_dir() else folder
+
+
 def _find_annotations(
-    argument: str, folder: str | os.PathLike | None, suffixes: Sequence[str], targets: Mapping[str, Path]
+    argument: str, folder: str | os.PathLike | None, suffixes: Sequence[str], targets: Mapping[str, _Clip]
 ) -> dict[str, Path] | None:
     if folder is None:
         return None
@@ -139,10 +181,11 @@ def _find_annotations(
     return found
 
 
-def _add_new(found: dict[str, Path], name: str, path: Path, argument: str) -> None:
+def _add_new(found: dict[str, Any], name: str, clip: Any, argument: str) -> None:
     if name in found:
-        raise ValueError(f"`{argument}`: {str(path)!r} and {str(found[name])!r} have the same name")
-    found[name] = path
+        first, second = (getattr(each, "path", each) for each in (found[name], clip))
+        raise ValueError(f"`{argument}`: {str(second)!r} and {str(first)!r} have the same name")
+    found[name] = clip
 
 
 def _check_same_names(where: str, found: Iterable[str], elsewhere: str, expected: Iterable[str]) -> None:
@@ -173,31 +216,32 @@ def _frame_files(folder: Path) -> list[Path]:
 # Contents
 
 
-def _checked_shape(prediction: Path, target: Path) -> tuple[int, int, int]:
+def _checked_shape(prediction: _Clip, target: _Clip) -> tuple[int, int, int]:
     """Return number of frames, height and width, which must be the same for both."""
     shape, predicted = _shape_of(target), _shape_of(prediction)
     if predicted != shape:
         raise ValueError(
-            f"`predictions`: {str(prediction)!r} has {_written(predicted)}, but {str(target)!r} in `targets` has "
-            f"{_written(shape)}"
+            f"`predictions`: {str(prediction.path)!r} has {_written(predicted)}, but {str(target.path)!r} in "
+            f"`targets` has {_written(shape)}"
         )
     if min(shape[1:]) < SSIM_WINDOW:
-        raise ValueError(f"`targets`: {str(target)!r} is smaller than {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
-    if target.is_dir() and prediction.is_dir():
-        predicted_names, names = ([file.stem for file in _frame_files(folder)] for folder in (prediction, target))
-        _check_same_names(f"`predictions` {target.name}", predicted_names, f"`targets` {target.name}", names)
+        raise ValueError(f"`targets`: {str(target.path)!r} is smaller than {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
+    if target.frames is not None and prediction.frames is not None:
+        predicted_names, names = ([file.stem for file in clip.frames or ()] for clip in (prediction, target))
+        name = target.path.name
+        _check_same_names(f"`predictions` {name}", predicted_names, f"`targets` {name}", names)
     return shape
 
 
-def _shape_of(path: Path) -> tuple[int, int, int]:
+def _shape_of(clip: _Clip) -> tuple[int, int, int]:
     """Return number of frames, height and width.
 
     The whole video is decoded, so that damage is detected before the evaluation begins.
     """
-    frames = map(load_frame, _frame_files(path)) if path.is_dir() else stream_frames(path)
+    frames = stream_frames(clip.path) if clip.frames is None else map(load_frame, clip.frames)
     sizes = [frame.shape[:2] for frame in frames]
     if len(set(sizes)) > 1:
-        raise ValueError(f"{str(path)!r} changes its frame size")
+        raise ValueError(f"{str(clip.path)!r} changes its frame size")
     return len(sizes), *sizes[0]
 
 
@@ -205,9 +249,11 @@ def _written(shape: tuple[int, int, int]) -> str:
     return f"{shape[0]} frames of {shape[2]}x{shape[1]}"
 
 
-def _load_frames(path: Path) -> np.ndarray:
+def _load_frames(clip: _Clip) -> np.ndarray:
     """Return the frames, uint8 `(F, H, W, 3)`."""
-    return np.stack(list(map(load_frame, _frame_files(path)))) if path.is_dir() else read_video(path).frames
+    return (
+        read_video(clip.path).frames if clip.frames is None else np.stack([load_frame(path) for path in clip.frames])
+    )
 
 
 def load_frame(path: Path) -> np.ndarray:
@@ -254,8 +300,8 @@ def _load_masks(path: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray
 
 
 def _load_pair(
-    prediction: Path,
-    target: Path,
+    prediction: _Clip,
+    target: _Clip,
     shape: tuple[int, int, int],
     keypoints: WholeBodyKeypoints | None = None,
     masks: Path | None = None,

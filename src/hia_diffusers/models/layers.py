@@ -68,7 +68,9 @@ class InputConvolution(nn.Conv2d):
         """Convolve the first channels, and add the others to the result."""
         if hidden_states.shape[1] == self.in_channels:
             return super().forward(hidden_states)
-        return super().forward(hidden_states[:, : self.in_channels]) + hidden_states[:, self.in_channels :]
+        # Autocast converts only the input of the convolution, and on a CPU the next norm needs the dtype of its weights.
+        added = hidden_states[:, self.in_channels :].to(self.weight.dtype)
+        return super().forward(hidden_states[:, : self.in_channels]) + added
 
 
 class MotionTransformer(AnimateDiffTransformer3D):

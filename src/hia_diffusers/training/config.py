@@ -159,9 +159,7 @@ class LoraOptions(Options):
     _argument_group_name = "LoRA"
 
     lora_rank: Count | None = option(None, "train LoRA of this rank, and save it instead of a pipeline")
-    lora_alpha: Positive | None = option(
-        None, "scales the LoRA by alpha / rank (default: the rank)"
-    )
+    lora_alpha: Positive | None = option(None, "scales the LoRA by alpha / rank (default: the rank)")
     lora_networks: list[str] | None = option(
         None,
         f"networks with LoRA in the spatial stage, of {' and '.join(LORA_NETWORKS)} (default: unet); in the temporal "

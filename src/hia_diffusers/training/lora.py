@@ -84,7 +84,7 @@ def add_lora(denoiser: HIADenoiser, config: TrainingConfig) -> None:
                 target_modules=layers,
                 init_lora_weights="gaussian",
             )
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 network.add_adapter(options, ADAPTER)
 
