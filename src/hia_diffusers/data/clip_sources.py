@@ -265,10 +265,12 @@ class ProceduralClips:
         """Render frames of a clip.
 
         Args:
-            clip, frames, size, with_previous:
+            clip, frames, size:
                 As in [`PreparedClips.load`].
             rng (`np.random.Generator`):
                 Unused: the frames depend only on the clip.
+            with_previous:
+                As in [`PreparedClips.load`].
         """
         height, width = size
         person = clip if self.identity is None else self.identity

@@ -68,7 +68,7 @@ class InputConvolution(nn.Conv2d):
         """Convolve the first channels, and add the others to the result."""
         if hidden_states.shape[1] == self.in_channels:
             return super().forward(hidden_states)
-        # Autocast converts only the input of the convolution, and on a CPU the next norm needs the dtype of its weights.
+        # Autocast converts only the input of the convolution, and on a CPU, norms need the dtype of their weights.
         added = hidden_states[:, self.in_channels :].to(self.weight.dtype)
         return super().forward(hidden_states[:, : self.in_channels]) + added
 
