@@ -30,8 +30,9 @@ def released():
 
 
 @pytest.fixture
-def connect(released):
-    """Connects to a server with three connections, of which an address has two."""
+def connect(released, monkeypatch):
+    """Connects to a server with three connections, of which an address has two. No time is up."""
+    monkeypatch.setattr(connections, "SECONDS", 10.0 * PATIENCE)
 
     async def app(scope, receive, send):
         while scope["path"] == "/wait" and not released.is_set():
@@ -43,7 +44,7 @@ def connect(released):
             await send({"type": "http.response.body", "body": body, "more_body": number < len(parts)})
 
     limits = Limits(connections=3, address_connections=2)
-    options = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+    options = {"ws": "none", "lifespan": "off", "log_config": None, "timeout_keep_alive": 10 * PATIENCE}
     server = uvicorn.Server(uvicorn.Config(app, http=limited_connection(limits), **options))
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
 
@@ -101,8 +102,10 @@ def test_one_that_is_answered_is_not_closed_for_another(connect, released, caplo
 
 
 def test_who_leaves_frees_a_place(connect):
-    for _ in range(2):
-        connect(request("/wait")).close()
+    leaving = [connect(request("/wait")) for _ in range(2)]
+    time.sleep(0.5)
+    for connection in leaving:
+        connection.close()
     start = time.monotonic()
     while not ask(connect()):
         assert time.monotonic() < start + PATIENCE

@@ -215,6 +215,44 @@ def test_a_reader_that_was_taken_over_cannot_take_back_its_limits(tmp_path):
     assert numbers == {"raised": 0, "written": 0}
 
 
+def answer_and_stay(sender, kind, path, limits):
+    sender.send_bytes(json.dumps({"error": "This is no image."}).encode())
+    time.sleep(10 * LIMITS.seconds)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")
+def test_a_reader_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "answer", answer_and_stay)
+    decoder = Decoder(LIMITS)
+    decoder._processes = multiprocessing.get_context("fork")
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="This is no image"):
+        decoder.image(tmp_path / "image.png")
+    assert time.monotonic() - start < LIMITS.seconds
+
+
+def limit_memory_again(sender):
+    """As where the machine allows less memory than reading might take."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    readers._limit_resources(replace(LIMITS, memory_bytes=2**37))
+    sender.send(resource.getrlimit(resource.RLIMIT_AS))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit less")
+def test_a_stricter_limit_of_the_machine_stays():
+    processes = multiprocessing.get_context("fork")
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=limit_memory_again, args=(sender,))
+    process.start()
+    sender.close()
+    assert receiver.recv() == (2**36, 2**36)
+    process.join()
+
+
 def test_all_arrays_of_an_answer_together_are_bounded():
     receiver, sender = multiprocessing.Pipe(duplex=False)
     arrays = [("xy", "uint8", [60]), ("score", "uint8", [60])]

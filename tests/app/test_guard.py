@@ -3,8 +3,10 @@
 """What of the server may be reached."""
 
 import asyncio
+import contextlib
 import json
 import shutil
+import time
 from functools import partial
 
 import gradio
@@ -75,7 +77,7 @@ def call(path, **values):
 
 @pytest.mark.parametrize("path", ["/", "/assets/index-B_2.js", "/static/img/a.svg", "/theme.css?v=1"])
 def test_the_page_is_served(ask, path):
-    assert ask("GET", path).status_code == 200
+    assert [ask(method, path).status_code for method in ("GET", "HEAD")] == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,8 @@ def test_nothing_else_is(ask, method, path):
 
 def test_files_are_served_from_the_folder_only(ask, tmp_path):
     for name in ("video.mp4", "ME.JPG"):
-        assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}").status_code == 200, name
+        for method in ("GET", "HEAD"):
+            assert ask(method, f"/gradio_api/file={tmp_path}/a/{name}").status_code == 200, name
     for name in ("setup.exe", "page.html", "keypoints.npz", "png"):
         assert ask("GET", f"/gradio_api/file={tmp_path}/a/{name}").status_code == 403, name
     (tmp_path / "link").symlink_to("/etc")
@@ -207,7 +210,8 @@ def test_a_session_has_one_job_at_a_time(ask_at_once, jobs):
     sessions = ["new", "new", "other"]
     answers = ask_at_once([call("queue/join", session_hash=session) for session in sessions], slowly_served)
     assert [answer.status_code for answer in answers] == [200, 429, 200]
-    assert ask_at_once([call("cancel", session_hash="new")])[0].status_code == 200
+    (cancelled,) = ask_at_once([call("cancel", session_hash="new")])
+    assert (cancelled.status_code, cancelled.json()["event_id"]) == (200, "0a")  # Gradio is told
     assert "new" not in jobs and "other" in jobs
 
 
@@ -252,15 +256,58 @@ def test_calls_are_passed_on_as_the_page_makes_them(ask_at_once, jobs, tmp_path)
     for values in ({"fn_index": -1}, {"fn_index": 99}, {"fn_index": None}, {"fn_index": "3"}):
         assert ask(**values).status_code == 400, values
     for session in ("", None, 5, "a" * 65, "a b", ["a"]):
-        assert ask(session_hash=session).status_code == 400, session
+        refused = ask(session_hash=session)
+        assert (refused.status_code, refused.json()["detail"]) == (400, "This call cannot be used."), session
     assert not jobs.files
 
 
 @pytest.mark.parametrize("content", [b"[" * 9000, b"", b"null", b"[]", b'"a"', b"\xff", b"1" * 9000])
 def test_what_is_no_call_is_refused(ask, content):
     json_only = {"content-type": "application/json"}
-    assert ask("POST", "/gradio_api/queue/join", content=content, headers=json_only).status_code == 400
+    refused = ask("POST", "/gradio_api/queue/join", content=content, headers=json_only)
+    assert (refused.status_code, refused.json()["detail"]) == (400, "This call cannot be used.")
     assert ask("POST", "/gradio_api/queue/join", content=content).status_code == 415
+
+
+def test_a_call_arrives_once(ask_at_once):
+    """An application that waits for the end of the connection does not get the call again."""
+
+    async def waiting(scope, receive, send):
+        assert (await receive())["body"]
+        with contextlib.suppress(asyncio.TimeoutError):
+            raise RuntimeError(await asyncio.wait_for(receive(), 0.1))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    assert ask_at_once([call("queue/join")], waiting)[0].status_code == 200
+
+
+def test_storing_an_upload_keeps_nobody_waiting(ask_at_once, monkeypatch):
+    order = []
+
+    def store(*files):
+        time.sleep(1)
+        order.append("stored")
+
+    async def slowly_served(scope, receive, send):
+        await asyncio.sleep(0.2)
+        order.append("served")
+        await served(scope, receive, send)
+
+    monkeypatch.setattr(guard.shutil, "copyfileobj", store)
+    answers = ask_at_once([upload(9), (("GET", "/"), {})], slowly_served)
+    assert [answer.status_code for answer in answers] == [200, 200] and order == ["served", "stored"]
+
+
+def test_gradio_is_told_when_the_server_starts(tmp_path, jobs):
+    told = []
+
+    async def starting(*words):
+        told.append(words)
+
+    guarded = Guard(starting, LIMITS, tmp_path, jobs, 3, read_inputs)
+    asyncio.run(guarded({"type": "lifespan"}, "receive", "send"))
+    assert told == [({"type": "lifespan"}, "receive", "send")]
 
 
 def test_calls_are_bounded(ask_at_once):
@@ -274,3 +321,12 @@ def test_what_fails_is_one_line_and_no_fault_of_the_server(ask_at_once, caplog):
     (answer,) = ask_at_once([(("GET", "/"), {})], failing)
     assert answer.status_code == 400 and answer.json()["detail"] == "This cannot be answered."
     assert [record.getMessage() for record in caplog.records] == ["GET / could not be answered: KeyError('/')"]
+
+
+def test_an_error_of_gradio_is_no_fault_of_the_server(ask_at_once):
+    async def failed(scope, receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    (answer,) = ask_at_once([(("GET", "/"), {})], failed)
+    assert answer.status_code == 400 and answer.json()["detail"] == "This cannot be answered."

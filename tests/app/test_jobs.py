@@ -57,6 +57,16 @@ def test_a_job_reports_and_ends_at_the_next_step_after_it_is_left(jobs):
     assert "me" not in jobs  # nobody listens any more
 
 
+def test_a_job_that_ends_late_leaves_the_next_one_of_its_session(jobs):
+    jobs.join("me", frozenset())
+    with jobs.listening("me"):
+        with pytest.raises(Cancelled, match="Denoising"), jobs.running("me", silent) as job:
+            jobs.leave("me")
+            assert jobs.join("me", frozenset())
+            job.reached("Denoising", 1, 9)
+        assert "me" in jobs
+
+
 def test_jobs_wait_for_their_turn_and_can_be_left_while_they_do(jobs):
     ended, began = [], threading.Event()
     for session in ("first", "second", "third"):
@@ -84,6 +94,9 @@ def test_what_nobody_listens_for_is_not_made(jobs, monkeypatch):
     jobs.join("me", frozenset())
     with jobs.listening("me"), jobs.running("me", silent):
         pass
+    jobs.join("me", frozenset())
+    with pytest.raises(Cancelled, match="nobody listens"), jobs.running("me", silent):
+        pass  # who listened for the last one does not for this one
 
 
 def test_closing_ends_all_and_lets_none_begin(jobs):
@@ -97,9 +110,13 @@ def test_closing_ends_all_and_lets_none_begin(jobs):
         for thread in threads:
             thread.join(10)
     assert len(ended) == 3
+    began = threading.Event()
     jobs.join("late", frozenset())
-    with pytest.raises(Cancelled), jobs.running("late", silent):
-        pass
+    with jobs.listening("late"):
+        late = run_until_told(jobs, "late", ended, lambda stage, *parts: stage == "Denoising" and began.set())
+        assert not began.wait(1)
+    late.join(10)
+    assert ended[-1] == "late: Waiting 0/1"
 
 
 def test_the_files_of_all_jobs_are_known(jobs, tmp_path):

@@ -122,7 +122,6 @@ class Jobs:
         job.report = report
         try:
             while session not in self._listening:
-                job.reached("Waiting", 0, 1)
                 if time.monotonic() > job.joined + SECONDS:
                     raise Cancelled("the queue; nobody listens for its result")
                 time.sleep(0.02)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of uploaded files, which only run in a process that may be killed: see [`~app.decoding`]."""
 
-import itertools
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from PIL import Image
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
 from ..images import load_image
 from ..video.containers import open_container
-from ..video.reading import read_frame_rate, stream_frames
+from ..video.reading import VideoFrames, read_frame_rate
 from .limits import Limits
 
 
@@ -54,7 +53,7 @@ def read_image(path: Path, limits: Limits) -> Answer:
     unreadable = f"{path.name!r} cannot be read as a JPEG, PNG or WebP image."
     try:
         opened = Image.open(path, formats=IMAGE_FORMATS)
-    except (OSError, SyntaxError) as error:
+    except OSError as error:
         raise ValueError(unreadable) from error
     with opened:
         _check_pixels(opened.width, opened.height, limits.max_image_pixels)
@@ -84,12 +83,7 @@ def read_video(path: Path, limits: Limits) -> Answer:
     _check_container(path, limits)
     fps = read_frame_rate(path)
     pixels = bytearray()  # grows in place, whereas a list of frames would be copied into an array
-    for count, frame in enumerate(itertools.islice(stream_frames(path), limits.max_frames)):
-        if not count:
-            shape = frame.shape
-            _check_pixels(shape[1], shape[0], limits.max_video_pixels)
-        if frame.shape != shape:
-            raise ValueError(f"{path.name!r} changes its frame size at frame {count}.")
+    for frame in VideoFrames(path, limits.max_frames):
         image = Image.fromarray(frame)
         image.thumbnail((MAX_VIDEO_SIDE, MAX_VIDEO_SIDE), Image.Resampling.BILINEAR)  # twice as fast as LANCZOS
         pixels += image.tobytes()
