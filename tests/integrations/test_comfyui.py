@@ -3,6 +3,7 @@
 """The node pack, imported and called as ComfyUI does, without its server."""
 
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -198,6 +199,51 @@ def test_example_workflow_uses_the_nodes_as_they_are():
         for name, (source, output) in links.items():
             given = kinds[WORKFLOW[source]["class_type"]].RETURN_TYPES[output]
             assert given == kind.INPUT_TYPES()["required"][name][0]
+
+
+def declared_inputs(kind):
+    declared = kind.INPUT_TYPES()
+    return {**declared["required"], **declared.get("optional", {})}
+
+
+@pytest.mark.parametrize("name", ["hia_tiny", "animate_a_photo"])
+def test_workflows_of_the_editor_use_the_nodes_as_they_are(name):
+    kinds = PACK_MODULE.NODE_CLASS_MAPPINGS
+    workflow = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link[1:] for link in workflow["links"]}
+    for number, (source, output, target, slot, type_) in links.items():
+        given, taken = nodes[source]["outputs"][output], nodes[target]["inputs"][slot]
+        assert number in given["links"] and number == taken["link"] and given["type"] == taken["type"] == type_
+    ours = [node for node in nodes.values() if node["type"] in kinds]
+    assert len(ours) >= 4
+    for node in ours:
+        kind = kinds[node["type"]]
+        declared = declared_inputs(kind)
+        assert [output["type"] for output in node["outputs"]] == list(kind.RETURN_TYPES)
+        assert {each["name"] for each in node["inputs"]} <= declared.keys()
+        assert all(each["type"] == declared[each["name"]][0] for each in node["inputs"])
+        values = iter(node["widgets_values"])
+        for type_, *more in declared.values():
+            if not (isinstance(type_, list) or type_ in ("STRING", "INT", "FLOAT")):
+                continue  # it has no widget
+            value, limits = next(values), more[0] if more else {}
+            assert value in type_ if isinstance(type_, list) else "min" not in limits or value >= limits["min"]
+            if limits.get("control_after_generate"):
+                assert next(values) == "fixed"
+        assert next(values, None) is None
+
+
+@pytest.mark.parametrize("name", ["hia_tiny", "animate_a_photo"])
+def test_nodes_of_a_workflow_do_not_lie_over_each_other(name):
+    nodes = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())["nodes"]
+    for one, other in itertools.combinations(nodes, 2):
+        apart = (
+            one["pos"][axis] + one["size"][axis] < other["pos"][axis]
+            or other["pos"][axis] + other["size"][axis] < one["pos"][axis]
+            for axis in (0, 1)
+        )
+        assert any(apart), (one["type"], other["type"])
 
 
 def test_the_pack_names_and_describes_every_node():
