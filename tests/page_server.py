@@ -57,7 +57,7 @@ class Server:
             config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", page.read().decode())[1])
         (animate,) = [each["id"] for each in config["dependencies"] if each["backend_fn"]]
         image = {"path": str(self.folder / "examples" / "person-1.png"), "meta": {"_type": "gradio.FileData"}}
-        data = [image, "Calm hands", None, True, 0.5, frames, steps, 1, 0, False]
+        data = [image, "Calm hands", None, True, 0.5, frames, steps, 1, 0, False, "auto"]
         return {"data": data, "fn_index": animate, "session_hash": session}
 
     def listen(self, session):

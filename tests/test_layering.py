@@ -48,6 +48,7 @@ ALLOWED_IMPORTS = {
     "conditioning.pose_maps": {
         *("conditioning.dynamicpose", "conditioning.keypoints", "conditioning.openpose", "conditioning.whole_body"),
     },
+    "conditioning.skeleton_reading": {"conditioning.keypoints", "conditioning.openpose", "conditioning.whole_body"},
     "conditioning.arrays": {"images"},
     "conditioning.sharpness": {"conditioning.arrays"},
     "conditioning.motion_blur_condition": {"conditioning.arrays"},
@@ -93,7 +94,7 @@ ALLOWED_IMPORTS = {
         *("__init__", "animation", "app", "commands", "conversion", "detection", "metrics", "pipelines"),
         *("preparation", "video", "models.deep_cache"),
     },
-    "app": {"animation", "app", "conditioning", "detection", "images", "procedural", "video"},
+    "app": {"animation", "app", "conditioning", "detection", "images", "pipelines", "procedural", "video"},
     "__main__": {"__init__", "commands"},
 }
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hia_diffusers import HIA_TINY, HIAAnimation, HIAAnimator, HIAPipeline, checks
-from hia_diffusers.animation.driving import KINDS, Driving
+from hia_diffusers.animation.driving import KINDS, MAPS, Driving
 from hia_diffusers.conversion.published import PUBLISHED
 from hia_diffusers.images import image_tensors
 from hia_diffusers.procedural.scene import ProceduralScene
@@ -96,7 +96,7 @@ class HIALoadPipeline:
 
 
 class HIALoadMotion:
-    DESCRIPTION = "The motion of a file: a video of a person, keypoints or an OpenPose-style pose video."
+    DESCRIPTION = "The motion of a file: a video of a person, keypoints, or an OpenPose-style or DensePose video."
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("HIA_MOTION",)
@@ -141,7 +141,7 @@ class HIALoadMotion:
 
 
 class HIAMotionFromFrames:
-    DESCRIPTION = "The motion of a batch of frames: a video of a person or an OpenPose-style pose video."
+    DESCRIPTION = "The motion of a batch of frames: a video of a person, or an OpenPose-style or DensePose video."
     CATEGORY = CATEGORY
     FUNCTION = "read"
     RETURN_TYPES = ("HIA_MOTION",)
@@ -153,7 +153,7 @@ class HIAMotionFromFrames:
             "required": {
                 "frames": ("IMAGE",),
                 "fps": ("FLOAT", {"default": 30.0, "min": 1.0, "max": 240.0, "step": 0.01}),
-                "kind": (["auto", "video", "pose"],),
+                "kind": (["auto", "video", *MAPS],),
             }
         }
 

@@ -35,6 +35,7 @@ _MODULES = {
     "KeypointDetector": "hia_diffusers.detection.keypoint_detector",
     "MotionBlurCondition": "hia_diffusers.conditioning.motion_blur_condition",
     "MotionBlurConditioner": "hia_diffusers.conditioning.motion_blur",
+    "PreviewCallback": "hia_diffusers.pipelines.preview",
     "ReferenceFeatures": "hia_diffusers.models.reference_attention",
     "ShiftedSNRScheduler": "hia_diffusers.schedulers.scheduling_shifted_snr",
     "WholeBodyKeypoints": "hia_diffusers.conditioning.keypoints",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .pipelines.modular.modular_pipeline_hia import HIAModularPipeline as HIAModularPipeline
     from .pipelines.pipeline_hia import HIAPipeline as HIAPipeline
     from .pipelines.pipeline_output import HIAPipelineOutput as HIAPipelineOutput
+    from .pipelines.preview import PreviewCallback as PreviewCallback
     from .schedulers.scheduling_shifted_snr import ShiftedSNRScheduler as ShiftedSNRScheduler
     from .schedulers.scheduling_shifted_snr import snr_shift_factor_for_resolution as snr_shift_factor_for_resolution
 

@@ -260,3 +260,15 @@ def _plain(value: object) -> Any:
 
 def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiouAEIOU" else f"a {noun}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, such as "1 frame" or "2 frames".
+
+    Args:
+        number (`int`):
+            The number.
+        noun (`str`):
+            The noun, in the singular.
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -17,6 +17,7 @@ from sounding_videos import sound_codec, sound_end, tone_start, write_clip
 from hia_diffusers import HIAAnimator, KeypointDetector, WholeBodyKeypoints, retarget_keypoints, smooth_keypoints
 from hia_diffusers.animation.driving import Driving
 from hia_diffusers.conditioning.pose_maps import draw_pose_map
+from hia_diffusers.procedural.scene import ProceduralScene
 from hia_diffusers.video.display import Display
 from hia_diffusers.video.reading import Video, read_video
 from hia_diffusers.video.writing import write_video
@@ -134,6 +135,32 @@ def test_keypoints_and_pose_videos_need_no_detector(pipe, person, tmp_path):
     assert poses.condition.to_tensor()[:, 3:].abs().max() == 0
 
 
+def test_a_pose_video_is_aligned_on_request(person, tmp_path, caplog):
+    """Its skeleton is read back, so that the motion is that of keypoints."""
+    scene = ProceduralScene("test", 1, 1, 1)
+    keypoints, other = scene.keypoints(range(4), 384, 256), ProceduralScene("test", 2, 2, 2)
+    image = Image.fromarray(other.render([0], 256, 192).frames[0])
+    reference = other.keypoints([0], 256, 192)
+    write_video(tmp_path / "pose.mp4", draw_pose_map(keypoints), 25)
+    animator, size = HIAAnimator(), {"height": 256, "width": 192}
+    caplog.set_level(logging.INFO, "hia_diffusers.animation")
+    aligned = animator.prepare(image, tmp_path / "pose.mp4", image_keypoints=reference, **size)
+    assert "The skeleton was read in 4 of 4 frames of the pose video." in caplog.text
+    assert "not aligned" not in caplog.text and aligned.driving.kind == "keypoints" and aligned.fps == 25
+    expected = animator.prepare(image, keypoints, image_keypoints=reference, **size)
+    limbs = (slice(None), slice(5, 17))
+    assert np.nanmedian(np.abs(aligned.retargeted.xy[limbs] - expected.retargeted.xy[limbs])) < 2
+    unread = animator.prepare(image, tmp_path / "pose.mp4", **size)
+    assert unread.driving.kind == "pose" and "The pose video is not aligned to the person" in caplog.text
+    caplog.clear()
+    animator.prepare(image, tmp_path / "pose.mp4", retarget=False, **size)
+    assert "not aligned" not in caplog.text
+
+    write_video(tmp_path / "dynamic.mp4", draw_pose_map(keypoints, "dynamicpose"), 25)
+    with pytest.raises(ValueError, match="`retarget`: an OpenPose-style skeleton can be read in 0 of 4 frames only; "):
+        animator.prepare(image, tmp_path / "dynamic.mp4", driving_type="pose", image_keypoints=reference, **size)
+
+
 def test_a_stated_area_has_the_aspect_of_the_image_where_the_motion_is_aligned_to_it(person, dance):
     animator, keypoints = HIAAnimator(detector=Unwanted()), keypoints_of(BOXES)
     wide = person.resize((3 * HEIGHT, HEIGHT))
@@ -195,6 +222,59 @@ def test_memory_does_not_grow_with_the_pixels_of_the_driving(dance, person, tmp_
     few, many = peak(6)[0], peak(12)[0]
     kept = 64 * 96 * 3 + 16 * 133 * 3 * 4  # a pose map, and keypoints as detected, smoothed and so on
     assert many - few < 6 * 2 * kept
+
+
+def test_ctrl_c_while_denoising_keeps_the_estimate(animator, person, tmp_path, caplog):
+    animation = animator.prepare(person, keypoints_of(BOXES), **SIZE)
+    output, seen = tmp_path / "out.mp4", []
+
+    def press(pipe, step, timestep, tensors):
+        assert set(tensors) == {"latents"}
+        seen.append(step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    options = {**steps(), "num_inference_steps": 9, "decode_chunk_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        animator.generate(animation, output, callback_on_step_end=press, **options)
+    assert seen == [0, 1, 2] and [path.name for path in tmp_path.iterdir()] == ["out.unfinished.mp4"]
+    assert "Stopped after 3 of 9 denoising steps." in caplog.text
+    assert f"The first {NUM_FRAMES} frames are kept" in caplog.text
+    kept = read_video(tmp_path / "out.unfinished.mp4").frames.astype(float)
+
+    # As the third step estimates them, and the pipeline works as before.
+    estimates = []
+    whole = animator.generate(
+        animation,
+        callback_on_step_end=lambda pipe, step, time, tensors: estimates.append(tensors["pred_original_sample"]),
+        callback_on_step_end_tensor_inputs=["pred_original_sample"],
+        **{**options, "generator": torch.Generator().manual_seed(0)},
+    )
+    with torch.no_grad():
+        expected = np.stack(animator.pipe.decode(estimates[2], "pil")[0]).astype(float)
+    assert np.abs(kept - expected).mean() < np.abs(kept - np.stack(whole.frames)).mean()
+    write_video(tmp_path / "expected.mp4", expected.astype(np.uint8), animation.fps)
+    np.testing.assert_array_equal(kept, read_video(tmp_path / "expected.mp4").frames)
+
+
+def test_ctrl_c_before_the_first_step_is_done_keeps_nothing(animator, person, tmp_path, caplog):
+    animation = animator.prepare(person, keypoints_of(BOXES), **SIZE)
+
+    def press(*args):
+        raise KeyboardInterrupt
+
+    animator.pipe.unet.register_forward_pre_hook(press)
+    with pytest.raises(KeyboardInterrupt):
+        animator.generate(animation, tmp_path / "out.mp4", **steps())
+    assert not list(tmp_path.iterdir())
+    assert "No denoising step was completed, so there are no frames to keep." in caplog.text
+
+
+def test_frames_are_kept_beside_an_output(animator, person, tmp_path):
+    animation = animator.prepare(person, keypoints_of(BOXES), **SIZE)
+    both = animator.generate(animation, tmp_path / "out", keep_frames=True, **steps())
+    written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    np.testing.assert_array_equal(np.stack(written), np.stack(both.frames))
 
 
 def test_a_part_of_a_clip_drives_with_its_sound(animator, person, tmp_path):
@@ -377,7 +457,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
             "`image_person` has no effect with `retarget=F",
         ),
         ({"image_person": (0, 0, 9, 9), "image_keypoints": "x"}, ValueError, "has no effect with `image_keypoints`"),
-        ({"image_person": (0, 0, 9, 9), "driving_type": "pose"}, ValueError, "`retarget`: a pose video"),
+        ({"image_person": (0, 0, 9, 9), "driving_type": "pose"}, ValueError, "`retarget`: an OpenPose-style skeleton"),
         ({"long_side": 65}, ValueError, "`long_side` must be a multiple of 8 from 8 to 16384, got 65"),
         (
             {"long_side": 64, "height": 64},
@@ -397,7 +477,7 @@ def test_the_detector_is_made_when_it_is_needed(tmp_path, dance, person, caplog)
         ({"generator": 42}, TypeError, "`generator` must be"),
         ({"sharpness": "sharp"}, ValueError, "`sharpness` must be auto, driving, unknown or numbers"),
         ({"driving_type": "pose", "sharpness": 0.5}, ValueError, "`sharpness`: a pose video"),
-        ({"driving_type": "pose", "retarget": True}, ValueError, "`retarget`: a pose video"),
+        ({"driving_type": "pose", "retarget": True}, ValueError, "`retarget`: an OpenPose-style skeleton"),
         ({"driving": keypoints_of(BOXES), "sharpness": "driving"}, ValueError, "`sharpness`: it can be measured"),
         ({"driving": keypoints_of(BOXES), "person": (0, 0, 9, 9)}, ValueError, "`person`: only a video"),
         ({"image_keypoints": keypoints_of(BOXES)}, ValueError, "`image_keypoints`: must be one frame of .* got 5"),
@@ -494,9 +574,9 @@ def test_pipelines_read_densepose_or_skeletons(pipe, person, tmp_path):
     write_video(tmp_path / "densepose.mp4", maps, 24)
     loaded = reader.prepare(person, tmp_path / "densepose.mp4", driving_type="densepose")
     assert loaded.driving.kind == "densepose" and len(loaded.condition) == 3
-    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps; .* got video"):
+    with pytest.raises(ValueError, match="`driving_type` must be densepose and"):
         reader.prepare(person, tmp_path / "densepose.mp4", driving_type="video")
-    with pytest.raises(ValueError, match="`driving`: the pipeline reads DensePose maps; .* got keypoints"):
+    with pytest.raises(ValueError, match="`driving_type` must be densepose and"):
         reader.prepare(person, keypoints_of(BOXES))
     with pytest.raises(ValueError, match="`driving_type`: the pipeline reads skeletons, not DensePose maps"):
         HIAAnimator(pipe).prepare(person, densepose)

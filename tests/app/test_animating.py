@@ -50,6 +50,36 @@ def test_an_example_motion_and_an_example_become_two_videos(animations, asked):
     assert [report for report in reports if report[0] == "Decoding"] == [("Decoding", done, 3) for done in range(3)]
 
 
+def test_previews_are_shown_while_denoising(animations, asked):
+    shown = []
+    made = animations.make(
+        replace(asked, steps=9),
+        Job(lambda *report: None),
+        lambda path: shown.append((path, Image.open(path).size)),
+    )
+    assert [size for _, size in shown] == [(3 * WIDTH, HEIGHT)] * 4  # after 2, 4, 6 and 8 steps
+    assert len({path for path, _ in shown}) == 4 and {path.parent for path, _ in shown} == {made.video.parent}
+
+
+def test_a_single_frame(animations, asked):
+    made = animations.make(replace(asked, num_frames=1), Job(lambda *report: None))
+    assert made.about == f"1 frame of {WIDTH}x{HEIGHT} at 30 frames per second"
+
+
+def test_the_kind_of_a_file_can_be_chosen(pristine_pipe, animations, asked, tmp_path):
+    write_video(tmp_path / "motion.mp4", np.full((2, HEIGHT, WIDTH, 3), (68, 1, 84), np.uint8), 25)
+    asked, job = replace(asked, motion=tmp_path / "motion.mp4"), Job(lambda *report: None)
+    image = animations.examples.images[0]
+    assert animations.prepare(image, replace(asked, kind="pose"), job).driving.kind == "pose"
+    pipe = HIAPipeline(**pristine_pipe.components, call_defaults={"pose_map": "densepose"})
+    (tmp_path / "densepose").mkdir()
+    animations = Animations(HIAAnimator(pipe), (WIDTH, HEIGHT), Limits(max_frames=4), tmp_path / "densepose")
+    with pytest.raises(ValueError, match="must be densepose"):
+        animations.make(asked, job)
+    made = animations.make(replace(asked, kind="densepose"), job)
+    assert read_video(made.video).frames.shape == (2, HEIGHT, WIDTH, 3)
+
+
 def test_results_have_the_watermark_of_the_animator(asked, tmp_path):
     """A label, which is white on black, and the invisible mark, which needs larger frames."""
     pipe = HIAPipeline.from_pretrained(HIA_TINY)
@@ -112,6 +142,7 @@ def test_a_cancelled_job_ends_between_steps_and_leaves_nothing(animations, asked
     [
         ({"motion": "../../etc"}, "There is no motion '../../etc'."),
         ({"num_frames": 5}, "Number of frames must be a whole number from 1 to 4, got 5."),
+        ({"kind": "mesh"}, "There is no kind of motion 'mesh'."),
         ({"steps": 10**9}, "Steps must be a whole number from 1 to 100, got 1000000000."),
         ({"steps": "2"}, "Steps must be a whole number from 1 to 100, got '2'."),
         ({"guidance": None}, "Guidance must be a number from 1 to 20, got None."),

@@ -21,7 +21,7 @@ from hia_diffusers.app.page import read_inputs
 
 
 LIMITS = Limits(max_upload_bytes=10_000, max_stored_bytes=5 * MIN_FILE_BYTES)
-INPUTS = [None, "Pointing", None, True, 0.5, 8, 25, 1, 0, False]
+INPUTS = [None, "Pointing", None, True, 0.5, 8, 25, 1, 0, False, "auto"]
 
 
 async def served(scope, receive, send):

@@ -220,6 +220,21 @@ def test_the_time_that_denoising_takes_is_said_after_its_first_step(tmp_path, ca
     assert printed.count("Denoising takes") == bool(said) and said in printed
 
 
+def test_previews_while_denoising(tmp_path, capsys):
+    live = []
+    for name, watermark in (("plain", None), ("marked", "AI")):
+        options = {"num_inference_steps": "4", "preview_every": "2", "watermark": watermark}
+        animate.main([str(word) for word in call(output=tmp_path / f"{name}.mp4", **options)])
+        assert f"Previews are written to {tmp_path / name}_live.png while" in capsys.readouterr().out
+        live.append(np.asarray(Image.open(tmp_path / f"{name}_live.png"), int))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("marked.mp4", "marked_live.png", "plain.mp4", "plain_live.png"),
+    ]
+    assert live[0].shape == live[1].shape == (80, 4 * 48, 3)
+    label = np.abs(live[1] - live[0]).reshape(80, 4, 48, 3).max(axis=-1)
+    assert (label[65:, :, 30:].max(axis=(0, 2)) > 90).all() and not label[:60].any()  # in each frame
+
+
 def test_the_seed_decides_the_frames(tmp_path):
     def frames(seed):
         changes = {
@@ -387,10 +402,10 @@ BAD_CALLS = [
     ({"driving": "poses.mp4", "sharpness": "0.5"}, "--sharpness", "pose video"),
     (
         {"driving": "poses.mp4", "retarget": True},
-        "--retarget: a pose video",
+        "--retarget: an OpenPose-style skeleton",
         "a pose file with its keypoints, as --driving",
     ),
-    ({"driving": "poses.mp4", "image_keypoints": "person.safetensors"}, "--retarget", "pose video"),
+    ({"driving": "poses.mp4", "image_keypoints": "person.safetensors"}, "--retarget", "skeleton"),
     ({"driving": "poses.mp4", "person": "1,2,3,4"}, "--person"),
     ({"driving": "walk.mp4", "driving_type": "depth"}, "--driving_type", "depth"),
     ({"driving": "walk.mp4", "driving_type": "keypoints"}, "walk.mp4", ".safetensors"),

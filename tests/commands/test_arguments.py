@@ -76,7 +76,7 @@ OBJECTS = {
     "invisible_watermark",
     "detector_device",
 }
-OWN = OBJECTS | {"device", "memory", "preview"}
+OWN = OBJECTS | {"device", "memory", "preview", "preview_every"}
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)

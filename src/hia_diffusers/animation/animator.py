@@ -26,13 +26,15 @@ from ..detection.people import Detector
 from ..fitting import fitted_place
 from ..images import ImageInput, load_image
 from ..pipelines.call_defaults import AREA, POSE_MAP, check_call_defaults
+from ..pipelines.streaming import stream_frames
 from ..video.reading import Video
 from ..video.watermark import Watermark
 from ..video.writing import check_frame_rate, check_output, write_video
-from .arguments import check_arguments, check_kind
+from .arguments import check_arguments, check_kind, is_read_back
 from .driving import MAPS, Driving
 from .fitted_images import fit_image, fit_pose_map
 from .image_person import detect_person, given_keypoints
+from .last_estimate import LastEstimate
 from .result import COMMENT, HIAAnimation
 from .result_size import RequestedSize
 
@@ -45,6 +47,8 @@ VAE_SCALE_FACTOR = 8
 
 # Arguments of the pipeline's call that the animator sets.
 SET_BY_ANIMATOR = ("self", "image", "conditioning_frames", "height", "width", "output_type", "return_dict")
+
+CALLBACK_ARGUMENTS = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +167,8 @@ class HIAAnimator:
                 in the first frame.
             retarget (`bool`, *optional*):
                 Whether to adapt the motion to the proportions and position of the person in the image. By default,
-                this is done for a video of a person, and if `image_keypoints` or `image_person` is given.
+                this is done for a video of a person, and if `image_keypoints` or `image_person` is given. For a pose
+                video, keypoints are read from its skeletons: see [`~conditioning.skeleton_reading.read_skeletons`].
             image_keypoints (`str`, `os.PathLike` or `WholeBodyKeypoints`, *optional*):
                 The person in `image`, one frame, in pixels of `image`. By default, detected if needed.
             sharpness (`str`, `float`, `Sequence[float]` or `np.ndarray`, *optional*, defaults to `"auto"`):
@@ -221,21 +226,28 @@ class HIAAnimator:
         image = load_image(image)
         motion = self.load_driving(driving, **driving_options)
         check_kind(motion.kind, self._pose_map())
-        check_arguments(
-            motion,
-            sharpness,
-            person=person,
-            retarget=retarget,
-            image_keypoints=image_keypoints,
-            image_person=image_person,
-            height=height,
-            width=width,
-            long_side=long_side,
-            detected=detected,
-            keypoints=keypoints,
-            retargeted=retargeted,
-            condition=condition,
-        )
+        given = {
+            "person": person,
+            "retarget": retarget,
+            "image_keypoints": image_keypoints,
+            "image_person": image_person,
+            "height": height,
+            "width": width,
+            "long_side": long_side,
+            "detected": detected,
+            "keypoints": keypoints,
+            "retargeted": retargeted,
+            "condition": condition,
+        }
+        check_arguments(motion, sharpness, **given)
+        if is_read_back(motion, given):
+            motion, retarget = motion.read_keypoints(), True
+            keypoints = self.smooth(motion.keypoints)
+        elif motion.kind == "pose" and retarget is None and condition is None:
+            logger.info(
+                "The pose video is not aligned to the person in the image. Pass `retarget` to read its skeleton and "
+                "align it."
+            )
         if retarget is None:
             retarget = motion.kind == "video" or not (image_keypoints is image_person is None)
         if condition is None:
@@ -384,6 +396,7 @@ class HIAAnimator:
         animation: HIAAnimation,
         output: str | os.PathLike | None = None,
         sound: bool | str | os.PathLike = True,
+        keep_frames: bool = False,
         **kwargs: Any,
     ) -> HIAAnimation:
         """Run the pipeline.
@@ -394,14 +407,18 @@ class HIAAnimator:
             output (`str` or `os.PathLike`, *optional*):
                 An `.mp4`, `.webm`, `.gif` or `.webp` file, or a folder, to which each frame is written as it is
                 decoded, instead of keeping the frames; an existing one is replaced. After an error or Ctrl-C, the
-                frames until then are kept: see [`~video.writing.write_video`].
+                frames until then are kept: see [`~video.writing.write_video`]. After Ctrl-C during denoising, which
+                finishes all frames in its last step, the frames as the last step estimates them are kept in the same
+                way; a second Ctrl-C keeps those that are decoded until then.
             sound (`bool`, `str` or `os.PathLike`, *optional*, defaults to `True`):
                 As for [`HIAAnimation.save`].
+            keep_frames (`bool`, *optional*, defaults to `False`):
+                Whether to keep the frames although there is an `output`.
             kwargs:
                 Arguments of [`HIAPipeline.__call__`].
 
         Returns:
-            [`HIAAnimation`]: The same with `frames`, unless there is an `output`.
+            [`HIAAnimation`]: The same with `frames`, unless there is an `output` and they are not kept.
 
         Raises:
             TypeError: If the pipeline has no such argument.
@@ -413,12 +430,14 @@ class HIAAnimator:
         check_kind(animation.driving.kind, pipe.config.call_defaults.get(POSE_MAP, "openpose"))
         if output is not None:
             check_output(output, animation.condition.height, animation.condition.width, animation.fps)
-        audio = {} if output is None else animation.sound_arguments(output, sound)
-        frames = self.stream(animation, **kwargs)
         if output is None:
-            return replace(animation, frames=list(frames))
+            return replace(animation, frames=list(self.stream(animation, **kwargs)))
+        audio = animation.sound_arguments(output, sound)
+        frames, kept = self._stream_until_stopped(animation, kwargs), []
+        if keep_frames:
+            frames = (kept.append(frame) or frame for frame in frames)
         write_video(output, frames, animation.fps, comment=COMMENT, keep_unfinished=True, **audio)
-        return animation
+        return replace(animation, frames=kept) if keep_frames else animation
 
     def stream(self, animation: HIAAnimation, **kwargs: Any) -> Iterator[PIL.Image.Image]:
         """Run the pipeline and yield the frames one by one, with the watermark: [`HIAPipeline.stream`].
@@ -438,7 +457,35 @@ class HIAAnimator:
         """
         pipe = self._pipe_for(None, kwargs)
         height, width = animation.condition.height, animation.condition.width
-        frames = pipe.stream(animation.image, animation.condition, height=height, width=width, **kwargs)
+        return self._marked(pipe.stream(animation.image, animation.condition, height=height, width=width, **kwargs))
+
+    def _stream_until_stopped(self, animation: HIAAnimation, kwargs: Mapping[str, Any]) -> Iterator[PIL.Image.Image]:
+        """Return the frames or, after Ctrl-C during denoising, frames as far as they are estimated, then Ctrl-C."""
+        callback = LastEstimate(*(kwargs[name] for name in CALLBACK_ARGUMENTS if name in kwargs))
+        others = {name: value for name, value in kwargs.items() if name not in CALLBACK_ARGUMENTS}
+        try:
+            return self.stream(animation, callback_on_step_end=callback, **others)
+        except KeyboardInterrupt as stopped:
+            if callback.latents is None:
+                logger.warning("No denoising step was completed, so there are no frames to keep.")
+                raise
+            return self._estimated_frames(callback, others.get("decode_chunk_size"), stopped)
+
+    def _estimated_frames(
+        self, callback: LastEstimate, decode_chunk_size: int | None, stopped: KeyboardInterrupt
+    ) -> Iterator[PIL.Image.Image]:
+        pipe: Any = self.pipe
+        logger.warning(
+            "Stopped after %d of %d denoising steps. The frames are decoded as the last step estimates them, with "
+            "less detail than at the end.",
+            callback.num_steps,
+            pipe.num_timesteps,
+        )
+        chunk = decode_chunk_size or pipe.call_default("decode_chunk_size")
+        yield from self._marked(stream_frames(pipe, callback.latents, "pil", decode_chunk_size=chunk))
+        raise stopped
+
+    def _marked(self, frames: Iterator[PIL.Image.Image]) -> Iterator[PIL.Image.Image]:
         return frames if self.watermark is None else map(self.watermark, frames)
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which arguments of an animation go together."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .. import checks
@@ -34,8 +35,7 @@ def check_kind(kind: str, pose_map: str) -> None:
     """
     if pose_map == DENSEPOSE and kind != "densepose":
         raise ValueError(
-            "`driving`: the pipeline reads DensePose maps; pass a DensePose video and `driving_type` densepose, "
-            f"got {kind}"
+            "`driving_type` must be densepose and `driving` a DensePose video, since the pipeline reads DensePose maps"
         )
     if pose_map != DENSEPOSE and kind == "densepose":
         raise ValueError(
@@ -44,28 +44,43 @@ def check_kind(kind: str, pose_map: str) -> None:
         )
 
 
+def is_read_back(driving: Driving, arguments: Mapping[str, Any]) -> bool:
+    """Return whether keypoints are read from a pose video, since its motion is to be retargeted.
+
+    Args:
+        driving ([`~animation.driving.Driving`]):
+            The driving clip.
+        arguments (`Mapping[str, Any]`):
+            Arguments of [`HIAAnimator.prepare`] by name.
+    """
+    given = {name for name, value in arguments.items() if value is not None}
+    wanted = bool(arguments.get("retarget")) or bool(given & {"image_keypoints", "image_person"})
+    return driving.kind == "pose" and wanted and not given & {"keypoints", "retargeted", "condition"}
+
+
 def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> None:
     """Raise an error for arguments without effect for the type of the driving clip or with a passed result."""
     given = {name: value for name, value in arguments.items() if value is not None}
+    kind = "keypoints" if is_read_back(driving, arguments) else driving.kind
     word = sharpness if isinstance(sharpness, str) else None
     if word not in (None, "auto", "driving", "unknown"):
         raise ValueError(f"`sharpness` must be auto, driving, unknown or numbers in [0, 1], got {checks.shown(word)}.")
     if word is None:
         sharpness_array(sharpness, len(driving))
-    if driving.kind in MAPS and word not in ("auto", "unknown"):
+    if kind in MAPS and word not in ("auto", "unknown"):
         raise ValueError("`sharpness`: a pose video has no positions of the hands; use keypoints or omit it")
-    if driving.kind != "video" and word == "driving":
+    if kind != "video" and word == "driving":
         raise ValueError("`sharpness`: it can be measured only if `driving` is a video of a person")
-    if driving.kind in MAPS and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
+    if kind in MAPS and (given.get("retarget") or given.keys() & {"image_keypoints", "image_person"}):
         raise ValueError(
-            "`retarget`: a pose video has no keypoints that could be retargeted; pass the video that it was drawn "
-            "from, or a pose file with its keypoints, as `driving`"
+            "`retarget`: a DensePose video has no keypoints that could be retargeted; pass one of a person who is "
+            "placed as in the image"
         )
-    if driving.kind != "video" and "person" in given:
+    if kind != "video" and "person" in given:
         raise ValueError("`person`: only a video of a person can show several")
-    if driving.kind != "video" and "detected" in given:
+    if kind != "video" and "detected" in given:
         raise ValueError("`detected`: people are detected only in a video of a person")
-    if driving.kind in MAPS and given.keys() & {"keypoints", "retargeted"}:
+    if kind in MAPS and given.keys() & {"keypoints", "retargeted"}:
         raise ValueError("`keypoints` and `retargeted`: a pose video has no keypoints; pass them as `driving`")
     for name in ("image_keypoints", "image_person"):
         if name in given and given.get("retarget") is False:

@@ -16,6 +16,8 @@ import numpy as np
 from .. import checks
 from ..conditioning import pose_files
 from ..conditioning.keypoints import NotStatedError, WholeBodyKeypoints
+from ..conditioning.skeleton_reading import read_skeletons
+from ..conditioning.whole_body import BODY
 from ..video.frame_folders import is_frame
 from ..video.reading import Video, VideoFrames, read_frame_rate
 from ..video.writing import check_frame_rate
@@ -191,6 +193,23 @@ class Driving:
             keypoints=selected(self.keypoints),
             sound_start=self.sound_start + first / self.fps,
         )
+
+    def read_keypoints(self) -> "Driving":
+        """Return a pose video as keypoints, read back from its skeletons.
+
+        Raises:
+            ValueError: If its frames show no OpenPose-style skeleton, or several.
+        """
+        try:
+            keypoints = read_skeletons(self.frames, self.fps)
+        except ValueError as error:
+            raise ValueError(
+                f"`retarget`: {error}; pass the video that it was drawn from, or a pose file with its keypoints, as "
+                "`driving`"
+            ) from error
+        found = (keypoints.score[:, BODY] > 0).any(axis=1).sum()
+        logger.info("The skeleton was read in %d of %d frames of the pose video.", found, len(keypoints))
+        return replace(self, kind="keypoints", frames=None, keypoints=keypoints)
 
     def __len__(self) -> int:
         """Number of frames."""

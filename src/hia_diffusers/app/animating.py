@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes two video files from the request of a user."""
 
+import math
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .. import checks
 from ..animation.animator import HIAAnimator
-from ..animation.driving import MAPS
+from ..animation.driving import KINDS, MAPS
 from ..animation.result import COMMENT, HIAAnimation
 from ..fitting import fitted_place
+from ..pipelines.preview import PreviewCallback, write_side_by_side
 from ..video.writing import check_frame_size, write_video
 from .decoding import Decoder
 from .example_motions import MOTIONS, ExampleMotions
@@ -25,6 +29,9 @@ from .limits import Limits
 MAX_STEPS = 100
 MAX_GUIDANCE = 20.0
 MAX_SEED = 2**31 - 1
+
+# Previews of one animation.
+PREVIEWS = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class AnimationRequest:
             The seed of the noise.
         fit (`bool`):
             Whether uploaded keypoints and included motions are retargeted to the person in the image.
+        kind (`str`, *optional*, defaults to `"auto"`):
+            What an uploaded motion is: `driving_type` of [`~animation.driving.Driving.load`].
     """
 
     image: Path
@@ -58,6 +67,7 @@ class AnimationRequest:
     guidance: float
     seed: int
     fit: bool
+    kind: str = "auto"
 
     def check(self, limits: Limits) -> None:
         """Check all values but the files.
@@ -71,6 +81,8 @@ class AnimationRequest:
         """
         if isinstance(self.motion, str) and self.motion not in MOTIONS:
             raise ValueError(f"There is no motion {self.motion!r}.")
+        if self.kind not in ("auto", *KINDS):
+            raise ValueError(f"There is no kind of motion {self.kind!r}.")
         _check_number("Number of frames", self.num_frames, 1, limits.max_frames, int)
         _check_number("Steps", self.steps, 1, MAX_STEPS, int)
         _check_number("Guidance", self.guidance, 1, MAX_GUIDANCE, (int, float))
@@ -117,7 +129,7 @@ class Animations:
         self.decoder = Decoder(limits)
         self.examples = ExampleMotions(*size)
 
-    def make(self, request: AnimationRequest, job: Job) -> Result:
+    def make(self, request: AnimationRequest, job: Job, show: Callable[[Path], Any] = lambda preview: None) -> Result:
         """Make an animation and save it.
 
         Args:
@@ -125,6 +137,8 @@ class Animations:
                 What to make.
             job ([`~app.jobs.Job`]):
                 The job that progress is reported to, and that may be cancelled.
+            show (`Callable[[Path], Any]`, *optional*):
+                Takes an image of what some frames will look like, now and then while they are denoised.
 
         Raises:
             ValueError: If the request cannot be used.
@@ -135,15 +149,28 @@ class Animations:
         job.reached("Reading the image", 0, 1)
         image = self.decoder.image(request.image)
         animation = self.prepare(image, request, job)
-        result = replace(animation, frames=list(self._frames(animation, request, job)))
-
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
+
+        def show_frames(frames: list[Image.Image]) -> None:
+            path = folder / f"{secrets.token_hex(8)}.jpg"  # browsers would keep an image of the same name
+            mark = self.animator.watermark
+            write_side_by_side(path, frames if mark is None else [mark(frame) for frame in frames])
+            show(path)
+
+        try:
+            frames = list(self._frames(animation, request, job, show_frames))
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        result = replace(animation, frames=frames)
         video, preview = folder / "animation.mp4", folder / "preview.mp4"
         result.save(video)
         write_video(preview, result.preview(), result.fps, comment=COMMENT)
         width, height = self.size
-        about = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
+        about = (
+            f"{checks.counted(len(result.condition), 'frame')} of {width}x{height} at {result.fps:g} frames per second"
+        )
         motion = result.driving
         if result.retargeted is None and fitted_place(motion.height, motion.width, height, width)[2:] != self.size:
             about += f"; the motion's {motion.width}x{motion.height} is fitted into it, whole and centred"
@@ -166,7 +193,8 @@ class Animations:
             driving = self.examples.motion(request.motion, request.num_frames, image)
         else:
             driving = self.decoder.motion(request.motion, request.num_frames)
-        driving = self.animator.load_driving(driving, max_frames=request.num_frames)
+        kind = "auto" if isinstance(request.motion, str) else request.kind
+        driving = self.animator.load_driving(driving, driving_type=kind, max_frames=request.num_frames)
         job.reached("Preparing the motion", 0, 1)
         known = self.examples.keypoints(image)
         options: dict[str, Any] = {}
@@ -178,10 +206,14 @@ class Animations:
         width, height = self.size
         return self.animator.prepare(image, driving, sharpness=sharpness, width=width, height=height, **options)
 
-    def _frames(self, animation: HIAAnimation, request: AnimationRequest, job: Job) -> Iterator[Image.Image]:
+    def _frames(
+        self, animation: HIAAnimation, request: AnimationRequest, job: Job, show: Callable[[list[Image.Image]], Any]
+    ) -> Iterator[Image.Image]:
+        preview = PreviewCallback(show, math.ceil(request.steps / (PREVIEWS + 1)))
+
         def step_done(pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
             job.reached("Denoising", step + 1, request.steps)
-            return {}
+            return preview(pipe, step, timestep, tensors)
 
         job.reached("Denoising", 0, request.steps)
         frames = self.animator.stream(
@@ -190,6 +222,7 @@ class Animations:
             guidance_scale=float(request.guidance),
             generator=torch.Generator("cpu").manual_seed(request.seed),
             callback_on_step_end=step_done,
+            callback_on_step_end_tensor_inputs=preview.tensor_inputs,
         )
         for done, frame in enumerate(frames):
             job.reached("Decoding", done, len(animation.condition))

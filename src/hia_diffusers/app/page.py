@@ -5,10 +5,15 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-from .animating import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, AnimationRequest, Animations
+from ..conditioning.pose_maps import DENSEPOSE
+from ..pipelines.call_defaults import POSE_MAP
+from .animating import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, AnimationRequest, Animations, Result
 from .example_motions import MOTIONS
 from .guard import is_inside
 from .jobs import Cancelled, Jobs
@@ -16,8 +21,11 @@ from .jobs import Cancelled, Jobs
 
 OWN_MOTION = "My own file"
 
+# What a file can be, for pipelines that read skeletons.
+KINDS = {"Recognise it": "auto", "A video of a person": "video", "An OpenPose-style pose video": "pose"}
+
 # The inputs of the function that animates, and which of them are files.
-NUM_INPUTS, FILE_INPUTS = 10, (0, 2)
+NUM_INPUTS, FILE_INPUTS = 11, (0, 2)
 
 NOTICE = (
     "**Animate only people who have agreed to it, and say that the result is generated.** "
@@ -28,6 +36,7 @@ NOTICE = (
 WORDS = {
     "`image`": "Image",
     "`driving`": "Motion",
+    "`driving_type`": "What the file is",
     "`sharpness`": "Sharpness of the hands",
     "`retarget`": "Fitting the motion",
     "; give `image_keypoints` or `retarget=False`": "",
@@ -64,6 +73,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
     pipe = animations.animator.pipe
     assert pipe is not None  # the server is given an animator that generates
     steps, guidance = (pipe.call_default(name) for name in ("num_inference_steps", "guidance_scale"))
+    reads_densepose = pipe.config.call_defaults.get(POSE_MAP) == DENSEPOSE
     examples = _write_examples(animations)
     max_frames = animations.limits.max_frames
 
@@ -82,13 +92,23 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     label="Drawn people to try",
                     elem_id="people",
                 )
-                names = [*MOTIONS, OWN_MOTION]
+                names = [OWN_MOTION] if reads_densepose else [*MOTIONS, OWN_MOTION]
                 motion = gr.Radio(names, value=names[0], label="Motion", elem_id="motion")
                 own_motion = gr.File(
-                    label="Video of a person, OpenPose-style pose video, or keypoint file",
+                    label="DensePose video"
+                    if reads_densepose
+                    else "Video of a person, OpenPose-style pose video, or keypoint file",
                     height=170,
-                    visible=False,
+                    visible=reads_densepose,
                     elem_id="own-motion",
+                )
+                kinds = {"A DensePose video": "densepose"} if reads_densepose else KINDS
+                kind = gr.Dropdown(
+                    list(kinds.items()),
+                    value=next(iter(kinds.values())),
+                    label="What the file is",
+                    visible=reads_densepose,
+                    elem_id="kind",
                 )
                 with gr.Group():
                     automatic = gr.Checkbox(True, label="Hands as sharp as a camera would show them", elem_id="auto")
@@ -134,6 +154,9 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     buttons=[],
                     elem_id="result",
                 )
+                live = gr.Image(
+                    label="How some frames will look", interactive=False, visible=False, buttons=[], elem_id="live"
+                )
                 status = gr.Markdown("", elem_id="status")
                 download = gr.DownloadButton("Download the result (MP4)", interactive=False, elem_id="download")
 
@@ -148,13 +171,17 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
             scale: Any,
             seed: Any,
             fit: Any,
+            kind: Any,
             request: gr.Request,
             progress: Any = gr.Progress(),  # noqa: B008  how Gradio finds it
-        ) -> list[Any]:
+        ) -> Iterator[list[Any]]:
             def report(stage: str, done: int, total: int) -> None:
                 progress((done, total), desc=stage)
 
-            try:
+            previews: SimpleQueue[Path | None] = SimpleQueue()
+            no_preview = gr.Image(value=None, visible=False)
+
+            def make() -> Result:
                 asked = AnimationRequest(
                     image=_uploaded(image, "an image"),
                     motion=_uploaded(own_motion, "a motion") if motion == OWN_MOTION else str(motion),
@@ -164,24 +191,35 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     guidance=scale,
                     seed=seed,
                     fit=bool(fit),
+                    kind=str(kind),
                 )
                 with jobs.running(str(request.session_hash), report) as job:
-                    made = animations.make(asked, job)
+                    return animations.make(asked, job, previews.put)
+
+            thread = ThreadPoolExecutor(1)
+            made = thread.submit(make)
+            made.add_done_callback(lambda _: previews.put(None))
+            thread.shutdown(wait=False)  # it ends with its work, also if this is left at a preview
+            for preview in iter(previews.get, None):
+                yield [gr.skip(), gr.skip(), gr.skip(), gr.Image(value=str(preview), visible=True)]
+            try:
+                result = made.result()
             except Cancelled as reached:
                 logger.info("Cancelled at: %s", reached)
-                return [gr.skip()] * 3
+                yield [gr.skip(), gr.skip(), gr.skip(), no_preview]
+                return
             except (ImportError, ValueError) as error:
                 raise gr.Error(_as_sentence(str(error)), duration=30, print_exception=False) from error
             except Exception as error:
                 logger.exception("An animation failed.")
                 message = "This could not be animated; the log of the server says why."
                 raise gr.Error(message, duration=30, print_exception=False) from error
-            logger.info("Made %s.", made.about)
-            about = f"{made.about}. This video is generated: say so where you show it."
-            return [made.preview, about, gr.DownloadButton(value=made.video, interactive=True)]
+            logger.info("Made %s.", result.about)
+            about = f"{result.about}. This video is generated: say so where you show it."
+            yield [result.preview, about, gr.DownloadButton(value=result.video, interactive=True), no_preview]
 
-        inputs = [image, motion, own_motion, automatic, sharpness, num_frames, num_steps, scale, seed, fit]
-        outputs = [result, status, download]
+        inputs = [image, motion, own_motion, automatic, sharpness, num_frames, num_steps, scale, seed, fit, kind]
+        outputs = [result, status, download, live]
         off, on = gr.update(interactive=False), gr.update(interactive=True)
         shown = [
             gr.FileData(path=path, url=f"./gradio_api/file={path}", orig_name=Path(path).name).model_dump()
@@ -189,15 +227,22 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
         ]
         people.click(None, people, image, js=f"number => {json.dumps(shown)}[number]")
         visible, hidden = gr.update(visible=True), gr.update(visible=False)
-        motion.change(None, motion, own_motion, js=_chosen(f"=== '{OWN_MOTION}'", visible, hidden))
+        for own in (own_motion, kind):
+            motion.change(None, motion, own, js=_chosen(f"=== '{OWN_MOTION}'", visible, hidden))
         automatic.change(None, automatic, sharpness, js=_chosen("", off, on))
 
+        no_live = gr.update(value=None, visible=False)
+
         # The progress of a run is shown over the video; until it ends, only Cancel can be pressed.
-        begun = run.click(None, None, [run, cancel, *outputs], js=_always(off, on, None, "", {**off, "value": None}))
+        begun = run.click(
+            None, None, [run, cancel, *outputs], js=_always(off, on, None, "", {**off, "value": None}, no_live)
+        )
         animated = begun.then(animate, inputs, outputs, show_progress_on=result, preprocess=False)
         animated.success(None, None, [run, cancel], js=_always(on, off))
-        animated.failure(None, None, [run, cancel], js=_always(on, off))
-        cancel.click(None, None, [run, cancel, status], js=_always(on, off, "Cancelled."), cancels=[animated])
+        animated.failure(None, None, [run, cancel, live], js=_always(on, off, no_live))
+        cancel.click(
+            None, None, [run, cancel, status, live], js=_always(on, off, "Cancelled.", no_live), cancels=[animated]
+        )
     return page, animated["id"]
 
 

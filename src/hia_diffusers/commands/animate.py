@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import checks
 from ..checks import MAX_SIDE
 from ..conversion.published import PUBLISHED
 from .arguments import (
@@ -92,6 +93,9 @@ SIZE_HELP = (
     "border, and so is a motion that is not aligned"
 )
 LONG_SIDE_HELP = "longer side of the result, a multiple of 8, instead of --size; the aspect ratio is the default one"
+PREVIEW_EVERY_HELP = (
+    "every N denoising steps, write what some frames will look like to OUTPUT_live.png, where OUTPUT has no suffix"
+)
 LONG = 30  # seconds
 HIA_TINY_LIMITS = "No --model given: using hia-tiny from the package, which supports only procedural people at 96x160."
 
@@ -140,6 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--sound", action=Flag, help=SOUND_HELP)
     add_watermark_options(parser)
     add("--preview", action="store_true", help="also write OUTPUT_preview.mp4: reference, condition, result")
+    add("--preview_every", type=number(int, 1, 1000), metavar="N", help=PREVIEW_EVERY_HELP)
     keypoints = parser.add_argument_group("keypoints")
     add = keypoints.add_argument
     add("--retarget", action=Flag, help=RETARGET_HELP)
@@ -155,6 +160,10 @@ def _preview_path(output: str) -> Path:
     return Path(output).with_name(f"{Path(output).stem}_preview.mp4")
 
 
+def _live_path(output: str) -> Path:
+    return Path(output).with_name(f"{Path(output).stem}_live.png")
+
+
 def _outputs(args: argparse.Namespace) -> list[str | Path]:
     return [args.output, _preview_path(args.output)] if args.preview else [args.output]
 
@@ -166,9 +175,12 @@ def _check_arguments(args: argparse.Namespace) -> None:
         # os.path also works for paths that no file can have.
         if not os.path.isfile(path) and not (os.path.isdir(path) and option == "--driving"):
             raise ValueError(f"{option}: there is no file {str(path)!r}")
+    from ..files import check_writable
     from ..video.writing import check_output
 
     try:
+        if args.preview_every:
+            check_writable(_live_path(args.output))
         for path in _outputs(args):
             check_output(path)
             if Path(path).resolve() in [given.resolve() for given in inputs.values()]:
@@ -239,17 +251,30 @@ def prepare(
     return animator, animation
 
 
-class _ExpectedTime:
+def _print_expected_time(began: float, pipe: Any, step: int) -> None:
     """Print how long denoising will take, once its first step is done, if that is long enough to wonder."""
+    expected = (time.monotonic() - began) * (pipe.num_timesteps - 1)
+    if step == 0 and expected >= LONG:
+        print(f"Denoising takes about {timedelta(seconds=round(expected))} more.")
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
 
-    def __call__(self, pipe: Any, step: int, timestep: object, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-        expected = (time.monotonic() - self.began) * (pipe.num_timesteps - 1)
-        if step == 0 and expected >= LONG:
-            print(f"Denoising takes about {timedelta(seconds=round(expected))} more.")
-        return {}
+def _step_callback(animator: "HIAAnimator", live: Path, every: int | None) -> dict[str, Any]:
+    """Return the arguments of the pipeline for what is done after each step."""
+    from ..pipelines.preview import PreviewCallback, write_side_by_side
+
+    began = time.monotonic()
+
+    def show(frames: Sequence[Any]) -> None:
+        write_side_by_side(live, frames if animator.watermark is None else [animator.watermark(f) for f in frames])
+
+    preview = None if every is None else PreviewCallback(show, every)
+
+    def step_done(pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        _print_expected_time(began, pipe, step)
+        return tensors if preview is None else preview(pipe, step, timestep, tensors)
+
+    tensors = [] if preview is None else preview.tensor_inputs
+    return {"callback_on_step_end": step_done, "callback_on_step_end_tensor_inputs": tensors}
 
 
 def _animate(args: argparse.Namespace) -> None:
@@ -283,18 +308,22 @@ def _animate(args: argparse.Namespace) -> None:
     animator.pipe = place_pipeline(
         pipe, device, args.memory, height=height, width=width, num_frames=len(animation.condition)
     )
+    if args.preview_every:
+        print(f"Previews are written to {_live_path(args.output)} while the frames are denoised.")
     result = animator.generate(
         animation,
-        None if args.preview else args.output,
+        args.output,
         sound,
+        keep_frames=args.preview,
         generator=torch.Generator("cpu").manual_seed(args.seed),
-        callback_on_step_end=_ExpectedTime(),
+        **_step_callback(animator, _live_path(args.output), args.preview_every),
         **sampling_arguments(args),
     )
-    if args.preview:  # a stream of frames can be written only once
-        result.save(args.output, sound)
+    if args.preview:
         write_video(_preview_path(args.output), result.preview(), result.fps, comment=COMMENT)
-    length = f"{len(result.condition)} frames of {width}x{height} at {result.fps:g} frames per second"
+    length = (
+        f"{checks.counted(len(result.condition), 'frame')} of {width}x{height} at {result.fps:g} frames per second"
+    )
     print(f"Wrote {args.output}: {length}{', with the sound of the driving' if sound else ''}.")
     if args.preview:
         print(f"Wrote {_preview_path(args.output)}: reference, condition and result side by side.")

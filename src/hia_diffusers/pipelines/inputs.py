@@ -33,7 +33,7 @@ from .scheduler_rehearsal import check_kind, rehearse
 MAX_VIDEOS = 1024  # per image and motion
 STREAM_TYPES = ("pil", "np", "pt")
 OUTPUT_TYPES = (*STREAM_TYPES, "latent")
-CALLBACK_TENSORS = ("latents",)  # that can be passed to a callback
+CALLBACK_TENSORS = ("latents", "pred_original_sample")  # that can be passed to a callback
 
 # Arguments that are always passed to attention processors.
 OWN_ATTENTION_ARGUMENTS = {
@@ -331,7 +331,8 @@ def latents_of_callback(returned: object, latents: torch.Tensor) -> torch.Tensor
     """
     if returned is None:
         return latents
-    if not isinstance(returned, Mapping) or not set(returned) <= {"latents"}:
+    # A callback may return all that it was given; only the latents are used.
+    if not isinstance(returned, Mapping) or not set(returned) <= set(CALLBACK_TENSORS):
         raise TypeError(
             '`callback_on_step_end` must return a dictionary with "latents" or without, or None, got'
             f" {checks.shown(returned)}."

@@ -34,6 +34,7 @@ from ..models.unet_motion import HIAUNetMotionModel
 from . import call_defaults as defaults
 from . import call_stages as stages
 from . import framewise_scheduling, guidance, inputs
+from .clean_estimate import clean_estimate
 from .denoising import WindowSchedule, predict_noise
 from .execution_device import ExecutionDeviceMixin, on_one_device
 from .inputs import DenoisingOptions, ReferenceImages
@@ -243,16 +244,21 @@ class HIAPipeline(
                 guider.set_state(step=i, num_inference_steps=num_steps, timestep=t)
                 control_scale = options.control_at(i, num_steps)
                 seen = replace(denoiser.read_reference(conditions, device_timesteps[i]), control_scale=control_scale)
+                sample = self.scheduler.scale_model_input(latents, t)
                 noise_pred = predict_noise(
                     denoiser,
                     guider,
-                    self.scheduler.scale_model_input(latents, t),
+                    sample,
                     timestep=device_timesteps[i],
                     conditions=seen,
                     windows=schedule.next(guider.num_conditions, guider.guidance_scale, control_scale),
                     options=options,
                     window_group=self._window_group,
                 )
+
+                tensors = {}
+                if "pred_original_sample" in tensor_inputs:  # before the prediction is overwritten
+                    tensors["pred_original_sample"] = clean_estimate(self.scheduler, sample, noise_pred, t)
 
                 # x_t -> x_t-1
                 latents = framewise_scheduling.step(
@@ -262,7 +268,7 @@ class HIAPipeline(
                     check_finite("The latents after the first step", [latents], self.components)
 
                 if callback_on_step_end is not None:
-                    tensors = {"latents": latents}
+                    tensors["latents"] = latents
                     chosen = {name: tensors[name] for name in tensor_inputs}
                     latents = inputs.latents_of_callback(callback_on_step_end(self, i, t, chosen), latents)
                 if i == num_steps - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
@@ -480,7 +486,8 @@ class HIAPipeline(
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; it may return new latents
                 of the same shape as `{"latents": ...}`.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
-                Names of the tensors that are passed to `callback_on_step_end`.
+                Names of the tensors that are passed to `callback_on_step_end`: `"latents"` and
+                `"pred_original_sample"`, the clean latents that the step predicts. [`PreviewCallback`] decodes these.
 
         Returns:
             [`HIAPipelineOutput`] or `tuple`.

@@ -14,6 +14,8 @@ import torch
 from diffusers import SchedulerMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
+from .clean_estimate import signal_at
+
 
 NEEDED = ("set_timesteps", "scale_model_input", "add_noise", "step", "alphas_cumprod", "init_noise_sigma", "order")
 
@@ -82,10 +84,10 @@ def _run(
     arguments = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
     sample = scheduler.add_noise(clean, noise, timesteps[:1])
-    signals, most = scheduler.alphas_cumprod.float().cpu(), 0.0
+    most = 0.0
     for timestep in timesteps:
         seen = scheduler.scale_model_input(sample, timestep)
-        signal = _signal_at(signals, timestep)
+        signal = signal_at(scheduler, timestep)
         epsilon = (seen - signal.sqrt() * clean) / (1 - signal).sqrt()
         prediction = {
             "epsilon": epsilon,
@@ -95,10 +97,3 @@ def _run(
         most = max(most, float(epsilon.std()))
         sample = scheduler.step(prediction, timestep, sample, **arguments).prev_sample
     return most, float((sample - clean).square().mean().sqrt())
-
-
-def _signal_at(signals: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """Interpolate linearly between two timesteps, since some schedulers have fractional ones."""
-    time = float(timestep)
-    below = int(time)
-    return torch.lerp(signals[below], signals[min(below + 1, len(signals) - 1)], time - below)

@@ -123,7 +123,7 @@ def write_video(
                         writer.finish()
                         unfinished = path.with_name(f"{path.stem}.unfinished{path.suffix}")
                         rename(partial, unfinished)
-                        logger.warning("The first %d frames are kept in %s.", writer.count, unfinished)
+                        logger.warning("%s kept in %s.", _first(writer.count), unfinished)
                     raise
                 writer.finish()
     except av.FFmpegError as error:
@@ -230,6 +230,10 @@ def _writer(kind: str, path: Path, clip: Clip, sound: Sound | None) -> FrameWrit
     if kind in WITH_SOUND:
         return VideoWriter(path, clip, kind, sound)
     return FrameFolderWriter(path, clip) if kind == "folder" else AnimationWriter(path, clip, kind.upper())
+
+
+def _first(count: int) -> str:
+    return "The first frame is" if count == 1 else f"The first {count} frames are"
 
 
 def _of_shape(shape: tuple[int, ...], frame: np.ndarray | Image.Image, index: int) -> np.ndarray:
