@@ -500,18 +500,24 @@ def test_memory_is_planned_for_the_device(inputs, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("model", "driving_type", "named"),
-    [("magic-animate", "auto", "reads DensePose maps"), ("musepose", "densepose", "reads skeletons")],
+    ("changes", "named"),
+    [
+        ({"model": "magic-animate", "driving_type": "auto"}, ("--driving_type", "reads DensePose maps")),
+        ({"model": "musepose", "driving_type": "densepose"}, ("--driving_type", "reads skeletons")),
+        ({"model": "musepose", "driving": "text.mp4"}, ("text.mp4", "cannot be decoded")),
+        ({"model": "musepose", "image": "cut.png"}, ("--image", "cut.png")),
+        ({"model": "musepose", "driving": "nobody.mp4", **MODELS}, ("--driving", "no person was detected")),
+    ],
 )
 def test_a_clip_that_a_published_model_cannot_read_is_refused_before_its_download(
-    monkeypatch, tmp_path, capsys, model, driving_type, named
+    monkeypatch, tmp_path, capsys, changes, named
 ):
     with HubServer(tmp_path) as server:
         server.take_the_hubs_place(monkeypatch, tmp_path / "cache")
         with pytest.raises(SystemExit):
-            animate.main(call(model=model, driving_type=driving_type))
+            animate.main(call(**changes))
         assert server.requests == []
-    assert_one_error_line(capsys.readouterr().err, "--driving", named)
+    assert_one_error_line(capsys.readouterr().err, *named)
 
 
 def test_a_model_that_the_hub_lacks(monkeypatch, tmp_path, capsys):

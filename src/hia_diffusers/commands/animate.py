@@ -36,7 +36,6 @@ from .loading import (
     check_memory,
     check_model,
     choose_device,
-    find_model,
     is_published,
     load_pipeline,
     model_defaults,
@@ -282,15 +281,19 @@ def _animate(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     check_memory(args.memory, device)
     check_model(args.model, args.variant, args.revision)
-    if args.model and is_published(args.model):  # before it is downloaded
-        from ..animation.arguments import check_kind
-
-        check_kind(args.driving_type, PUBLISHED[args.model].pose_map)
     from .. import HIA_TINY
+    from ..animation.arguments import check_kind
+    from ..pipelines.call_defaults import AREA, POSE_MAP
 
-    model = find_model(args.model or HIA_TINY, device, args.dtype, revision=args.revision)
+    model = args.model or HIA_TINY
+    if is_published(model):  # the image and the clip are read before gigabytes are downloaded
+        checkpoint = PUBLISHED[model]
+        check_kind(args.driving_type, checkpoint.pose_map)
+        call_defaults: dict[str, Any] = {AREA: checkpoint.area, POSE_MAP: checkpoint.pose_map}
+    else:
+        call_defaults = model_defaults(model)
     with log_to_stdout(vars(args)):
-        animator, animation = prepare(args, model_defaults(model))
+        animator, animation = prepare(args, call_defaults)
         sound = animation.sound_arguments(args.output, args.sound is not False)["audio_from"] is not None
 
     import torch
@@ -304,7 +307,7 @@ def _animate(args: argparse.Namespace) -> None:
         check_output(_preview_path(args.output), height, 3 * width, animation.fps)
     if args.model is None:
         print(HIA_TINY_LIMITS)
-    pipe = load_pipeline(model, device, args.dtype, variant=args.variant)
+    pipe = load_pipeline(model, device, args.dtype, variant=args.variant, revision=args.revision)
     animator.pipe = place_pipeline(
         pipe, device, args.memory, height=height, width=width, num_frames=len(animation.condition)
     )

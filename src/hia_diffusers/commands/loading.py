@@ -106,12 +106,15 @@ def model_defaults(model: str) -> dict[str, Any]:
 
 
 def load_pipeline(model: str, device: str, dtype: str, variant: str | None = None, revision: str | None = None) -> Any:
-    """Load a `HIAPipeline` for a device; it is still on the CPU. From then on, diffusers prints only errors."""
+    """Load a `HIAPipeline` for a device, on the CPU. From then on, diffusers and transformers print only errors."""
     import diffusers
+    import transformers
 
     from ..pipelines.pipeline_hia import HIAPipeline
 
     diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     found = find_model(model, device, dtype, revision=revision)
     try:
         return HIAPipeline.from_pretrained(found, dtype=choose_dtype(dtype, device), variant=variant)

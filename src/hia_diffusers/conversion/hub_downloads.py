@@ -95,6 +95,7 @@ def converted_checkpoint(
         with locked_folder(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
                 folders = download_checkpoint(PUBLISHED[name], cache_dir, revision, notify)
+                notify(f"Converting {PUBLISHED[name].title}; the result is kept in {folder}.")
                 PUBLISHED[name].convert(folders, dtype=dtype).save_pretrained(folder)
     return folder
 

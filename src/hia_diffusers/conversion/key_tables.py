@@ -9,9 +9,14 @@ from fnmatch import fnmatchcase
 
 import torch
 from diffusers import ModelMixin
+from diffusers.utils import logging
 from transformers import PreTrainedModel
 
 from ..state_dicts import StateDict
+
+
+# Seconds after which a progress bar is shown.
+PROGRESS_DELAY = 2.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ def fill(
     if missing:
         new = model if not next(iter(expected.values())).is_meta else type(model).from_config(model.config)
         filled |= {key: new.state_dict()[key] for key in missing}
-    model.load_state_dict({key: tensor.to(dtype) for key, tensor in filled.items()}, assign=True)
+    weights = logging.tqdm(filled.items(), desc=f"Converting the {component}", delay=PROGRESS_DELAY, leave=False)
+    model.load_state_dict({key: tensor.to(dtype) for key, tensor in weights}, assign=True)
     model.eval()
 
     rows = [

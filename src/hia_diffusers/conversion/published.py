@@ -53,6 +53,8 @@ class PublishedCheckpoint:
             Why the result cannot animate without training. It is then a starting point for training.
         pose_map (`str`, *optional*, defaults to `"openpose"`):
             The `"pose_map"` in the `call_defaults` of the result: what its ControlNet or pose guider reads.
+        area (`int`, *optional*, defaults to 401408):
+            The `"area"` in these, in pixels; the default is 512x784.
     """
 
     title: str
@@ -63,6 +65,7 @@ class PublishedCheckpoint:
     memory: tuple[float, float]
     missing: str | None = None
     pose_map: str = "openpose"
+    area: int = 512 * 784
 
     @property
     def download_size(self) -> float:
@@ -152,6 +155,7 @@ PUBLISHED = {
         license=f"CreativeML OpenRAIL-M, {OPENRAIL}",
         purpose="whole-body dances, driven by a skeleton that is aligned with the reference image",
         pose_map="musepose",
+        area=768 * 768,
         memory=MUSEPOSE_MEMORY,
     ),
     "dynamicpose": PublishedCheckpoint(
@@ -183,6 +187,7 @@ PUBLISHED = {
         license=f"BSD-3-Clause, {OPENRAIL}",
         purpose="motion given as DensePose videos, which keypoints cannot replace; 512x512",
         pose_map="densepose",
+        area=512 * 512,
         memory=MAGIC_MEMORY,
     ),
     "champ": PublishedCheckpoint(
