@@ -311,6 +311,11 @@ def test_a_saved_folder_has_a_model_card(tmp_path):
     pipe.save_pretrained(tmp_path / "my-hia-half", variant="fp16")
     assert 'from_pretrained("my-hia-half", variant="fp16")' in (tmp_path / "my-hia-half" / "README.md").read_text()
 
+    pipe.register_to_config(call_defaults={"guidance_scale": 7.5, "pose_map": "densepose"})
+    pipe.save_pretrained(tmp_path / "densepose")
+    card = (tmp_path / "densepose" / "README.md").read_text()
+    assert "`guidance_scale=7.5`, `pose_map='densepose'`." in card and 'driving_type="densepose"' in card
+
     (tmp_path / "my-hia" / "README.md").write_text("mine")
     pipe.save_pretrained(tmp_path / "my-hia")
     assert (tmp_path / "my-hia" / "README.md").read_text() == "mine"

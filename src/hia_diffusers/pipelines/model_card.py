@@ -2,6 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a saved [`HIAPipeline`] other than its components: the model card, and a file that names the class."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from ..conditioning.pose_maps import DENSEPOSE
+from .call_defaults import POSE_MAP
+
+
 CARD_FILE = "README.md"
 
 MODEL_CARD = """---
@@ -22,14 +29,13 @@ implementation of HIA ([arXiv 2409.19580](https://arxiv.org/abs/2409.19580)).
 ## Usage
 
 ```python
-import torch
-from diffusers.utils import load_image
-from hia_diffusers import HIAPipeline, MotionBlurConditioner, WholeBodyKeypoints
+from hia_diffusers import HIAAnimator, HIAPipeline
 
 pipe = HIAPipeline.from_pretrained("{name}"{options})
-condition = MotionBlurConditioner()(WholeBodyKeypoints.load("motion.safetensors"))
-frames = pipe(load_image("person.png"), condition, generator=torch.Generator().manual_seed(0)).frames[0]
+HIAAnimator(pipe)("person.png", "{driving}"{driving_options}, output="out.mp4")
 ```
+
+{defaults}
 
 ## License
 
@@ -48,16 +54,30 @@ from hia_diffusers import HIAPipeline
 """
 
 
-def model_card(name: str, variant: str | None = None) -> str:
+DEFAULTS = """Arguments that are not given have the values that suit the weights, its `call_defaults`: {values}."""
+NO_DEFAULTS = "Arguments that are not given have the default values of hia-diffusers."
+
+
+def model_card(name: str, call_defaults: Mapping[str, Any], variant: str | None = None) -> str:
     """Return the model card of a pipeline.
 
     Args:
         name (`str`):
             Name by which the pipeline is loaded.
+        call_defaults (`Mapping[str, Any]`):
+            Default arguments of a call, and what its conditioning frames show.
         variant (`str`, *optional*):
             Variant of its weights.
 
     Returns:
         `str`: The model card in Markdown.
     """
-    return MODEL_CARD.format(name=name, options=f', variant="{variant}"' if variant else "")
+    values = ", ".join(f"`{argument}={value!r}`" for argument, value in call_defaults.items())
+    reads_densepose = call_defaults.get(POSE_MAP) == DENSEPOSE
+    return MODEL_CARD.format(
+        name=name,
+        options=f', variant="{variant}"' if variant else "",
+        driving="densepose.mp4" if reads_densepose else "dance.mp4",
+        driving_options=', driving_type="densepose"' if reads_densepose else "",
+        defaults=DEFAULTS.format(values=values) if values else NO_DEFAULTS,
+    )

@@ -336,10 +336,11 @@ class PipelineFolderMixin(DiffusionPipeline):
         (folder / PIPELINE_FILE).write_text(PIPELINE_CODE)  # first: diffusers may upload the folder
         super().save_pretrained(save_directory, *args, **kwargs)
         if not (folder / CARD_FILE).exists():
-            (folder / CARD_FILE).write_text(model_card(folder.resolve().name, kwargs.get("variant")))
+            card = model_card(folder.resolve().name, self.config["call_defaults"], kwargs.get("variant"))
+            (folder / CARD_FILE).write_text(card)
 
     def _upload_folder(self, working_dir: str | Path, repo_id: str, **kwargs: Any) -> Any:
         card = Path(working_dir) / CARD_FILE
         if "hia-diffusers" not in card.read_text():  # diffusers has written an empty card
-            card.write_text(model_card(repo_id))
+            card.write_text(model_card(repo_id, self.config["call_defaults"]))
         return super()._upload_folder(working_dir, repo_id, **kwargs)
