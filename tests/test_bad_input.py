@@ -162,13 +162,14 @@ WHOLE = (
     *("num_inference_steps", "num_videos_per_prompt", "decode_chunk_size", "context_frames", "context_batch_size"),
     "context_overlap",
 )
+ACCEPTED = (("context_overlap", 0), ("decode_chunk_size", None))
 FINITE = (
     *("guidance_scale", "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "eta"),
     "shared_noise",
 )
 FLAGS = ("batch_guidance", "reference_noise", "context_shift", "return_dict")
 VALUES = (
-    [(name, value) for name in WHOLE for value in NOT_WHOLE if (name, value) != ("context_overlap", 0)]
+    [(name, value) for name in WHOLE for value in NOT_WHOLE if (name, value) not in ACCEPTED]
     + [(name, value) for name in ("height", "width") for value in NOT_WHOLE if value is not None]
     + [(name, value) for name in FINITE for value in NOT_FINITE]
     + [(name, value) for name in FLAGS for value in NO_FLAGS]

@@ -3,6 +3,7 @@
 """The command `hia-diffusers`, also `python -m hia_diffusers`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,21 @@ COMMANDS = {
 }
 
 
+# With the OpenMP of torch's wheels, a thread that has finished its share of an operation spins for up to 300,000
+# rounds, milliseconds, until all have. If another process has the core of one of them, the spinning uses up the time
+# in which that one would run, at each of the thousands of operations of a clip. After 1000 rounds it sleeps.
+WAITING = {"GOMP_SPINCOUNT": "1000"}
+
+
+def wait_without_spinning() -> None:
+    """Let the threads of torch sleep while they wait for each other, unless the environment says how they wait.
+
+    It has an effect before torch is imported.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ.update(WAITING)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command.
 
@@ -28,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*):
             The command and its options; by default, the arguments of the process.
     """
+    wait_without_spinning()
     words = sys.argv[1:] if argv is None else list(argv)
     parser = OneLineParser(prog="hia-diffusers", description="Human image animation.")
     parser.add_argument("--version", action="version", version=f"hia-diffusers {__version__}")

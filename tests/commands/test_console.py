@@ -49,6 +49,23 @@ def test_help_needs_no_torch(words):
     assert loaded.isdisjoint({"torch", "diffusers", "transformers", "gradio"})
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "PASSIVE"}, 0)]
+)
+def test_threads_that_wait_sleep(given, spins):
+    """As the OpenMP of torch reads it."""
+    program = "from hia_diffusers.__main__ import main\ntry:\n    main(['--version'])\nfinally:\n    import torch"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    environment |= {"PYTHONPATH": str(SOURCE), "OMP_DISPLAY_ENV": "verbose", **given}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    if "GOMP_" not in result.stderr:
+        pytest.skip("torch has another OpenMP")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr
+
+
 def test_the_console_can_print_any_name(monkeypatch):
     """Examples, which have parsers of the same class, included."""
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each branch of guidance sees, however its clips are put into batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rounding import assert_equal_up_to_rounding
@@ -86,6 +88,31 @@ def test_guidance(denoiser, latents, batch_guidance):
     guider = classifier_free_guidance(2.5)
     guided = denoiser.guided(latents, TIMESTEP, conditions, guider, batch_guidance)
     assert torch.allclose(guided, unconditional + 2.5 * (conditional - unconditional), atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_guidance", [False, True])
+def test_blocks_that_are_the_same_in_both_branches_run_once(pipe, latents, batch_guidance):
+    """As of MagicAnimate: nothing before the middle block depends on the reference, and the context is one."""
+    unet = type(pipe.unet).from_config(pipe.unet.config, reference_attention_blocks="midup").eval()
+    unet.load_state_dict(pipe.unet.state_dict())
+    pipe.unet = unet
+    denoiser, conditions = HIADenoiser.of_pipeline(pipe), replace(conditions_of(), null_encoder_hidden_states=None)
+    conditional, unconditional = (denoiser(latents, TIMESTEP, given) for given in (conditions, conditions.drop()))
+    assert (conditional - unconditional).abs().max() > 1e-2
+    calls, guider = [], classifier_free_guidance(2.5)
+    for block in (*unet.down_blocks, unet.mid_block):
+        block.resnets[0].register_forward_hook(lambda module, *_: calls.append(module))
+    expected = unconditional + 2.5 * (conditional - unconditional)
+    for given, times in ((conditions, 1), (replace(conditions, null_encoder_hidden_states=normal(2, 1, 32)), 2)):
+        calls.clear()
+        guided = denoiser.guided(latents, TIMESTEP, given, guider, batch_guidance)
+        if times == 1:
+            assert torch.allclose(guided, expected, atol=1e-4)
+        if not batch_guidance:
+            assert [calls.count(block.resnets[0]) for block in unet.down_blocks] == [times] * len(unet.down_blocks)
+            assert calls.count(unet.mid_block.resnets[0]) == 2
+    assert "forward" not in vars(unet.down_blocks[0])
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from .conditioning_embedding import ConditioningEmbeddings, ConditioningWindows
 from .controlnet import HIAControlNetModel
 from .pose_guider import HIAPoseGuider
 from .reference_attention import ReferenceFeatures
+from .shared_blocks import computed_once
 from .unet_motion import HIAUNetMotionModel
 
 
@@ -279,10 +280,26 @@ class HIADenoiser(nn.Module):
             for branch, noise_pred in zip(branches, both.chunk(2), strict=True):
                 branch.noise_pred = noise_pred
         else:
-            for branch in branches:
-                with self.cache_context(f"{window} {getattr(branch, guider._identifier_key)}"):
-                    branch.noise_pred = self(latents, timestep, branch.conditions, residuals)
+            with computed_once(self._common_blocks(conditions, residuals) if len(branches) > 1 else ()):
+                for branch in branches:
+                    with self.cache_context(f"{window} {getattr(branch, guider._identifier_key)}"):
+                        branch.noise_pred = self(latents, timestep, branch.conditions, residuals)
         return guider(branches).pred
+
+    def _common_blocks(self, conditions: HIAConditions, residuals: Residuals) -> list[nn.Module]:
+        """Return the blocks that have the same inputs in both branches.
+
+        There are none if the network is compiled or has hooks, such as those of offloading, which expect all calls.
+        """
+        differs = (
+            conditions.null_encoder_hidden_states is not None
+            or bool(conditions.image_embeds)
+            or ("pose_features" in residuals and not self.unconditional_controlnet)
+        )
+        if differs or hasattr(self.unet, "_orig_mod") or self.unet._compiled_call_impl is not None:
+            return []
+        is_hooked = any("forward" in vars(layer) for layer in self.unet.modules() if layer is not self.unet)
+        return [] if is_hooked else self.unet.blocks_before_reference
 
     @property
     def cache_interval(self) -> int:
@@ -370,12 +387,11 @@ class HIADenoiser(nn.Module):
             "conditioning_scale": conditions.control_scale,
         }
         if "pose_features" not in self.controlnet.unet_arguments:
-            states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
             in_dtype = _to_dtype_of(self.controlnet)
             inputs |= {
                 "sample": in_dtype(latents.transpose(1, 2).flatten(0, 1)),
                 "timestep": timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
-                "encoder_hidden_states": in_dtype(states),
+                "encoder_hidden_states": in_dtype(conditions.encoder_hidden_states),
             }
         outputs = self.controlnet(**inputs, return_dict=False)
         residuals = dict(zip(self.controlnet.unet_arguments, outputs, strict=True))

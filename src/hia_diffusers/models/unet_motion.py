@@ -286,6 +286,11 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
         """All blocks except the outermost two, whose outputs a cache can reuse."""
         return [*self.down_blocks[1:], self.mid_block, *self.up_blocks[:-1]]
 
+    @property
+    def blocks_before_reference(self) -> list[nn.Module]:
+        """All blocks whose outputs do not depend on the reference."""
+        return [*self.down_blocks] if self.config.reference_attention_blocks == "midup" else []
+
     def set_motion_modules(self, used: bool) -> None:
         """Enable or disable the motion modules, and store this as `use_motion_modules` in the configuration.
 
@@ -342,7 +347,8 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
                 features have another shape or are combined with an adapter of the first convolution.
         """
         num_frames = sample.shape[2]
-        if encoder_hidden_states.shape[0] == sample.shape[0]:
+        if self.encoder_hid_proj is not None and encoder_hidden_states.shape[0] == sample.shape[0]:
+            # The processors of IP-Adapters know entries per frame only.
             encoder_hidden_states = encoder_hidden_states.repeat_interleave(num_frames, dim=0)
         for norm in self._clip_norms:
             norm.num_frames = num_frames

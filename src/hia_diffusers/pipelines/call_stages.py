@@ -153,7 +153,9 @@ def prepare_conditions(
         cross_attention_kwargs (`dict`, *optional*):
             As in [`HIAPipeline.__call__`].
     """
-    states, null_states = (_repeat_to(states, len(conditioning_frames)) for states in encoder_hidden_states)
+    states, null_states = encoder_hidden_states
+    has_null_states = null_states is not states
+    states, null_states = (_repeat_to(each, len(conditioning_frames)) for each in (states, null_states))
     dtype = components.controlnet.dtype
     conditions = HIAConditions(
         encoder_hidden_states=states,
@@ -162,7 +164,7 @@ def prepare_conditions(
             lambda frames: conditioning_frames.read(frames).to(dtype),
             conditioning_frames.num_frames,
         ),
-        null_encoder_hidden_states=null_states,
+        null_encoder_hidden_states=null_states if has_null_states else None,
         image_embeds=tuple(image_embeds[0]),
         null_image_embeds=tuple(image_embeds[1]),
         attention_kwargs=cross_attention_kwargs,
@@ -260,9 +262,24 @@ def prepare_latents(
 # Decoding
 
 
+def default_chunk_size(device: torch.device) -> int:
+    """Return the number of frames that are decoded at a time unless a call says otherwise.
+
+    It is 2 on a CPU, whose caches do not hold the activations of more frames, and 16 on other devices.
+
+    Args:
+        device (`torch.device`):
+            Device of the latents.
+    """
+    return 2 if device.type == "cpu" else 16
+
+
 @checks.python_numbers
 def decode_latents(
-    components: HIAComponents, latents: torch.Tensor, decode_chunk_size: int = 16, device: torch.device | None = None
+    components: HIAComponents,
+    latents: torch.Tensor,
+    decode_chunk_size: int | None = None,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Decode clips, some frames at a time.
 
@@ -271,14 +288,16 @@ def decode_latents(
             Object with `vae`.
         latents (`torch.Tensor` of shape `(B, C, F, h, w)`):
             Clean latents.
-        decode_chunk_size (`int`, *optional*, defaults to 16):
-            Number of frames that the VAE decodes at a time.
+        decode_chunk_size (`int`, *optional*):
+            Number of frames that the VAE decodes at a time, by default that of [`default_chunk_size`].
         device (`torch.device`, *optional*):
             Device of the decoded frames, by default the CPU.
 
     Returns:
         `torch.Tensor` of shape `(B, 3, F, H, W)`: Frames in [-1, 1], float32.
     """
+    if decode_chunk_size is None:
+        decode_chunk_size = default_chunk_size(latents.device)
     chunks, device = latents.transpose(1, 2).flatten(0, 1).split(decode_chunk_size), device or torch.device("cpu")
 
     def decode_chunk(chunk: torch.Tensor) -> torch.Tensor:
@@ -295,7 +314,7 @@ def decode_latents(
 
 @checks.python_numbers
 def decode(
-    components: HIAComponents, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int = 16
+    components: HIAComponents, latents: torch.Tensor, output_type: str = "pil", decode_chunk_size: int | None = None
 ) -> Any:
     """Decode clips to the frames of a [`HIAPipelineOutput`].
 
@@ -306,8 +325,8 @@ def decode(
             Clean latents.
         output_type (`str`, *optional*, defaults to `"pil"`):
             `"pil"`, `"np"`, `"pt"` (frames stay on the device of `latents`), or `"latent"` (`latents` are returned).
-        decode_chunk_size (`int`, *optional*, defaults to 16):
-            Number of frames that the VAE decodes at a time.
+        decode_chunk_size (`int`, *optional*):
+            Number of frames that the VAE decodes at a time, by default that of [`default_chunk_size`].
     """
     if output_type == "latent":
         check_finite("The latents", [latents], components.components)

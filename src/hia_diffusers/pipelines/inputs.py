@@ -164,7 +164,7 @@ def check_inputs(
     ip_adapter_image_embeds: list[torch.Tensor] | None = None,
     output_type: str = "pil",
     cross_attention_kwargs: dict[str, Any] | None = None,
-    decode_chunk_size: int = 16,
+    decode_chunk_size: int | None = None,
     callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
     callback_on_step_end_tensor_inputs: list[str] | None = None,
 ) -> None:
@@ -210,7 +210,8 @@ def check_inputs(
     if shared_noise and latents is not None:
         raise ValueError("`shared_noise` must be 0 if `latents` are given, since they are the noise.")
     checks.one_of("output_type", output_type, OUTPUT_TYPES)
-    checks.integer("decode_chunk_size", decode_chunk_size)
+    if decode_chunk_size is not None:
+        checks.integer("decode_chunk_size", decode_chunk_size)
     checks.number("eta", eta, low=0, high=1)
     batch_size = count_clips(images, clips, num_videos_per_prompt)
     check_generator(generator, batch_size, components._execution_device)

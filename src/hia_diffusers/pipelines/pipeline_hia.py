@@ -290,7 +290,7 @@ class HIAPipeline(
         image: object,
         conditioning_frames: object,
         output_type: Literal["pil", "np", "pt"] = "pil",
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
         """Animate one image and return the frames one by one, so that a long video is written while it is decoded.
@@ -304,8 +304,8 @@ class HIAPipeline(
                 As in [`HIAPipeline.__call__`], for one clip.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"` or `"pt"`.
-            decode_chunk_size (`int`, *optional*, defaults to 16):
-                Number of frames that the VAE decodes at a time.
+            decode_chunk_size (`int`, *optional*):
+                Number of frames that the VAE decodes at a time: by default 2 on a CPU, and 16 on other devices.
             kwargs:
                 Other arguments of [`HIAPipeline.__call__`].
 
@@ -319,6 +319,8 @@ class HIAPipeline(
         """
         inputs.check_complete(self)
         checks.one_of("output_type", output_type, inputs.STREAM_TYPES)
+        if decode_chunk_size is None:
+            decode_chunk_size = stages.default_chunk_size(self._execution_device)
         checks.integer("decode_chunk_size", decode_chunk_size)
         images = ReferenceImages.from_any(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
@@ -396,7 +398,7 @@ class HIAPipeline(
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int | None = None,
         callback_on_step_end: Callable[..., Mapping[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
     ) -> HIAPipelineOutput | tuple[Any]:
@@ -480,8 +482,8 @@ class HIAPipeline(
                 Whether to return a [`HIAPipelineOutput`] instead of a tuple.
             cross_attention_kwargs (`dict`, *optional*):
                 Arguments of the UNet's attention, such as `{"scale": 0.5}` for LoRA. Unknown arguments are refused.
-            decode_chunk_size (`int`, *optional*, defaults to 16):
-                Frames that the VAE decodes at a time.
+            decode_chunk_size (`int`, *optional*):
+                Number of frames that the VAE decodes at a time: by default 2 on a CPU, and 16 on other devices.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after each step; it may return new latents
                 of the same shape as `{"latents": ...}`.

@@ -117,7 +117,11 @@ CALL_INPUTS = [
     InputParam("ip_adapter_image_embeds", list, description="Embeddings instead of `ip_adapter_image`, per adapter."),
     InputParam("output_type", str, "pil", description='The form of the frames: "pil", "np", "pt" or "latent".'),
     InputParam("cross_attention_kwargs", dict, description='Arguments of attention, such as `{"scale": 0.5}`.'),
-    InputParam("decode_chunk_size", int, 16, description="Frames that the VAE decodes at a time."),
+    InputParam(
+        "decode_chunk_size",
+        int,
+        description="Frames that the VAE decodes at a time: by default 2 on a CPU, and 16 on other devices.",
+    ),
 ]
 
 INTERMEDIATES = [
