@@ -32,8 +32,7 @@ def small_image_encoder(projection_dim):
 
 
 @pytest.mark.parametrize(
-    ("function", "networks"),
-    [("hia", "hia-tiny"), ("hia", "middle"), ("magic-animate", "middle"), ("moore-animate-anyone", "middle")],
+    ("function", "networks"), [("hia", "hia-tiny"), ("hia", "middle"), ("magic-animate", "middle")]
 )
 def test_the_peers_ways(inference, function, networks):
     args = argparse.Namespace(
