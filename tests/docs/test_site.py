@@ -81,6 +81,7 @@ def browser(site):
         pytest.skip("needs Chromium: `make browser` installs Debian's, or the variable CHROMIUM names one")
     from playwright.sync_api import sync_playwright
 
+    errors = []
     handler = functools.partial(SilentHandler, directory=site)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -90,12 +91,14 @@ def browser(site):
         def open_page(name, width=1280, height=900, **options):
             page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
             page.set_default_timeout(1000 * PATIENCE)
+            page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
             page.goto(f"http://127.0.0.1:{server.server_port}/{name}")
             return page
 
         yield open_page
         browser.close()
     server.shutdown()
+    assert errors == []
 
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):
@@ -119,6 +122,15 @@ def test_the_search_finds_what_people_type(browser):
         page.wait_for_function(SEARCH, arg=title, polling=500, timeout=60_000)
 
 
+def test_the_scripts_of_every_page_run_without_errors(site, browser):
+    page, errors = browser(""), []
+    start = page.url
+    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
+    for path in sorted(site.rglob("*.html")):
+        page.goto(start + path.relative_to(site).as_posix())
+    assert errors == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_its_window(browser, width, scheme):
@@ -127,6 +139,8 @@ def test_no_page_is_wider_than_its_window(browser, width, scheme):
         page = browser(name, width, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
         assert page.evaluate("document.documentElement.dataset.bsTheme") == scheme
+        contents = page.locator("#toc-collapse")
+        assert contents.evaluate("element => element.scrollWidth - element.clientWidth") == 0, name
         page.screenshot(path=SCREENSHOTS / f"{name.strip('/').replace('/', '-') or 'index'}-{width}-{scheme}.png")
 
 
