@@ -32,7 +32,8 @@ def small_image_encoder(projection_dim):
 
 
 @pytest.mark.parametrize(
-    ("function", "networks"), [("hia", "hia-tiny"), ("hia", "middle"), ("magic-animate", "middle")]
+    ("function", "networks"),
+    [("hia", "hia-tiny"), ("hia", "middle"), ("magic-animate", "middle"), ("moore-animate-anyone", "middle")],
 )
 def test_the_peers_ways(inference, function, networks):
     args = argparse.Namespace(
@@ -42,7 +43,7 @@ def test_the_peers_ways(inference, function, networks):
         num_frames=3,
         num_inference_steps=2,
         guidance_scale=2.0,
-        dtype="float32",
+        dtype="float64",  # in float32 these random networks amplify rounding to 0.09
         device="cpu",
         ways=["hia", "magic-animate", "moore-animate-anyone"],
     )
@@ -51,4 +52,4 @@ def test_the_peers_ways(inference, function, networks):
     assert frames.keys() == ({function} if function != "hia" else {"magic-animate", "moore-animate-anyone"})
     assert own.shape == (1, 3, 3, 64, 64) and own.std() > 0.01
     for way in frames.values():
-        torch.testing.assert_close(way, own, rtol=0, atol=1e-4)
+        torch.testing.assert_close(way, own, rtol=0, atol=1e-6)
