@@ -1,6 +1,6 @@
 # Copyright 2026 The hia-diffusers authors
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA training, as its users run it: what is saved, resumed and refused, and what a LoRA of one person learns."""
+"""LoRA training, as its users run it: what is saved, resumed and refused, and LoRA of a converted checkpoint."""
 
 import json
 import shutil
