@@ -48,7 +48,7 @@ from hia_diffusers import HIAPipeline
 
 pipe = HIAPipeline.from_pretrained(sys.argv[1], dtype=torch.float16)
 # Chosen on validation clips.
-pipe.register_to_config(call_defaults={"num_inference_steps": 4, "guidance_scale": 1.5, "shared_noise": 1.0})
+pipe.register_to_config(call_defaults={"num_inference_steps": 3, "guidance_scale": 1.25, "shared_noise": 1.0})
 pipe.save_pretrained(sys.argv[2])
 for path in Path(sys.argv[2]).rglob("*.json"):  # where it was trained is nobody's business
     config = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}

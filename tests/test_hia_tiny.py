@@ -65,7 +65,7 @@ def test_it_is_small_half_precision_and_safetensors_only():
     files = [path for path in Path(HIA_TINY).rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
     weights = [path for path in files if path.suffix == ".safetensors"]
-    assert sum(path.stat().st_size for path in weights) <= 16e6
+    assert sum(path.stat().st_size for path in weights) <= 32e6
     for path in weights:
         with safe_open(path, "pt") as tensors:
             dtypes = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}

@@ -159,6 +159,8 @@ def test_pose_video_to_video(tmp_path, capsys):
     video = read_video(output)
     assert video.frames.shape == (3, 64, 48, 3) and video.fps == 30000 / 1001
     printed = capsys.readouterr().out
+    assert "hia-tiny from the package, which supports only procedural people" in printed
+    assert "For a photograph: --model moore-animate-anyone;" in printed
     assert "The driving's 46x62 is rounded to 48x64." in printed
     assert "The image's 48x80 is fitted into 48x64 with bars in its border colour." in printed
 

@@ -96,7 +96,10 @@ PREVIEW_EVERY_HELP = (
     "every N denoising steps, write what some frames will look like to OUTPUT_live.png, where OUTPUT has no suffix"
 )
 LONG = 30  # seconds
-HIA_TINY_LIMITS = "No --model given: using hia-tiny from the package, which supports only procedural people at 96x160."
+HIA_TINY_LIMITS = (
+    "No --model given: using hia-tiny from the package, which supports only procedural people at 96x160. For a "
+    "photograph: --model moore-animate-anyone; `hia-diffusers models` lists others."
+)
 
 
 def _sharpness(text: str) -> str | float:

@@ -87,7 +87,10 @@ def _serve(args: argparse.Namespace) -> None:
     )
     if args.model is None:
         print(HIA_TINY_LIMITS)
-        about = "The model is hia-tiny, which supports only drawn people like those below."
+        about = (
+            "The model is hia-tiny, which supports only drawn people like those below. For photographs, start the "
+            "page with `hia-diffusers app --model moore-animate-anyone`."
+        )
     else:
         about = f"The model is {Path(args.model).name}."
     serve_page(
