@@ -170,7 +170,7 @@ def test_names_that_the_console_cannot_print_are_no_failure(person_and_dance, tm
     main(["animate", *words, "--preview", "--device", "cpu"])
     console.flush()
     printed = console.buffer.getvalue().decode("cp1252")
-    assert "Wrote \\u7d50\\u679c.mp4: 1 frames" in printed and "\\u679c_preview.mp4" in printed
+    assert "Wrote \\u7d50\\u679c.mp4: 1 frame" in printed and "\\u679c_preview.mp4" in printed
     assert len(read_video(tmp_path / "結果.mp4").frames) == len(read_video(tmp_path / "結果_preview.mp4").frames) == 1
 
 

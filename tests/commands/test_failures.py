@@ -69,9 +69,9 @@ def test_what_is_written_before_ctrl_c_is_kept(calls, tmp_path, caplog):
             animate.main(calls[animate])
     finally:
         hook.remove()
-    assert exit.value.code == 130 and decoded[0] == 16
-    assert caplog.messages[-1] == "The first 16 frames are kept in out.unfinished.mp4."
-    assert len(read_video("out.unfinished.mp4").frames) == 16 and not (tmp_path / "out.mp4").exists()
+    assert exit.value.code == 130 and decoded[0] == 2
+    assert caplog.messages[-1] == "The first 2 frames are kept in out.unfinished.mp4."
+    assert len(read_video("out.unfinished.mp4").frames) == 2 and not (tmp_path / "out.mp4").exists()
 
 
 class Unreadable(torch.utils.data.Dataset):

@@ -30,5 +30,5 @@ def test_a_variant_is_loaded_by_its_name(call, capsys):
 
 def test_the_model_says_what_is_not_given(call):
     model = ["--model", str(HIA_TINY)]
-    assert HIAPipeline.from_pretrained(HIA_TINY).call_default("guidance_scale") == 1.5
-    assert call() == call(*model) == call("--guidance_scale", "1.5") != call("--guidance_scale", "3.5")
+    assert HIAPipeline.from_pretrained(HIA_TINY).call_default("guidance_scale") == 1.25
+    assert call() == call(*model) == call("--guidance_scale", "1.25") != call("--guidance_scale", "3.5")
