@@ -55,6 +55,10 @@ def limited_connection(limits: Limits) -> type:
             super().data_received(data)
             self._expect_head()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._expect_head()
+
         def _expect_head(self) -> None:
             if not self.waits and self._head_deadline is not None:
                 self._head_deadline.cancel()

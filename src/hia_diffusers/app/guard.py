@@ -161,7 +161,7 @@ class Guard:
                 path = folder / _file_name(file.filename)
                 with path.open("wb") as stored:
                     await asyncio.to_thread(shutil.copyfileobj, file.file, stored)
-        except Exception as error:
+        except BaseException as error:
             shutil.rmtree(folder)
             if isinstance(error, (MultiPartException, ValueError)):
                 raise Refused(400, "One file with a name can be uploaded at a time.") from error

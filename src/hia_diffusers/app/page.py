@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -197,7 +198,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                     return animations.make(asked, job, previews.put)
 
             thread = ThreadPoolExecutor(1)
-            made = thread.submit(make)
+            made = thread.submit(copy_context().run, make)  # Gradio finds a progress by its context
             made.add_done_callback(lambda _: previews.put(None))
             thread.shutdown(wait=False)  # it ends with its work, also if this is left at a preview
             for preview in iter(previews.get, None):
