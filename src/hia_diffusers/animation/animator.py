@@ -242,7 +242,7 @@ class HIAAnimator:
         check_arguments(motion, sharpness, **given)
         if is_read_back(motion, given):
             motion, retarget = motion.read_keypoints(), True
-            keypoints = self.smooth(motion.keypoints)
+            keypoints = self.smooth(motion.keypoints)  # type: ignore[arg-type]
         elif motion.kind == "pose" and retarget is None and condition is None:
             logger.info(
                 "The pose video is not aligned to the person in the image. Pass `retarget` to read its skeleton and "
@@ -435,7 +435,7 @@ class HIAAnimator:
         audio = animation.sound_arguments(output, sound)
         frames, kept = self._stream_until_stopped(animation, kwargs), []
         if keep_frames:
-            frames = (kept.append(frame) or frame for frame in frames)
+            frames = (kept.append(frame) or frame for frame in frames)  # type: ignore[func-returns-value]
         write_video(output, frames, animation.fps, comment=COMMENT, keep_unfinished=True, **audio)
         return replace(animation, frames=kept) if keep_frames else animation
 
@@ -482,7 +482,7 @@ class HIAAnimator:
             pipe.num_timesteps,
         )
         chunk = decode_chunk_size or pipe.call_default("decode_chunk_size")
-        yield from self._marked(stream_frames(pipe, callback.latents, "pil", decode_chunk_size=chunk))
+        yield from self._marked(stream_frames(pipe, callback.latents, "pil", decode_chunk_size=chunk))  # type: ignore[arg-type]
         raise stopped
 
     def _marked(self, frames: Iterator[PIL.Image.Image]) -> Iterator[PIL.Image.Image]:

@@ -101,7 +101,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
                 if name == "text_encoder":
                     self.load_lora_into_text_encoder(weights, text_encoder=networks[name], **arguments)
                 else:
-                    networks[name].load_lora_adapter(weights, prefix=name, **arguments)
+                    networks[name].load_lora_adapter(weights, prefix=name, **arguments)  # type: ignore[union-attr]
         except BaseException:
             if not hotswap:
                 for name, adapters in active.items():

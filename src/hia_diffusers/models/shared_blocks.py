@@ -35,7 +35,7 @@ def _computed_once(block: nn.Module) -> Iterator[None]:
             outputs.append(forward(*args, **kwargs))
         return outputs[0]
 
-    block.forward = first_output  # type: ignore[method-assign]
+    block.forward = first_output
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ def call_default(pipe: HIAComponents, name: str) -> Any:
             Name of the argument.
     """
     default = inspect.signature(type(pipe).__call__).parameters[name].default
-    return (pipe._memory_defaults | pipe.config.call_defaults).get(name, default)
+    return (pipe._memory_defaults | pipe.config.call_defaults).get(name, default)  # type: ignore[attr-defined]
 
 
 def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def add_lora(denoiser: HIADenoiser, config: TrainingConfig) -> None:
             raise ValueError(f"--lora_target_modules must be layers of the {network_name}, got {given}.")
         if layers:
             options = LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha or config.lora_rank,
+                r=config.lora_rank,  # type: ignore[arg-type]
+                lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]
                 target_modules=layers,
                 init_lora_weights="gaussian",
             )
