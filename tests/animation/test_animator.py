@@ -224,7 +224,8 @@ def test_memory_does_not_grow_with_the_pixels_of_the_driving(dance, person, tmp_
     assert many - few < 6 * 2 * kept
 
 
-def test_ctrl_c_while_denoising_keeps_the_estimate(animator, person, tmp_path, caplog):
+@pytest.mark.parametrize("chunk", [{}, {"decode_chunk_size": 2}], ids=["default", "2"])
+def test_ctrl_c_while_denoising_keeps_the_estimate(animator, person, tmp_path, caplog, chunk):
     animation = animator.prepare(person, keypoints_of(BOXES), **SIZE)
     output, seen = tmp_path / "out.mp4", []
 
@@ -234,7 +235,7 @@ def test_ctrl_c_while_denoising_keeps_the_estimate(animator, person, tmp_path, c
         if step == 2:
             raise KeyboardInterrupt
 
-    options = {**steps(), "num_inference_steps": 9, "decode_chunk_size": 2}
+    options = {**steps(), "num_inference_steps": 9, **chunk}
     with pytest.raises(KeyboardInterrupt):
         animator.generate(animation, output, callback_on_step_end=press, **options)
     assert seen == [0, 1, 2] and [path.name for path in tmp_path.iterdir()] == ["out.unfinished.mp4"]

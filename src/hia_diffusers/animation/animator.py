@@ -8,7 +8,7 @@ Axes: F frames, H, W.
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +242,8 @@ class HIAAnimator:
         check_arguments(motion, sharpness, **given)
         if is_read_back(motion, given):
             motion, retarget = motion.read_keypoints(), True
-            keypoints = self.smooth(motion.keypoints)  # type: ignore[arg-type]
+            assert motion.keypoints is not None
+            keypoints = self.smooth(motion.keypoints)
         elif motion.kind == "pose" and retarget is None and condition is None:
             logger.info(
                 "The pose video is not aligned to the person in the image. Pass `retarget` to read its skeleton and "
@@ -428,14 +429,18 @@ class HIAAnimator:
         """
         pipe = self._pipe_for(output, kwargs)
         check_kind(animation.driving.kind, pipe.config.call_defaults.get(POSE_MAP, "openpose"))
-        if output is not None:
-            check_output(output, animation.condition.height, animation.condition.width, animation.fps)
         if output is None:
             return replace(animation, frames=list(self.stream(animation, **kwargs)))
+        check_output(output, animation.condition.height, animation.condition.width, animation.fps)
         audio = animation.sound_arguments(output, sound)
-        frames, kept = self._stream_until_stopped(animation, kwargs), []
-        if keep_frames:
-            frames = (kept.append(frame) or frame for frame in frames)  # type: ignore[func-returns-value]
+        kept: list[PIL.Image.Image] = []
+
+        def keep(frame: PIL.Image.Image) -> PIL.Image.Image:
+            kept.append(frame)
+            return frame
+
+        frames = self._stream_until_stopped(animation, kwargs)
+        frames = map(keep, frames) if keep_frames else frames
         write_video(output, frames, animation.fps, comment=COMMENT, keep_unfinished=True, **audio)
         return replace(animation, frames=kept) if keep_frames else animation
 
@@ -457,7 +462,16 @@ class HIAAnimator:
         """
         pipe = self._pipe_for(None, kwargs)
         height, width = animation.condition.height, animation.condition.width
-        return self._marked(pipe.stream(animation.image, animation.condition, height=height, width=width, **kwargs))
+        return self.mark(pipe.stream(animation.image, animation.condition, height=height, width=width, **kwargs))
+
+    def mark(self, frames: Iterable[PIL.Image.Image]) -> Iterator[PIL.Image.Image]:
+        """Return frames with the watermark, if there is one.
+
+        Args:
+            frames (`Iterable[PIL.Image.Image]`):
+                RGB frames.
+        """
+        return iter(frames) if self.watermark is None else map(self.watermark, frames)
 
     def _stream_until_stopped(self, animation: HIAAnimation, kwargs: Mapping[str, Any]) -> Iterator[PIL.Image.Image]:
         """Return the frames or, after Ctrl-C during denoising, frames as far as they are estimated, then Ctrl-C."""
@@ -469,24 +483,15 @@ class HIAAnimator:
             if callback.latents is None:
                 logger.warning("No denoising step was completed, so there are no frames to keep.")
                 raise
-            return self._estimated_frames(callback, others.get("decode_chunk_size"), stopped)
-
-    def _estimated_frames(
-        self, callback: LastEstimate, decode_chunk_size: int | None, stopped: KeyboardInterrupt
-    ) -> Iterator[PIL.Image.Image]:
-        pipe: Any = self.pipe
-        logger.warning(
-            "Stopped after %d of %d denoising steps. The frames are decoded as the last step estimates them, with "
-            "less detail than at the end.",
-            callback.num_steps,
-            pipe.num_timesteps,
-        )
-        chunk = decode_chunk_size or pipe.call_default("decode_chunk_size")
-        yield from self._marked(stream_frames(pipe, callback.latents, "pil", decode_chunk_size=chunk))  # type: ignore[arg-type]
-        raise stopped
-
-    def _marked(self, frames: Iterator[PIL.Image.Image]) -> Iterator[PIL.Image.Image]:
-        return frames if self.watermark is None else map(self.watermark, frames)
+            pipe: Any = self.pipe
+            logger.warning(
+                "Stopped after %d of %d denoising steps. The frames are decoded as the last step estimates them, with "
+                "less detail than at the end.",
+                callback.num_steps,
+                pipe.num_timesteps,
+            )
+            chunk = others.get("decode_chunk_size") or pipe.call_default("decode_chunk_size")
+            return _then_raise(self.mark(stream_frames(pipe, callback.latents, "pil", chunk)), stopped)
 
     def _pipe_for(self, output: str | os.PathLike | None, kwargs: Mapping[str, Any]) -> "HIAPipeline":
         """Return the pipeline, after checking that it exists, accepts the arguments, and the output can be written."""
@@ -521,3 +526,8 @@ class HIAAnimator:
                 raise ValueError(f"keypoint detector: {error}") from error
             logger.info("Keypoints are detected with %s.", self.detector)
         return self.detector
+
+
+def _then_raise(frames: Iterator[PIL.Image.Image], error: BaseException) -> Iterator[PIL.Image.Image]:
+    yield from frames
+    raise error

@@ -154,8 +154,7 @@ class Animations:
 
         def show_frames(frames: list[Image.Image]) -> None:
             path = folder / f"{secrets.token_hex(8)}.jpg"  # browsers would keep an image of the same name
-            mark = self.animator.watermark
-            write_side_by_side(path, frames if mark is None else [mark(frame) for frame in frames])
+            write_side_by_side(path, self.animator.mark(frames))
             show(path)
 
         try:

@@ -267,7 +267,7 @@ def _step_callback(animator: "HIAAnimator", live: Path, every: int | None) -> di
     began = time.monotonic()
 
     def show(frames: Sequence[Any]) -> None:
-        write_side_by_side(live, frames if animator.watermark is None else [animator.watermark(f) for f in frames])
+        write_side_by_side(live, animator.mark(frames))
 
     preview = None if every is None else PreviewCallback(show, every)
 

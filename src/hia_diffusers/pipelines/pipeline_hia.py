@@ -279,6 +279,7 @@ class HIAPipeline(
 
     decode_latents = stages.decode_latents
     decode = stages.decode
+    _default_chunk_size = staticmethod(stages.default_chunk_size)
     call_default = defaults.call_default
 
     # 4. The call
@@ -319,9 +320,8 @@ class HIAPipeline(
         """
         inputs.check_complete(self)
         checks.one_of("output_type", output_type, inputs.STREAM_TYPES)
-        if decode_chunk_size is None:
-            decode_chunk_size = stages.default_chunk_size(self._execution_device)
-        checks.integer("decode_chunk_size", decode_chunk_size)
+        if decode_chunk_size is not None:
+            checks.integer("decode_chunk_size", decode_chunk_size)
         images = ReferenceImages.from_any(image)
         clips = ConditioningClips.from_any(conditioning_frames, self.controlnet.config.conditioning_channels)
         num_clips = inputs.count_clips(images, clips, kwargs.get("num_videos_per_prompt", 1))

@@ -3,7 +3,7 @@
 """Live previews while a clip is denoised. Axes: B clips, C channels, F frames, h, w latent pixels."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,13 @@ class PreviewCallback(PipelineCallback):
         return [frame.resize((factor * width, factor * height), PIL.Image.Resampling.BICUBIC) for frame in frames]
 
 
-def write_side_by_side(path: str | os.PathLike, frames: Sequence[PIL.Image.Image]) -> None:
+def write_side_by_side(path: str | os.PathLike, frames: Iterable[PIL.Image.Image]) -> None:
     """Write frames side by side to an image file, which is complete at any time.
 
     Args:
         path (`str` or `os.PathLike`):
             A `.png`, `.jpg` or `.webp` file; an existing one is replaced.
-        frames (`Sequence[PIL.Image.Image]`):
+        frames (`Iterable[PIL.Image.Image]`):
             RGB frames of one size.
     """
     image = PIL.Image.fromarray(np.hstack([np.asarray(frame) for frame in frames]))

@@ -13,7 +13,7 @@ from ..exclusive_use import USED_HERE, exclusive_use, is_used_here
 
 
 def stream_frames(
-    pipe: DiffusionPipeline, latents: torch.Tensor, output_type: str, decode_chunk_size: int
+    pipe: DiffusionPipeline, latents: torch.Tensor, output_type: str, decode_chunk_size: int | None = None
 ) -> Iterator[Any]:
     """Decode a clip in a thread, one chunk ahead of the frames that are returned.
 
@@ -24,20 +24,21 @@ def stream_frames(
             Clean latents.
         output_type (`str`):
             `"pil"`, `"np"` or `"pt"`.
-        decode_chunk_size (`int`):
-            Number of frames that the VAE of each process decodes at a time.
+        decode_chunk_size (`int`, *optional*):
+            Number of frames that the VAE of each process decodes at a time, by default that of the device.
 
     Returns:
         `Iterator`: As in [`HIAPipeline.stream`].
     """
+    chunk_size = decode_chunk_size or pipe._default_chunk_size(latents.device)
     num_processes = 1 if pipe._window_group is None else pipe._window_group.size
 
     @torch.no_grad()  # it applies to one thread only
     def decode(chunk: torch.Tensor) -> Any:
         with exclusive_use([pipe.vae]):
-            return pipe.decode(chunk, output_type, decode_chunk_size)[0]
+            return pipe.decode(chunk, output_type, chunk_size)[0]
 
-    chunks = latents.split(decode_chunk_size * num_processes, dim=2)
+    chunks = latents.split(chunk_size * num_processes, dim=2)
     ahead = ThreadPoolExecutor(1)
     try:
         decoding = ahead.submit(decode, chunks[0])
