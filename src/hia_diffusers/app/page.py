@@ -130,7 +130,7 @@ def build_page(animations: Animations, jobs: Jobs, model: str) -> tuple[Any, int
                         *(1, MAX_STEPS, steps), step=1, label="Denoising steps", buttons=[], elem_id="steps"
                     )
                     scale = gr.Slider(
-                        *(1, MAX_GUIDANCE, guidance), step=0.5, label="Guidance", buttons=[], elem_id="guidance"
+                        *(1, MAX_GUIDANCE, guidance), step=0.25, label="Guidance", buttons=[], elem_id="guidance"
                     )
                     seed = gr.Number(
                         0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, buttons=[], elem_id="seed"
