@@ -26,6 +26,7 @@ from hia_diffusers.commands.arguments import OneLineParser
 from hia_diffusers.commands.running import run
 from hia_diffusers.models.reference_attention import position_embedding
 from hia_diffusers.training.config import height_and_width
+from hia_diffusers.training.export import save_whole_pipeline
 from hia_diffusers.training.starting_point import load_starting_point
 
 
@@ -195,7 +196,7 @@ def widen(args):
         network = getattr(wide, name)
         network.load_state_dict(Widening(getattr(narrow, name), network, size).weights())
     wide.register_modules(vae=narrow.vae, image_encoder=narrow.image_encoder)
-    wide.save_pretrained(args.output)
+    save_whole_pipeline(wide, args.output, card="")
     print(f"The pipeline is in {args.output}.")
 
 

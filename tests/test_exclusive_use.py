@@ -104,6 +104,7 @@ def test_a_stream_may_be_dropped_inside_a_call(pipe, animate, image, condition):
         streams.clear()
 
     at_once(lambda: animate(pipe, callback_on_step_end=callback))
+    assert streams == []
 
 
 def test_whoever_waits_says_so(pipe, caplog):

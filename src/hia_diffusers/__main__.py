@@ -24,8 +24,8 @@ COMMANDS = {
 
 # With the OpenMP of torch's wheels, a thread that has finished its share of an operation spins for up to 300,000
 # rounds, milliseconds, until all have. If another process has the core of one of them, the spinning uses up the time
-# in which that one would run, at each of the thousands of operations of a clip. After 1000 rounds it sleeps.
-WAITING = {"GOMP_SPINCOUNT": "1000"}
+# in which that one would run, at each of the thousands of operations of a clip. After this many rounds it sleeps.
+SPIN_COUNT = "1000"
 
 
 def wait_without_spinning() -> None:
@@ -34,7 +34,7 @@ def wait_without_spinning() -> None:
     It has an effect before torch is imported.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ.update(WAITING)
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -91,10 +91,11 @@ def check_arguments(driving: Driving, sharpness: object, **arguments: Any) -> No
     if word != "auto":
         given["sharpness"] = sharpness
     for step in [step for step in UNREAD_BESIDE if step in given]:
-        kind = MotionBlurCondition if step == "condition" else WholeBodyKeypoints  # type: ignore[assignment]
-        if not isinstance(given[step], kind) or len(given[step]) != len(driving):  # type: ignore[arg-type]
-            got = len(given[step]) if isinstance(given[step], kind) else type(given[step]).__name__  # type: ignore[arg-type]
-            raise ValueError(f"`{step}` must be a {kind.__name__} of the driving's {len(driving)} frames, got {got}.")  # type: ignore[attr-defined]
+        wanted = MotionBlurCondition if step == "condition" else WholeBodyKeypoints
+        if not isinstance(given[step], wanted) or len(given[step]) != len(driving):
+            got = len(given[step]) if isinstance(given[step], wanted) else type(given[step]).__name__
+            number = len(driving)
+            raise ValueError(f"`{step}` must be a {wanted.__name__} of the driving's {number} frames, got {got}.")
         unread = UNREAD_BESIDE[step] & given.keys()
         if step == "retargeted" and word == "driving":  # the keypoints locate the hands in the video
             unread -= {"person", "detected", "keypoints"}

@@ -80,7 +80,8 @@ def read_skeletons(frames: Iterable[np.ndarray], fps: float) -> WholeBodyKeypoin
     Raises:
         ValueError: If fewer than half of the frames show such a skeleton, or half of them several.
     """
-    bodies, hands, faces, several = [], {7: [], 4: []}, [], 0  # type: ignore[var-annotated]
+    bodies, faces, several = [], [], 0
+    hands: dict[int, list] = {7: [], 4: []}  # by the wrist's number
     height = width = 0
     is_bgr: bool | None = None
     for frame in frames:
@@ -154,8 +155,8 @@ class _Skeleton:
         for limb, joints in enumerate(BODY_LIMBS):
             ends = _ends(self.limbs == limb, self.radius)
             lengths.append(0.0 if ends is None else float(np.linalg.norm(ends[1] - ends[0])))
-            for joint in joints if ends is not None else ():
-                candidates[joint] += [(end, 0.0) for end in ends]  # type: ignore[union-attr]
+            for joint in joints:
+                candidates[joint] += [] if ends is None else [(end, 0.0) for end in ends]
 
         def support(limb: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
             drawn = _fraction_along(self.limbs == limb, first, second)

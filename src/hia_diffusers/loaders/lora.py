@@ -80,7 +80,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
         checks.flag("hotswap", hotswap)
         low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", True)
         # Compiled networks wrap their original.
-        networks = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
+        networks: dict[str, Any] = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
         networks = {name: getattr(network, "_orig_mod", network) for name, network in networks.items()}
         adapter_name = _adapter_name(adapter_name, networks, hotswap)
         file = read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
@@ -101,7 +101,7 @@ class HIALoraLoaderMixin(StableDiffusionLoraLoaderMixin):
                 if name == "text_encoder":
                     self.load_lora_into_text_encoder(weights, text_encoder=networks[name], **arguments)
                 else:
-                    networks[name].load_lora_adapter(weights, prefix=name, **arguments)  # type: ignore[union-attr]
+                    networks[name].load_lora_adapter(weights, prefix=name, **arguments)
         except BaseException:
             if not hotswap:
                 for name, adapters in active.items():

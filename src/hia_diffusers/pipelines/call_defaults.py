@@ -5,11 +5,14 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import checks
 from ..conditioning.pose_maps import DENSEPOSE, POSE_MAPS
-from ..models.components import HIAComponents
+
+
+if TYPE_CHECKING:
+    from .pipeline_hia import HIAPipeline
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -48,7 +51,7 @@ def check_call_defaults(call_defaults: Mapping[str, Any] | None) -> dict[str, An
     return {name: tuple(value) if isinstance(value, list) else value for name, value in call_defaults.items()}
 
 
-def call_default(pipe: HIAComponents, name: str) -> Any:
+def call_default(pipe: "HIAPipeline", name: str) -> Any:
     """Return the value of an argument that is not given in a call.
 
     Args:
@@ -58,7 +61,7 @@ def call_default(pipe: HIAComponents, name: str) -> Any:
             Name of the argument.
     """
     default = inspect.signature(type(pipe).__call__).parameters[name].default
-    return (pipe._memory_defaults | pipe.config.call_defaults).get(name, default)  # type: ignore[attr-defined]
+    return (pipe._memory_defaults | pipe.config.call_defaults).get(name, default)
 
 
 def defaults_beside(call_defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def add_lora(denoiser: HIADenoiser, config: TrainingConfig) -> None:
         from peft import LoraConfig
     except ImportError as error:
         raise ImportError("--lora_rank needs the `train` extra: pip install 'hia-diffusers[train]'.") from error
+    rank = config.lora_rank
+    assert rank is not None  # without it, a run trains the networks
     parts = trained_parts(config)
     endings = tuple(f".{name}" for name in config.lora_target_modules or LORA_TARGET_MODULES)
     for network_name in LORA_NETWORKS:
@@ -79,8 +81,8 @@ def add_lora(denoiser: HIADenoiser, config: TrainingConfig) -> None:
             raise ValueError(f"--lora_target_modules must be layers of the {network_name}, got {given}.")
         if layers:
             options = LoraConfig(
-                r=config.lora_rank,  # type: ignore[arg-type]
-                lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]
+                r=rank,
+                lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]
                 target_modules=layers,
                 init_lora_weights="gaussian",
             )
