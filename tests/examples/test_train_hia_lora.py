@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as FILE_NAME
 from forked_python import run
 from huggingface_hub import ModelCard
 from published_weights import write_moore
@@ -22,7 +23,7 @@ from hia_diffusers.memory.counting import on_meta
 from hia_diffusers.memory.training_memory import TrainingSetup, estimate_training_memory
 from hia_diffusers.models.attachments import lora_layers
 from hia_diffusers.models.denoiser import HIADenoiser
-from hia_diffusers.training.lora import FILE_NAME, add_lora
+from hia_diffusers.training.lora import add_lora
 from hia_diffusers.training.stages import STAGES, train_only, trained_parts
 from hia_diffusers.training.starting_point import load_starting_point
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from huggingface_hub import HfApi
 
 from ..pipelines.pipeline_hia import HIAPipeline
 from .config import BaseTrainingConfig, TrainingConfig
-from .lora import FILE_NAME as LORA_FILE
 from .run_state import FREE_OPTIONS
 from .stages import trained_parts
 
@@ -125,7 +125,7 @@ def push_to_hub(config: TrainingConfig, folder: Path) -> None:
     api = HfApi(token=config.hub_token)
     name = config.hub_model_id or folder.resolve().name
     if config.lora_rank is not None:
-        patterns = [LORA_FILE, "README.md"]
+        patterns = [LORA_WEIGHT_NAME_SAFE, "README.md"]
     else:
         components = json.loads((folder / "model_index.json").read_text())
         patterns = ["model_index.json", "pipeline.py", "README.md", *(f"{component}/*" for component in components)]

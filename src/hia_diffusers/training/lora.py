@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from torch import Tensor, nn
 
 from ..files import write_whole, written_whole
@@ -15,7 +16,6 @@ from .config import LORA_NETWORKS, LORA_TARGET_MODULES, TrainingConfig
 from .stages import part_of, trained_parts
 
 
-FILE_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
 
 CARD = """\
@@ -113,7 +113,7 @@ def save_lora(pipeline: HIAPipeline, trained: Mapping[str, Tensor], config: Trai
             }
             arguments[f"{name}_lora_adapter_metadata"] = getattr(pipeline, name).peft_config[ADAPTER].to_dict()
     folder = Path(config.output_dir)
-    with written_whole(folder / FILE_NAME) as path:
+    with written_whole(folder / LORA_WEIGHT_NAME_SAFE) as path:
         HIAPipeline.save_lora_weights(path.parent, weight_name=path.name, **arguments)
     base, name = config.pretrained_model_name_or_path, config.hub_model_id or folder.resolve().name
     write_whole(folder / "README.md", CARD.format(base=base, name=name, rank=config.lora_rank) + card)
