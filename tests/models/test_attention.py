@@ -5,12 +5,7 @@
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, dispatch_attention_fn
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnProcessor2_0,
-    FusedAttnProcessor2_0,
-    SlicedAttnProcessor,
-)
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
 
 from hia_diffusers.models.attention import CrossAttention, DispatchedAttention, MotionAttention
 
@@ -80,24 +75,6 @@ def test_more_tokens_and_masks_are_attended_to(attention, hidden_states):
 def test_all_weights_have_gradients_in_training(attention, hidden_states):
     as_cross_attention(attention)(hidden_states, torch.randn(6, 1, 12)).sum().backward()
     assert all(parameter.grad is not None for parameter in attention.parameters())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("tokens", [1, 3])
-@pytest.mark.parametrize("processor", [None, FusedAttnProcessor2_0(), ScaledProcessor(3.0), SlicedAttnProcessor(1)])
-def test_frames_of_a_clip_share_keys_and_values(attention, hidden_states, tokens, processor):
-    context, projected = torch.randn(2, tokens, 12), []  # 2 clips of 3 frames
-    if processor is not None:
-        attention.fuse_projections()
-        attention.set_processor(processor)
-    expected = attention(hidden_states, context.repeat_interleave(3, dim=0))
-    as_cross_attention(attention)
-    for projection in (attention.to_v, getattr(attention, "to_kv", attention.to_v)):
-        projection.register_forward_pre_hook(lambda module, args: projected.append(len(args[0])))
-    found = attention(hidden_states, context)
-    torch.testing.assert_close(found.expand_as(expected), expected)
-    if processor is None or type(processor) is FusedAttnProcessor2_0:
-        assert set(projected) == {2}
 
 
 # Back ends

@@ -97,10 +97,9 @@ class DispatchedAttention(Attention):
 
 
 class CrossAttention(DispatchedAttention):
-    """Cross-attention of frames, whose keys and values are computed once per clip if the frames share them.
+    """Cross-attention that skips the attention weights if there is one token, since all of them are one.
 
-    If there is one token, which comes from the reference image (paper Sec. 3), all attention weights are one. They are
-    not computed, and the result is `(N, 1, C)`.
+    This is the case if the token comes from the reference image (paper Sec. 3). The result is then `(N, 1, C)`.
     """
 
     def forward(
@@ -110,28 +109,16 @@ class CrossAttention(DispatchedAttention):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Attend, as in [`DispatchedAttention`].
-
-        `encoder_hidden_states` may have one entry per clip, whose frames are adjacent in `hidden_states`.
-        """
-        if not isinstance(encoder_hidden_states, torch.Tensor):
-            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
-        num_frames = len(hidden_states) // len(encoder_hidden_states)
+        """Attend, as in [`DispatchedAttention`]."""
         if (
-            encoder_hidden_states.shape[1] == 1
+            isinstance(encoder_hidden_states, torch.Tensor)
+            and encoder_hidden_states.shape[1] == 1
             and attention_mask is None
             and type(self.processor) in PLAIN_PROCESSORS
             and not torch.is_grad_enabled()  # distributed training needs gradients of `to_q` and `to_k`
         ):
             projection, dropout = self.to_out
-            attended = dropout(projection(self.to_v(encoder_hidden_states)))
-            return attended if num_frames == 1 else attended.repeat_interleave(num_frames, dim=0)
-        if num_frames > 1 and attention_mask is None and type(self.processor) in SDPA_PROCESSORS:
-            clips = hidden_states.unflatten(0, (-1, num_frames)).flatten(1, 2)
-            attended = super().forward(clips, encoder_hidden_states, **kwargs)
-            return attended.unflatten(1, (num_frames, -1)).flatten(0, 1)
-        if num_frames > 1:
-            encoder_hidden_states = encoder_hidden_states.repeat_interleave(num_frames, dim=0)
+            return dropout(projection(self.to_v(encoder_hidden_states)))
         return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
 
 

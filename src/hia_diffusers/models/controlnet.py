@@ -185,8 +185,8 @@ class HIAControlNetModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
                 Noisy latents.
             timestep (`torch.Tensor` or `float` or `int`):
                 The timestep, one for all or one per frame.
-            encoder_hidden_states (`torch.Tensor` of shape `(N, tokens, C)` or `(clips, tokens, C)`):
-                Input of cross-attention, per frame or per clip.
+            encoder_hidden_states (`torch.Tensor` of shape `(N, tokens, C)`):
+                Input of cross-attention.
             controlnet_cond (`torch.Tensor` of shape `(N, C, H, W)` or [`ConditioningWindows`]):
                 Conditioning frames in [0, 1].
             conditioning_scale (`float`, *optional*, defaults to 1.0):

@@ -387,11 +387,12 @@ class HIADenoiser(nn.Module):
             "conditioning_scale": conditions.control_scale,
         }
         if "pose_features" not in self.controlnet.unet_arguments:
+            states = conditions.encoder_hidden_states.repeat_interleave(num_frames, dim=0)
             in_dtype = _to_dtype_of(self.controlnet)
             inputs |= {
                 "sample": in_dtype(latents.transpose(1, 2).flatten(0, 1)),
                 "timestep": timestep.repeat_interleave(num_frames) if timestep.ndim else timestep,
-                "encoder_hidden_states": in_dtype(conditions.encoder_hidden_states),
+                "encoder_hidden_states": in_dtype(states),
             }
         outputs = self.controlnet(**inputs, return_dict=False)
         residuals = dict(zip(self.controlnet.unet_arguments, outputs, strict=True))

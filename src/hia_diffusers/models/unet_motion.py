@@ -347,8 +347,7 @@ class HIAUNetMotionModel(StrictLoadingMixin, AttentionBackendMixin, DeepCacheMix
                 features have another shape or are combined with an adapter of the first convolution.
         """
         num_frames = sample.shape[2]
-        if self.encoder_hid_proj is not None and encoder_hidden_states.shape[0] == sample.shape[0]:
-            # The processors of IP-Adapters know entries per frame only.
+        if encoder_hidden_states.shape[0] == sample.shape[0]:
             encoder_hidden_states = encoder_hidden_states.repeat_interleave(num_frames, dim=0)
         for norm in self._clip_norms:
             norm.num_frames = num_frames
